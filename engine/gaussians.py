@@ -1,0 +1,58 @@
+"""Gaussians as plain tensors, their activations, and rigid transforms.
+
+Everything a scene is made of is one tuple, `Gaussians`. Stored forms are the ones of the
+3DGS .ply: log of the scale, logit of the opacity, quaternion w x y z of any norm, and
+spherical harmonics with the constant term first (raw coefficients, not colours).
+Axes are OpenCV's: x right, y down, z forward; lengths are metres.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+SH_C0 = 0.28209479177387814  # 1 / (2 sqrt(pi)), the constant basis function
+
+
+class Gaussians(NamedTuple):
+    """n Gaussians in stored form. The fields have the same names as `splat_file.Splats`."""
+
+    means: Tensor  # [n, 3] metres, world axes
+    quats: Tensor  # [n, 4] w x y z, any norm but zero
+    scales_log: Tensor  # [n, 3] ln of the standard deviation in metres
+    opacities_logit: Tensor  # [n]
+    sh_dc: Tensor  # [n, 3] coefficient of the constant basis function
+    sh_rest: Tensor  # [n, (d + 1)^2 - 1, 3] higher coefficients, coefficient before channel
+
+    @property
+    def count(self) -> int:
+        return self.means.shape[0]
+
+    @property
+    def sh_degree(self) -> int:
+        return {0: 0, 3: 1, 8: 2, 15: 3}[self.sh_rest.shape[1]]
+
+    def map(self, fn) -> Gaussians:
+        """Apply `fn` to every tensor."""
+        return Gaussians(*(fn(t) for t in self))
+
+    def select(self, index: Tensor) -> Gaussians:
+        """The Gaussians named by a boolean mask [n] or an index [m]."""
+        return Gaussians(*(t[index] for t in self))
+
+
+def concatenate(*parts: Gaussians) -> Gaussians:
+    """All Gaussians of the parts, in order. Degrees of SH must agree."""
+    return Gaussians(*(torch.cat(ts) for ts in zip(*parts, strict=True)))
+
+
+def colour_from_sh_dc(sh_dc: Tensor) -> Tensor:
+    """[..., 3] -> [..., 3]: colour of the constant term alone, as 3DGS defines it."""
+    return sh_dc * SH_C0 + 0.5
+
+
+def sh_dc_from_colour(colour: Tensor) -> Tensor:
+    """Inverse of `colour_from_sh_dc`."""
+    return (colour - 0.5) / SH_C0
