@@ -1,0 +1,91 @@
+"""The one denoising loop. It serves DDPM/DDIM, EDM and rectified flow alike.
+
+Every family is x = a * x0 + b * eps at a level, so a deterministic step from level i to
+i + 1 is  y = a' * x0_hat + b' * eps_hat.  The prior says (a, b) and predicts (x0_hat, eps_hat);
+step, momentum, noise and the two runs are here. The consistent run (with momentum) and the
+free run (without) share x_T, eps and the noise of every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import momentum
+from .priors.base import Level, VideoPrior
+
+StepReport = Callable[[int, int], None]
+
+
+class Clips(NamedTuple):
+    """Clean latents [c, f, h, w] of the runs; `free` is the same tensor as `consistent` where only one was asked for."""
+
+    consistent: Tensor
+    free: Tensor
+
+
+def initial_noise(shape: tuple[int, ...], generator: torch.Generator, level: Level) -> tuple[Tensor, Tensor]:
+    """(eps, x_T) for a clip of latents [c, f, h, w]. x_T is b * eps: pure noise at the first level."""
+    eps = torch.randn(shape, generator=generator, device=generator.device)
+    return eps, level.b * eps
+
+
+def ddim_noise_scale(now: Level, then: Level, eta: float) -> float:
+    """Standard deviation q of the noise that a stochastic step adds (DDIM, Song et al. 2021, Eq. 16).
+
+    0 for eta = 0. Never above the noise of the level that is reached, which zero-terminal-SNR
+    schedules would otherwise exceed by a rounding error (NaN in other implementations).
+    """
+    if eta == 0.0 or then.b == 0.0 or then.a == 0.0:
+        return 0.0
+    ratio = (now.a / then.a) ** 2  # alpha of this step
+    q = eta * (then.b / now.b) * max(1.0 - ratio, 0.0) ** 0.5
+    return min(q, then.b)
+
+
+def sample(
+    prior: VideoPrior,
+    condition: Any,
+    latents: Tensor,  # [c, f, h, w] clean latents Z of the render, in the model's scale
+    lam: Tensor,  # [f, h, w] latent momentum in [0, 1]
+    *,
+    steps: int,
+    generator: torch.Generator,
+    both: bool = True,
+    momentum_start: float = 0.0,
+    eta: float = 0.0,
+    report: StepReport = lambda done, total: None,
+) -> Clips:
+    """Denoise the consistent run and, with `both`, the free run.
+
+    `momentum_start` is the share of steps before momentum sets in; until then the two runs
+    are one and the same and are computed once. `report(done, total)` is called before every
+    step and after the last; it may raise to cancel.
+    """
+    levels = prior.levels(steps)
+    eps, x_start = initial_noise(tuple(latents.shape), generator, levels[0])
+    x = x_start[None]
+    first = min(int(momentum_start * steps), steps - 1)
+    for i in range(steps):
+        report(i, steps)
+        now, then = levels[i], levels[i + 1]
+        x0_hat, eps_hat = prior.predict(x, i, condition)
+        x0_hat = x0_hat * (prior.z_scale(i + 1) / prior.z_scale(i))
+        q = ddim_noise_scale(now, then, eta)
+        y = then.a * x0_hat + (then.b**2 - q**2) ** 0.5 * eps_hat
+        if q > 0.0:
+            # the source's noise must be the one that the step adds, or the blend loses variance
+            fresh = torch.randn(eps.shape, generator=generator, device=generator.device)
+            y = y + q * fresh
+            eps = (1.0 - (q / then.b) ** 2) ** 0.5 * eps + (q / then.b) * fresh
+        if i < first:
+            x = y
+            continue
+        source = momentum.noised_source(latents, eps, then, prior.z_scale(i + 1))
+        consistent = momentum.latent_momentum(y[0], source, lam)
+        x = torch.stack([consistent, y[-1]]) if both else consistent[None]
+    report(steps, steps)
+    return Clips(x[0], x[-1])
