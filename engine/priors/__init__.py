@@ -1,0 +1,28 @@
+"""Video priors by name. A module is imported only when its prior is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..settings import SceneSettings
+    from .base import VideoPrior
+
+# name -> "module:factory"; factory(settings: SceneSettings, image: [3, h, w], device: str) -> VideoPrior
+REGISTRY: dict[str, str] = {
+    "patch": "patch:from_settings",
+}
+
+
+def make_prior(settings: SceneSettings, image: Tensor, device: str) -> VideoPrior:
+    """The prior that `settings.prior.prior` names, for the picture `image` [3, h, w] in [0, 1] at working size."""
+    name = settings.prior.prior
+    if name not in REGISTRY:
+        raise UserError(f"Unknown video prior: {name}.", f"Choose one of: {', '.join(REGISTRY)}.")
+    module, factory = REGISTRY[name].split(":")
+    return getattr(importlib.import_module(f".{module}", __package__), factory)(settings, image, device)
