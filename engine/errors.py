@@ -1,4 +1,4 @@
-"""The one error that a person can mend. Shared with Blender: standard library only."""
+"""The one error that a person can mend, and the word for "asked to stop". Shared with Blender: standard library only."""
 
 from __future__ import annotations
 
@@ -17,3 +17,7 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
+
+
+class Cancelled(Exception):
+    """Raised by a `report` callback when somebody asked the job to stop. No error: unwind and keep what is finished."""

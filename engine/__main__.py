@@ -1,0 +1,95 @@
+"""python -m engine COMMAND: the engine's command line.
+
+Only the chosen command's module is imported, so that help and small commands start at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import TextIO
+
+from .errors import Cancelled, UserError
+from .protocol import ENGINE_VERSION
+from .server import describe_failure
+
+COMMANDS = {
+    "generate": "make a Gaussian scene from one image and a camera path",
+    "render": "draw a .ply along a camera path, to pictures or a video",
+    "convert": "turn a splat file into another format",
+    "evaluate": "compare a scene with photographs of known cameras",
+    "batch": "make many scenes, one after another",
+    "weights": "list, fetch and check the weights of optional models",
+    "doctor": "tell what this machine can do",
+    "serve": "take jobs over standard input, for Blender",
+}
+EXIT_ERROR = 1  # a bug, or a machine that cannot run the engine
+EXIT_USER_ERROR = 2  # something that the user can mend
+EXIT_INTERRUPTED = 130
+
+
+def build_parser(chosen: str | None) -> argparse.ArgumentParser:
+    """The parser of all commands; only the chosen one's arguments are known to it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m engine", description="One image and a camera path become a Gaussian scene.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"scene-splatter {ENGINE_VERSION}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="tell more on standard error")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+        if name == chosen:
+            importlib.import_module(f".commands.{name}", __package__).add_arguments(command)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command and return the exit code."""
+    _speak_utf8(sys.stdout)
+    _speak_utf8(sys.stderr)
+    chosen = next((word for word in arguments if word in COMMANDS), None)
+    try:
+        args = build_parser(chosen).parse_args(arguments)
+        level = logging.INFO if args.verbose or args.command == "serve" else logging.WARNING
+        logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        return int(importlib.import_module(f".commands.{args.command}", __package__).run(args))
+    except UserError as error:
+        _say(f"error: {error}")
+        return EXIT_USER_ERROR
+    except (KeyboardInterrupt, Cancelled) as stop:
+        _say(str(stop) or "interrupted")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of our output, e.g. head, has seen enough
+        sys.stdout = None  # type: ignore[assignment]  # nothing left to flush at exit
+        return EXIT_ERROR
+    except Exception as error:
+        message, hint = describe_failure(error)
+        _say(f"error: {message} {hint or f'The full report is in {_write_report()}.'}")
+        return EXIT_ERROR
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+
+
+def _write_report() -> Path:
+    """The current traceback, in a new file of the temporary folder."""
+    with tempfile.NamedTemporaryFile("w", prefix="scene_splatter_", suffix=".log", encoding="utf-8", delete=False) as file:
+        file.write(traceback.format_exc())
+    return Path(file.name)
+
+
+def _speak_utf8(stream: TextIO | None) -> None:
+    """Windows consoles and pipes default to other encodings; a name that cannot be shown must not stop a job."""
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
