@@ -8,6 +8,7 @@ outlive the program that started it.
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import queue
 import signal
@@ -62,9 +63,7 @@ class EngineClient:
             thread.start()
 
     @classmethod
-    def start(
-        cls, python: Path | str, root: Path | str, env: dict[str, str] | None = None, log_path: Path | None = None
-    ) -> EngineClient:
+    def start(cls, python: Path | str, root: Path | str, env: dict[str, str] | None = None, log_path: Path | None = None) -> EngineClient:
         """Start `python -m engine serve`; `root` is the folder that holds the package `engine`.
 
         `env` is added to the cleaned environment of this process; the engine's log is also
@@ -160,17 +159,12 @@ class EngineClient:
 
     def _write(self) -> None:
         pipe = _pipe(self.process.stdin)
-        try:
+        with contextlib.suppress(OSError):  # the engine is dead, which `poll` will tell
             while (line := self._outgoing.get()) is not None:
                 pipe.write(line)
                 pipe.flush()
-        except OSError:  # the engine is dead, which `poll` will tell
-            pass
-        finally:
-            try:
-                pipe.close()
-            except OSError:
-                pass
+        with contextlib.suppress(OSError):
+            pipe.close()
 
     def _collect_log(self) -> None:
         pipe = _pipe(self.process.stderr)

@@ -121,9 +121,7 @@ def decode(line: bytes) -> Message:
     if len(line) > MAX_LINE:
         raise ProtocolError(f"a line of more than {MAX_LINE} bytes: {_quote(line)}")
     try:
-        values = json.loads(
-            line.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_without_repeats
-        )
+        values = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise ProtocolError(f"not a message ({error}): {_quote(line)}") from error
     if not isinstance(values, dict) or not isinstance(values.get("type"), str):

@@ -27,7 +27,9 @@ def run_job(folder: Path, report: Callable[..., None], settings: dict[str, Any])
     """
     values = {**_DEFAULTS, **settings}
     if values.keys() - _DEFAULTS.keys() or values["end"] not in ENDS:
-        raise UserError(f"A rehearsal does not know these settings: {settings}.", f"Use {', '.join(_DEFAULTS)}; end is one of {', '.join(ENDS)}.")
+        raise UserError(
+            f"A rehearsal does not know these settings: {settings}.", f"Use {', '.join(_DEFAULTS)}; end is one of {', '.join(ENDS)}."
+        )
     for step in range(values["steps"]):
         report("rehearsal", step, values["steps"], f"step {step + 1} of {values['steps']}")
         if values["garbage"]:
