@@ -50,7 +50,9 @@ class GeometrySettings:
     """Where the first Gaussians come from."""
 
     depth: str = _setting("box", "Depth source: box, a model's name, or a depth map file (EXR, 16-bit PNG, NPY)")
-    depth_unit: float = _setting(0.0, "Metres of one unit of the depth file; 0: 0.001 for PNG, 1 for EXR and NPY", unit="m", limits=(0.0, 1e3))
+    depth_unit: float = _setting(
+        0.0, "Metres of one unit of the depth file; 0: 0.001 for PNG, 1 for EXR and NPY", unit="m", limits=(0.0, 1e3)
+    )
     fov: float = _setting(0.0, "Horizontal field of view; 0: from the path, else EXIF, else 60", unit="deg", limits=(0.0, 170.0))
     horizon: float = _setting(0.45, "Height of the horizon in the picture, 0 top to 1 bottom", limits=(0.0, 1.0))
     camera_height: float = _setting(1.6, "Height of the camera above the floor", unit="m", limits=(0.01, 1000.0))
@@ -68,7 +70,13 @@ class MomentumSettings:
     momentum: str = _setting("full", "Which momentum is on", choices=("full", "latent", "pixel", "none"))
     lambda_0: float = _setting(0.9, "Strength of latent momentum, Eq. (10)", limits=(0.0, 1.0))
     tau: float = _setting(2.0, "Gaussian size above which a pixel counts as unseen, Eq. (15)", unit="px", limits=(0.01, 1e3))
-    similarity: str = _setting("patch", "Features compared in Eq. (10)", choices=("patch", "latent"))
+    similarity: str = _setting(
+        "patch", "Features compared in Eq. (10): the prior's patches, or bare latent cells as printed", choices=("patch", "latent")
+    )
+    lambda_coverage: bool = _setting(True, "Multiply lambda by how much of a latent cell the scene covers")
+    momentum_start: float = _setting(
+        0.3, "Share of denoising steps before momentum sets in; the two runs are one until then", limits=(0.0, 1.0)
+    )
     diffusion: bool = _setting(True, "Enhance the frames with the video prior (off: refine on the renders alone)")
 
 

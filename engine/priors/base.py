@@ -34,6 +34,7 @@ class PriorSpec:
     t_factor: int  # pixel frames per latent frame, after the first
     s_factor: int  # pixels per latent cell, per axis
     channels: int
+    steps: int  # denoising steps where the user says none
     sees: frozenset[str]  # of {"render", "mask", "camera", "image", "text"}
     licence: str  # SPDX id or the model's own licence name
     commercial_use: bool
