@@ -1,1 +1,152 @@
-"""One signature for drawing Gaussians; gsplat on CUDA, a CPU backend, and a reference."""
+"""One signature for drawing Gaussians; a CPU backend, gsplat on CUDA, and a small reference.
+
+    rendering = rasterize(gaussians, K, camera_from_world, width, height)
+    rendering.rgb.sum().backward()
+
+Constants and culling follow gsplat 1.5.3, so the backends agree to rounding. Gradients reach means,
+quaternions, scales, opacities, SH, extra channels, the background and, through `offsets_px`, the
+projected means; not the cameras.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..gaussians import Gaussians
+from .constants import ALPHA_FLOOR
+
+BACKENDS = ("auto", "cpu", "gsplat", "reference")
+
+
+class RenderInfo(NamedTuple):
+    """What densification asks of a rendering."""
+
+    radii: Tensor  # [c, n] px, half the longer side of the box a Gaussian can touch; 0 if not drawn
+    backend: str  # the one that drew
+
+
+class Rendering(NamedTuple):
+    """c cameras' images, pixel (0, 0) top left."""
+
+    rgb: Tensor  # [c, h, w, 3] blended over the background
+    alpha: Tensor  # [c, h, w, 1] 1 - remaining light
+    depth: Tensor  # [c, h, w, 1] expected depth along the camera's z, metres; 0 where nothing is
+    extra: Tensor  # [c, h, w, e] blended extra channels, not divided by alpha
+    info: RenderInfo
+
+
+def rasterize(
+    gaussians: Gaussians,
+    K: Tensor,  # [c, 3, 3] px, pixel centres at +0.5, no skew
+    camera_from_world: Tensor,  # [c, 4, 4] rigid, OpenCV axes
+    width: int,
+    height: int,
+    *,
+    sh_degree: int | None = None,
+    extra: Tensor | None = None,  # [n, e]
+    background: Tensor | None = None,  # [3], in the space of blending
+    antialiased: bool = False,
+    near: float = 0.01,
+    blending: str = "display",
+    backend: str = "auto",
+    depth: bool = True,
+    offsets_px: Tensor | None = None,  # [c, n, 2]
+) -> Rendering:
+    """Draw Gaussians (stored forms) into c cameras.
+
+    `sh_degree` is the degree in use, at most the stored one (default). `blending` "display" blends colours as
+    they are, as 3DGS does; "linear" decodes each Gaussian's colour from sRGB first and returns linear light.
+    `antialiased` scales opacity by the area that blurring adds (Yu et al. 2024, as in gsplat). `offsets_px` is
+    added to the projected means: pass zeros to receive their gradient. `depth=False` saves that channel; depth is
+    then empty [c, h, w, 0]. backend "auto" is gsplat for CUDA tensors, cpu otherwise; "reference" is slow, takes
+    float64 and differentiates everything by autograd.
+
+    Raises ValueError for shapes that do not fit and for parameters that are not finite; UserError if gsplat is
+    wanted and cannot be used.
+    """
+    sh_degree = _check(gaussians, K, camera_from_world, width, height, sh_degree, extra, offsets_px, near, blending, backend)
+    if backend == "auto":
+        backend = "gsplat" if gaussians.means.is_cuda else "cpu"
+    options = (width, height, sh_degree, near, antialiased, blending == "linear", depth)
+    draw = {"cpu": _draw_cpu, "gsplat": _draw_gsplat, "reference": _draw_reference}[backend]
+    rgb, alpha, depth_sum, channels, radii = draw(gaussians, K, camera_from_world, extra, offsets_px, options)
+    if background is not None:
+        if background.shape != (3,):
+            raise ValueError(f"background must be [3], got {list(background.shape)}")
+        rgb = rgb + (1 - alpha) * background[:, None, None]
+    expected = depth_sum / alpha.clamp_min(ALPHA_FLOOR)
+    last = [t.permute(0, 2, 3, 1) for t in (rgb, alpha, expected, channels)]
+    return Rendering(*last, RenderInfo(radii, backend))
+
+
+def _draw_cpu(gaussians, K, camera_from_world, extra, offsets_px, options):
+    from . import cpu
+
+    if any(t.dtype != torch.float32 or t.is_cuda for t in gaussians):
+        raise ValueError("the cpu backend takes float32 tensors on the CPU")
+    opts = cpu.Options(*options)
+    cameras = [
+        cpu.camera_array(k.numpy(), w.numpy(), opts)
+        for k, w in zip(K.detach().double().cpu(), camera_from_world.detach().double().cpu(), strict=True)
+    ]
+    extra = gaussians.means.new_empty(gaussians.count, 0) if extra is None else extra
+    offsets_px = gaussians.means.new_empty(0, gaussians.count, 2) if offsets_px is None else offsets_px
+    return cpu.RasterizeCpu.apply(*gaussians, extra, offsets_px, cameras, opts)
+
+
+def _draw_gsplat(gaussians, K, camera_from_world, extra, offsets_px, options):
+    from . import gsplat_backend
+
+    return gsplat_backend.draw(gaussians, K, camera_from_world, extra, offsets_px, options)
+
+
+def _draw_reference(gaussians, K, camera_from_world, extra, offsets_px, options):
+    from . import reference
+
+    width, height, sh_degree, near, antialiased, linear, depth = options
+    parts = []
+    for c in range(K.shape[0]):
+        image, alpha = reference.render(
+            gaussians, K[c].to(gaussians.means), camera_from_world[c].to(gaussians.means), width, height, sh_degree=sh_degree, extra=extra,
+            depth=depth, antialiased=antialiased, near=near, linear=linear, offsets_px=None if offsets_px is None else offsets_px[c],
+        )  # fmt: skip
+        parts.append((image[:3], alpha, image[3 : 3 + depth], image[3 + depth :]))
+    rgb, alpha, depth_sum, channels = (torch.stack(p) for p in zip(*parts, strict=True))
+    return rgb, alpha, depth_sum, channels, gaussians.means.new_zeros(K.shape[0], gaussians.count)
+
+
+def _check(gaussians, K, camera_from_world, width, height, sh_degree, extra, offsets_px, near, blending, backend) -> int:
+    n, c = gaussians.count, K.shape[0]
+    expected = {"means": (n, 3), "quats": (n, 4), "scales_log": (n, 3), "opacities_logit": (n,), "sh_dc": (n, 3)}
+    shapes = [(name, getattr(gaussians, name), shape) for name, shape in expected.items()]
+    shapes += [("K", K, (c, 3, 3)), ("camera_from_world", camera_from_world, (c, 4, 4))]
+    shapes += [("sh_rest", gaussians.sh_rest, (n, gaussians.sh_rest.shape[1], 3))]
+    if extra is not None:
+        shapes.append(("extra", extra, (n, extra.shape[-1])))
+    if offsets_px is not None:
+        shapes.append(("offsets_px", offsets_px, (c, n, 2)))
+    for name, tensor, shape in shapes:
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
+        if not _finite(tensor):
+            raise ValueError(f"{name} holds values that are not finite")
+    if c < 1 or width < 1 or height < 1 or not near > 0:
+        raise ValueError(f"cameras, width, height and near must be positive, got {c}, {width}, {height}, {near}")
+    if not bool((K[:, 0, 0] > 0).all() and (K[:, 1, 1] > 0).all() and (K[:, 0, 1] == 0).all()):
+        raise ValueError("K must have positive focal lengths and no skew")
+    if blending not in ("display", "linear") or backend not in BACKENDS:
+        raise ValueError(f"blending must be display or linear and backend one of {BACKENDS}, got {blending!r}, {backend!r}")
+    stored = gaussians.sh_degree
+    degree = stored if sh_degree is None else sh_degree
+    if not 0 <= degree <= stored:
+        raise ValueError(f"sh_degree must be 0..{stored} (the stored degree), got {sh_degree}")
+    return degree
+
+
+def _finite(t: Tensor) -> bool:
+    """One pass without a mask of the tensor's size: a sum is finite only if all are, but may overflow, then look closely."""
+    t = t.detach()
+    return bool(t.sum().isfinite()) or bool(t.isfinite().all())
