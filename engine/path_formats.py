@@ -90,16 +90,18 @@ def arrays(data: Any, name: str, image_size: tuple[int, int] | None) -> CameraPa
             f"{name} holds no cameras: it needs the arrays w2c and intrinsics.", f"It holds {', '.join(map(str, data)) or 'nothing'}."
         )
     try:
-        w2c = np.asarray(data[keys["w2c"]], np.float64)
-        intrinsics = np.asarray(data[keys["intrinsics"]], np.float64)
-    except (TypeError, ValueError) as error:  # NPZ entries that are pickles raise ValueError here, and are not loaded
+        w2c = np.atleast_1d(np.asarray(data[keys["w2c"]], np.float64))
+        intrinsics = np.atleast_1d(np.asarray(data[keys["intrinsics"]], np.float64))
+    except (TypeError, ValueError, OverflowError) as error:  # NPZ entries that are pickles raise ValueError here, and are not loaded
         raise UserError(f"The cameras in {name} are not plain numbers.", "Save w2c and intrinsics as float arrays.") from error
     if len(w2c) != len(intrinsics):
         raise UserError(f"{name} has {len(w2c)} poses and {len(intrinsics)} intrinsics.", "Give one of each per frame.")
     if intrinsics.ndim == 2:
         return normalised(intrinsics, w2c, name, image_size, 30.0)
-    if keys["width"] is None or keys["height"] is None or intrinsics.ndim != 3:
-        raise UserError(f"{name} does not say the size of its pictures.", "Add width and height in pixels.")
+    if keys["width"] is None or keys["height"] is None or intrinsics.shape[1:] != (3, 3):
+        raise UserError(
+            f"The intrinsics of {name} are neither (fx, fy, cx, cy) over size nor 3x3 with a size.", "Add width and height in pixels."
+        )
     width, height = whole(data[keys["width"]], "width", name), whole(data[keys["height"]], "height", name)
     return path_of(intrinsics, inverse(four_by_four(w2c, name)), width, height, _DEFAULT_FPS, "unknown", name)
 
