@@ -248,10 +248,14 @@ def test_pickles_are_refused_and_never_run(tmp_path: Path, monkeypatch: pytest.M
     assert not (tmp_path / "bomb_went_off").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"  \n", b"{", b"{}", b"[]", b"hello", b"1\n2", b"PK\x03\x04", b"\xff\xd8\xff\xe0 a photo",
-    b"1 2\n3 x\n4 5\n",
-                                     b"https://x\n1 2 3\n", b"https://x\n", b'{"w2c": 3, "intrinsics": 4}', b'{"w2c": [],
-                                         "intrinsics": []}'])  # fmt: skip
+NO_PATHS = [
+    b"", b"  \n", b"{", b"{}", b"[]", b"hello", b"1\n2", b"PK\x03\x04", b"\xff\xd8\xff\xe0 a photo", b"1 2\n3 x\n4 5\n",
+    b"https://x\n1 2 3\n", b"https://x\n", b'{"w2c": 3, "intrinsics": 4}', b'{"w2c": [], "intrinsics": []}',
+    b'{"w2c": [1e999], "intrinsics": [1]}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", NO_PATHS)
 def test_files_that_are_no_path_are_user_errors(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "thing.txt").write_bytes(content)
     with pytest.raises(UserError, match=r"thing\.txt"):
