@@ -1,0 +1,143 @@
+"""convert: turn a splat file into another format, in other axes, units or colour coding."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import camera_file, formats
+from ..axes import PRESETS, preset, similarity, transform_splats
+from ..errors import UserError
+from ..formats.scene import COLOUR_SPACES, SplatScene, WriteOptions
+
+# what convert.json and the command line may say, with the type of each
+_FIELDS: dict[str, type] = {
+    "input": str, "output": str, "axes_in": str, "axes_out": str, "unit_scale": float, "sh_degree": int, "colour_space": str,
+    "transform": list, "keep_transform": bool, "cameras": str, "image_plane": str, "spz_version": int, "compress_spz": bool,
+}  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of convert; stable, since the add-on calls it."""
+    table = "\n".join(f"  {' '.join(f.endings):32} {f.text}" for f in formats.FORMATS.values())
+    axes = "\n".join(f"  {p.name:12} {p.text}" for p in PRESETS.values())
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = f"formats:\n{table}\n\naxes:\n{axes}"
+    parser.add_argument("input", metavar="IN", help="a splat file of any known format")
+    parser.add_argument("output", metavar="OUT", help="the file to write; its ending chooses the format")
+    parser.add_argument("--axes-in", choices=PRESETS, help="axes of IN; default: what it says, or its format's custom")
+    parser.add_argument("--axes-out", choices=PRESETS, help="axes of OUT; default: its format's custom")
+    parser.add_argument("--unit-scale", type=float, default=1.0, help="multiply all lengths by this (default 1)")
+    parser.add_argument("--sh-degree", type=int, choices=range(4), help="keep no more view-dependent colour than this degree")
+    parser.add_argument("--colour-space", choices=COLOUR_SPACES, help="how OUT codes and blends colour; default: as IN")
+    parser.add_argument("--transform", type=float, nargs=16, metavar="M", help="4x4 matrix, row by row, applied in the axes of IN")
+    parser.add_argument("--keep-transform", action="store_true", help="keep --transform on a node instead of baking it (glTF, USD)")
+    parser.add_argument("--cameras", metavar="JSON", help="a camera path file to write along (glTF, USD)")
+    parser.add_argument("--image-plane", metavar="PICTURE", help="a picture to hang behind the first camera's view (glTF, USD)")
+    parser.add_argument("--spz-version", type=int, choices=(2, 3, 4), default=4, help="version of .spz files (default 4)")
+    parser.add_argument("--compress-spz", action="store_true", help="hold the splats of a glTF as SPZ: small, lossy")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert and print one line about the result."""
+    result = convert({name: getattr(args, name) for name in _FIELDS}, Path.cwd())
+    sys.stdout.write(f"{result['scene']}: {result['count']} splats, {result['format']}, {result['bytes']} bytes\n")
+    return 0
+
+
+def run_job(folder: Path, report: Callable[..., None], settings: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The server's job: what `settings`, or convert.json in the folder, asks for. Paths are relative to the folder."""
+    if not settings:
+        try:
+            settings = json.loads((folder / "convert.json").read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder / 'convert.json'} cannot be read: {error}.", "Start the conversion again.") from error
+    if not isinstance(settings, dict):
+        raise UserError("convert.json is not an object.", "Start the conversion again.")
+    return convert(settings, folder, report)
+
+
+def checked(request: dict[str, Any]) -> dict[str, Any]:
+    """The request with None for what it leaves out. UserError for unknown names and wrong types."""
+    unknown = request.keys() - _FIELDS.keys()
+    if unknown:
+        raise UserError(f"convert does not know {', '.join(sorted(unknown))}.", f"It knows {', '.join(_FIELDS)}.")
+    values: dict[str, Any] = dict.fromkeys(_FIELDS)
+    for name, value in request.items():
+        wanted = _FIELDS[name]
+        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if value is not None and type(value) is not wanted:
+            raise UserError(f"convert: {name} must be of type {wanted.__name__}, not {value!r}.")
+        values[name] = value
+    if not values["input"] or not values["output"]:
+        raise UserError("convert needs input and output.", "Name both files.")
+    return values
+
+
+def _silent(*_: object, **__: object) -> None:
+    return
+
+
+def convert(request: dict[str, Any], folder: Path, report: Callable[..., None] = _silent) -> dict[str, Any]:
+    """Read, transform, write. Returns {"scene", "count", "format", "bytes", "lossy", "sh_coefficients"}.
+
+    `transform` (16 numbers, row by row) acts in the axes and unit of the input, `unit_scale` on
+    all lengths afterwards, cameras included.
+    """
+    values = checked(request)
+    source, target = folder / values["input"], folder / values["output"]
+    formats.format_of(target)  # an unknown ending should fail before the work
+    report("convert", 0, 3, f"reading {source.name}")
+    scene = formats.read(source, axes=values["axes_in"])
+    report("convert", 1, 3, f"{scene.count} splats")
+    if values["cameras"]:
+        scene = SplatScene(scene.splats, scene.metadata, camera_file.read(folder / values["cameras"]))
+    scene, node = _placed(scene, values)
+    report("convert", 2, 3, f"writing {target.name}")
+    written = formats.write(target, scene, WriteOptions(
+        axes=values["axes_out"],
+        sh_degree=values["sh_degree"],
+        colour_space=values["colour_space"],
+        spz_version=values["spz_version"] or 4,
+        node_matrix=node,
+        compress_spz=bool(values["compress_spz"]),
+        image_plane=folder / values["image_plane"] if values["image_plane"] else None,
+    ))  # fmt: skip
+    report("convert", 3, 3, "done")
+    coefficients = scene.splats.sh_rest.shape[1] if values["sh_degree"] is None else min(scene.splats.sh_rest.shape[1], (values["sh_degree"] + 1) ** 2 - 1)
+    return {
+        "scene": str(target), "count": scene.count, "format": written.name, "bytes": target.stat().st_size,
+        "lossy": written.text, "sh_coefficients": 0 if written.name == "splat" else coefficients,
+    }  # fmt: skip
+
+
+def _placed(scene: SplatScene, values: dict[str, Any]) -> tuple[SplatScene, np.ndarray | None]:
+    """The scene with transform and unit scale baked, and the matrix that stays on the node, if any."""
+    scale = 1.0 if values["unit_scale"] is None else values["unit_scale"]
+    if not np.isfinite(scale) or scale <= 0:
+        raise UserError(f"unit_scale is {scale}.", "Give a positive number.")
+    matrix = np.eye(4)
+    if values["transform"]:
+        try:
+            matrix = np.array(values["transform"], np.float64).reshape(4, 4)
+        except (TypeError, ValueError) as error:
+            raise UserError("transform is not 16 numbers.", "Give a 4x4 matrix, row by row.") from error
+    grow = similarity(np.eye(3), scale)
+    if values["keep_transform"] and values["transform"]:
+        splats, node = transform_splats(scene.splats, grow), grow @ matrix @ np.linalg.inv(grow)
+    else:
+        splats, node = transform_splats(scene.splats, grow @ matrix), None
+    cameras = scene.cameras
+    if cameras is not None and scale != 1.0:
+        world = cameras.world_from_camera.copy()
+        world[:, :3, 3] *= scale
+        cameras = cameras._replace(world_from_camera=world)
+    preset(scene.metadata.axes)
+    return SplatScene(splats, scene.metadata, cameras), node

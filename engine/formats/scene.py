@@ -1,0 +1,248 @@
+"""What the format readers return and the writers take, and the rules that all of them share."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from ..axes import between, preset, similarity, transform_splats
+from ..camera_file import CameraPath
+from ..errors import UserError
+from ..sh_rotation import COEFFICIENTS, SH_C0, basis, degree_of, sphere_directions
+from ..splat_file import Splats
+
+log = logging.getLogger(__name__)
+
+DISPLAY = "srgb_rec709_display"  # the names are those of KHR_gaussian_splatting
+LINEAR = "lin_rec709_display"
+COLOUR_SPACES = (DISPLAY, LINEAR)
+OPACITY_LOGIT_LIMIT = 16.6  # float32 sigmoid is 1 beyond
+SCALE_LOG_FLOOR = -23.0  # 1e-10 units: what a scale of zero becomes
+MOST_SPLATS = 100_000_000  # a header that asks for more is taken for a lie
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a splat file says, or leaves to its format's custom, about its numbers."""
+
+    axes: str = "opencv"  # a name of engine.axes.PRESETS
+    metres_per_unit: float = 1.0
+    colour_space: str = DISPLAY  # in what the coefficients are coded and blended
+    blend_linear: bool = False  # display-coded colours, decoded before blending (Blender 5.3's way)
+    antialiased: bool = False  # trained with the Mip-Splatting filter
+    comments: tuple[str, ...] = ()
+    source: str = ""  # the format read
+    lossy: tuple[str, ...] = ()  # what the format had already cost, for people
+
+
+@dataclass(frozen=True)
+class SplatScene:
+    """Splats with what is known about them; cameras and background picture when the file has them."""
+
+    splats: Splats
+    metadata: Metadata = field(default_factory=Metadata)
+    cameras: CameraPath | None = None  # always OpenCV axes and metres, whatever the splats' axes
+
+    @property
+    def count(self) -> int:
+        return self.splats.means.shape[0]
+
+    def in_axes(self, axes: str, metres_per_unit: float | None = None) -> SplatScene:
+        """The same scene in other axes and units. A change of nothing returns the scene itself.
+
+        `metres_per_unit` defaults to the scene's own unit, so only directions change.
+        """
+        here, there = preset(self.metadata.axes).name, preset(axes).name
+        unit = self.metadata.metres_per_unit if metres_per_unit is None else metres_per_unit
+        if not np.isfinite(unit) or unit <= 0:
+            raise UserError(f"A unit of {unit} metres makes no sense.", "Give a positive number.")
+        matrix = similarity(between(here, there), self.metadata.metres_per_unit / unit)
+        metadata = dataclasses.replace(self.metadata, axes=there, metres_per_unit=unit)
+        return dataclasses.replace(self, splats=transform_splats(self.splats, matrix), metadata=metadata)
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """Choices of a write. None leaves a choice to the format."""
+
+    axes: str | None = None  # preset name; None: the format's own custom
+    metres_per_unit: float | None = None
+    sh_degree: int | None = None  # never more than the scene has
+    colour_space: str | None = None  # one of COLOUR_SPACES; None: the scene's own
+    spz_version: int = 4
+    node_matrix: np.ndarray | None = None  # [4, 4] in the scene's axes, kept as a node where the format has nodes
+    compress_spz: bool = False  # glTF: hold the splats as an SPZ blob
+    image_plane: Path | None = None  # picture behind the camera's view, in formats that hold cameras
+
+
+@contextlib.contextmanager
+def replacing_path(path: Path) -> Iterator[Path]:
+    """A free name beside `path` that becomes `path` only when the block ends well."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise UserError(f"The folder {path.parent} does not exist.", "Create it, or choose another place.")
+    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.part{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"Could not write {path}: {error.strerror or error}.", "Check the folder's permissions and the free space.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """An open file that becomes `path` only when the block ends well: never a half-written file."""
+    with replacing_path(path) as temporary:
+        with temporary.open("wb") as file:  # closed before the rename, which Windows insists on
+            yield file
+
+
+def sigmoid(logit: np.ndarray) -> np.ndarray:
+    """Opacity of a logit, without overflow, same shape, float32."""
+    return (0.5 * (1.0 + np.tanh(0.5 * logit.astype(np.float64)))).astype(np.float32)
+
+
+def logit(opacity: np.ndarray) -> np.ndarray:
+    """Logit of an opacity in 0..1, kept within +-OPACITY_LOGIT_LIMIT, float32."""
+    p = np.asarray(opacity, np.float64)
+    with np.errstate(divide="ignore"):
+        value = np.log(p) - np.log1p(-p)
+    return np.clip(value, -OPACITY_LOGIT_LIMIT, OPACITY_LOGIT_LIMIT).astype(np.float32)
+
+
+def log_scale(scale: np.ndarray) -> np.ndarray:
+    """ln of a linear scale, zero (a flat splat) becoming SCALE_LOG_FLOOR, float32."""
+    s = np.asarray(scale, np.float64)
+    return np.log(np.maximum(s, np.exp(SCALE_LOG_FLOOR))).astype(np.float32)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole file; UserError when it cannot be read or is empty."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"Could not read {path}: {error.strerror or error}.", "Check the path.") from error
+    if not data:
+        raise UserError(f"{path} is empty.", "Export or download it again.")
+    return data
+
+
+def damaged(path: Path | str, what: str) -> UserError:
+    """The error for a file whose bytes do not hold together."""
+    return UserError(f"{path} is damaged: {what}.", "Export or download it again.")
+
+
+def repaired(splats: Splats, where: str) -> Splats:
+    """Splats that every renderer can take; what had to change is logged.
+
+    Left out: splats with NaN anywhere, or infinite centre, colour, quaternion or +inf scale.
+    Mended: infinite opacity logits and zero scales are clamped, zero quaternions become the
+    identity. Sound splats come back as they are, bit for bit.
+    """
+    if splats.means.shape[0] == 0:
+        raise UserError(f"{where} holds no splats.", "Export it again.")
+    n = splats.means.shape[0]
+    strict = (splats.means, splats.quats, splats.sh_dc, splats.sh_rest.reshape(n, splats.sh_rest.shape[1] * 3))
+    good = np.ones(n, bool)
+    for array in strict:
+        if not np.isfinite(array.sum(dtype=np.float64)):  # one cheap sum instead of n x k tests on sound files
+            good &= np.isfinite(array).all(axis=1)
+    good &= ~np.isnan(splats.opacities_logit) & ~np.isnan(splats.scales_log).any(axis=1) & ~np.isposinf(splats.scales_log).any(axis=1)
+    if not good.all():
+        log.warning("%s: left out %d of %d splats that hold NaN or infinity", where, n - int(good.sum()), n)
+        if not good.any():
+            raise UserError(f"{where} holds no sound splat: every one has NaN or infinity.", "Export it again.")
+        splats = Splats(*(array[good] for array in splats))
+    return _mended(splats, where)
+
+
+def _mended(splats: Splats, where: str) -> Splats:
+    zero = ~splats.quats.any(axis=1)
+    if zero.any():
+        log.warning("%s: %d splats have a zero quaternion; they get the identity", where, int(zero.sum()))
+        quats = splats.quats.copy()
+        quats[zero] = (1, 0, 0, 0)
+        splats = splats._replace(quats=quats)
+    if np.isinf(splats.opacities_logit).any():
+        log.warning("%s: infinite opacity logits are clamped to +-%g", where, OPACITY_LOGIT_LIMIT)
+        clipped = np.clip(splats.opacities_logit, -OPACITY_LOGIT_LIMIT, OPACITY_LOGIT_LIMIT)
+        splats = splats._replace(opacities_logit=np.where(np.isinf(splats.opacities_logit), clipped, splats.opacities_logit))
+    if np.isneginf(splats.scales_log).any():
+        log.warning("%s: scales of zero become %g", where, np.exp(SCALE_LOG_FLOOR))
+        splats = splats._replace(scales_log=np.maximum(splats.scales_log, np.float32(SCALE_LOG_FLOOR)))
+    return splats
+
+
+def with_degree(splats: Splats, degree: int | None) -> Splats:
+    """The splats with no more than `degree` bands of view-dependent colour. None keeps all."""
+    have = degree_of(splats.sh_rest.shape[1])
+    if degree is None or degree >= have:
+        if degree is not None and not 0 <= degree <= 3:
+            raise UserError(f"SH degree {degree} is unknown.", "Choose 0, 1, 2 or 3.")
+        return splats
+    if degree < 0:
+        raise UserError(f"SH degree {degree} is unknown.", "Choose 0, 1, 2 or 3.")
+    return splats._replace(sh_rest=np.ascontiguousarray(splats.sh_rest[:, : COEFFICIENTS[degree]]))
+
+
+def srgb_to_linear(value: np.ndarray) -> np.ndarray:
+    """IEC 61966-2-1 decoding, values clamped to 0..1."""
+    v = np.clip(value, 0.0, 1.0)
+    return np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
+
+
+def linear_to_srgb(value: np.ndarray) -> np.ndarray:
+    """IEC 61966-2-1 encoding, values clamped to 0..1."""
+    v = np.clip(value, 0.0, 1.0)
+    return np.where(v <= 0.0031308, v * 12.92, 1.055 * v ** (1 / 2.4) - 0.055)
+
+
+def recoded(splats: Splats, transfer) -> Splats:
+    """Coefficients of transfer(colour) for each splat: exact at degree 0, best fit above.
+
+    Each splat's colour is sampled in 64 directions, passed through `transfer` and projected back
+    onto the basis (least squares). Work goes in blocks so that memory stays small.
+    """
+    degree = degree_of(splats.sh_rest.shape[1])
+    if degree == 0:
+        return splats._replace(sh_dc=((transfer(splats.sh_dc * SH_C0 + 0.5) - 0.5) / SH_C0).astype(np.float32))
+    values = basis(sphere_directions(64), degree).astype(np.float32)  # [64, k]
+    back = np.linalg.pinv(values.astype(np.float64)).astype(np.float32)  # [k, 64]
+    dc, rest = np.empty_like(splats.sh_dc), np.empty_like(splats.sh_rest)
+    for start in range(0, len(dc), 50_000):
+        part = slice(start, start + 50_000)
+        coefficients = np.concatenate([splats.sh_dc[part, None], splats.sh_rest[part]], axis=1)  # [m, k, 3]
+        colour = transfer(np.tensordot(coefficients, values, axes=(1, 1)) + 0.5) - 0.5  # [m, 3, 64]
+        fitted = np.tensordot(colour.astype(np.float32), back, axes=(2, 1))  # [m, 3, k]
+        dc[part], rest[part] = fitted[:, :, 0], fitted[:, :, 1:].transpose(0, 2, 1)
+    return splats._replace(sh_dc=dc, sh_rest=rest)
+
+
+def in_colour_space(scene: SplatScene, colour_space: str | None) -> SplatScene:
+    """The scene with its colours coded in `colour_space`. None keeps the scene's own.
+
+    Each splat keeps its colour; where splats overlap, blending in another space looks different,
+    which is logged. A scene that is display-coded but blended in linear light changes exactly.
+    """
+    have = scene.metadata.colour_space
+    if colour_space is None or colour_space == have:
+        return scene
+    if colour_space not in COLOUR_SPACES:
+        raise UserError(f"Unknown colour space {colour_space!r}.", f"Choose one of {', '.join(COLOUR_SPACES)}.")
+    if not scene.metadata.blend_linear and have == DISPLAY:
+        log.warning("the splats were made for display-referred blending: overlaps look different in %s", colour_space)
+    splats = recoded(scene.splats, srgb_to_linear if colour_space == LINEAR else linear_to_srgb)
+    blend_linear = have == LINEAR  # linear colours coded for display must still be blended in linear light
+    metadata = dataclasses.replace(scene.metadata, colour_space=colour_space, blend_linear=blend_linear)
+    return dataclasses.replace(scene, splats=splats, metadata=metadata)
