@@ -1,0 +1,24 @@
+"""The Blender side: what is registered, and in which order. Importing this needs no bpy."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+
+def _modules() -> list[ModuleType]:
+    """Modules with `register` and `unregister`, in the order of registration."""
+    from . import delivery, headless, io_operators, operators, panels, preferences, properties
+
+    return [properties, preferences, io_operators, operators, panels, delivery, headless]
+
+
+def register() -> None:
+    """Add everything to Blender."""
+    for module in _modules():
+        module.register()
+
+
+def unregister() -> None:
+    """Take everything out again; ends the engine."""
+    for module in reversed(_modules()):
+        module.unregister()

@@ -1,0 +1,248 @@
+"""Installing and checking the engine from the preferences: two tasks, their operators, their drawing."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import bpy
+
+from ..engine.errors import UserError
+from . import places, properties
+from .installer import Task, installing_python
+from .layout import draw_wrapped
+
+log = logging.getLogger(__name__)
+
+SIZE_TEXT = {
+    "auto": "about 2 GB on disk for a CPU, about 8 GB with CUDA",
+    "cpu": "about 2 GB on disk",
+    "cuda": "about 8 GB on disk",
+}
+LICENCE_TEXT = (
+    "PyTorch, NumPy, SciPy and numba: BSD. Pillow: MIT-CMU. imageio: BSD; its FFmpeg: LGPL/GPL. plyfile: GPL-3.0-or-later. "
+    "No model weights are part of it: each has a licence of its own, said before it is fetched."
+)
+tasks = {"install": Task("Install"), "check": Task("Check")}
+
+
+def _tick() -> float | None:
+    changed = [task.pump() for task in tasks.values()]
+    if any(changed):
+        _learn_names()
+        _redraw()
+    return 0.2 if any(task.running for task in tasks.values()) else None
+
+
+def pump() -> None:
+    """For tests and scripts, where timers do not fire."""
+    _tick()
+
+
+def _watch() -> None:
+    if not bpy.app.timers.is_registered(_tick):
+        bpy.app.timers.register(_tick, persistent=True)
+
+
+def _redraw() -> None:
+    for window in bpy.context.window_manager.windows:
+        for area in window.screen.areas:
+            if area.type == "PREFERENCES":
+                area.tag_redraw()
+
+
+def install_command(torch_build: str) -> list[str]:
+    """The command line that makes the extension's own environment, or mends it."""
+    script, environment = str(places.PACKAGE / "install_deps.py"), str(places.user_folder("engine"))
+    return [installing_python(), "-I", "-u", script, "--env", environment, "--json", "--torch", torch_build]
+
+
+class SCENESPLATTER_OT_install_engine(bpy.types.Operator):
+    """Make the engine's own Python environment in your user folder. Blender's Python is not touched"""
+
+    bl_idname = "scene_splatter.install_engine"
+    bl_label = "Install Engine"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Not while it runs, and only where Blender may go online."""
+        if any(task.running for task in tasks.values()):
+            cls.poll_message_set("The engine is being installed or checked")
+            return False
+        if not bpy.app.online_access:
+            where = "it was started with --offline-mode" if bpy.app.online_access_override else "Preferences > System > Network"
+            cls.poll_message_set(f"Blender is not allowed to go online: {where}")
+            return False
+        return True
+
+    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        """Say size and licences first."""
+        return context.window_manager.invoke_props_dialog(self, width=500)
+
+    def draw(self, context: bpy.types.Context) -> None:
+        """What will be fetched."""
+        preferences = places.preferences_in(context)
+        build = preferences.torch_build if preferences else "auto"
+        column = self.layout.column()
+        draw_wrapped(column, f"Downloads Python packages, {SIZE_TEXT[build]}, into {places.user_folder('engine')}.", 80)
+        draw_wrapped(column, LICENCE_TEXT, 80)
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Start install_deps.py and return at once."""
+        preferences = places.preferences_in(context)
+        build = preferences.torch_build if preferences else "auto"
+        try:
+            tasks["install"].start(install_command(build), places.PACKAGE)
+        except UserError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        _watch()
+        return {"FINISHED"}
+
+
+class SCENESPLATTER_OT_cancel_install(bpy.types.Operator):
+    """Stop; pressing Install again goes on with what is there"""
+
+    bl_idname = "scene_splatter.cancel_install"
+    bl_label = "Cancel"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """End the processes."""
+        for task in tasks.values():
+            task.cancel()
+        return {"FINISHED"}
+
+
+class SCENESPLATTER_OT_check_engine(bpy.types.Operator):
+    """Ask the engine what it can do on this machine"""
+
+    bl_idname = "scene_splatter.check_engine"
+    bl_label = "Check"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Only with an engine."""
+        reason = places.why_no_engine(context)
+        if not reason and any(task.running for task in tasks.values()):
+            reason = "The engine is being installed or checked"
+        cls.poll_message_set(reason)
+        return not reason
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Start `doctor --json` and return at once."""
+        command = places.engine_command(context)
+        try:
+            tasks["check"].start([str(command.python), "-m", "engine", "doctor", "--json"], command.root, command.environment)
+        except UserError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        _watch()
+        return {"FINISHED"}
+
+
+class SCENESPLATTER_OT_copy_install_log(bpy.types.Operator):
+    """Copy what the last installation or check said"""
+
+    bl_idname = "scene_splatter.copy_install_log"
+    bl_label = "Copy Log"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """To the clipboard."""
+        context.window_manager.clipboard = "\n".join(line for task in tasks.values() for line in task.log)
+        return {"FINISHED"}
+
+
+def _draw_running(layout: bpy.types.UILayout, task: Task) -> None:
+    row = layout.row()
+    row.progress(factor=task.factor, text=task.text or f"{task.title} ...")
+    row.operator("scene_splatter.cancel_install", text="", icon="X")
+
+
+def _draw_failed(layout: bpy.types.UILayout, task: Task) -> None:
+    words = "was cancelled" if task.cancelled else f"failed (exit code {task.code})"
+    layout.label(text=f"{task.title} {words}", icon="ERROR")
+    for line in list(task.log)[-3:]:
+        draw_wrapped(layout, line[:300], 90)
+    layout.operator("scene_splatter.copy_install_log", icon="COPYDOWN")
+
+
+def draw_install(layout: bpy.types.UILayout) -> None:
+    """Install, its progress, or why it failed."""
+    task = tasks["install"]
+    if task.running:
+        _draw_running(layout, task)
+        return
+    installed = places.own_python().is_file()
+    layout.operator("scene_splatter.install_engine", text="Repair or Update Engine" if installed else "Install Engine", icon="IMPORT")
+    if task.code:
+        _draw_failed(layout, task)
+    elif task.code == 0:
+        layout.label(text="The engine is installed", icon="CHECKMARK")
+
+
+def findings_of(task: Task) -> dict[str, Any]:
+    """What the doctor said, as one object."""
+    return task.findings[-1] if task.findings else {}
+
+
+_ICONS = {"ok": "CHECKMARK", "warn": "INFO", "fail": "ERROR"}
+
+
+def _learn_names() -> None:
+    """Offer the models that the doctor found where the panel asks for one."""
+    checks = findings_of(tasks["check"]).get("checks", [])
+    for kind in properties.MODEL_NAMES:
+        names = [check["name"].removeprefix(f"{kind} ") for check in checks if check["name"].startswith(f"{kind} ")]
+        if names:
+            properties.MODEL_NAMES[kind] = tuple(names)
+
+
+def draw_check(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+    """Check, and what it found."""
+    task = tasks["check"]
+    reason = places.why_no_engine(context)
+    if reason:
+        draw_wrapped(layout, reason, 90, icon="INFO")
+    if task.running:
+        _draw_running(layout, task)
+        return
+    layout.operator("scene_splatter.check_engine", icon="CHECKMARK")
+    findings = findings_of(task)
+    for check in findings.get("checks", []):
+        draw_wrapped(layout, f"{check['name']}: {check['text']}", 100, icon=_ICONS.get(check["state"], "NONE"))
+        if check.get("remedy"):
+            draw_wrapped(layout, check["remedy"], 100, icon="FORWARD")
+    if task.code and not findings:
+        _draw_failed(layout, task)
+
+
+def draw_licences(layout: bpy.types.UILayout) -> None:
+    """Under what terms all this comes."""
+    header, body = layout.panel("scene_splatter_licences", default_closed=True)
+    header.label(text="Licences")
+    if body is not None:
+        draw_wrapped(body, "This extension: GPL-3.0-or-later. " + LICENCE_TEXT, 100)
+
+
+CLASSES = (
+    SCENESPLATTER_OT_install_engine,
+    SCENESPLATTER_OT_cancel_install,
+    SCENESPLATTER_OT_check_engine,
+    SCENESPLATTER_OT_copy_install_log,
+)
+
+
+def register() -> None:
+    """Add the operators."""
+    for cls in CLASSES:
+        bpy.utils.register_class(cls)
+
+
+def unregister() -> None:
+    """Remove them; end what runs."""
+    for task in tasks.values():
+        task.cancel()
+    if bpy.app.timers.is_registered(_tick):
+        bpy.app.timers.unregister(_tick)
+    for cls in reversed(CLASSES):
+        bpy.utils.unregister_class(cls)

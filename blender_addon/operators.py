@@ -1,0 +1,232 @@
+"""What the panel's buttons do: check, call one function, report."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import bpy
+
+from ..engine.errors import UserError
+from . import delivery, jobs, request
+from .delivery import session
+
+
+class SCENESPLATTER_OT_generate(bpy.types.Operator):
+    """Make a Gaussian scene from the image, along the camera's path"""
+
+    bl_idname = "scene_splatter.generate"
+    bl_label = "Generate Scene"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Grey with a reason."""
+        reason = request.why_not(context)
+        cls.poll_message_set(reason)
+        return not reason
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Write the job folder and hand it to the engine; returns at once."""
+        try:
+            job = request.make(context)
+            delivery.begin(context, job.folder, job.ticket)
+        except UserError as error:
+            return _failed(self, error)
+        return {"FINISHED"}
+
+
+class SCENESPLATTER_OT_cancel(bpy.types.Operator):
+    """Stop the job. What is finished stays, and Resume goes on from there"""
+
+    bl_idname = "scene_splatter.cancel"
+    bl_label = "Cancel"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Only while a job runs."""
+        cls.poll_message_set("No job is running")
+        return session.status.busy
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Ask the engine; `pump` sees to the rest."""
+        session.cancel()
+        delivery.look_again()
+        return {"FINISHED"}
+
+
+class _OnWaitingJob:
+    """Operators on the job that an earlier session left to this scene."""
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Only where there is one."""
+        cls.poll_message_set("No unfinished job waits for this scene")  # type: ignore[attr-defined]
+        return delivery.waiting_job(context.scene) is not None
+
+
+class SCENESPLATTER_OT_resume(_OnWaitingJob, bpy.types.Operator):
+    """Go on with the scene's unfinished job from its last finished segment"""
+
+    bl_idname = "scene_splatter.resume"
+    bl_label = "Resume"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Hand the folder to the engine again."""
+        found = delivery.waiting_job(context.scene)
+        assert found is not None  # poll
+        ticket = dataclasses.replace(found.ticket, blend=bpy.data.filepath, scene=context.scene.name)
+        try:
+            delivery.begin(context, found.folder, ticket)
+        except UserError as error:
+            return _failed(self, error)
+        return {"FINISHED"}
+
+
+class SCENESPLATTER_OT_import_result(_OnWaitingJob, bpy.types.Operator):
+    """Import the finished job that this scene is still waiting for"""
+
+    bl_idname = "scene_splatter.import_result"
+    bl_label = "Import Result"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Through the import operator, then remember that it was done."""
+        found = delivery.waiting_job(context.scene)
+        result = jobs.result_of(found.folder) if found else None
+        if found is None or result is None:
+            return _failed(self, UserError("The job has no result.", "Press Resume."))
+        try:
+            name = delivery.import_result(result, context.scene, found.ticket)
+            jobs.write_ticket(found.folder, dataclasses.replace(found.ticket, imported=name))
+        except UserError as error:
+            return _failed(self, error)
+        delivery.look_again()
+        return {"FINISHED"}
+
+
+class SCENESPLATTER_OT_dismiss(_OnWaitingJob, bpy.types.Operator):
+    """Stop offering this job. Its folder stays"""
+
+    bl_idname = "scene_splatter.dismiss"
+    bl_label = "Dismiss"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Note it on the ticket."""
+        found = delivery.waiting_job(context.scene)
+        assert found is not None  # poll
+        try:
+            jobs.write_ticket(found.folder, dataclasses.replace(found.ticket, dismissed=True))
+        except UserError as error:
+            return _failed(self, error)
+        delivery.look_again()
+        return {"FINISHED"}
+
+
+class _OnProblem:
+    """Operators on the error that the panel shows."""
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Only while one is shown."""
+        cls.poll_message_set("There is no error")  # type: ignore[attr-defined]
+        return session.status.problem is not None
+
+
+class SCENESPLATTER_OT_copy_details(_OnProblem, bpy.types.Operator):
+    """Copy the error, its remedy and the end of the engine's log to the clipboard"""
+
+    bl_idname = "scene_splatter.copy_details"
+    bl_label = "Copy Details"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """For a bug report."""
+        assert session.status.problem is not None  # poll
+        context.window_manager.clipboard = session.status.problem.details
+        return {"FINISHED"}
+
+
+class SCENESPLATTER_OT_open_log(bpy.types.Operator):
+    """Open the engine's log in the system's text editor"""
+
+    bl_idname = "scene_splatter.open_log"
+    bl_label = "Open Log"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Only where there is a log."""
+        cls.poll_message_set("There is no log")
+        problem = session.status.problem
+        return problem is not None and problem.log is not None
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """In the system's editor for text files."""
+        problem = session.status.problem
+        assert problem is not None and problem.log is not None  # poll
+        if not problem.log.is_file():
+            return _failed(self, UserError(f"{problem.log} does not exist.", "Press Copy Details instead."))
+        bpy.ops.wm.path_open(filepath=str(problem.log))
+        return {"FINISHED"}
+
+
+class SCENESPLATTER_OT_forget_problem(_OnProblem, bpy.types.Operator):
+    """Take the error off the panel"""
+
+    bl_idname = "scene_splatter.forget_problem"
+    bl_label = "Dismiss Error"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """It stays in the log."""
+        session.forget_problem()
+        return {"FINISHED"}
+
+
+class SCENESPLATTER_OT_open_folder(bpy.types.Operator):
+    """Open the job's folder, with report.html and the fly-through"""
+
+    bl_idname = "scene_splatter.open_folder"
+    bl_label = "Open Job Folder"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Only where the scene has a job."""
+        cls.poll_message_set("This scene has no job yet")
+        return bool(context.scene.scene_splatter.job_folder)
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """In the system's file browser."""
+        folder = Path(context.scene.scene_splatter.job_folder)
+        if not folder.is_dir():
+            return _failed(self, UserError(f"{folder} does not exist any more.", ""))
+        bpy.ops.wm.path_open(filepath=str(folder))
+        return {"FINISHED"}
+
+
+def _failed(operator: bpy.types.Operator, error: UserError) -> set[str]:
+    """Keep the error in the panel, report it, and end the operator."""
+    session.fail(error)
+    operator.report({"ERROR"}, str(error))
+    return {"CANCELLED"}
+
+
+CLASSES = (
+    SCENESPLATTER_OT_generate,
+    SCENESPLATTER_OT_cancel,
+    SCENESPLATTER_OT_resume,
+    SCENESPLATTER_OT_import_result,
+    SCENESPLATTER_OT_dismiss,
+    SCENESPLATTER_OT_copy_details,
+    SCENESPLATTER_OT_open_log,
+    SCENESPLATTER_OT_forget_problem,
+    SCENESPLATTER_OT_open_folder,
+)
+
+
+def register() -> None:
+    """Add the operators."""
+    for cls in CLASSES:
+        bpy.utils.register_class(cls)
+
+
+def unregister() -> None:
+    """Remove them."""
+    for cls in reversed(CLASSES):
+        bpy.utils.unregister_class(cls)

@@ -1,0 +1,186 @@
+"""From what the panel says to a job folder that the engine can start on."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import bpy
+import numpy as np
+
+from ..engine import camera_file
+from ..engine import settings as engine_settings
+from ..engine.camera_file import CameraPath
+from ..engine.errors import UserError
+from ..engine.settings import SceneSettings
+from ..engine.trajectory import Segment, plan_segments
+from . import blockout, cameras, delivery, jobs, places, properties
+
+_SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif", "WEBP": ".webp", "BMP": ".bmp", "TARGA": ".tga", "JPEG2000": ".jp2"}
+_REFUSED_SOURCES = {"MOVIE": "a movie", "SEQUENCE": "an image sequence", "TILED": "a set of tiles", "VIEWER": "a render result"}
+_CAMERA_TYPES = {"ORTHO": "orthographic", "PANO": "panoramic"}
+
+
+class Job(NamedTuple):
+    """A job folder whose inputs are complete."""
+
+    folder: Path
+    ticket: jobs.Ticket
+
+
+def why_not(context: bpy.types.Context) -> str:
+    """Why Generate cannot be pressed now, or an empty text. Cheap: it is asked at every drawing."""
+    scene = context.scene
+    reason = places.why_no_engine(context)
+    if delivery.session.status.busy:
+        reason = "A job is running"
+    return reason or _why_not_camera(scene) or _why_not_image(scene.scene_splatter) or properties.depth_problem(scene.scene_splatter)
+
+
+def _why_not_camera(scene: bpy.types.Scene) -> str:
+    camera = properties.camera_of(scene)
+    if camera is None:
+        return "There is no camera: add one, or choose one in the panel"
+    if camera.data.type != "PERSP":
+        kind = _CAMERA_TYPES.get(camera.data.type, camera.data.type.lower())
+        return f"{camera.name} is {kind}: only perspective cameras can be used"
+    start, end = properties.frame_range(scene)
+    return "" if end >= start else f"The frame range is empty: it ends ({end}) before it starts ({start})"
+
+
+def _why_not_image(group: properties.SCENESPLATTER_PG_scene) -> str:
+    if group.image_from == "IMAGE":
+        image = group.image
+        if image is None:
+            return "Choose an image"
+        if image.source in _REFUSED_SOURCES:
+            return f"{image.name} is {_REFUSED_SOURCES[image.source]}: choose a single picture"
+        packed_or_made = image.packed_file is not None or image.source == "GENERATED" or image.is_dirty
+        return "" if packed_or_made or Path(bpy.path.abspath(image.filepath)).is_file() else f"The file of {image.name} is missing"
+    if not group.image_path:
+        return "Choose an image"
+    path = Path(bpy.path.abspath(group.image_path))
+    if path.suffix.lower() in bpy.path.extensions_movie:
+        return f"{path.name} is a movie: choose a single picture"
+    return "" if path.is_file() else f"{path.name} does not exist"
+
+
+def segments(scene: bpy.types.Scene) -> list[Segment]:
+    """How the path will be cut, in frames of the path; empty if the settings do not allow it."""
+    values = scene.scene_splatter.settings
+    count = len(properties.frames(scene)[:: values.frame_step])
+    if count == 0 or values.overlap >= values.segment_length:
+        return []
+    return plan_segments(count, values.segment_length, values.overlap)
+
+
+def make(context: bpy.types.Context, parent: Path | None = None) -> Job:
+    """Write a new job folder (under `parent`, else where job folders go) for the scene of `context`.
+
+    Raises UserError for whatever is wrong with the input; then no folder is left behind, and the
+    scene is as it was.
+    """
+    scene = context.scene
+    group = scene.scene_splatter
+    reason = why_not(context)
+    if reason:
+        raise UserError(reason + ".")
+    camera = properties.camera_of(scene)
+    path = cameras.export(scene, camera, properties.frames(scene))
+    _refuse_standstill(path, camera.name)
+    properties.read(group)  # a bad setting is found before anything is written
+    folder = jobs.new_folder(parent or delivery.jobs_parent(), group.shot)
+    try:
+        settings = _write_inputs(context, folder, path)
+        jobs.write_json(folder / "settings.json", engine_settings.to_json(settings))
+    except (UserError, OSError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise UserError(f"{error.strerror}: {error.filename or folder}.", "Free some space, or save in another place.") from error
+        raise
+    replaced = group.last_object.name if group.replace_last and group.last_object else ""
+    return Job(folder, jobs.Ticket(bpy.data.filepath, scene.name, group.shot, camera.name, replaced))
+
+
+def _refuse_standstill(path: CameraPath, name: str) -> None:
+    moves = np.ptp(path.world_from_camera, axis=0).max() if path.count > 1 else 1.0
+    if moves < 1e-6:
+        raise UserError(f"{name} does not move in this frame range.", "Animate it, add a camera move, or choose a single frame.")
+
+
+def _write_inputs(context: bpy.types.Context, folder: Path, path: CameraPath) -> SceneSettings:
+    group = context.scene.scene_splatter
+    camera_file.write(folder / "input" / "path.json", path)
+    save_image(group, folder / "input")
+    depth = None
+    if group.depth_source == "BLOCKOUT":
+        depth = folder / "input" / "depth.npy"
+        camera = properties.camera_of(context.scene)
+        blockout.write_depth(context, camera, properties.frames(context.scene)[0], depth)
+    elif group.depth_source == "FILE":
+        source = Path(bpy.path.abspath(group.depth_file))
+        depth = Path(shutil.copyfile(source, folder / "input" / f"depth{source.suffix.lower()}"))
+    return properties.read(group, depth)
+
+
+def save_image(group: properties.SCENESPLATTER_PG_scene, folder: Path) -> Path:
+    """Copy the chosen picture into `folder` as image.<suffix>. Raises UserError, OSError.
+
+    Files and packed files go over byte by byte, so that nothing is lost on the way; what was
+    painted in Blender is saved as it looks; floating point pictures become display-referred PNG.
+    """
+    if group.image_from == "FILE":
+        source = Path(bpy.path.abspath(group.image_path))
+        if source.suffix.lower() in (".exr", ".hdr"):
+            image = bpy.data.images.load(str(source))
+            try:
+                return _save_float(image, folder / "image.png")
+            finally:
+                bpy.data.images.remove(image)
+        return Path(shutil.copyfile(source, folder / f"image{source.suffix.lower()}"))
+    image = group.image
+    if image.is_float:
+        return _save_float(image, folder / "image.png")
+    target = folder / f"image{_SUFFIXES.get(image.file_format, '.png')}"
+    if image.is_dirty or image.source == "GENERATED":
+        with _reported():
+            image.save(filepath=str(target), save_copy=True)
+    elif image.packed_file is not None:
+        target.write_bytes(image.packed_file.data)
+    else:
+        source = Path(bpy.path.abspath(image.filepath))
+        target = Path(shutil.copyfile(source, folder / f"image{source.suffix.lower()}"))
+    return target
+
+
+def _save_float(image: bpy.types.Image, target: Path) -> Path:
+    """A linear floating point image [h, w, 4], sRGB-coded and clipped, as PNG: what the Standard view shows."""
+    width, height = image.size
+    if not width or not height:
+        raise UserError(f"{image.name} cannot be read.", "Open it in Blender's image editor to see why.")
+    pixels = np.empty(width * height * image.channels, np.float32)
+    image.pixels.foreach_get(pixels)
+    pixels = pixels.reshape(-1, image.channels)
+    rgba = np.ones((pixels.shape[0], 4), np.float32)
+    light = np.clip(np.nan_to_num(pixels[:, :3] if image.channels >= 3 else pixels[:, :1]), 0.0, 1.0)
+    rgba[:, :3] = np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - 0.055)
+    coded = bpy.data.images.new("scene_splatter_input", width, height, alpha=True, float_buffer=False)
+    try:
+        coded.pixels.foreach_set(rgba.ravel())
+        coded.file_format = "PNG"
+        with _reported():
+            coded.save(filepath=str(target))
+    finally:
+        bpy.data.images.remove(coded)
+    return target
+
+
+@contextlib.contextmanager
+def _reported():
+    """Blender reports a failed save as RuntimeError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise UserError(f"The picture could not be saved: {str(error).strip()}", "Free some space, or save it as a file.") from error
