@@ -8,9 +8,7 @@ arguments; every finished segment is on disk before the next begins.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,10 +20,11 @@ from . import images, momentum, sampler, scaffold
 from .gaussians import Gaussians, concatenate
 from .job import Job, load_gaussians, save_gaussians, write_json
 from .measures import drift_psnr, gradient_ratio, psnr, seam_ratio
+from .meter import Meter
 from .optimize import RefineResult, refine
 from .priors.base import Clip, VideoPrior
 from .rasterize import rasterize
-from .rasterize.blend import linear_to_srgb
+from .colour import linear_to_srgb
 from .settings import SceneSettings
 from .trajectory import Segment, plan_segments
 
@@ -76,25 +75,25 @@ def generate(job: Job, inputs: Inputs, prior: VideoPrior, report: Report) -> Gau
         segment, name = segments[index], f"segment {index + 1} of {len(segments)}"
         window = slice(segment.start, segment.stop)
         K, cameras = inputs.K[window], inputs.camera_from_world[window]
-        clock = _Clock()
+        meter = Meter()
         with job.new_segment(index) as folder:
-            with clock("render"):
+            with meter("render"):
                 views = render(gaussians, K, cameras, inputs.image, settings, pin_first=segment.start == 0)
                 holes, depth = scaffold.build_scaffold(
                     gaussians, K, cameras, inputs.image.shape[2], inputs.image.shape[1], sh_degree=settings.refine.sh_degree
                 )
-            with clock("generate"):
+            with meter("generate"):
                 enhanced = enhance(views, depth, inputs.image, K, cameras, prior, settings, index, _named(report, f"{name}: generate"))
             overlap = pool[segment.start : segment.new]
             pool = torch.cat([pool[: segment.start], enhanced.frames])
             if settings.momentum.diffusion:
                 gaussians = concatenate(gaussians, scaffold.paint(holes, enhanced.frames))
-            with clock("refine"):
+            with meter("refine"):
                 refined = _refine(gaussians, pool, inputs, settings, index, views, _named(report, f"{name}: refine"))
                 gaussians = refined.gaussians
                 after = render(gaussians, K, cameras, inputs.image, settings)
             view_psnr = [psnr(drawn, frame) for drawn, frame in zip(after.rgb, enhanced.frames, strict=True)]
-            stats = _measure(views, enhanced, overlap, refined, gaussians, view_psnr, segment, clock.seconds)
+            stats = _measure(views, enhanced, overlap, refined, gaussians, view_psnr, segment, meter)
             _write_segment(folder, segment, views, enhanced, gaussians, stats)
         report(name, index + 1, len(segments), preview=job.segment_folder(index) / "preview.png")
     return gaussians
@@ -209,12 +208,13 @@ def _state(job: Job, finished: list[Segment], inputs: Inputs) -> tuple[Gaussians
 
 def _measure(
     views: Views, enhanced: Enhanced, overlap: Tensor, refined: RefineResult, gaussians: Gaussians,
-    view_psnr: list[float], segment: Segment, seconds: dict[str, float],
+    view_psnr: list[float], segment: Segment, meter: Meter,
 ) -> dict[str, Any]:  # fmt: skip
     """The numbers of a segment for the report; none of them needs ground truth."""
     unknown = enhanced.mu <= _KNOWN
     return {
-        "start": segment.start, "stop": segment.stop, "new": segment.new, "seconds": seconds,
+        "start": segment.start, "stop": segment.stop, "new": segment.new, "seconds": meter.seconds,
+        "peak_mb": meter.peak_mb, "peak_vram_mb": meter.peak_vram_mb,
         "unknown_share": float(unknown.float().mean()),
         "lambda_mean": float(enhanced.lam.mean()), "mu_mean": float(enhanced.mu.mean()),
         "drift_psnr": drift_psnr(enhanced.frames, views.rgb, ~unknown),
@@ -259,15 +259,3 @@ def _eight_bits(frames: Tensor) -> Tensor:
 def _named(report: Report, stage: str) -> sampler.StepReport:
     return lambda done, total: report(stage, done, total)
 
-
-class _Clock:
-    """Seconds spent in named stages."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start

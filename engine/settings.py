@@ -37,6 +37,7 @@ class PathSettings:
     segment_length: int = _setting(25, "Frames generated together (N)", unit="frames", limits=(2, 201))
     overlap: int = _setting(10, "Frames a segment shares with the one before (n)", unit="frames", limits=(1, 100))
     frame_step: int = _setting(1, "Use every k-th frame of the path", unit="frames", limits=(1, 100))
+    move_frames: int = _setting(40, "Frames of a named move such as dolly:1.0", unit="frames", limits=(1, 10000))
     motion_scale: float = _setting(
         0.0,
         "Length of one path unit; 0 takes metres as they are and scales a path of unknown unit by the scene's depth",

@@ -1,0 +1,179 @@
+"""generate: one image and a camera path become a scene."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from .. import settings as settings_module
+from ..errors import Cancelled, UserError
+from ..settings import PRESETS, SceneSettings, Setting
+
+DEMO = Path(__file__).resolve().parents[1] / "demo"
+_DEFAULT_MOVE = "dolly:1.0"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """--image, --path, --out, --preset, --resume, and a flag for every setting."""
+    parser.add_argument("--image", type=Path, help="the picture; without it the bundled demo is made")
+    parser.add_argument("--path", default=None, help=f"camera path file, or a move such as {_DEFAULT_MOVE} (the default) or orbit:20")
+    parser.add_argument("--out", type=Path, default=None, help="folder for the results (default: out/ and the picture's name)")
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="standard")
+    parser.add_argument("--resume", action="store_true", help="continue the job in --out after its last finished segment")
+    groups: dict[str, Any] = {}
+    for row in settings_module.table():
+        group = groups.setdefault(row.group, parser.add_argument_group(row.group))
+        flags = _flags(row.name)
+        group.add_argument(*flags, dest=f"setting_{row.name}", default=None, type=_reader(row), metavar=_metavar(row), help=_help(row))
+
+
+def _flags(name: str) -> list[str]:
+    dashed = "--" + name.replace("_", "-")
+    return [dashed] if "_" not in name else [dashed, "--" + name]
+
+
+def _metavar(row: Setting) -> str:
+    return "{" + ",".join(row.choices) + "}" if row.choices else row.unit.upper() or row.type.__name__.upper()
+
+
+def _help(row: Setting) -> str:
+    return f"{row.text} (default: {row.default})".replace("%", "%%")
+
+
+def _reader(row: Setting) -> Any:
+    if row.type is not bool:
+        return row.type
+    words = {"on": True, "true": True, "1": True, "yes": True, "off": False, "false": False, "0": False, "no": False}
+
+    def switch(text: str) -> bool:
+        if text.lower() not in words:
+            raise argparse.ArgumentTypeError(f"{text!r} is neither on nor off")
+        return words[text.lower()]
+
+    return switch
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the job folder, run the job, and say where the results are."""
+    from .. import job as job_module
+
+    values = {name.removeprefix("setting_"): v for name, v in vars(args).items() if name.startswith("setting_") and v is not None}
+    image, path, preset = args.image, args.path, args.preset
+    if image is None and not (args.resume and args.out):
+        image, path, preset, values = _demo(path, preset, values)
+    folder = (args.out or Path("out") / ("demo" if args.image is None else args.image.stem)).resolve()
+    try:
+        if image is None:
+            job = job_module.Job(_existing(folder))
+        else:
+            job = _prepare(folder, image, path or _DEFAULT_MOVE, settings_module.make(preset, **values), resume=args.resume)
+        outputs = run_job(job.folder, Bars())
+    except (KeyboardInterrupt, Cancelled):
+        raise Cancelled(f"Stopped. Finished segments are in {folder}; add --resume to continue.") from None
+    sys.stdout.write("".join(f"{name}: {file}\n" for name, file in outputs.items()))
+    return 0
+
+
+def _demo(path: str | None, preset: str, values: dict[str, Any]) -> tuple[Path, str, str, dict[str, Any]]:
+    import json
+
+    chosen = json.loads((DEMO / "demo.json").read_text(encoding="utf-8"))
+    image = next(file for file in sorted(DEMO.glob("image.*")))
+    return image, path or str(DEMO / "path.json"), "draft" if preset == "standard" else preset, {**chosen, **values}
+
+
+def _existing(folder: Path) -> Path:
+    if not (folder / "settings.json").is_file():
+        raise UserError(f"{folder} holds no job.", "Give the --out of the job to resume.")
+    return folder
+
+
+def _prepare(folder: Path, image: Path, path: str, settings: SceneSettings, *, resume: bool) -> Any:
+    """A job folder with copies of the inputs, after reading each once: bad input leaves nothing behind."""
+    from .. import camera_file, images, trajectory
+    from .. import job as job_module
+
+    picture = images.load_image(image)
+    inputs = {"image": image}
+    with tempfile.TemporaryDirectory() as scratch:
+        if trajectory.is_move(path) and not Path(path).exists():
+            trajectory.parse(path)
+            inputs["path"] = Path(scratch) / "path.txt"
+            inputs["path"].write_text(path + "\n", encoding="utf-8")
+        else:
+            size = (picture.pixels.shape[2], picture.pixels.shape[1])
+            inputs["path"] = Path(scratch) / "path.json"
+            camera_file.write(inputs["path"], trajectory.load(path, image_size=size))
+        depth = Path(settings.geometry.depth)
+        if depth.suffix:
+            if not depth.is_file():
+                raise UserError(f"The depth map {depth} does not exist.", "Check the name, or use --depth box.")
+            inputs["depth"] = depth
+            settings = settings_module.make(**{**_flat(settings), "depth": f"input/depth{depth.suffix.lower()}"})
+        return job_module.prepare(folder, settings, inputs, resume=resume)
+
+
+def _flat(settings: SceneSettings) -> dict[str, Any]:
+    return {name: value for group in settings_module.to_json(settings).values() for name, value in group.items()}
+
+
+def run_job(folder: Path, report: Any, _: Any = None) -> dict[str, str]:
+    """Run the job in a folder that has settings.json and input/; finished segments are not computed again.
+
+    `report(stage, done, total, text="", preview=None)` may raise `Cancelled`. Returns the
+    results, name -> file. The server and the command line both come here.
+    """
+    report("starting", 0, 1)
+    from .. import inputs, pipeline, priors, results
+    from ..device import choose
+    from ..job import Job
+
+    job = Job(folder)
+    handler = _log_to(folder)
+    try:
+        with job.locked():
+            job.start()
+            device = choose(job.settings.output.device)
+            report("depth", 0, 1)
+            start = inputs.load(job, device)
+            prior = priors.make_prior(job.settings, start.inputs.image, str(device))
+            start.facts.update(results.provenance(prior.spec))
+            gaussians = pipeline.generate(job, start.inputs, prior, report)
+            return results.write(job, start, gaussians, report)
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+def _log_to(folder: Path) -> logging.Handler:
+    handler = logging.FileHandler(folder / "engine.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    return handler
+
+
+class Bars:
+    """The progress callback of the command line: one bar a stage, with the remaining time."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._stage = ""
+
+    def __call__(self, stage: str, done: int, total: int, text: str = "", preview: Path | None = None) -> None:
+        from tqdm import tqdm
+
+        if stage != self._stage:
+            if self._bar is not None:
+                self._bar.close()
+            self._bar, self._stage = tqdm(total=total, desc=stage, file=sys.stderr, dynamic_ncols=True), stage
+        self._bar.n = done
+        self._bar.refresh()
+        if text:
+            self._bar.set_postfix_str(text)
+        if done >= total:
+            self._bar.close()
+            self._stage, self._bar = "", None
