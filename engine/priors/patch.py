@@ -46,6 +46,8 @@ LAST_NOISE = 0.08  # sigma of the last level before clean
 SWEEPS = 4
 REACH = 8
 SOFTNESS = 0.02
+BONUS = 0.08  # share of its energy that a patch is let off for each of 4 neighbours that it continues
+SOFT = 0.5  # noise per cell above which the posterior is taken over the whole bank
 WINDOW = 2.0  # standard deviation of a patch's say in the vote, cells
 
 
@@ -155,7 +157,7 @@ class PatchPrior:
             queries = condition.queries[f, scale.factor]
             target, weight = self._target(noisy, seen, own * 1.0, tied, sigma, scale, queries)
             parent = (codes, condition.queries[f, self.bank[k - 1].factor], self.bank[k - 1]) if codes is not None else None
-            codes, mean, variance = self._posterior(target, weight, scale, queries, parent, i)
+            codes, mean, variance = self._posterior(target, weight, scale, queries, parent, i, sigma / scale.factor)
         voted = self._vote(queries, mean, variance)
         if scale.factor > 1:
             voted = F.interpolate(voted[None], scale_factor=scale.factor, mode="bilinear", align_corners=False)[0]
@@ -179,7 +181,7 @@ class PatchPrior:
         return F.pad(colour, pad).permute(1, 2, 0).contiguous().numpy(), F.pad(weight, pad).contiguous().numpy()
 
     def _posterior(
-        self, target: Any, weight: Any, scale: patch_bank.Scale, queries: Queries, parent: Any, i: int
+        self, target: Any, weight: Any, scale: patch_bank.Scale, queries: Queries, parent: Any, i: int, noise: float
     ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
         """(candidates [q, CANDIDATES], posterior mean [q, 147], variance [q])."""
         n = len(queries.rows)
@@ -194,18 +196,23 @@ class PatchPrior:
             patch_search.in_chunks(
                 patch_search.posterior_all, n, *place, scale.patches, scale.codes, scale.heights, v_scale, height, mean, variance, codes, energies
             )
-            return codes, mean, variance
-        above, above_queries, above_scale = parent
-        patch_search.in_chunks(
-            patch_search.descend, n, *place, scale.picture, v_scale, height, above, above_queries.index, above_scale.width, codes, energies
-        )
+            if noise > SOFT:
+                return codes, mean, variance
+        else:
+            self._descend(place, scale, queries, parent, codes, energies)
         for sweep in range(SWEEPS):
             patch_search.in_chunks(
-                patch_search.search, n, *place, queries.index, scale.picture, v_scale, height, sweep, self.seed * 1000 + i, REACH,
+                patch_search.search, n, *place, queries.index, scale.picture, v_scale, height, np.float32(BONUS), sweep, self.seed * 1000 + i, REACH,
                 codes.copy(), codes, energies,
             )  # fmt: skip
         patch_search.in_chunks(patch_search.posterior_of_candidates, n, scale.picture, codes, energies, mean, variance)
         return codes, mean, variance
+
+    def _descend(self, place: Any, scale: patch_bank.Scale, queries: Queries, parent: Any, codes: Any, energies: Any) -> None:
+        above, above_queries, above_scale = parent
+        patch_search.in_chunks(
+            patch_search.descend, len(queries.rows), *place, scale.picture, np.float32(0.5 / S_V**2), queries.index.shape[0], above, above_queries.index, above_scale.width, codes, energies
+        )
 
     def _vote(self, queries: Queries, mean: NDArray[np.float32], variance: NDArray[np.float32]) -> Tensor:
         """The overlapping posterior means as one picture [3, h, w]; the render where there is no query."""

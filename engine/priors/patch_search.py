@@ -155,20 +155,34 @@ def _hash(a, b, c):  # type: ignore[no-untyped-def]
 
 
 @njit(**_OPTIONS)
-def _try(code, shift_y, shift_x, t, w, picture, v, v_scale, energies, codes):  # type: ignore[no-untyped-def]
-    """Offer bank patch `code`, shifted, to a query; shifts that leave the picture are clamped."""
-    height, width = picture.shape[1], picture.shape[2] // 3
+def _moved(code, shift_y, shift_x, height, width):  # type: ignore[no-untyped-def]
+    """The bank patch that lies (shift_y, shift_x) cells from `code`, kept inside its picture."""
     m = code // (height * width)
-    y = (code // width) % height + shift_y
-    x = code % width + shift_x
-    y = min(max(y, RADIUS), height - 1 - RADIUS)
-    x = min(max(x, RADIUS), width - 1 - RADIUS)
-    new = (m * height + y) * width + x
+    y = min(max((code // width) % height + shift_y, RADIUS), height - 1 - RADIUS)
+    x = min(max(code % width + shift_x, RADIUS), width - 1 - RADIUS)
+    return (m * height + y) * width + x
+
+
+@njit(**_OPTIONS)
+def _try(new, near, t, w, picture, v, v_scale, bonus, energies, codes):  # type: ignore[no-untyped-def]
+    """Offer bank patch `new` to a query.
+
+    near [n]: what the neighbours' best patches say this query's patch should be; every one that
+    agrees lowers the energy by the share `bonus`.
+    """
     for k in range(codes.shape[0]):
         if codes[k] == new:
             return
+    height, width = picture.shape[1], picture.shape[2] // 3
+    m = new // (height * width)
+    y = (new // width) % height
+    x = new % width
     dv = v - (np.float32(y) + np.float32(0.5)) / np.float32(height)
-    e = _energy(t, w, picture, m, y, x, dv, v_scale, energies[energies.shape[0] - 1])
+    share = np.float32(1.0)
+    for j in range(near.shape[0]):
+        if near[j] == new:
+            share -= bonus
+    e = share * _energy(t, w, picture, m, y, x, dv, v_scale, energies[energies.shape[0] - 1] / share)
     _keep(e, new, energies, codes)
 
 
@@ -198,45 +212,64 @@ def descend(first, stop, target, weight, rows, columns, picture, v_scale, height
             m = code // (parent_height * parent_width)
             py = 2 * ((code // parent_width) % parent_height)
             px = 2 * (code % parent_width)
-            fine = (m * picture_height + py) * picture_width + px
-            _try(fine, y % 2, x % 2, t, w, picture, v, v_scale, energies[q], codes[q])
+            fine = _moved((m * picture_height + py) * picture_width + px, y % 2, x % 2, picture_height, picture_width)
+            _try(fine, codes[q, :0], t, w, picture, v, v_scale, np.float32(0.0), energies[q], codes[q])
 
 
 @njit(**_OPTIONS)
-def search(first, stop, target, weight, rows, columns, index, picture, v_scale, height, sweep, seed, reach, old, codes, energies):  # type: ignore[no-untyped-def]
-    """One sweep: offer every query its neighbours' candidates and a few hashed places near its own best.
+def search(first, stop, target, weight, rows, columns, index, picture, v_scale, height, bonus, sweep, seed, reach, old, codes, energies):  # type: ignore[no-untyped-def]
+    """One sweep: offer every query its own candidates again, its neighbours', and a few hashed places near its best.
 
     index [h, w] which query a cell is, -1 none; old [q, CANDIDATES] the codes before the sweep;
-    codes, energies are updated in place for this query alone.
+    codes, energies are written for this query alone.
     """
     t = np.empty(LENGTH, np.float32)
     w = np.empty(LENGTH, np.float32)
-    hops = 1 if sweep % 2 else 2
+    near = np.empty(4, np.int32)
+    picture_height, picture_width = picture.shape[1], picture.shape[2] // 3
     for q in range(first, stop):
         y, x = rows[q], columns[q]
         _gather(target, weight, y, x, t, w)
         v = (np.float32(y) + np.float32(0.5)) / np.float32(height)
         for side in range(4):
-            dy = (side - 1) * hops if side % 2 == 0 else 0
-            dx = (side - 2) * hops if side % 2 == 1 else 0
-            ny, nx = y + dy, x + dx
-            if ny < 0 or nx < 0 or ny >= index.shape[0] or nx >= index.shape[1]:
-                continue
-            p = index[ny, nx]
-            if p < 0:
-                continue
+            near[side] = _advice(y, x, side, 1, 0, index, old, picture_height, picture_width)
+        for k in range(CANDIDATES):
+            energies[q, k] = np.inf
+            codes[q, k] = -1
+        for k in range(CANDIDATES):
+            if old[q, k] >= 0:
+                _try(old[q, k], near, t, w, picture, v, v_scale, bonus, energies[q], codes[q])
+        hops = 2 + 2 * (sweep % 3)
+        for side in range(4):
+            if near[side] >= 0:
+                _try(near[side], near, t, w, picture, v, v_scale, bonus, energies[q], codes[q])
             for k in range(2):
-                if old[p, k] >= 0:
-                    _try(old[p, k], -dy, -dx, t, w, picture, v, v_scale, energies[q], codes[q])
+                far = _advice(y, x, side, hops if k == 0 else 1, k, index, old, picture_height, picture_width)
+                if far >= 0:
+                    _try(far, near, t, w, picture, v, v_scale, bonus, energies[q], codes[q])
         span = reach
         draw = 0
         while span >= 1:
             h = _hash(q * 64 + draw, sweep, seed)
             jy = np.int64(h % np.uint64(2 * span + 1)) - span
             jx = np.int64((h >> np.uint64(32)) % np.uint64(2 * span + 1)) - span
-            _try(codes[q, 0], jy, jx, t, w, picture, v, v_scale, energies[q], codes[q])
+            _try(_moved(old[q, 0], jy, jx, picture_height, picture_width), near, t, w, picture, v, v_scale, bonus, energies[q], codes[q])
             span //= 2
             draw += 1
+
+
+@njit(**_OPTIONS)
+def _advice(y, x, side, hops, k, index, old, picture_height, picture_width):  # type: ignore[no-untyped-def]
+    """The patch that the k-th candidate of the neighbour `hops` cells away would continue to here, or -1."""
+    dy = (side - 1) * hops if side % 2 == 0 else 0
+    dx = (side - 2) * hops if side % 2 == 1 else 0
+    ny, nx = y + dy, x + dx
+    if ny < 0 or nx < 0 or ny >= index.shape[0] or nx >= index.shape[1]:
+        return -1
+    p = index[ny, nx]
+    if p < 0 or old[p, k] < 0:
+        return -1
+    return _moved(old[p, k], -dy, -dx, picture_height, picture_width)
 
 
 @njit(**_OPTIONS)
