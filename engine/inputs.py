@@ -38,7 +38,7 @@ def load(job: Job, device: torch.device) -> Start:
     if width * height > MAX_WORKING_PIXELS:
         raise UserError(f"The working size {width}x{height} is too large.", "Lower width.")
     image = images.resize(picture.pixels, width, height).to(device)
-    source = make_depth_source(settings.geometry, device, folder=job.folder)
+    source = make_depth_source(settings.geometry, device, folder=job.folder, image_size=(w, h))
     given = None if job.path.suffix == ".txt" else trajectory.scaled_to(trajectory.load(job.path, image_size=(w, h)), width, height)
     K, fov_sentence = choose_intrinsics(settings.geometry.fov, given, picture.fov_deg, source, image)
     estimate = source.estimate(image, K)
@@ -54,6 +54,7 @@ def load(job: Job, device: torch.device) -> Start:
     facts = {
         "picture": f"{job.image.name}, {w}x{h}, worked on at {width}x{height}", **_lines("note on the picture", picture.notes),
         "field of view": fov_sentence, "path": f"{path.count} cameras. {scale_sentence}", **_lines("warning", warnings),
+        **_lines("note on the depth", estimate.notes),
         "depth": f"{estimate.name} ({estimate.licence}), {'metric' if estimate.metric else 'up to scale'}",
         "first geometry": f"{gaussians.count} Gaussians", "device": str(device), "seed": settings.output.seed,
     }  # fmt: skip

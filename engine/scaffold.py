@@ -20,6 +20,7 @@ from .rasterize import rasterize
 
 HOLE_ALPHA = 0.5  # a pixel that lets more light through than this is a hole
 _SMALLEST_HOLE = 4  # pixels; fewer in a frame are left to the optimiser
+_WIDEST_HOLE = 0.7  # of a frame: continuing so far from so little is left to the frames between
 _SIGMA_PX = 0.7  # footprint of one Gaussian per pixel
 _OPACITY_LOGIT = 2.2  # 0.9
 
@@ -43,7 +44,8 @@ def build_scaffold(
     """
     parts: list[Scaffold] = []
     scene = known
-    for f in _far_frames_first(K.shape[0]):
+    # once more in the path's order: a view that saw too little to continue from has more to go on by then
+    for f in [*_far_frames_first(K.shape[0]), *range(K.shape[0])]:
         part = _fill_frame(scene, K[f], camera_from_world[f], width, height, sh_degree)
         if part is not None:
             gaussians, row, column = part
@@ -84,7 +86,7 @@ def _fill_frame(
     drawn = rasterize(scene, K[None], camera_from_world[None], width, height)
     alpha, depth = drawn.alpha[0, ..., 0], drawn.depth[0, ..., 0]
     hole = alpha < HOLE_ALPHA
-    if int(hole.sum()) < _SMALLEST_HOLE or bool(hole.all()):
+    if int(hole.sum()) < _SMALLEST_HOLE or float(hole.float().mean()) > _WIDEST_HOLE:
         return None
     row, column = torch.nonzero(hole, as_tuple=True)
     z = _completed(depth, alpha)[row, column]
