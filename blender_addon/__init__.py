@@ -7,9 +7,9 @@ from types import ModuleType
 
 def _modules() -> list[ModuleType]:
     """Modules with `register` and `unregister`, in the order of registration."""
-    from . import delivery, headless, io_operators, operators, panels, preferences, properties
+    from . import delivery, engine_setup, headless, io_operators, operators, panels, preferences, properties
 
-    return [properties, preferences, io_operators, operators, panels, delivery, headless]
+    return [properties, engine_setup, preferences, io_operators, operators, panels, delivery, headless]
 
 
 def register() -> None:

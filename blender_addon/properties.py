@@ -12,7 +12,7 @@ from ..engine import settings as engine_settings
 from ..engine.settings import SceneSettings, Setting
 
 BLENDER_DEFAULTS: dict[str, Any] = {"blending": "linear"}  # Blender blends light, so a scene for Blender is refined in light
-ON_THE_MAIN_PANEL = ("depth", "prior", "seed")  # drawn there, so left out of the sub-panels
+ON_THE_MAIN_PANEL = ("depth", "prior", "seed", "frame_step")  # drawn there, so left out of the sub-panels
 PRESET_VALUES = sorted({name for values in engine_settings.PRESETS.values() for name in values})
 
 _LABELS = {

@@ -1,0 +1,184 @@
+"""The panels draw in every state. Without a window there is no layout, so a checking one stands in:
+
+it refuses properties, operators and icons that Blender does not have, as Blender's own does only
+by a line in the console. tests/window/run_window_test.py looks at the real thing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+bpy = pytest.importorskip("bpy", reason="bpy is not installed in this Python")
+from scene_splatter.blender_addon import delivery, engine_setup, jobs, panels, places, properties  # noqa: E402
+from scene_splatter.blender_addon.session import Phase, Problem, Status  # noqa: E402
+
+pytestmark = pytest.mark.blender
+
+ICONS = set(bpy.types.UILayout.bl_rna.functions["prop"].parameters["icon"].enum_items.keys())
+
+
+class CheckingLayout:
+    """Takes the calls that our panels make; remembers what would be seen."""
+
+    def __init__(self, seen: list[str] | None = None) -> None:
+        self.seen = seen if seen is not None else []
+
+    def _child(self, **_: Any) -> CheckingLayout:
+        return CheckingLayout(self.seen)
+
+    row = column = box = split = _child
+
+    def panel(self, _name: str, default_closed: bool = False) -> tuple[CheckingLayout, CheckingLayout]:
+        return self._child(), self._child()
+
+    def label(self, text: str = "", icon: str = "NONE") -> None:
+        assert icon in ICONS, icon
+        self.seen.append(text)
+
+    def prop(self, data: Any, name: str, text: str | None = None, expand: bool = False) -> None:
+        assert name in data.bl_rna.properties, name
+        self.seen.append(name)
+
+    def operator(self, name: str, text: str | None = None, icon: str = "NONE", emboss: bool = True) -> Any:
+        assert icon in ICONS, icon
+        module, operator = name.split(".")
+        label = getattr(getattr(bpy.ops, module), operator).get_rna_type().name  # KeyError if there is none
+        self.seen.append(text or label)
+        return type("Arguments", (), {})()
+
+    def template_ID(self, data: Any, name: str, open: str = "") -> None:
+        self.prop(data, name)
+
+    def template_icon(self, icon_value: int, scale: float = 1.0) -> None:
+        self.seen.append("a picture")
+
+    def progress(self, text: str = "", factor: float = 0.0) -> None:
+        assert 0.0 <= factor <= 1.0
+        self.seen.append(f"{text} [{factor:.2f}]")
+
+
+@pytest.fixture
+def status(monkeypatch: pytest.MonkeyPatch) -> Status:
+    """The session's status for one test."""
+    made = Status()
+    monkeypatch.setattr(delivery.session, "status", made)
+    return made
+
+
+def drawn(panel: type) -> list[str]:
+    layout = CheckingLayout()
+    instance = type("Drawn", (), {"layout": layout})()
+    panel.draw(instance, bpy.context)
+    return layout.seen
+
+
+def text_of(panel: type) -> str:
+    return " ".join(drawn(panel))
+
+
+def test_all_settings_are_drawn_exactly_once(empty_scene, status: Status) -> None:
+    names = [name for panel in (panels.SCENESPLATTER_PT_main, *panels.SETTINGS_PANELS) for name in drawn(panel)]
+    for row in properties.engine_settings.table():
+        wanted = 0 if row.name == "depth" else 1  # depth is drawn as depth_source and its fields
+        assert names.count(row.name) == wanted, row.name
+
+
+def test_the_checking_layout_can_fail(empty_scene) -> None:
+    with pytest.raises(AssertionError):
+        CheckingLayout().prop(empty_scene, "no_such_property")
+    with pytest.raises(AssertionError):
+        CheckingLayout().label(text="a", icon="NO_SUCH_ICON")
+    with pytest.raises((KeyError, AttributeError)):
+        CheckingLayout().operator("scene_splatter.no_such_operator")
+
+
+def test_a_disabled_generate_says_why(empty_scene, status: Status, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(places.PYTHON_VARIABLE, "/no/python")
+    text = text_of(panels.SCENESPLATTER_PT_main)
+    assert "The engine is not installed" in text and "Open Preferences" in text
+    monkeypatch.setenv(places.PYTHON_VARIABLE, __file__)
+    assert "There is no camera" in text_of(panels.SCENESPLATTER_PT_main)
+
+
+def test_a_running_job_shows_bar_stage_time_and_cancel(empty_scene, status: Status) -> None:
+    now = time.monotonic()
+    status.phase, status.stage, status.done, status.total = Phase.RUNNING, "segment 1 of 3: refine", 30, 120
+    status.started_s, status.stage_started_s = now - 65, now - 10
+    seen = drawn(panels.SCENESPLATTER_PT_main)
+    assert "segment 1 of 3: refine" in seen and "30 of 120 [0.25]" in seen and "Cancel" in seen
+    assert any(line.startswith("1:05 so far, 0:") and "left" in line for line in seen)
+    assert "Generate Scene" not in seen
+    status.total = 0  # not known
+    assert " [0.00]" in drawn(panels.SCENESPLATTER_PT_main)
+
+
+def test_the_newest_preview_frame_is_shown(empty_scene, status: Status, tmp_path: Path) -> None:
+    status.phase = Phase.RUNNING
+    assert "a picture" not in drawn(panels.SCENESPLATTER_PT_main)
+    status.preview = str(tmp_path / "missing.png")
+    assert "a picture" not in drawn(panels.SCENESPLATTER_PT_main)
+    image = bpy.data.images.new("a", 8, 8)
+    image.filepath_raw, image.file_format = str(tmp_path / "preview.png"), "PNG"
+    image.save()
+    status.preview = image.filepath_raw
+    drawn(panels.SCENESPLATTER_PT_main)
+    assert list(panels._previews["frames"]) == [status.preview]  # without a window Blender gives it no icon yet
+
+
+def test_the_last_error_stays_with_its_remedy_and_its_buttons(empty_scene, status: Status, tmp_path: Path) -> None:
+    status.problem = Problem("The machine ran out of memory.", "Choose the preset draft.", "details", tmp_path / "engine.log")
+    text = text_of(panels.SCENESPLATTER_PT_main)
+    assert all(words in text for words in ("ran out of memory.", "preset draft.", "Copy Details", "Open Log", "Dismiss Error"))
+    assert "Generate Scene" in text  # and the next try is one click away
+    bpy.ops.scene_splatter.forget_problem()
+    assert "out of memory" not in text_of(panels.SCENESPLATTER_PT_main)
+
+
+def test_a_waiting_job_is_offered_to_resume_or_import(empty_scene, status: Status, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = jobs.Leftover(Path("hall_v003"), jobs.Ticket("", "Scene", "hall"), finished=False)
+    monkeypatch.setattr(delivery, "waiting_job", lambda _scene: left)
+    text = text_of(panels.SCENESPLATTER_PT_main)
+    assert "hall_v003 is not finished." in text and "Resume" in text
+    monkeypatch.setattr(delivery, "waiting_job", lambda _scene: dataclasses.replace(left, finished=True))
+    assert "Import Result" in text_of(panels.SCENESPLATTER_PT_main)
+
+
+def test_the_segments_are_listed_in_scene_frames(empty_scene, status: Status) -> None:
+    empty_scene.frame_start, empty_scene.frame_end = 101, 140
+    assert drawn(panels.SCENESPLATTER_PT_segments) == [
+        "40 cameras in 2 segments",
+        "1:  frames 101 to 125,  25 new",
+        "2:  frames 116 to 140,  15 new",
+    ]
+    empty_scene.frame_end = 1000
+    assert drawn(panels.SCENESPLATTER_PT_segments)[-1].startswith("and ")
+    empty_scene.scene_splatter.use_scene_range = False
+    empty_scene.scene_splatter.frame_end = 0
+    assert "No segments" in text_of(panels.SCENESPLATTER_PT_segments)
+
+
+def test_the_results_numbers_are_listed(empty_scene, status: Status) -> None:
+    assert not panels.SCENESPLATTER_PT_result.poll(bpy.context)
+    status.outputs = {"scene_ply": "/a/scene.ply", "gaussians": 123456, "psnr_db": 31.41592, "resumed": True}
+    assert panels.SCENESPLATTER_PT_result.poll(bpy.context)
+    assert drawn(panels.SCENESPLATTER_PT_result)[:4] == ["gaussians", "123,456", "psnr db", "31.42"]
+
+
+def test_the_preferences_draw_before_during_and_after(empty_scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(places.PYTHON_VARIABLE, "/no/python")
+    layout = CheckingLayout()
+    engine_setup.draw_install(layout)
+    engine_setup.draw_check(layout, bpy.context)
+    engine_setup.draw_licences(layout)
+    assert "The engine is not installed" in " ".join(layout.seen) and "GPL-3.0-or-later" in " ".join(layout.seen)
+    task = engine_setup.tasks["install"]
+    monkeypatch.setattr(task, "running", True)
+    monkeypatch.setattr(task, "factor", 0.5)
+    layout = CheckingLayout()
+    engine_setup.draw_install(layout)
+    assert "Install ... [0.50]" in layout.seen
