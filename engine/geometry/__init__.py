@@ -1,0 +1,35 @@
+"""Depth sources, and the first Gaussians that are made from depth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ..errors import UserError
+from ..settings import GeometrySettings
+from .base import DepthSource
+from .box import Box
+from .depth_file import ENDINGS, DepthFile
+
+
+def make_depth_source(
+    settings: GeometrySettings, device: torch.device | str, *, folder: Path | None = None, image_size: tuple[int, int] | None = None
+) -> DepthSource:
+    """The depth source that `settings.depth` names: "box", a depth map file, or a learned model.
+
+    A relative file name is looked for in `folder` first. `image_size` (width, height) is the
+    whole picture's, for a depth map's aspect. Raises UserError for a name that is none of these,
+    and what the model's own loader raises.
+    """
+    from .learned import LEARNED  # reaches the model code only when it is called
+
+    name = settings.depth.strip()
+    if name == "box":
+        return Box(settings)
+    if name in LEARNED:
+        return LEARNED[name](settings, torch.device(device))
+    if Path(name).suffix.lower() in ENDINGS:
+        inside = folder / name if folder is not None else Path(name)
+        return DepthFile(inside if inside.is_file() else Path(name), settings.depth_unit, image_size)
+    raise UserError(f"Unknown depth source {name!r}.", f"Choose one of {', '.join(('box', *LEARNED))}, or an EXR, 16-bit PNG or NPY file.")

@@ -1,0 +1,34 @@
+"""The interface of a depth source: a picture in, depth in metres out."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+
+class DepthEstimate(NamedTuple):
+    """Depth of every pixel of a picture, and where it comes from."""
+
+    depth_m: Tensor  # [h, w] along the camera's z, above 0; inf: sky, endlessly far
+    K: Tensor | None  # [3, 3] pixels, if the source worked it out itself
+    metric: bool  # whether metres are metres
+    licence: str  # SPDX id or the model's own licence name
+    name: str
+    notes: tuple[str, ...] = ()  # what the report should say: holes that were filled, resampling
+
+
+class DepthSource(Protocol):
+    """Anything that can look at one picture."""
+
+    name: str
+    licence: str
+
+    def intrinsics(self, image: Tensor) -> Tensor | None:
+        """K [3, 3] that the source itself reads from the picture [3, h, w], or None if it cannot."""
+
+    def estimate(self, image: Tensor, K_hint: Tensor | None) -> DepthEstimate:
+        """Depth of image [3, h, w] in 0..1. K_hint [3, 3] is the camera to assume where it is known.
+
+        Every value of the result is above 0, holes are filled. Raises UserError.
+        """

@@ -1,0 +1,214 @@
+"""The first Gaussians: one for each pixel of a picture with depth, and a second layer behind the edges.
+
+World axes are the camera's (OpenCV: x right, y down, z forward), metres.
+
+* A pixel becomes a flat disc that lies in its surface and covers what the pixel covers: the
+  Gaussian of _SIGMA_PX pixels, moved to the surface by the derivative of the point seen with
+  respect to the pixel. Slopes come from inverse depth (affine on a plane), from the side on which
+  it changes less, so no disc leans over a depth edge: there are no rubber sheets.
+* Behind the near side of an edge the far surface goes on for a few percent of the picture
+  (the idea of Flash3D's second layer, Szymanowicz et al. 2024).
+* Drawing discs over each other blurs, so their colours are sharpened until the picture comes out
+  (Van Cittert's iteration: add what the drawing lacks).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..colour import linear_to_srgb
+from ..gaussians import Gaussians, concatenate, sh_dc_from_colour
+from ..rasterize import rasterize
+from .completion import complete_depth
+from .edges import cleaned, depth_edges, grow_behind
+
+SEEN, BEHIND, BORDER = range(3)
+_SIGMA_PX = 0.45  # less leaves gaps when the camera comes closer, more blurs: measured
+_BORDER_STRIDE, _BORDER_SIGMA_PX = 4, 4.5  # large enough to count as unseen for the scale map
+_OPACITY_LOGIT = 4.6  # 0.99
+_THICKNESS = 0.1  # of a disc, as a share of its shorter radius
+_STEEPEST = 8.0  # depth change over a pixel, in units of the pixel's own width at its depth
+_SHARPENING_STEPS = 5
+_COLOUR_SLACK = 0.2  # sharpened colours may leave 0..1 by this much
+_BAND = 0.03  # how far the second layer goes, as a share of the longer side
+_SKY_TIMES, _SKY_AT_LEAST_M = 4.0, 100.0  # sky lies beyond the farthest depth
+
+
+class Layered(NamedTuple):
+    """Gaussians, and what each was made for."""
+
+    gaussians: Gaussians
+    layer: Tensor  # [n] int64: SEEN, BEHIND (an edge) or BORDER (outside the frame)
+
+
+def gaussians_from_depth(
+    image: Tensor, depth_m: Tensor, K: Tensor, *, layers: int = 2, border: float = 0.0, sh_degree: int = 0, blending: str = "display"
+) -> Layered:
+    """Gaussians in the axes of the picture's camera.
+
+    image [3, h, w] in 0..1, depth_m [h, w] metres above 0 (inf: sky), K [3, 3] pixels. `layers` 2
+    adds the layer behind edges; `border` continues the scene beyond the frame by that share of its
+    size. `blending` is the space in which they will be drawn. Deterministic. Raises ValueError
+    for depth that is not above 0 everywhere, or sky alone.
+    """
+    _check(image, depth_m, layers, border)
+    device = image.device
+    colour, K = image.detach().cpu().permute(1, 2, 0).float(), K.detach().cpu().float()
+    inverse = cleaned(1.0 / with_sky(depth_m.detach().cpu().float()))
+    parts = [_discs(1.0 / inverse, colour, K, sh_degree)]
+    names = [SEEN]
+    edges = depth_edges(inverse)
+    if layers == 2 and bool(edges.any()):
+        band = grow_behind(inverse, colour, edges, max(2, round(_BAND * max(inverse.shape))))
+        if bool(band.mask.any()):
+            canvas = torch.where(band.mask, band.inverse, inverse)
+            parts.append(_discs(1.0 / canvas, torch.where(band.mask[..., None], band.colour, colour), K, sh_degree, keep=band.mask))
+            names.append(BEHIND)
+    if border > 0:
+        parts.append(_border(inverse, colour, K, border, sh_degree))
+        names.append(BORDER)
+    layer = torch.cat([torch.full((part.count,), name) for part, name in zip(parts, names, strict=True)])
+    parts[0] = _sharpened(concatenate(*parts), parts[0], image.detach().cpu().float(), K, blending)
+    return Layered(concatenate(*parts).map(lambda t: t.to(device)), layer.to(device))
+
+
+def with_sky(depth_m: Tensor) -> Tensor:
+    """[h, w]: infinite depth replaced by a distance well beyond everything else."""
+    sky = torch.isinf(depth_m)
+    if not bool(sky.any()):
+        return depth_m
+    return torch.where(sky, max(_SKY_AT_LEAST_M, _SKY_TIMES * float(depth_m[~sky].max())), depth_m)
+
+
+def _check(image: Tensor, depth_m: Tensor, layers: int, border: float) -> None:
+    if image.ndim != 3 or image.shape[0] != 3 or depth_m.shape != image.shape[1:]:
+        raise ValueError(f"expected image [3, h, w] and depth_m [h, w], got {tuple(image.shape)} and {tuple(depth_m.shape)}")
+    if not bool((depth_m > 0).all()) or bool(torch.isinf(depth_m).all()):
+        raise ValueError("depth_m: expected values above 0 everywhere, and not sky alone")
+    if layers not in (1, 2) or not 0 <= border <= 1:
+        raise ValueError(f"expected layers 1 or 2 and border in 0..1, got {layers} and {border}")
+
+
+def _discs(
+    depth: Tensor, colour: Tensor, K: Tensor, sh_degree: int, *, keep: Tensor | None = None, sigma_px: float = _SIGMA_PX
+) -> Gaussians:
+    """One disc for each pixel (those of `keep` [h, w]) of depth [h, w] and colour [h, w, 3]."""
+    h, w = depth.shape
+    v, u = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
+    ray = torch.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], torch.ones_like(u)], dim=-1)
+    # The point seen is ray * z; along u it moves by e_x z / fx + ray * dz/du, with dz/du = -z^2 d(1/z)/du.
+    width_m = depth / torch.sqrt(K[0, 0] * K[1, 1])
+    axes = []
+    for dim, focal in ((1, K[0, 0]), (0, K[1, 1])):
+        climb = (-(depth**2) * _least_slope(1.0 / depth, dim)).clamp(-_STEEPEST * width_m, _STEEPEST * width_m)
+        axis = ray * climb[..., None]
+        axis[..., 1 - dim] += depth / focal
+        axes.append(sigma_px * axis)
+    mask = torch.ones_like(depth, dtype=torch.bool) if keep is None else keep
+    means, colours = (ray * depth[..., None])[mask], colour[mask]
+    quats, scales = _principal_axes(axes[0][mask], axes[1][mask])
+    n = means.shape[0]
+    return Gaussians(
+        means=means,
+        quats=quats,
+        scales_log=scales.log(),
+        opacities_logit=torch.full((n,), _OPACITY_LOGIT),
+        sh_dc=sh_dc_from_colour(colours),
+        sh_rest=torch.zeros(n, (sh_degree + 1) ** 2 - 1, 3),
+    )
+
+
+def _least_slope(x: Tensor, dim: int) -> Tensor:
+    """Derivative along an axis from the side where it is smaller; 0 where the sides disagree in sign (minmod)."""
+    step = torch.diff(x, dim=dim)
+    before = torch.cat([step.narrow(dim, 0, 1), step], dim)
+    after = torch.cat([step, step.narrow(dim, step.shape[dim] - 1, 1)], dim)
+    return torch.where(before * after > 0, torch.where(before.abs() < after.abs(), before, after), torch.zeros_like(x))
+
+
+def _principal_axes(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The ellipse spanned by a and b [n, 3] as rotation (quaternions w x y z, [n, 4]) and radii [n, 3].
+
+    Turning (a, b) by half the angle of (|a|^2 - |b|^2, 2 a.b) makes them orthogonal: these are
+    the axes of the covariance a a^T + b b^T.
+    """
+    angle = 0.5 * torch.atan2(2 * (a * b).sum(1), (a * a).sum(1) - (b * b).sum(1))
+    c, s = torch.cos(angle)[:, None], torch.sin(angle)[:, None]
+    first, second = c * a + s * b, c * b - s * a
+    radii = torch.stack([first.norm(dim=1), second.norm(dim=1)], dim=1)
+    x, y = first / radii[:, :1], second / radii[:, 1:]
+    R = torch.stack([x, y, torch.linalg.cross(x, y)], dim=2)
+    return quaternions(R), torch.cat([radii, _THICKNESS * radii.amin(dim=1, keepdim=True)], dim=1)
+
+
+def quaternions(R: Tensor) -> Tensor:
+    """Rotations [n, 3, 3] -> unit quaternions w x y z [n, 4].
+
+    Row i of the symmetric matrix 4 q q^T is q times 4 q_i; the row with the largest diagonal is
+    the most exact.
+    """
+    m = R.unbind(1)
+    (m00, m01, m02), (m10, m11, m12), (m20, m21, m22) = (row.unbind(1) for row in m)
+    rows = [
+        [1 + m00 + m11 + m22, m21 - m12, m02 - m20, m10 - m01],
+        [m21 - m12, 1 + m00 - m11 - m22, m01 + m10, m02 + m20],
+        [m02 - m20, m01 + m10, 1 - m00 + m11 - m22, m12 + m21],
+        [m10 - m01, m02 + m20, m12 + m21, 1 - m00 - m11 + m22],
+    ]
+    table = torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
+    best = table.diagonal(dim1=1, dim2=2).argmax(dim=1)
+    return F.normalize(table[torch.arange(len(R)), best], dim=1)
+
+
+def _border(inverse: Tensor, colour: Tensor, K: Tensor, share: float, sh_degree: int) -> Gaussians:
+    """Coarse, blurred Gaussians around the frame: depth continued, colours spread from the rim.
+
+    They are large, so that the scale map counts what they cover as unseen.
+    """
+    h, w = inverse.shape
+    s = _BORDER_STRIDE
+    left, top = (max(s, round(share * side / s) * s) for side in (w, h))
+    right, bottom = left + (-w) % s, top + (-h) % s  # the whole canvas is a multiple of the stride
+    known = F.pad(torch.ones_like(inverse, dtype=torch.bool), (left, right, top, bottom))
+    wide = complete_depth(F.pad(1.0 / inverse, (left, right, top, bottom)), known)
+    spread = _push_pull(F.pad(colour.permute(2, 0, 1), (left, right, top, bottom)), known.float())
+
+    def pooled(x: Tensor) -> Tensor:
+        return F.avg_pool2d(x[None], s)[0]
+
+    outside = pooled(known[None].float())[0] == 0
+    coarse = K.clone()
+    coarse[0, 2], coarse[1, 2] = K[0, 2] + left, K[1, 2] + top
+    coarse[:2] /= s
+    depth = 1.0 / pooled(1.0 / wide[None])[0]
+    return _discs(depth, pooled(spread).permute(1, 2, 0), coarse, sh_degree, keep=outside, sigma_px=_BORDER_SIGMA_PX / s)
+
+
+def _push_pull(values: Tensor, weight: Tensor) -> Tensor:
+    """Fill [c, h, w] where weight [h, w] is 0 from a pyramid of weighted averages (Gortler et al. 1996)."""
+    h, w = weight.shape
+    if min(h, w) <= 1 or bool((weight > 0).all()):
+        return values
+    pad = (0, w % 2, 0, h % 2)
+    mass = F.avg_pool2d(F.pad(weight[None, None], pad), 2)[0, 0]
+    total = F.avg_pool2d(F.pad((values * weight)[None], pad), 2)[0]
+    lower = _push_pull(total / mass.clamp(min=1e-9), (mass > 0).float())
+    up = F.interpolate(lower[None], scale_factor=2, mode="bilinear", align_corners=False)[0, :, :h, :w]
+    return torch.where(weight > 0, values, up)
+
+
+def _sharpened(everything: Gaussians, seen: Gaussians, image: Tensor, K: Tensor, blending: str) -> Gaussians:
+    """The seen layer (first in `everything`) with colours for which the drawing equals image [3, h, w]."""
+    h, w = image.shape[1:]
+    wanted = image.permute(1, 2, 0)
+    colour, eye = wanted.clone(), torch.eye(4)[None]
+    for _ in range(_SHARPENING_STEPS):
+        sh_dc = torch.cat([sh_dc_from_colour(colour).reshape(-1, 3), everything.sh_dc[h * w :]])
+        drawn = rasterize(everything._replace(sh_dc=sh_dc), K[None], eye, w, h, sh_degree=0, blending=blending, depth=False).rgb[0]
+        shown = linear_to_srgb(drawn) if blending == "linear" else drawn
+        colour = (colour + wanted - shown).clamp(-_COLOUR_SLACK, 1.0 + _COLOUR_SLACK)
+    return seen._replace(sh_dc=sh_dc_from_colour(colour).reshape(-1, 3))
