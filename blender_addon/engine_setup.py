@@ -161,8 +161,8 @@ def _draw_running(layout: bpy.types.UILayout, task: Task) -> None:
 def _draw_failed(layout: bpy.types.UILayout, task: Task) -> None:
     words = "was cancelled" if task.cancelled else f"failed (exit code {task.code})"
     layout.label(text=f"{task.title} {words}", icon="ERROR")
-    for line in list(task.log)[-3:]:
-        draw_wrapped(layout, line[:300], 90)
+    if task.text:
+        draw_wrapped(layout, task.text, 90)
     layout.operator("scene_splatter.copy_install_log", icon="COPYDOWN")
 
 

@@ -95,15 +95,16 @@ class Task:
         return changed
 
     def _take(self, line: str) -> None:
-        self.log.append(line)
-        if not line.startswith("{"):
-            return
         try:
-            message = json.loads(line)
+            message = json.loads(line) if line.startswith("{") else None
         except ValueError:
+            message = None
+        if not isinstance(message, dict):
+            self.log.append(line)
             return
         self.findings.append(message)
-        self.text = str(message.get("text", self.text))
+        self.text = str(message.get("text", self.text)).strip()
+        self.log.append(self.text)
         done, total = message.get("done"), message.get("total")
         if isinstance(done, int | float) and isinstance(total, int | float) and total > 0:
             self.factor = min(max(done / total, 0.0), 1.0)
