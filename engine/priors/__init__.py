@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 # name -> "module:factory"; factory(settings: SceneSettings, image: [3, h, w], device: str) -> VideoPrior
 REGISTRY: dict[str, str] = {
     "patch": "patch:from_settings",
+    "viewcrafter_25": "viewcrafter:from_settings",
+    "viewcrafter_25_sparse": "viewcrafter:from_settings",
+    "viewcrafter_16": "viewcrafter:from_settings",
+    "viewcrafter_25_512": "viewcrafter:from_settings",
 }
 
 
