@@ -1,0 +1,117 @@
+"""python -m engine weights: what optional models there are, under which licence, and fetching them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+
+from .. import download, weights
+from ..errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """list | show | download | verify | where."""
+    parser.add_argument("--json", action="store_true", help="one JSON object a line instead of text")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions.add_parser("list", help="all models: size, whether it is here, licence")
+    for action, text in (
+        ("show", "one model in full"),
+        ("download", "fetch a model; continues where an earlier attempt stopped"),
+        ("verify", "read a model's files and compare their checksums"),
+    ):
+        actions.add_parser(action, help=text).add_argument("name", metavar="NAME", help="a name from the list")
+    actions.choices["download"].add_argument(
+        "--accept-licence", action="store_true", help="needed for models that may not be used commercially without further ado"
+    )
+    where = actions.add_parser("where", help=f"the weights folder ({weights.FOLDER_VARIABLE} chooses it), or a model's")
+    where.add_argument("name", metavar="NAME", nargs="?", help="a name from the list")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what `args.action` says. Exit code 1 if `verify` finds something wrong, else 0."""
+    return {"list": _list, "show": _show, "download": _download, "verify": _verify, "where": _where}[args.action](args)
+
+
+def facts(name: str) -> dict[str, object]:
+    """What the list and the add-on show of a model."""
+    entry = weights.known(name)
+    absent = weights.missing(name)
+    return {
+        "name": name, "title": entry.title, "kind": entry.kind, "size_gb": entry.size_gb, "licence": entry.licence,
+        "commercial_use": entry.commercial_use, "present": not absent, "folder": str(weights.folder() / name),
+        "page": f"{download.endpoint()}/{entry.repository}",
+    }  # fmt: skip
+
+
+def _list(args: argparse.Namespace) -> int:
+    for name in weights.WEIGHTS:
+        data = facts(name)
+        if args.json:
+            print(json.dumps(data))
+        else:
+            use = "commercial use: yes" if data["commercial_use"] else "commercial use: NO, or with conditions"
+            print(f"{name:26} {data['size_gb']:7.3g} GB  {'here' if data['present'] else '-':4}  {use}; {data['licence']}")
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    data = facts(args.name)
+    if args.json:
+        print(json.dumps(data))
+    else:
+        for key, value in data.items():
+            print(f"{key.replace('_', ' ')}: {value}")
+    return 0
+
+
+def _download(args: argparse.Namespace) -> int:
+    entry = weights.known(args.name)
+    if not entry.commercial_use and not args.accept_licence:
+        raise UserError(f"{entry.title}: {entry.licence}.", "Read the licence; to accept it, add --accept-licence.")
+    if not args.json:
+        sys.stderr.write(f"{entry.title}, about {entry.size_gb:g} GB. {entry.licence}.\n")
+    home = download.download(args.name, _Progress(args.json))
+    print(json.dumps({"done": True, "folder": str(home)}) if args.json else home)
+    return 0
+
+
+class _Progress:
+    """Shows bytes at most four times a second: a line on a terminal, JSON lines for the add-on."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._last = 0.0
+
+    def __call__(self, stage: str, done: int, total: int, text: str) -> None:
+        now = time.monotonic()
+        if now - self._last < 0.25 and done < total:
+            return
+        self._last = now
+        if self._as_json:
+            print(json.dumps({"stage": stage, "done": done, "total": total, "text": text}), flush=True)
+        elif sys.stderr.isatty():
+            sys.stderr.write(f"\r{done / 1e9:7.2f} of {total / 1e9:.2f} GB  {text[-50:]:50}" + ("\n" if done >= total else ""))
+
+
+def _verify(args: argparse.Namespace) -> int:
+    problems = weights.verify(args.name)
+    if args.json:
+        print(json.dumps({"name": args.name, "ok": not problems, "problems": problems, "checked": weights.verifiable(args.name)}))
+    elif problems:
+        print("\n".join(f"{args.name}: {problem}" for problem in problems))
+    elif weights.verifiable(args.name):
+        print(f"{args.name}: all checksums are right")
+    else:
+        print(f"{args.name}: all files are there; no checksum of them is known")
+    return 1 if problems else 0
+
+
+def _where(args: argparse.Namespace) -> int:
+    if args.name is None:
+        print(weights.folder())
+    else:
+        weights.known(args.name)
+        print(weights.folder() / args.name)
+    return 0
