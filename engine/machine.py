@@ -13,9 +13,20 @@ import platform
 import re
 import sys
 from pathlib import Path
+from typing import NamedTuple
+
+from .errors import UserError
 
 _CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75  # CUDA driver API, CUdevice_attribute
 _CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76
+
+
+class TorchChoice(NamedTuple):
+    """Which build of torch, and where it is."""
+
+    build: str  # cpu, cu126 or cu130
+    index: str  # folder of PyTorch's package index to ask besides the default one; empty: none
+    why: str
 
 
 def nvidia_devices() -> list[tuple[str, str]]:
@@ -52,6 +63,34 @@ def _cuda_driver() -> ctypes.CDLL | None:
         except OSError:
             continue
     return None
+
+
+def choose_torch(system: str, capabilities: list[float], driver: tuple[int, int] | None, wanted: str = "auto") -> TorchChoice:
+    """The build of torch for a machine: pure, so that every machine can be tried in a test.
+
+    `system` as platform.system() says it; `capabilities` of the NVIDIA devices (9.0 for an H100), empty
+    without any; `driver` the newest CUDA that the driver speaks; `wanted` auto, cpu, cuda, cu126 or cu130.
+    CUDA 13 needs a driver for 13 and a device from 7.5 on; CUDA 12.6 has kernels up to 9.0.
+    """
+    default_is_cpu = system != "Linux"  # for Linux the default index has a build with CUDA, gigabytes larger
+    cpu = TorchChoice("cpu", "" if default_is_cpu else "cpu", "for CPUs")
+    if wanted.startswith("cu") and wanted != "cuda":
+        return TorchChoice(wanted, wanted, "as asked")
+    if wanted == "cpu":
+        return cpu._replace(why="for CPUs, as asked")
+    if system == "Darwin":
+        return cpu._replace(why="for CPUs: there is no CUDA on macOS")
+    if not capabilities or driver is None:
+        if wanted == "cuda":
+            raise UserError("No NVIDIA driver with a device was found.", "Install the driver from nvidia.com, or use --cuda cpu.")
+        return cpu._replace(why="for CPUs: no NVIDIA driver with a device was found")
+    if driver >= (13, 0) and max(capabilities) >= 7.5:
+        return TorchChoice("cu130", "cu130", f"for CUDA 13.0: the NVIDIA driver speaks CUDA {driver[0]}.{driver[1]}")
+    if driver >= (12, 0) and max(capabilities) < 10.0:
+        return TorchChoice("cu126", "cu126", f"for CUDA 12.6: the NVIDIA driver speaks CUDA {driver[0]}.{driver[1]}")
+    if wanted == "cuda":
+        raise UserError(f"The NVIDIA driver speaks only CUDA {driver[0]}.{driver[1]}.", "Update the driver, or use --cuda cpu.")
+    return cpu._replace(why=f"for CPUs: the NVIDIA driver speaks only CUDA {driver[0]}.{driver[1]}; update it to use the GPU")
 
 
 def torch_build() -> tuple[str, str | None] | None:

@@ -1,0 +1,290 @@
+"""python -m engine doctor: what this machine can do, as text or as one line of JSON."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import machine
+from ..protocol import ENGINE_VERSION, VERSION
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+ROOT = Path(__file__).resolve().parents[2]
+REINSTALL = "Run install_deps.py again."
+MIN_PYTHON = (3, 11)
+_LOW_DISK = 5e9  # bytes; a scene with its frames takes about 1 GB
+_LOW_MEMORY = 4e9  # bytes; what the demo is promised to stay below
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the doctor's report. Only `fail` means that the engine cannot run at all."""
+
+    name: str
+    state: str  # ok, warn or fail
+    text: str
+    remedy: str = ""
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one line of JSON instead of text")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report. Exit code 1 if the engine cannot run at all, else 0."""
+    checks = examine()
+    ok = all(check.state != FAIL for check in checks)
+    if args.json:
+        text = "The engine can run." if ok else next(f"{c.text} {c.remedy}" for c in checks if c.state == FAIL)
+        report = {"engine": ENGINE_VERSION, "protocol": VERSION, "ok": ok, "text": text, "checks": [dataclasses.asdict(c) for c in checks]}
+        print(json.dumps(report, allow_nan=False))
+    else:
+        print(as_text(checks))
+    return 0 if ok else 1
+
+
+def as_text(checks: list[Check]) -> str:
+    """A table of states, names and texts; remedies on lines of their own."""
+    lines = [f"Scene Splatter engine {ENGINE_VERSION}"]
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        lines.append(f"  {check.state:4}  {check.name:{width}}  {check.text}")
+        if check.remedy:
+            lines.append(f"  {'':4}  {'':{width}}  -> {check.remedy}")
+    failed = [check.name for check in checks if check.state == FAIL]
+    lines.append(f"The engine cannot run: {', '.join(failed)}." if failed else "The engine can run.")
+    return "\n".join(lines)
+
+
+def examine() -> list[Check]:
+    """All checks, in the order in which they are told."""
+    sections: list[Callable[[], Iterator[Check]]] = [
+        _python,
+        _packages,
+        _torch,
+        _processor,
+        _drawing,
+        _ffmpeg,
+        _gsplat,
+        _disk,
+        _models,
+        _blender,
+    ]
+    return [check for section in sections for check in section()]
+
+
+def _python() -> Iterator[Check]:
+    text = f"{platform.python_version()} ({machine.system()}), {sys.executable}"
+    if sys.version_info < MIN_PYTHON:
+        yield Check("python", FAIL, text, "Use Python 3.11 or newer to run install_deps.py.")
+    else:
+        yield Check("python", OK, text)
+
+
+def _packages() -> Iterator[Check]:
+    """The pinned packages against what is installed."""
+    project = ROOT / "pyproject.toml"
+    if not project.is_file():
+        yield Check("packages", WARN, f"{project} is missing, so versions were not compared.")
+        return
+    pins = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
+    missing, other = [], []
+    for pin in pins:
+        name, _, wanted = pin.split(";")[0].strip().partition("==")
+        try:
+            found = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+            continue
+        if found.split("+")[0] != wanted:
+            other.append(f"{name} is {found}, tested with {wanted}")
+    if missing:
+        yield Check("packages", FAIL, f"Missing: {', '.join(missing)}.", REINSTALL)
+    elif other:
+        yield Check("packages", WARN, "; ".join(other) + ".", REINSTALL)
+    else:
+        yield Check("packages", OK, f"all {len(pins)} at the tested versions")
+
+
+def _torch() -> Iterator[Check]:
+    """torch and the device that the engine will take."""
+    devices = machine.nvidia_devices()
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # OSError: a library that torch needs is missing or damaged
+        yield Check("torch", FAIL, f"PyTorch cannot be loaded: {error}.", REINSTALL)
+        return
+    cuda = torch.version.cuda
+    yield Check("torch", OK, f"{torch.__version__}, {f'built for CUDA {cuda}' if cuda else 'built for CPUs'}", data={"cuda": cuda})
+    if devices and not cuda:
+        yield Check(
+            "device",
+            WARN,
+            f"cpu, although there is an {devices[0][0]}: this PyTorch is built for CPUs.",
+            "Run install_deps.py --cuda auto.",
+        )
+    elif not devices or not torch.cuda.is_available():
+        why = "" if not devices else f" ({devices[0][0]} is there, but PyTorch cannot use it: update the NVIDIA driver)"
+        yield Check("device", WARN if devices else OK, f"cpu{why}", data={"device": "cpu"})
+    else:
+        yield _cuda_device(torch)
+
+
+def _cuda_device(torch: Any) -> Check:
+    name = torch.cuda.get_device_name(0)
+    major, minor = torch.cuda.get_device_capability(0)
+    free, total = torch.cuda.mem_get_info(0)
+    text = f"cuda: {name} ({major}.{minor}), {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+    data = {"device": "cuda", "name": name, "free_bytes": free, "total_bytes": total}
+    built = torch.cuda.get_arch_list()
+    if built and not any(arch.endswith(f"_{major}{minor}") or _runs_on(arch, major, minor) for arch in built):
+        remedy = "Run install_deps.py --cuda auto for a newer build, or generate with --device cpu."
+        return Check("device", WARN, f"{text}; this PyTorch has no kernels for it ({', '.join(built)})", remedy, data)
+    return Check("device", OK, text, data=data)
+
+
+def _runs_on(arch: str, major: int, minor: int) -> bool:
+    """Binary code (sm_) of one generation runs on its later revisions; intermediate code (compute_) on all later ones."""
+    kind, _, number = arch.partition("_")
+    digits = "".join(c for c in number if c.isdigit())
+    if not digits:
+        return False
+    built_major, built_minor = int(digits[:-1]), int(digits[-1])
+    if kind == "compute":
+        return (built_major, built_minor) <= (major, minor)
+    return built_major == major and built_minor <= minor
+
+
+def _processor() -> Iterator[Check]:
+    total, available = machine.memory_bytes()
+    text = f"{machine.cpu_count()} cores, {available / 1e9:.1f} of {total / 1e9:.1f} GB memory free"
+    data = {"cores": machine.cpu_count(), "memory_bytes": total, "available_bytes": available}
+    if total and available < _LOW_MEMORY:
+        yield Check("processor", WARN, text, "Close other programs, or use the preset draft.", data)
+    else:
+        yield Check("processor", OK, text, data=data)
+
+
+def _drawing() -> Iterator[Check]:
+    """Draw one Gaussian with the CPU rasteriser, for real."""
+    try:
+        import torch
+
+        from ..gaussians import Gaussians
+        from ..rasterize import rasterize
+    except (ImportError, OSError) as error:
+        yield Check("rasteriser", FAIL, f"It cannot be loaded: {error}.", REINSTALL)
+        return
+    one = Gaussians(
+        means=torch.tensor([[0.0, 0.0, 2.0]]),
+        quats=torch.tensor([[1.0, 0.0, 0.0, 0.0]]),
+        scales_log=torch.full((1, 3), -1.0),
+        opacities_logit=torch.tensor([20.0]),
+        sh_dc=torch.zeros(1, 3),
+        sh_rest=torch.zeros(1, 0, 3),
+    )
+    K = torch.tensor([[[16.0, 0.0, 8.0], [0.0, 16.0, 8.0], [0.0, 0.0, 1.0]]])
+    before_s = time.perf_counter()
+    centre = float(rasterize(one, K, torch.eye(4)[None], 16, 16, backend="cpu").rgb[0, 7:9, 7:9].mean())
+    seconds = time.perf_counter() - before_s
+    data = {"seconds": seconds, "compiled_files": _compiled_files()}
+    text = f"drew a Gaussian in {seconds:.2f} s; {data['compiled_files']} compiled kernel files are kept"
+    if abs(centre - 0.5) > 0.02:  # SH 0 is grey 0.5 by definition
+        yield Check(
+            "rasteriser", FAIL, f"It drew {centre:.3f} where 0.5 was expected.", "Report this, with the output of doctor --json.", data
+        )
+    elif not data["compiled_files"]:
+        yield Check(
+            "rasteriser",
+            WARN,
+            text,
+            "Every start compiles anew: make the engine's folder or ~/.cache writable, or set NUMBA_CACHE_DIR.",
+            data,
+        )
+    else:
+        yield Check("rasteriser", OK, text, data=data)
+
+
+def _compiled_files() -> int:
+    """How many files numba keeps for the engine's kernels."""
+    import numba
+
+    folders = [Path(numba.config.CACHE_DIR)] if numba.config.CACHE_DIR else [ROOT / "engine", Path.home() / ".cache" / "numba"]
+    return sum(1 for folder in folders if folder.is_dir() for _ in folder.rglob("*.nbi"))
+
+
+def _ffmpeg() -> Iterator[Check]:
+    try:
+        import imageio_ffmpeg
+
+        path = imageio_ffmpeg.get_ffmpeg_exe()
+        first = subprocess.run([path, "-version"], capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()[0]
+    except (ImportError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+        yield Check("ffmpeg", WARN, f"Videos cannot be written: {error}.", REINSTALL)
+        return
+    yield Check("ffmpeg", OK, " ".join(first.split()[:3]), data={"path": path})
+
+
+def _gsplat() -> Iterator[Check]:
+    """gsplat is only of use on CUDA, and only with kernels that came with it: nothing is compiled here."""
+    build = machine.torch_build()
+    needed = bool(build and build[1] and machine.nvidia_devices())
+    if importlib.util.find_spec("gsplat") is None:
+        if needed:
+            yield Check("gsplat", WARN, "not installed: the CPU draws, although there is a GPU", REINSTALL)
+        else:
+            yield Check("gsplat", OK, "not installed; it is used on NVIDIA GPUs only")
+        return
+    spec = importlib.util.find_spec("gsplat")
+    folder = Path(spec.origin).parent if spec and spec.origin else Path()
+    kernels = [p.name for pattern in ("*.so", "*.pyd") for p in folder.glob(pattern)]
+    version = importlib.metadata.version("gsplat")
+    if kernels:
+        yield Check("gsplat", OK, f"{version} with its kernels ({', '.join(kernels)})")
+    else:
+        yield Check("gsplat", WARN, f"{version} without compiled kernels: it would compile them at first use, so it is not used", REINSTALL)
+
+
+def _disk() -> Iterator[Check]:
+    for name, folder in (("disk here", Path.cwd()), ("disk temporary", Path(tempfile.gettempdir()))):
+        free = shutil.disk_usage(folder).free
+        text = f"{free / 1e9:.1f} GB free in {folder}"
+        low = free < _LOW_DISK
+        yield Check(name, WARN if low else OK, text, "Free some disk space." if low else "", {"free_bytes": free})
+        if not os.access(folder, os.W_OK):
+            yield Check(name, WARN, f"{folder} cannot be written.", "Give --out a folder that can be written.")
+
+
+def _models() -> Iterator[Check]:
+    """Video priors by name, and whether what their code needs is here."""
+    from .. import priors
+
+    for name, target in priors.REGISTRY.items():
+        try:
+            importlib.import_module(f"{priors.__name__}.{target.split(':')[0]}")
+        except ImportError as error:
+            yield Check(f"prior {name}", WARN, f"cannot be loaded: {error}", REINSTALL, {"ready": False})
+        else:
+            yield Check(f"prior {name}", OK, "its code is here", data={"ready": True})
+
+
+def _blender() -> Iterator[Check]:
+    path = shutil.which("blender")
+    yield Check("blender", OK, path or "no blender on the PATH; the engine does not need it")
