@@ -53,7 +53,12 @@ PRESETS: dict[str, AxisPreset] = {
         _preset("nuke", _RUB, 1.0, "x right, y up, z back; right-handed; one unit taken as a metre"),
         _preset("unreal", ((0, 0, 1), (1, 0, 0), (0, -1, 0)), 0.01, "x forward, y right, z up; left-handed; centimetres"),
         _preset("unity", ((1, 0, 0), (0, -1, 0), (0, 0, 1)), 1.0, "x right, y up, z forward; left-handed; metres"),
-        _preset("supersplat", _RDF, 1.0, "what SuperSplat expects in a file (x right, y down, z forward): it turns files by 180 degrees about z itself"),
+        _preset(
+            "supersplat",
+            _RDF,
+            1.0,
+            "what SuperSplat expects in a file (x right, y down, z forward): it turns files by 180 degrees about z itself",
+        ),
     )
 }
 

@@ -111,7 +111,11 @@ def convert(request: dict[str, Any], folder: Path, report: Callable[..., None] =
         image_plane=folder / values["image_plane"] if values["image_plane"] else None,
     ))  # fmt: skip
     report("convert", 3, 3, "done")
-    coefficients = scene.splats.sh_rest.shape[1] if values["sh_degree"] is None else min(scene.splats.sh_rest.shape[1], (values["sh_degree"] + 1) ** 2 - 1)
+    coefficients = (
+        scene.splats.sh_rest.shape[1]
+        if values["sh_degree"] is None
+        else min(scene.splats.sh_rest.shape[1], (values["sh_degree"] + 1) ** 2 - 1)
+    )
     return {
         "scene": str(target), "count": scene.count, "format": written.name, "bytes": target.stat().st_size,
         "lossy": written.text, "sh_coefficients": 0 if written.name == "splat" else coefficients,

@@ -11,9 +11,12 @@ import importlib
 import logging
 import zipfile
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
-from ..axes import preset
+import numpy as np
+
+from ..axes import between, decompose_similarity, preset, similarity
 from ..errors import UserError
 from .scene import DISPLAY, LINEAR, Metadata, SplatScene, WriteOptions, in_colour_space, repaired, with_degree
 
@@ -39,13 +42,65 @@ class Format(NamedTuple):
 FORMATS: dict[str, Format] = {
     f.name: f
     for f in (
-        Format("compressed_ply", (".compressed.ply",), "compressed_ply", "opencv", (), True, False, True, "lossy: 8 to 11 bits a value, order changed"),
+        Format(
+            "compressed_ply",
+            (".compressed.ply",),
+            "compressed_ply",
+            "opencv",
+            (),
+            True,
+            False,
+            True,
+            "lossy: 8 to 11 bits a value, order changed",
+        ),
         Format("ply", (".ply",), "ply", "opencv", (), True, False, True, "lossless, bit by bit"),
-        Format("splat", (".splat",), "splat", "opencv", (), False, False, True, "lossy: 8-bit colour and rotation, no view-dependent colour"),
-        Format("spz", (".spz",), "spz", "gltf", (), False, False, True, "lossy: 24-bit positions, 8-bit scales and colour, 10-bit rotations, 5/4-bit SH"),
-        Format("gltf", (".glb", ".gltf"), "gltf", "gltf", ("gltf", "houdini", "nuke"), True, True, True, "lossless but for float rounding (lossy with its SPZ compression)"),
-        Format("usd", (".usdc", ".usda", ".usdz", ".usd"), "usd", "gltf", ("gltf", "houdini", "nuke", "blender"), True, True, True, "lossless but for float rounding"),
-        Format("sog", (".sog", "meta.json"), "sog", "opencv", (), False, False, True, "lossy: 16-bit positions, codebooks, SH palette; written by splat-transform"),
+        Format(
+            "splat", (".splat",), "splat", "opencv", (), False, False, True, "lossy: 8-bit colour and rotation, no view-dependent colour"
+        ),
+        Format(
+            "spz",
+            (".spz",),
+            "spz",
+            "gltf",
+            (),
+            False,
+            False,
+            True,
+            "lossy: 24-bit positions, 8-bit scales and colour, 10-bit rotations, 5/4-bit SH",
+        ),
+        Format(
+            "gltf",
+            (".glb", ".gltf"),
+            "gltf",
+            "gltf",
+            ("gltf", "houdini", "nuke"),
+            True,
+            True,
+            True,
+            "lossless but for float rounding (lossy with its SPZ compression)",
+        ),
+        Format(
+            "usd",
+            (".usdc", ".usda", ".usdz", ".usd"),
+            "usd",
+            "gltf",
+            ("gltf", "houdini", "nuke", "blender"),
+            True,
+            True,
+            True,
+            "lossless but for float rounding",
+        ),
+        Format(
+            "sog",
+            (".sog", "meta.json"),
+            "sog",
+            "opencv",
+            (),
+            False,
+            False,
+            True,
+            "lossy: 16-bit positions, codebooks, SH palette; written by splat-transform",
+        ),
         Format("ksplat", (".ksplat",), "ksplat", "opencv", (), False, False, False, "read only; 8-bit colour"),
     )
 }
@@ -94,7 +149,7 @@ def _has_meta(path: Path) -> bool:
         raise UserError(f"{path} is a broken zip archive.", "Export or download it again.") from error
 
 
-def _module(found: Format):
+def _module(found: Format) -> ModuleType:
     return importlib.import_module(f".{found.module}", __package__)
 
 
@@ -167,14 +222,10 @@ def write(path: Path, scene: SplatScene, options: WriteOptions | None = None) ->
     return found
 
 
-def _in_new_axes(matrix, before: SplatScene, after: SplatScene):
+def _in_new_axes(matrix: np.ndarray | None, before: SplatScene, after: SplatScene) -> np.ndarray | None:
     """A transform given in the scene's axes, as the same transform in the written ones."""
     if matrix is None:
         return None
-    import numpy as np
-
-    from ..axes import between, decompose_similarity, similarity
-
     decompose_similarity(matrix)
     scale = before.metadata.metres_per_unit / after.metadata.metres_per_unit
     change = similarity(between(before.metadata.axes, after.metadata.axes), scale)

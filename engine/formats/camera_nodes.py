@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..axes import preset
+from ..axes import preset, quaternion_of
 from ..camera_file import CameraPath
 from .scene import log
 
@@ -47,8 +47,6 @@ def path_from_nodes(
 
 def quaternions_xyzw(matrices: np.ndarray) -> np.ndarray:
     """[f, 4, 4] -> [f, 4] unit quaternions x y z w, signs chosen so that neighbours are near."""
-    from ..axes import quaternion_of
-
     quats = np.array([quaternion_of(m[:3, :3]) for m in matrices])[:, [1, 2, 3, 0]]
     for i in range(1, len(quats)):
         if quats[i] @ quats[i - 1] < 0:

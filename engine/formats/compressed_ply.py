@@ -18,7 +18,9 @@ from .scene import SplatScene, replacing, sigmoid
 
 LOSSY = ("all values rounded to 8..11 bits within chunks of 256 splats", "the order of the splats changes")
 _CHUNK = 256
-_CHUNK_PROPERTIES = [f"{end}_{group}{name}" for group, names in (("", "xyz"), ("scale_", "xyz"), ("", "rgb")) for end in ("min", "max") for name in names]
+_CHUNK_PROPERTIES = [
+    f"{end}_{group}{name}" for group, names in (("", "xyz"), ("scale_", "xyz"), ("", "rgb")) for end in ("min", "max") for name in names
+]
 
 
 def morton_order(means: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..axes import transform_splats
+from ..axes import rotation_of, transform_splats
 from ..camera_file import CameraPath
 from ..errors import UserError
 from ..sh_rotation import COEFFICIENTS, SH_C0, degree_of
@@ -62,7 +62,7 @@ def read(path: Path) -> SplatScene:
         if "camera" in node:
             cameras.append((node_index, matrix))
         if "mesh" in node:
-            for primitive in document.item("meshes", node["mesh"]).get("primitives", []):
+            for primitive in document.array(document.item("meshes", node["mesh"]), "primitives"):
                 part = _primitive(document, primitive)
                 if part is not None:
                     parts.append(SplatScene(transform_splats(part.splats, matrix), part.metadata))
@@ -75,9 +75,9 @@ def _world_matrices(document: Document) -> list[tuple[int, np.ndarray]]:
     """(node, [4, 4]) of every node of the default scene, parents first."""
     scenes = document.json.get("scenes")
     if scenes:
-        roots = document.item("scenes", document.json.get("scene", 0)).get("nodes", [])
+        roots = document.array(document.item("scenes", document.json.get("scene", 0)), "nodes")
     else:
-        roots = range(len(document.json.get("nodes", [])))
+        roots = range(len(document.array(document.json, "nodes")))
     waiting = [(index, np.eye(4)) for index in roots]
     seen: set[int] = set()
     out = []
@@ -89,7 +89,7 @@ def _world_matrices(document: Document) -> list[tuple[int, np.ndarray]]:
         seen.add(index)
         matrix = parent @ _local_matrix(document, node)
         out.append((index, matrix))
-        waiting += [(child, matrix) for child in node.get("children", [])]
+        waiting += [(child, matrix) for child in document.array(node, "children")]
     return out
 
 
@@ -115,8 +115,6 @@ def _local_matrix(document: Document, node: dict[str, Any]) -> np.ndarray:
 
 
 def _trs(translation: np.ndarray, rotation_xyzw: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    from ..axes import rotation_of
-
     matrix = np.eye(4)
     if rotation_xyzw.any():
         matrix[:3, :3] = rotation_of(rotation_xyzw[None, [3, 0, 1, 2]])[0]
@@ -141,7 +139,7 @@ def _primitive(document: Document, primitive: Any) -> SplatScene | None:
             view, _ = document.view(document.member(packed, "bufferView"))
             splats, said = spz.decode(bytes(view), document.path)
             return SplatScene(splats, Metadata("gltf", 1.0, space, antialiased=said.antialiased, source="gltf", lossy=said.lossy))
-    return SplatScene(_plain_splats(document, primitive.get("attributes", {})), Metadata("gltf", 1.0, space, source="gltf"))
+    return SplatScene(_plain_splats(document, document.member(primitive, "attributes", {})), Metadata("gltf", 1.0, space, source="gltf"))
 
 
 def _plain_splats(document: Document, attributes: dict[str, Any]) -> Splats:
@@ -157,7 +155,14 @@ def _plain_splats(document: Document, attributes: dict[str, Any]) -> Splats:
         if f"{_BASE}:SH_DEGREE_{degree}_COEF_0" not in attributes:
             break
         rest += [values(f"{_BASE}:SH_DEGREE_{degree}_COEF_{i}", "VEC3") for i in range(2 * degree + 1)]
-    columns = [means, values(f"{_BASE}:ROTATION", "VEC4"), values(f"{_BASE}:SCALE", "VEC3"), values(f"{_BASE}:OPACITY", "SCALAR"), dc, *rest]
+    columns = [
+        means,
+        values(f"{_BASE}:ROTATION", "VEC4"),
+        values(f"{_BASE}:SCALE", "VEC3"),
+        values(f"{_BASE}:OPACITY", "SCALAR"),
+        dc,
+        *rest,
+    ]
     if len({len(c) for c in columns}) != 1:
         raise damaged(document.path, f"its attributes hold {sorted({len(c) for c in columns})} splats")
     if (columns[2] < 0).any() or (columns[3] < 0).any() or (columns[3] > 1).any():
@@ -183,11 +188,12 @@ def _merged(parts: list[SplatScene]) -> tuple[Splats, Metadata]:
 def _camera_path(document: Document, cameras: list[tuple[int, np.ndarray]]) -> CameraPath | None:
     """The first perspective camera; animated when a linear animation moves its node at the root."""
     for index, matrix in cameras:
-        lens = document.item("cameras", document.item("nodes", index)["camera"]).get("perspective")
+        lens = document.member(document.item("cameras", document.item("nodes", index)["camera"]), "perspective")
         if not isinstance(lens, dict) or not isinstance(lens.get("yfov"), int | float) or not 0 < lens["yfov"] < np.pi:
             continue
         height = 720
-        width = round(height * float(lens.get("aspectRatio") or 16 / 9))
+        aspect = lens.get("aspectRatio")
+        width = max(1, round(height * (aspect if isinstance(aspect, int | float) and 0.01 < aspect < 100 else 16 / 9)))
         f = height / (2 * np.tan(lens["yfov"] / 2))
         times, matrices = _animated(document, index, matrix)
         K = np.tile(np.array([[f, 0, width / 2], [0, f, height / 2], [0, 0, 1.0]]), (len(matrices), 1, 1))
@@ -198,18 +204,22 @@ def _camera_path(document: Document, cameras: list[tuple[int, np.ndarray]]) -> C
 
 def _animated(document: Document, node_index: int, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     tracks: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for animation in document.json.get("animations", [])[:1]:
-        for channel in animation.get("channels", []):
-            target = document.member(channel, "target", {})
-            if target.get("node") != node_index or target.get("path") not in ("translation", "rotation"):
+    for animation in document.array(document.json, "animations")[:1]:
+        samplers = document.array(animation, "samplers")
+        for channel in document.array(animation, "channels"):
+            target, number = document.member(channel, "target"), document.member(channel, "sampler")
+            kind = document.member(target, "path")
+            if document.member(target, "node") != node_index or kind not in ("translation", "rotation"):
                 continue
-            sampler = animation["samplers"][channel["sampler"]]
-            if sampler.get("interpolation", "LINEAR") != "LINEAR":
-                log.warning("%s: a camera animation that is not linear is read at its keys only as the first pose", document.path)
+            if not isinstance(number, int) or not 0 <= number < len(samplers):
+                raise damaged(document.path, f"there is no animation sampler {number!r}")
+            sampler = samplers[number]
+            if document.member(sampler, "interpolation", "LINEAR") != "LINEAR":
+                log.warning("%s: its camera animation is not linear; only its rest pose is read", document.path)
                 return np.zeros(1), matrix[None]
-            width = "VEC3" if target["path"] == "translation" else "VEC4"
-            tracks[target["path"]] = (document.accessor(sampler["input"], ("SCALAR",))[:, 0], document.accessor(sampler["output"], (width,)))
-    if set(tracks) != {"translation", "rotation"} or len(tracks["translation"][0]) != len(tracks["rotation"][0]):
+            times = document.accessor(document.member(sampler, "input"), ("SCALAR",))[:, 0]
+            tracks[kind] = (times, document.accessor(document.member(sampler, "output"), ("VEC3",) if kind == "translation" else ("VEC4",)))
+    if set(tracks) != {"translation", "rotation"} or len({len(a) for track in tracks.values() for a in track}) != 1:
         return np.zeros(1), matrix[None]
     times = tracks["translation"][0]
     pairs = zip(tracks["translation"][1], tracks["rotation"][1], strict=True)
@@ -326,7 +336,9 @@ def _add_camera(builder: Builder, document: dict[str, Any], path: CameraPath, im
     if np.ptp(fov) > 1e-4:
         log.warning("glTF cores have no animated lens: the field of view of the first frame is written")
     aspect = path.width / path.height * float(path.K[0, 1, 1] / path.K[0, 0, 0])
-    document["cameras"] = [{"type": "perspective", "name": "camera", "perspective": {"yfov": float(fov[0]), "aspectRatio": aspect, "znear": 0.01}}]
+    document["cameras"] = [
+        {"type": "perspective", "name": "camera", "perspective": {"yfov": float(fov[0]), "aspectRatio": aspect, "znear": 0.01}}
+    ]
     matrices = node_matrices(path, "gltf", 1.0)
     quats = quaternions_xyzw(matrices).astype(np.float32)
     translations = matrices[:, :3, 3].astype(np.float32)

@@ -71,6 +71,13 @@ class Document:
             raise damaged(self.path, f"{kind}[{index}] is not an object")
         return items[index]
 
+    def array(self, thing: Any, name: str) -> list[Any]:
+        """A list that is a member of an object; empty when it is not there."""
+        value = self.member(thing, name, [])
+        if not isinstance(value, list):
+            raise damaged(self.path, f"{name} is not a list")
+        return value
+
     def whole(self, thing: dict[str, Any], name: str, default: int | None = None) -> int:
         """A whole number >= 0 of an object."""
         value = thing.get(name, default)
@@ -160,7 +167,12 @@ class Builder:
         width = 1 if values.ndim == 1 else values.shape[1]
         component = {"float32": 5126, "uint8": 5121, "uint16": 5123}[values.dtype.name]
         kind = ("SCALAR", "VEC2", "VEC3", "VEC4")[width - 1]
-        accessor: dict[str, Any] = {"bufferView": self.add_view(values, target), "componentType": component, "count": len(values), "type": kind}
+        accessor: dict[str, Any] = {
+            "bufferView": self.add_view(values, target),
+            "componentType": component,
+            "count": len(values),
+            "type": kind,
+        }
         if values.dtype == np.uint8:
             accessor["normalized"] = True
         if bounds:

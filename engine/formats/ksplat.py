@@ -43,7 +43,11 @@ def read(path: Path) -> SplatScene:
         raise damaged(path, "it ends inside the header")
     if data[0] != 0 or data[1] < 1:
         raise UserError(f"{path} is .ksplat version {data[0]}.{data[1]}.", "Only versions 0.1 and later 0.x are known.")
-    sections, count, level = struct.unpack_from("<I", data, 4)[0], struct.unpack_from("<I", data, 16)[0], struct.unpack_from("<H", data, 20)[0]
+    sections, count, level = (
+        struct.unpack_from("<I", data, 4)[0],
+        struct.unpack_from("<I", data, 16)[0],
+        struct.unpack_from("<H", data, 20)[0],
+    )
     low, high = struct.unpack_from("<ff", data, 36)
     if level > 2 or _MAIN + sections * _SECTION > len(data):
         raise damaged(path, f"its header claims {sections} sections at level {level}")
@@ -108,7 +112,9 @@ def _bucket_centres(data: bytes, offset: int, s: _Section, path: Path) -> np.nda
     """[count, 3] centre of each splat's bucket: full buckets first, then those whose sizes are listed."""
     if s.bucket_bytes < 12 or s.bucket_size < 1 or s.full + s.partial > s.buckets:
         raise damaged(path, "its bucket table does not fit")
-    sizes = np.concatenate([np.full(min(s.full, s.count), s.bucket_size, np.int64), np.frombuffer(data, "<u4", s.partial, offset).astype(np.int64)])
+    sizes = np.concatenate(
+        [np.full(min(s.full, s.count), s.bucket_size, np.int64), np.frombuffer(data, "<u4", s.partial, offset).astype(np.int64)]
+    )
     stop = int(np.searchsorted(np.cumsum(sizes), s.count)) + 1  # no more buckets than the splats need: a listed size may lie
     index = np.repeat(np.arange(min(stop, len(sizes))), np.minimum(sizes[:stop], s.count))
     if len(index) < s.count:

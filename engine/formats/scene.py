@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -95,7 +95,9 @@ def replacing_path(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"Could not write {path}: {error.strerror or error}.", "Check the folder's permissions and the free space.") from error
+        raise UserError(
+            f"Could not write {path}: {error.strerror or error}.", "Check the folder's permissions and the free space."
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -103,9 +105,8 @@ def replacing_path(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """An open file that becomes `path` only when the block ends well: never a half-written file."""
-    with replacing_path(path) as temporary:
-        with temporary.open("wb") as file:  # closed before the rename, which Windows insists on
-            yield file
+    with replacing_path(path) as temporary, temporary.open("wb") as file:  # closed before the rename, which Windows insists on
+        yield file
 
 
 def sigmoid(logit: np.ndarray) -> np.ndarray:
@@ -208,7 +209,7 @@ def linear_to_srgb(value: np.ndarray) -> np.ndarray:
     return np.where(v <= 0.0031308, v * 12.92, 1.055 * v ** (1 / 2.4) - 0.055)
 
 
-def recoded(splats: Splats, transfer) -> Splats:
+def recoded(splats: Splats, transfer: Callable[[np.ndarray], np.ndarray]) -> Splats:
     """Coefficients of transfer(colour) for each splat: exact at degree 0, best fit above.
 
     Each splat's colour is sampled in 64 directions, passed through `transfer` and projected back

@@ -33,7 +33,7 @@ _SH_COUNTS = (0, 3, 8, 15, 24)
 _MOST_RATIO = 1100  # deflate cannot do better than 1032:1; a header claiming more is a lie or a bomb
 _FREE_BYTES = 1 << 26  # small files may be of any ratio up to this size
 # letters of the named systems 1..16: where x, y and z point
-_ADOBE_SYSTEMS = "LDB RDB LUB RUB LDF RDF LUF RUF LFD RFD LFU RFU LBD RBD LBU RBU".split()
+_ADOBE_SYSTEMS = ["LDB", "RDB", "LUB", "RUB", "LDF", "RDF", "LUF", "RUF", "LFD", "RFD", "LFU", "RFU", "LBD", "RBD", "LBU", "RBU"]
 _DIRECTIONS = {"R": (1, 0, 0), "L": (-1, 0, 0), "U": (0, 1, 0), "D": (0, -1, 0), "B": (0, 0, 1), "F": (0, 0, -1)}
 
 

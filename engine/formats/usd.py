@@ -26,7 +26,9 @@ from .scene import DISPLAY, LINEAR, Metadata, SplatScene, damaged, log, log_scal
 try:
     from pxr import Gf, Sdf, Tf, Usd, UsdGeom, UsdShade, UsdUtils, UsdVol, Vt
 except ImportError as error:
-    raise UserError("USD needs the package usd-core, which this engine lacks.", "Press Install in the add-on's preferences, or pip install usd-core.") from error
+    raise UserError(
+        "USD needs the package usd-core, which this engine lacks.", "Press Install in the add-on's preferences, or pip install usd-core."
+    ) from error
 
 Y_UP = ("gltf", "houdini", "nuke")
 Z_UP = ("blender",)
@@ -240,13 +242,13 @@ def read_cameras(stage: Any, axes: str, unit: float) -> CameraPath | None:
     if not prims:
         return None
     prim = prims[0]
-    if stage.HasAuthoredTimeCodeRange():
-        frames = np.arange(stage.GetStartTimeCode(), stage.GetEndTimeCode() + 0.5)
-    else:
-        frames = np.zeros(1)
+    frames = np.arange(stage.GetStartTimeCode(), stage.GetEndTimeCode() + 0.5) if stage.HasAuthoredTimeCodeRange() else np.zeros(1)
     if len(frames) > 1_000_000:
         raise UserError(f"The stage spans {len(frames)} frames.", "Shorten its time range.")
-    width, height = (prim.GetAttribute(f"userProperties:resolution_{n}").Get() if prim.HasAttribute(f"userProperties:resolution_{n}") else None for n in ("width", "height"))
+    width, height = (
+        prim.GetAttribute(f"userProperties:resolution_{n}").Get() if prim.HasAttribute(f"userProperties:resolution_{n}") else None
+        for n in ("width", "height")
+    )
     Ks, matrices = [], []
     for frame in frames:
         camera = UsdGeom.Camera(prim).GetCamera(float(frame))

@@ -112,7 +112,13 @@ def test_nothing_to_do_returns_the_very_same_arrays():
 
 @pytest.mark.parametrize(
     "matrix",
-    [np.diag([1.0, 2, 1, 1]), np.diag([1.0, 1, 0, 1]), np.array([[1, 0.5, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]), np.full((4, 4), np.nan), np.diag([1.0, 1, 1, 2])],
+    [
+        np.diag([1.0, 2, 1, 1]),
+        np.diag([1.0, 1, 0, 1]),
+        np.array([[1, 0.5, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]),
+        np.full((4, 4), np.nan),
+        np.diag([1.0, 1, 1, 2]),
+    ],
 )
 def test_shear_unequal_and_zero_scales_are_refused_with_a_remedy(matrix):
     with pytest.raises(UserError) as caught:

@@ -152,7 +152,10 @@ def test_splat_transform_reads_our_files_splat_by_splat(tmp_path, shared_data, n
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("ending", "arguments"), [(".spz", ("--spz-version", "3")), (".spz", ("--spz-version", "4")), (".compressed.ply", ()), (".glb", ()), (".sog", ())])
+@pytest.mark.parametrize(
+    ("ending", "arguments"),
+    [(".spz", ("--spz-version", "3")), (".spz", ("--spz-version", "4")), (".compressed.ply", ()), (".glb", ()), (".sog", ())],
+)
 def test_we_read_what_splat_transform_writes(tmp_path, shared_data, ending, arguments):
     node_folder()
     source = _sources(shared_data)["train1000"]

@@ -189,7 +189,9 @@ def test_usd_focal_length_is_in_tenths_of_the_stage_unit(tmp_path, unit):
     camera = UsdGeom.Camera(stage.GetPrimAtPath("/scene/camera"))
     millimetres = camera.GetHorizontalApertureAttr().Get() / 10 * UsdGeom.GetStageMetersPerUnit(stage) * 1000
     assert millimetres == pytest.approx(36.0)
-    np.testing.assert_allclose(formats.read(target).cameras.world_from_camera[-1, :3, 3], _camera_path().world_from_camera[-1, :3, 3], atol=1e-6)
+    np.testing.assert_allclose(
+        formats.read(target).cameras.world_from_camera[-1, :3, 3], _camera_path().world_from_camera[-1, :3, 3], atol=1e-6
+    )
 
 
 def test_glb_carries_the_animated_camera(tmp_path):
@@ -236,7 +238,7 @@ def test_formats_that_cannot_name_a_colour_space_get_display_colours(tmp_path):
     np.testing.assert_allclose(back.splats.sh_dc * SH_C0 + 0.5, linear_to_srgb(scene.splats.sh_dc * SH_C0 + 0.5), atol=0.005)
     with pytest.raises(UserError, match="cannot say"):
         formats.write(tmp_path / "b.spz", scene, WriteOptions(colour_space=LINEAR))
-    assert DISPLAY == back.metadata.colour_space
+    assert back.metadata.colour_space == DISPLAY
 
 
 def test_a_lower_degree_drops_whole_bands(tmp_path):
@@ -262,4 +264,6 @@ def test_sheared_nodes_are_refused_on_the_way_out(tmp_path):
 
 def test_metadata_names_the_format_read(tmp_path):
     for ending in PROMISES:
-        assert dataclasses.asdict(_written(tmp_path, ending, random_splats(4, 0)).metadata)["source"] in ending.replace("glb", "gltf").replace("usdc", "usd")
+        assert dataclasses.asdict(_written(tmp_path, ending, random_splats(4, 0)).metadata)["source"] in ending.replace(
+            "glb", "gltf"
+        ).replace("usdc", "usd")
