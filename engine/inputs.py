@@ -48,8 +48,9 @@ def load(job: Job, device: torch.device) -> Start:
     path, scale_sentence = trajectory.scale_to_depth(path, depth.cpu().numpy(), settings.path.motion_scale)
     warnings = trajectory.check_path(path, depth.cpu().numpy())
     gaussians = gaussians_from_depth(
-        image, depth, K, layers=settings.geometry.layers, border=settings.geometry.border, sh_degree=settings.refine.sh_degree
-    ).gaussians
+        image, depth, K, layers=settings.geometry.layers, border=settings.geometry.border,
+        sh_degree=settings.refine.sh_degree, blending=settings.output.blending,
+    ).gaussians  # fmt: skip
     cameras = torch.from_numpy(np.linalg.inv(path.world_from_camera)).float().to(device)
     facts = {
         "picture": f"{job.image.name}, {w}x{h}, worked on at {width}x{height}", **_lines("note on the picture", picture.notes),

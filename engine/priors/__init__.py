@@ -30,3 +30,8 @@ def make_prior(settings: SceneSettings, image: Tensor, device: str) -> VideoPrio
         raise UserError(f"Unknown video prior: {name}.", f"Choose one of: {', '.join(REGISTRY)}.")
     module, factory = REGISTRY[name].split(":")
     return getattr(importlib.import_module(f".{module}", __package__), factory)(settings, image, device)
+
+
+def working_multiple(name: str) -> int:
+    """What the working width and height must divide by for a prior: known before the prior is made."""
+    return 8 if name == "patch" else 64
