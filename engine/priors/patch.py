@@ -46,9 +46,9 @@ LAST_NOISE = 0.08  # sigma of the last level before clean
 SWEEPS = 4
 REACH = 8
 SOFTNESS = 0.02
-BONUS = 0.08  # share of its energy that a patch is let off for each of 4 neighbours that it continues
+BONUS = 0.2  # share of its energy that a patch is let off for each of 4 neighbours that it continues
 SOFT = 0.5  # noise per cell above which the posterior is taken over the whole bank
-WINDOW = 2.0  # standard deviation of a patch's say in the vote, cells
+WINDOW = 1.0  # standard deviation of a patch's say in the vote, cells
 
 
 def from_settings(settings: SceneSettings, image: Tensor, device: str) -> PatchPrior:

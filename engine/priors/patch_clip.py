@@ -11,9 +11,10 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..geometry.completion import complete_depth
 from .base import Clip
 from .patch_search import RADIUS
-from .patch_warp import continue_depth, draw_into, project
+from .patch_warp import draw_into, project
 
 _FAST = {"contract", "reassoc", "nsz", "arcp", "afn"}
 _OPTIONS = {"nogil": True, "cache": True, "fastmath": _FAST, "error_model": "numpy"}
@@ -54,8 +55,13 @@ class PatchCondition:
     tied: Tensor  # [f, 1, h, w] 1 where another frame invents
     order: list[int]  # frames that invent, in the order in which they do
     ties: list[list[Tie]]  # per frame; every Tie looks at a frame earlier in `order`
-    depth: Tensor  # [f, 1, h, w] the clip's depth, continued into the unknown
+    depth: Tensor  # [f, 1, h, w] the clip's depth, completed where it has none
     queries: dict[tuple[int, int], Queries] = field(default_factory=dict)  # (frame, factor)
+
+
+def _completed(depth: Tensor, filled: Tensor) -> Tensor:
+    """Depth [h, w] everywhere; 1 m where nothing at all was hit."""
+    return complete_depth(depth, filled) if bool(filled.any()) else torch.ones_like(depth)
 
 
 def plan(clip: Clip) -> tuple[list[int], list[list[Tie]], Tensor, Tensor]:
@@ -77,13 +83,13 @@ def plan(clip: Clip) -> tuple[list[int], list[list[Tie]], Tensor, Tensor]:
         order.append(f)
         own[f] = left[f]
         left[f] = False
-        depth[f] = continue_depth(depth[f], filled[f])
+        depth[f] = _completed(depth[f], filled[f])
         filled[f] = True
         _draw_from(f, clip, own[f], depth, filled, left, ties)
         counts = left.flatten(1).sum(dim=1)
     for f in range(left.shape[0]):
         if not bool(filled[f].all()):
-            depth[f] = continue_depth(depth[f], filled[f])
+            depth[f] = _completed(depth[f], filled[f])
     return order, ties, own[:, None], depth[:, None]
 
 
