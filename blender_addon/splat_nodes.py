@@ -42,9 +42,9 @@ _Values = dict[str, Value]
 # name, socket type, default, minimum, maximum, text
 _INPUTS = (
     ("Material", "Material", None, None, None, "Material of the quads and points"),
-    ("Linear Light", "Bool", True, None, None, "Decode colours from sRGB and blend in linear light, as Blender does; off: emit display values"),
-    ("Along Rays", "Bool", False, None, None, "Evaluate each Gaussian exactly along the ray; off: as projected by the engine and other viewers"),
-    ("Low-pass", "Float", 0.3, 0.0, 100.0, "Variance that the image of every Gaussian is blurred by, in square pixels; 3DGS has 0.3"),
+    ("Linear Light", "Bool", True, None, None, "Blend in linear light, as Blender does; off: colours are emitted as they are stored"),
+    ("Along Rays", "Bool", False, None, None, "Exact along each ray; off: as projected by the engine and other viewers"),
+    ("Low-pass", "Float", 0.3, 0.0, 100.0, "Variance added to the image of every Gaussian, in square pixels; 3DGS has 0.3"),
     ("SH Degree", "Int", 3, 0, 3, "View-dependent colour up to this degree"),
 )  # fmt: skip
 _VIEWPORT_INPUTS = (

@@ -74,8 +74,8 @@ def replace(ob: bpy.types.Object, splats: Splats, *, blending: str) -> None:
     new = _new_cloud(name, splats)
     for material in old.materials:
         new.materials.append(material)
-    for key in old.keys():
-        new[key] = old[key]
+    for key, value in old.items():
+        new[key] = value
     if old.animation_data is not None and old.animation_data.action is not None:
         data = new.animation_data_create()
         data.action = old.animation_data.action
