@@ -67,6 +67,8 @@ def sample(
     """
     levels = prior.levels(steps)
     eps, x_start = initial_noise(tuple(latents.shape), generator, levels[0])
+    if prior.spec.starts_from_render:
+        x_start = momentum.noised_source(latents, eps, levels[0], prior.z_scale(0))
     x = x_start[None]
     first = min(int(momentum_start * steps), steps - 1)
     for i in range(steps):

@@ -165,3 +165,84 @@ def save_viewcrafter(path: Path, layout: str = "state_dict", base_scale: float =
     torch.save(content, path)
     path.with_suffix(".json").write_text(json.dumps(dataclasses.asdict(VIEWCRAFTER)), encoding="utf-8")
     return path
+
+
+def _letters_tokenizer():
+    """A T5 tokenizer that knows single letters: the one that transformers makes of nothing knows none."""
+    from transformers import T5Tokenizer
+
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    vocabulary += [(c, -3.0) for c in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,"]
+    return T5Tokenizer(vocab=vocabulary, extra_ids=0)
+
+
+def _save_text(folder: Path, umt5: bool) -> None:
+    from transformers import T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
+
+    tokenizer = _letters_tokenizer()
+    tokenizer.save_pretrained(folder / "tokenizer")
+    sizes = {"vocab_size": len(tokenizer), "d_model": 32, "d_kv": 8, "d_ff": 37, "num_layers": 2, "num_heads": 4}
+    encoder = UMT5EncoderModel(UMT5Config(**sizes)) if umt5 else T5EncoderModel(T5Config(**sizes))
+    encoder.eval().save_pretrained(folder / "text_encoder")
+
+
+def _index(folder: Path, pipeline: str) -> Path:
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": pipeline}), encoding="utf-8")
+    return folder
+
+
+def _lively(module: torch.nn.Module, factor: float) -> torch.nn.Module:
+    """Scale the weights up: the libraries' initial values make networks that say next to nothing."""
+    with torch.no_grad():
+        for p in module.parameters():
+            if p.ndim > 1:
+                p.mul_(factor)
+    return module.eval()
+
+
+def _wan_vae():
+    from diffusers import AutoencoderKLWan
+
+    return AutoencoderKLWan(
+        base_dim=3, z_dim=16, dim_mult=[1] * 4, num_res_blocks=1, temperal_downsample=[False, True, True]
+    ).eval()
+
+
+def save_wan_vace(folder: Path) -> Path:
+    """A small Wan 2.1 VACE in the layout of the released ones."""
+    from diffusers import WanVACETransformer3DModel
+
+    torch.manual_seed(0)
+    transformer = WanVACETransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16, text_dim=32,
+        freq_dim=256, ffn_dim=32, num_layers=3, cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=32,
+        vace_layers=[0, 2], vace_in_channels=96,
+    )  # fmt: skip
+    _lively(transformer, 2.0).save_pretrained(folder / "transformer")
+    _wan_vae().save_pretrained(folder / "vae")
+    _save_text(folder, umt5=True)
+    return _index(folder, "WanVACEPipeline")
+
+
+def save_svd(folder: Path, frames: int = 5) -> Path:
+    """A small Stable Video Diffusion in the layout of the released one."""
+    from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    torch.manual_seed(0)
+    UNetSpatioTemporalConditionModel(
+        block_out_channels=(32, 64), layers_per_block=1, in_channels=8, out_channels=4, cross_attention_dim=32,
+        down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"), num_attention_heads=(2, 4),
+        addition_time_embed_dim=32, projection_class_embeddings_input_dim=96, num_frames=frames, sample_size=32,
+    ).eval().save_pretrained(folder / "unet")  # fmt: skip
+    AutoencoderKLTemporalDecoder(
+        block_out_channels=[32] * 4, down_block_types=["DownEncoderBlock2D"] * 4, latent_channels=4, layers_per_block=1
+    ).eval().save_pretrained(folder / "vae")  # fmt: skip
+    CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=32, projection_dim=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=37, image_size=224,
+            patch_size=56,
+        )
+    ).eval().save_pretrained(folder / "image_encoder")  # fmt: skip
+    return _index(folder, "StableVideoDiffusionPipeline")

@@ -20,6 +20,9 @@ REGISTRY: dict[str, str] = {
     "viewcrafter_25_sparse": "viewcrafter:from_settings",
     "viewcrafter_16": "viewcrafter:from_settings",
     "viewcrafter_25_512": "viewcrafter:from_settings",
+    "wan_vace_1.3b": "wan:from_settings",
+    "wan_vace_14b": "wan:from_settings",
+    "svd": "svd:from_settings",
 }
 
 

@@ -38,6 +38,7 @@ class PriorSpec:
     sees: frozenset[str]  # of {"render", "mask", "camera", "image", "text"}
     licence: str  # SPDX id or the model's own licence name
     commercial_use: bool
+    starts_from_render: bool = False  # the network sees no render, so that sampling starts from the noised one, not from noise
 
 
 @dataclass(frozen=True)

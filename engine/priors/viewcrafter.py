@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
 from . import notation
 from .base import Clip, Level, PriorSpec
+from .clip_image import clip_pixels
 from .memory import GIB, Demand, Residence, Rung
 from .viewcrafter_loader import ModelConfig, Parts, build, build_text_tower, config_beside, read_checkpoint
 
@@ -41,8 +41,6 @@ PROMPT = "Rotating view of a scene"
 _TRAIN_STEPS = 1000
 _BETA = (0.00085, 0.012)  # first and last of the schedule, before the rescale
 _LATENT_SCALE = 0.18215
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 # The two sentences that are always needed, as CLIP's tokens, so that no tokenizer is.
 _TOKENS = {PROMPT: (49406, 32265, 1093, 539, 320, 3562, 49407), "": (49406, 49407)}
 _CELL_BYTES = 57_000  # of one branch per latent cell: slope through the authors' three figures (23.5, 18.3, 13.8 GB)
@@ -88,25 +86,6 @@ def timesteps(steps: int) -> list[int]:
         raise UserError(f"steps is {steps}.", f"ViewCrafter takes 1 to {_TRAIN_STEPS} steps.")
     spacing = _TRAIN_STEPS / steps
     return [round(_TRAIN_STEPS - k * spacing) - 1 for k in range(steps)]
-
-
-def clip_picture(image: Tensor, size_px: int) -> Tensor:
-    """[1, 3, h, w] in [-1, 1] -> [1, 3, size_px, size_px] as CLIP wants it, in the same range.
-
-    Blur with sigma = (factor - 1) / 2 over two sigmas, reflected borders, then bicubic with
-    aligned corners: what the model was trained with. Another antialiasing is another input.
-    """
-    for axis in (2, 3):
-        sigma = max((image.shape[axis] / size_px - 1.0) / 2.0, 0.001)
-        width = int(max(4.0 * sigma, 3.0)) | 1
-        taps = torch.arange(width, device=image.device) - width // 2
-        kernel = torch.exp(-0.5 * (taps / sigma) ** 2)
-        kernel = (kernel / kernel.sum()).to(image.dtype)
-        shape = (1, 1, width, 1) if axis == 2 else (1, 1, 1, width)
-        pad = (0, 0, width // 2, width // 2) if axis == 2 else (width // 2, width // 2, 0, 0)
-        padded = F.pad(image, pad, mode="reflect")
-        image = F.conv2d(padded, kernel.reshape(shape).expand(3, -1, -1, -1), groups=3)
-    return F.interpolate(image, size=(size_px, size_px), mode="bicubic", align_corners=True)
 
 
 class ViewCrafter:
@@ -174,9 +153,8 @@ class ViewCrafter:
     def _image_tokens(self, picture: Tensor) -> Tensor:
         self.residence.companions()
         vision = self._parts.vision
-        small = clip_picture(picture.to(self.residence.device, torch.float32) * 2.0 - 1.0, vision.config.image_size)  # type: ignore[union-attr]
-        mean, std = (torch.tensor(v, device=small.device)[None, :, None, None] for v in (_CLIP_MEAN, _CLIP_STD))
-        tokens = vision(((small * 0.5 + 0.5 - mean) / std).to(self._dtype)).last_hidden_state
+        pixels = clip_pixels(picture.to(self.residence.device, torch.float32), vision.config.image_size)  # type: ignore[union-attr]
+        tokens = vision(pixels.to(self._dtype)).last_hidden_state
         return self._parts.resampler(tokens)
 
     @torch.no_grad()

@@ -15,6 +15,7 @@ from engine import sampler
 from engine.priors import viewcrafter
 from engine.priors import viewcrafter_loader as loader
 from engine.priors.base import Level
+from engine.priors.clip_image import clip_picture
 from engine.priors.memory import Demand, Residence, Rung
 from engine.priors.viewcrafter_resampler import Resampler, ResamplerConfig
 from engine.priors.viewcrafter_unet import UNetConfig, ViewCrafterUNet
@@ -82,7 +83,7 @@ def test_autoencoder_and_towers_equal_the_originals(golden):
     text = loader.build_text_tower(state, tiny.VIEWCRAFTER, where="test")
     tokens = torch.tensor([viewcrafter._tokens(sentence, tiny.VIEWCRAFTER) for sentence in ("", viewcrafter.PROMPT)])
     assert_equal(text(tokens).last_hidden_state[:, ::8], golden["text"], 1e-5)
-    assert_equal(viewcrafter.clip_picture(rnd(1, 3, 72, 100), 28), golden["clip_picture"], 1e-5)
+    assert_equal(clip_picture(rnd(1, 3, 72, 100), 28), golden["clip_picture"], 1e-5)
 
 
 def test_schedule_is_the_originals(golden):

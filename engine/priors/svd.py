@@ -1,0 +1,207 @@
+"""Stable Video Diffusion (arXiv 2311.15127): continues a picture, and has never heard of a camera.
+
+Family: EDM, variance exploding, v-prediction. The network sees the first frame alone, so the
+path of the camera reaches it in one way only: sampling does not start from pure noise but
+from the noised render (SDEdit, arXiv 2108.01073), at a noise that drowns details and keeps
+the layout. This holds for both runs; the free run differs in that nothing pulls it back later.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from . import model_folder, notation
+from .base import Clip, Level, PriorSpec
+from .clip_image import clip_pixels
+from .memory import GIB, Demand, Residence, Rung
+
+if TYPE_CHECKING:
+    from ..settings import SceneSettings
+
+_log = logging.getLogger(__name__)
+
+STEPS = 25
+GUIDANCE = 3.0  # at the last frame; 1 at the first
+START_SIGMA = 10.0  # of 700: where sampling starts from the render; own choice
+_SIGMA_MAX, _SIGMA_MIN, _RHO = 700.0, 0.002, 7.0
+_FPS, _MOTION, _AUGMENTATION = 6, 127, 0.02  # frame rate less one, motion bucket, noise on the picture
+_CELL_BYTES = 57_000  # of one branch per latent cell: as ViewCrafter's, estimate
+_DECODER_BYTES = 5_000  # per pixel of a frame: estimate
+_MOST_AT_ONCE = 8  # frames decoded together
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the network is told of a clip; the first entry is the unconditional one."""
+
+    latents: Tensor  # [2, f, 4, h', w'] of the first frame, unscaled
+    embedding: Tensor  # [2, 1, d] CLIP's
+
+
+def karras_sigmas(steps: int, highest: float, lowest: float = _SIGMA_MIN) -> list[float]:
+    """Noise levels of Karras et al. 2022, Eq. (5), rho = 7, and a last 0."""
+    if steps < 2:
+        raise UserError(f"steps is {steps}.", "Stable Video Diffusion needs at least 2.")
+    first, last = highest ** (1.0 / _RHO), lowest ** (1.0 / _RHO)
+    return [(first + k / (steps - 1) * (last - first)) ** _RHO for k in range(steps)] + [0.0]
+
+
+class StableVideo:
+    """A video prior (see base.py)."""
+
+    def __init__(
+        self,
+        spec: PriorSpec,
+        unet: nn.Module,  # UNetSpatioTemporalConditionModel
+        vae: nn.Module,  # AutoencoderKLTemporalDecoder, float32
+        vision: nn.Module,  # CLIPVisionModelWithProjection
+        residence: Residence,
+        *,
+        guidance: float = GUIDANCE,
+        start_sigma: float = START_SIGMA,
+    ) -> None:
+        self.spec, self.residence = spec, residence
+        self._unet, self._vae, self._vision = unet, vae, vision
+        self._guidance, self._start_sigma = guidance, start_sigma
+        self._scale = float(vae.config.scaling_factor)  # type: ignore[union-attr, arg-type]
+        self._levels: list[Level] = []
+
+    def levels(self, steps: int) -> list[Level]:
+        sigmas = karras_sigmas(steps, self._start_sigma)
+        self._levels = [Level(0.25 * math.log(max(s, 1e-6)), 1.0, s) for s in sigmas]
+        return self._levels
+
+    def z_scale(self, i: int) -> float:
+        return 1.0
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor) -> Tensor:
+        """[f, 3, h, w] in [0, 1] -> [4, f, h/8, w/8], the mean of the posterior, frame by frame."""
+        self.residence.companions()
+        return torch.cat([self._moments(f[None]) for f in frames]).transpose(0, 1) * self._scale
+
+    def _moments(self, frame: Tensor) -> Tensor:
+        return self._vae.encode(frame.to(self.residence.device, torch.float32) * 2.0 - 1.0).latent_dist.mode()  # type: ignore[operator]
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """The decoder looks along time: as many frames together as memory allows, never an uneven rest."""
+        count = latents.shape[1]
+
+        def work(rung: Rung) -> Tensor:
+            self.residence.companions()
+            most = 1 if rung.tiling else _MOST_AT_ONCE
+            at_once = max(n for n in range(1, most + 1) if count % n == 0)
+            scaled = (latents / self._scale).transpose(0, 1).to(self.residence.device, torch.float32)
+            parts = [self._vae.decode(z, num_frames=at_once).sample for z in scaled.split(at_once)]  # type: ignore[operator]
+            return (torch.cat(parts) * 0.5 + 0.5).clamp(0.0, 1.0)
+
+        return self.residence.run(work)
+
+    @torch.no_grad()
+    def condition(self, clip: Clip) -> Condition:
+        """The clip's own first frame is what is continued: the user's picture in the first segment."""
+        self.residence.companions()
+        first = clip.render[:1].to(self.residence.device, torch.float32)
+        noise = torch.randn(first.shape, generator=torch.Generator().manual_seed(0)).to(first)
+        latents = self._moments(first + 0.5 * _AUGMENTATION * noise)  # 0.5: the noise is meant for [-1, 1]
+        pixels = clip_pixels(first, self._vision.config.image_size)  # type: ignore[union-attr]
+        embedding = self._vision(pixels.to(self._vision.dtype)).image_embeds.float()[:, None]  # type: ignore[call-overload]
+        both = [torch.cat([torch.zeros_like(t), t]) for t in (latents, embedding)]
+        return Condition(both[0][:, None].expand(-1, clip.render.shape[0], -1, -1, -1), both[1])
+
+    @torch.no_grad()
+    def predict(self, x: Tensor, i: int, condition: Condition) -> tuple[Tensor, Tensor]:
+        level, runs = self._levels[i], x.shape[0]
+        guided = self._guidance != 1.0
+        sides = [0, 1] if guided else [1]
+        side = torch.tensor(sides, device=condition.latents.device).repeat_interleave(runs)
+        scaled = (x / (level.b**2 + 1.0) ** 0.5).transpose(1, 2).repeat(len(sides), 1, 1, 1, 1)
+        dtype, device = self._unet.dtype, self.residence.device
+        latents = torch.cat([scaled, condition.latents[side].to(x)], dim=2).to(device, dtype)  # type: ignore[call-overload]
+        embedding = condition.embedding[side].to(device, dtype)  # type: ignore[call-overload]
+        facts = torch.tensor([[_FPS, _MOTION, _AUGMENTATION]], device=device).repeat(len(side), 1)
+        time = torch.full((len(side),), level.t, device=device)
+
+        def network(latents: Tensor, time: Tensor, embedding: Tensor, facts: Tensor) -> Tensor:
+            return self._unet(latents, time, encoder_hidden_states=embedding, added_time_ids=facts.to(latents), return_dict=False)[0]
+
+        def work(rung: Rung) -> Tensor:
+            self.residence.denoiser()
+            return notation.in_parts(network, rung.branches, latents, time, embedding, facts).to(x).transpose(1, 2)
+
+        v = self.residence.run(work)
+        if guided:
+            scale = torch.linspace(1.0, self._guidance, x.shape[2], device=x.device)[:, None, None]
+            v = notation.guided(v[runs:], v[:runs], scale)
+        return notation.from_edm_velocity(v, x, level)
+
+    def features(self, latents: Tensor) -> Tensor:
+        return notation.patch_features(latents)
+
+    def generator(self, seed: int) -> torch.Generator:
+        return torch.Generator(self.residence.device).manual_seed(seed)
+
+
+def _frames_rule(frames: int):
+    def rule(n: int) -> int:
+        if n > frames:
+            raise UserError(f"svd makes {frames} frames at a time, not {n}.", f"Set segment_length to {frames} or less.")
+        return frames
+
+    return rule
+
+
+def load(
+    name: str, folder: Path, *, device: str, size: tuple[int, int], guidance: float = -1.0, rung: Rung | None = None
+) -> StableVideo:
+    """The prior from a folder in diffusers' layout, for frames of `size` (height, width)."""
+    from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
+    from transformers import CLIPVisionModelWithProjection
+
+    model_folder.require(folder, "StableVideoDiffusionPipeline")
+    dtype = torch.float16 if device.startswith("cuda") else torch.float32
+    unet = model_folder.part(folder, "unet", UNetSpatioTemporalConditionModel, dtype)
+    vae = model_folder.part(folder, "vae", AutoencoderKLTemporalDecoder, torch.float32)  # it overflows in 16 bits
+    vision = model_folder.part(folder, "image_encoder", CLIPVisionModelWithProjection, dtype)
+    frames, levels = int(unet.config.num_frames), len(unet.config.block_out_channels)
+    height, width = size
+    demand = Demand(
+        denoiser=model_folder.in_16_bits(unet),
+        companions=2 * model_folder.in_16_bits(vae) + model_folder.in_16_bits(vision),
+        branch=_CELL_BYTES * frames * (height // 8) * (width // 8),
+        decode=max(_DECODER_BYTES * height * width * _MOST_AT_ONCE, GIB // 4),
+    )
+    spec = PriorSpec(
+        name=name,
+        frames=_frames_rule(frames),
+        size_multiple=8 * 2 ** (levels - 1),
+        native_size=(576, 1024),
+        t_factor=1,
+        s_factor=2 ** (len(vae.config.block_out_channels) - 1),
+        channels=int(vae.config.latent_channels),
+        steps=STEPS,
+        sees=frozenset({"image"}),
+        licence="Stability AI Community License",
+        commercial_use=False,
+        starts_from_render=True,
+    )
+    residence = Residence(device, demand, unet, [vae, vision], rung)
+    return StableVideo(spec, unet, vae, vision, residence, guidance=GUIDANCE if guidance < 0 else guidance)
+
+
+def from_settings(settings: SceneSettings, image: Tensor, device: str) -> StableVideo:
+    """The prior that the settings name, from the weights folder."""
+    from .. import weights
+
+    name = settings.prior.prior
+    size = (image.shape[1], image.shape[2])
+    return load(name, weights.require(name), device=device, size=size, guidance=settings.prior.guidance)

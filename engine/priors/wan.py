@@ -1,0 +1,266 @@
+"""Wan 2.1 VACE (arXiv 2503.07598, 2503.20314): a video model that completes a masked render.
+
+Family: rectified flow with shifted noise levels. Four frames share a latent after the
+first. The network sees the render where the scene is known, a mask of the rest, the
+user's picture as a reference, and a sentence. The checkpoint's own UniPC sampler is not used:
+it rebuilds each sample from one it kept, and would silently undo the momentum.
+
+The reference has a latent frame of its own before the clip. It stays in here: at every level the
+network is shown the picture's latents at that level's noise, as in training.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import UserError
+from . import model_folder, notation
+from .base import Clip, Level, PriorSpec
+from .memory import GIB, Demand, Residence, Rung
+
+if TYPE_CHECKING:
+    from ..settings import SceneSettings
+
+_log = logging.getLogger(__name__)
+
+STEPS = 30
+GUIDANCE = 5.0
+MOST_FRAMES = 81
+PROMPT = "A steady camera moves through a static scene. Photograph, sharp details, natural light."
+NEGATIVE = "blur, distortion, moving people, moving objects, flicker, text, watermark, painting, cartoon"
+_TEXT_TOKENS = 512
+_KNOWN = 0.5  # coverage from which a pixel is kept
+_TOKEN_BYTES = 40  # of one branch, per token and channel of the network: estimate
+_DECODER_BYTES = 12_000  # per pixel of a frame: estimate
+
+
+class Variant(NamedTuple):
+    size: tuple[int, int]  # height, width
+    shift: float
+
+
+VARIANTS = {"wan_vace_1.3b": Variant((480, 832), 3.0), "wan_vace_14b": Variant((720, 1280), 5.0)}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the network is told of a clip; the first entry of text is the negative one."""
+
+    control: Tensor  # [1, 96, n_reference + f', h', w']: kept latents, replaced latents, mask
+    reference: Tensor  # [16, n_reference, h', w'] clean latents
+    reference_eps: Tensor  # the same shape: their noise
+    text: Tensor  # [2, 512, d]
+
+
+def flow_levels(steps: int, shift: float) -> list[Level]:
+    """Rectified-flow levels a = 1 - s, b = s, t = 1000 s with s = shift u / (1 + (shift - 1) u), u from 1 to 0 evenly."""
+    if steps < 1:
+        raise UserError(f"steps is {steps}.", "Take at least 1.")
+    u = [1.0 - k / steps for k in range(steps + 1)]
+    sigmas = [shift * v / (1.0 + (shift - 1.0) * v) for v in u]
+    return [Level(1000.0 * s, 1.0 - s, s) for s in sigmas]
+
+
+def frames_rule(name: str, factor: int, most: int):
+    """n -> the next factor * k + 1; more than `most` is refused."""
+
+    def rule(n: int) -> int:
+        if n > most:
+            raise UserError(f"{name} makes at most {most} frames at a time, not {n}.", f"Set segment_length to {most} or less.")
+        return -(-(n - 1) // factor) * factor + 1
+
+    return rule
+
+
+class WanLatents:
+    """The autoencoder of Wan: frames <-> latents of mean 0 and deviation 1."""
+
+    def __init__(self, vae: nn.Module, device: torch.device) -> None:
+        self.vae, self._device = vae, device
+        config = vae.config  # type: ignore[union-attr]
+        self._mean, self._std = (torch.tensor(v)[:, None, None, None] for v in (config.latents_mean, config.latents_std))
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """[f, 3, h, w] in [-1, 1] -> [16, f', h/8, w/8] float32, f = 4 k + 1."""
+        video = frames.transpose(0, 1)[None].to(self._device, self.vae.dtype)  # type: ignore[call-overload]
+        latents = self.vae.encode(video).latent_dist.mode()[0].float()  # type: ignore[operator]
+        return (latents - self._mean.to(latents)) / self._std.to(latents)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """[16, f', h', w'] -> [f, 3, h, w] in [0, 1]."""
+        scaled = (latents * self._std.to(latents) + self._mean.to(latents))[None].to(self._device, self.vae.dtype)  # type: ignore[call-overload]
+        video = self.vae.decode(scaled).sample[0].float()  # type: ignore[operator]
+        return (video.transpose(0, 1) * 0.5 + 0.5).clamp(0.0, 1.0)
+
+
+def mask_channels(unknown: Tensor, factor: int) -> Tensor:
+    """[f, 1, h, w] 0/1 -> [64, f', h/8, w/8]: the 8 x 8 pixels of a cell as channels, frames picked by nearest."""
+    f, _, h, w = unknown.shape
+    cells = unknown.reshape(f, h // 8, 8, w // 8, 8).permute(2, 4, 0, 1, 3).reshape(1, 64, f, h // 8, w // 8)
+    return F.interpolate(cells, size=((f + factor - 1) // factor, h // 8, w // 8), mode="nearest-exact")[0]
+
+
+class WanVACE:
+    """A video prior (see base.py)."""
+
+    def __init__(
+        self,
+        spec: PriorSpec,
+        transformer: nn.Module,  # WanVACETransformer3DModel
+        vae: nn.Module,  # AutoencoderKLWan
+        text: Tensor,  # [2, 512, d]: negative, prompt
+        residence: Residence,
+        *,
+        shift: float,
+        guidance: float = GUIDANCE,
+        references: bool = True,
+    ) -> None:
+        self.spec, self.residence = spec, residence
+        self._transformer, self._text = transformer, text
+        self._latents = WanLatents(vae, residence.device)
+        self._shift, self._guidance, self._references = shift, guidance, references
+        self._levels: list[Level] = []
+
+    def levels(self, steps: int) -> list[Level]:
+        self._levels = flow_levels(steps, self._shift)
+        return self._levels
+
+    def z_scale(self, i: int) -> float:
+        return 1.0
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor) -> Tensor:
+        self.residence.companions()
+        return self._latents.encode(frames * 2.0 - 1.0)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        def work(rung: Rung) -> Tensor:
+            self.residence.companions()
+            self._latents.vae.use_tiling = rung.tiling  # type: ignore[assignment]
+            return self._latents.decode(latents)
+
+        return self.residence.run(work)
+
+    @torch.no_grad()
+    def condition(self, clip: Clip) -> Condition:
+        self.residence.companions()
+        unknown = (clip.known < _KNOWN).to(clip.render)
+        video = clip.render * 2.0 - 1.0
+        kept = self._latents.encode(video * (1.0 - unknown))
+        # The part to be replaced is grey: what the render has there is no picture of the scene.
+        replaced = self._latents.encode(torch.zeros_like(video))
+        control = torch.cat([kept, replaced, mask_channels(unknown, self.spec.t_factor).to(kept)])
+        reference = control[:16, :0]
+        if self._references:
+            reference = self._latents.encode(clip.image[None] * 2.0 - 1.0)
+            control = torch.cat([F.pad(reference, (0, 0, 0, 0, 0, 0, 0, control.shape[0] - 16)), control], dim=1)
+        noise = torch.randn(reference.shape, generator=torch.Generator().manual_seed(0)).to(reference)
+        return Condition(control[None], reference, noise, self._text)
+
+    @torch.no_grad()
+    def predict(self, x: Tensor, i: int, condition: Condition) -> tuple[Tensor, Tensor]:
+        level, runs = self._levels[i], x.shape[0]
+        slots = condition.reference.shape[1]
+        shown = (level.a * condition.reference + level.b * condition.reference_eps).to(x).expand(runs, -1, -1, -1, -1)
+        sides = [0, 1] if self._guidance != 1.0 else [1]
+        side = torch.tensor(sides).repeat_interleave(runs)
+        dtype, device = self._transformer.dtype, self.residence.device
+        latents = torch.cat([shown, x], dim=2).to(device, dtype).repeat(len(sides), 1, 1, 1, 1)
+        text = condition.text[side].to(device, dtype)  # type: ignore[call-overload]
+        control = condition.control.to(device, dtype).expand(len(side), -1, -1, -1, -1)  # type: ignore[call-overload]
+        time = torch.full((len(side),), level.t, device=device)
+
+        def network(latents: Tensor, time: Tensor, text: Tensor, control: Tensor) -> Tensor:
+            return self._transformer(
+                hidden_states=latents, timestep=time, encoder_hidden_states=text, control_hidden_states=control, return_dict=False
+            )[0]
+
+        def work(rung: Rung) -> Tensor:
+            self.residence.denoiser()
+            return notation.in_parts(network, rung.branches, latents, time, text, control).to(x)
+
+        u = self.residence.run(work)[:, :, slots:]
+        if len(sides) == 2:
+            u = notation.guided(u[runs:], u[:runs], self._guidance)
+        return notation.from_flow(u, x, level)
+
+    def features(self, latents: Tensor) -> Tensor:
+        return notation.patch_features(latents)
+
+    def generator(self, seed: int) -> torch.Generator:
+        return torch.Generator(self.residence.device).manual_seed(seed)
+
+
+def demand(transformer: nn.Module, vae: nn.Module, frames: int, height: int, width: int) -> Demand:
+    """Memory at a working size."""
+    config = transformer.config  # type: ignore[union-attr]
+    tokens = ((frames - 1) // 4 + 2) * (height // 16) * (width // 16)
+    channels = config.num_attention_heads * config.attention_head_dim
+    return Demand(
+        denoiser=model_folder.in_16_bits(transformer),
+        companions=2 * model_folder.in_16_bits(vae),  # in 32 bits
+        branch=_TOKEN_BYTES * channels * tokens,
+        decode=max(_DECODER_BYTES * height * width, GIB // 4),
+        can_store_8bit=True,
+    )
+
+
+def load(
+    name: str,
+    folder: Path,
+    *,
+    device: str,
+    size: tuple[int, int],
+    frames: int = MOST_FRAMES,
+    prompt: str = "",
+    guidance: float = -1.0,
+    rung: Rung | None = None,
+) -> WanVACE:
+    """The prior `name` of VARIANTS from a folder in diffusers' layout, for clips of `frames` frames of `size` (height, width)."""
+    from diffusers import AutoencoderKLWan, WanVACETransformer3DModel
+    from transformers import UMT5EncoderModel
+
+    model_folder.require(folder, "WanVACEPipeline")
+    cuda = device.startswith("cuda")
+    sentences = [NEGATIVE, prompt or PROMPT]
+    text = model_folder.sentence_embeddings(folder, UMT5EncoderModel, sentences, _TEXT_TOKENS)
+    embeddings = text["embeddings"].float() * text["mask"][:, :, None]  # Wan reads zeros, not padding
+    vae = model_folder.part(folder, "vae", AutoencoderKLWan, torch.float32)
+    transformer = model_folder.part(folder, "transformer", WanVACETransformer3DModel, torch.bfloat16 if cuda else torch.float32)
+    residence = Residence(device, demand(transformer, vae, frames, *size), transformer, [vae], rung)
+    if residence.rung.store_8bit:
+        transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16)
+    variant = VARIANTS[name]
+    spec = PriorSpec(
+        name=name,
+        frames=frames_rule(name, 4, MOST_FRAMES),
+        size_multiple=16,
+        native_size=variant.size,
+        t_factor=4,
+        s_factor=8,
+        channels=vae.config.z_dim,
+        steps=STEPS,
+        sees=frozenset({"render", "mask", "image", "text"}),
+        licence="Apache-2.0",
+        commercial_use=True,
+    )
+    return WanVACE(spec, transformer, vae, embeddings, residence, shift=variant.shift, guidance=GUIDANCE if guidance < 0 else guidance)
+
+
+def from_settings(settings: SceneSettings, image: Tensor, device: str) -> WanVACE:
+    """The prior that the settings name, from the weights folder."""
+    from .. import weights
+
+    name, chosen = settings.prior.prior, settings.prior
+    frames = frames_rule(name, 4, MOST_FRAMES)(settings.path.segment_length)
+    size = (image.shape[1], image.shape[2])
+    folder = weights.require(name)
+    return load(name, folder, device=device, size=size, frames=frames, prompt=chosen.prompt, guidance=chosen.guidance)
