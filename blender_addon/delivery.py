@@ -90,8 +90,9 @@ def import_result(result: Path, scene: bpy.types.Scene, ticket: jobs.Ticket) -> 
 
 
 def _report_text(error: RuntimeError) -> str:
-    """An operator's report without the `Error: ` in front and what Blender appends."""
-    return str(error).strip().splitlines()[0].removeprefix("Error: ")
+    """An operator's report without what Blender puts around it; of a traceback the last line, which names the error."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip() and not line.startswith("Location:")]
+    return (lines[-1] if any("Traceback" in line for line in lines) else lines[0]).removeprefix("Error: ")
 
 
 def result_lines() -> list[tuple[str, str]]:

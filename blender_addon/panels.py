@@ -65,7 +65,7 @@ def _draw_inputs(layout: bpy.types.UILayout, scene: bpy.types.Scene) -> None:
         row.prop(group, "frame_end")
     row = column.row(align=True)
     row.prop(group.settings, "frame_step")
-    row.prop(group, "samples_per_frame")
+    row.prop(group, "samples_per_frame", text="Per Frame")
 
 
 def _draw_choices(layout: bpy.types.UILayout, group: properties.SCENESPLATTER_PG_scene) -> None:
@@ -80,7 +80,7 @@ def _draw_choices(layout: bpy.types.UILayout, group: properties.SCENESPLATTER_PG
         column.prop(group, "depth_model")
     column.prop(group.settings, "prior")
     column.prop(group.settings, "seed")
-    column.prop(group, "replace_last")
+    column.prop(group, "replace_last", text="Replace Last")
     if group.replace_last and group.last_object is None:
         column.label(text="There is no last result yet: a new object is made", icon="INFO")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -136,27 +137,23 @@ def save_image(group: properties.SCENESPLATTER_PG_scene, folder: Path) -> Path:
         if source.suffix.lower() in (".exr", ".hdr"):
             image = bpy.data.images.load(str(source))
             try:
-                return _save_float(image, folder / "image.png")
+                return _save_pixels(image, folder / "image.png")
             finally:
                 bpy.data.images.remove(image)
         return Path(shutil.copyfile(source, folder / f"image{source.suffix.lower()}"))
     image = group.image
-    if image.is_float:
-        return _save_float(image, folder / "image.png")
-    target = folder / f"image{_SUFFIXES.get(image.file_format, '.png')}"
-    if image.is_dirty or image.source == "GENERATED":
-        with _reported():
-            image.save(filepath=str(target), save_copy=True)
-    elif image.packed_file is not None:
+    if image.is_float or image.is_dirty or image.source == "GENERATED":
+        return _save_pixels(image, folder / "image.png")
+    if image.packed_file is not None:
+        target = folder / f"image{_SUFFIXES.get(image.file_format, '.png')}"
         target.write_bytes(image.packed_file.data)
-    else:
-        source = Path(bpy.path.abspath(image.filepath))
-        target = Path(shutil.copyfile(source, folder / f"image{source.suffix.lower()}"))
-    return target
+        return target
+    source = Path(bpy.path.abspath(image.filepath))
+    return Path(shutil.copyfile(source, folder / f"image{source.suffix.lower()}"))
 
 
-def _save_float(image: bpy.types.Image, target: Path) -> Path:
-    """A linear floating point image [h, w, 4], sRGB-coded and clipped, as PNG: what the Standard view shows."""
+def _save_pixels(image: bpy.types.Image, target: Path) -> Path:
+    """What an image [h, w] shows under the Standard view, as 8-bit PNG; the image itself stays as it is."""
     width, height = image.size
     if not width or not height:
         raise UserError(f"{image.name} cannot be read.", "Open it in Blender's image editor to see why.")
@@ -164,21 +161,29 @@ def _save_float(image: bpy.types.Image, target: Path) -> Path:
     image.pixels.foreach_get(pixels)
     pixels = pixels.reshape(-1, image.channels)
     rgba = np.ones((pixels.shape[0], 4), np.float32)
-    light = np.clip(np.nan_to_num(pixels[:, :3] if image.channels >= 3 else pixels[:, :1]), 0.0, 1.0)
-    rgba[:, :3] = np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - 0.055)
-    coded = bpy.data.images.new("scene_splatter_input", width, height, alpha=True, float_buffer=False)
+    rgba[:, :3] = np.clip(np.nan_to_num(pixels[:, :3] if image.channels >= 3 else pixels[:, :1]), 0.0, 1.0)
+    if image.is_float:  # light; bytes are coded already
+        rgba[:, :3] = _srgb(rgba[:, :3])
+    if image.channels == 4:
+        rgba[:, 3] = np.clip(pixels[:, 3], 0.0, 1.0)
+    shown = bpy.data.images.new("scene_splatter_input", width, height, alpha=True, float_buffer=False)
     try:
-        coded.pixels.foreach_set(rgba.ravel())
-        coded.file_format = "PNG"
+        shown.pixels.foreach_set(rgba.ravel())
+        shown.filepath_raw, shown.file_format = str(target), "PNG"
         with _reported():
-            coded.save(filepath=str(target))
+            shown.save()
     finally:
-        bpy.data.images.remove(coded)
+        bpy.data.images.remove(shown)
     return target
 
 
+def _srgb(light: np.ndarray) -> np.ndarray:
+    """IEC 61966-2-1, for light in 0..1."""
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - 0.055)
+
+
 @contextlib.contextmanager
-def _reported():
+def _reported() -> Iterator[None]:
     """Blender reports a failed save as RuntimeError."""
     try:
         yield

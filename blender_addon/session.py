@@ -281,6 +281,9 @@ class Session:
                 jobs.write_ticket(self.status.folder, dataclasses.replace(self._ticket, imported=delivery.imported))
         except UserError as error:
             self._finish("", self._problem(error.message, error.hint))
+        except BaseException as error:  # a bug goes on to Blender's console, but must not leave a job that never ends
+            self._finish("", self._problem(f"The result could not be imported ({error}).", "The job folder holds it: use File > Import."))
+            raise
         else:
             self._finish(delivery.outcome)
 

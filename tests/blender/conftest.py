@@ -8,10 +8,12 @@ Files that need bpy begin with `bpy = pytest.importorskip("bpy")` and are marked
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,4 +68,54 @@ def empty_scene(addon):
     import bpy
 
     bpy.ops.wm.read_factory_settings(use_empty=True)
+    return bpy.context.scene
+
+
+@pytest.fixture
+def save_picture(addon):
+    """A function that writes a gradient as a picture file and leaves no datablock behind."""
+    return _save_picture
+
+
+def _save_picture(path: Path, file_format: str = "PNG", size: tuple[int, int] = (64, 36)) -> Path:
+    """A gradient as a picture file, written by Blender; leaves no datablock behind."""
+    import bpy
+    import numpy as np
+
+    width, height = size
+    image = bpy.data.images.new("picture", width, height)
+    pixels = np.ones((height, width, 4), np.float32)
+    pixels[..., 0], pixels[..., 1] = np.linspace(0, 1, width), np.linspace(0, 1, height)[:, None]
+    image.pixels.foreach_set(pixels.ravel())
+    image.filepath_raw, image.file_format = str(path), file_format
+    image.save()
+    bpy.data.images.remove(image)
+    return path
+
+
+def _animated_camera(scene: Any, name: str = "Camera") -> Any:
+    """A perspective camera that travels 0.9 m along x from frame 1 to 10."""
+    import bpy
+
+    camera = bpy.data.objects.new(name, bpy.data.cameras.new(name))
+    scene.collection.objects.link(camera)
+    camera.rotation_euler = (math.pi / 2, 0.0, 0.0)
+    for frame, x in ((1, 0.0), (10, 0.9)):
+        camera.location = (x, 0.0, 1.6)
+        camera.keyframe_insert("location", frame=frame)
+    return camera
+
+
+@pytest.fixture
+def ready(empty_scene, tmp_path, monkeypatch):
+    """A saved scene in which Generate can be pressed: a camera on its way, a picture, an interpreter for the engine."""
+    import bpy
+
+    monkeypatch.setenv("SCENE_SPLATTER_ENGINE_PYTHON", sys.executable)
+    empty_scene.camera = _animated_camera(empty_scene)
+    empty_scene.frame_start, empty_scene.frame_end = 1, 10
+    empty_scene.render.resolution_x, empty_scene.render.resolution_y = 64, 36
+    empty_scene.scene_splatter.image_path = str(_save_picture(tmp_path / "picture.png"))
+    empty_scene.frame_set(1)
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
     return bpy.context.scene

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,47 +15,10 @@ from scene_splatter.engine.errors import UserError  # noqa: E402
 pytestmark = pytest.mark.blender
 
 
-def save_picture(path: Path, file_format: str = "PNG", size: tuple[int, int] = (64, 36)) -> Path:
-    """A gradient as a picture file, written by Blender; leaves no datablock behind."""
-    width, height = size
-    image = bpy.data.images.new("picture", width, height)
-    pixels = np.ones((height, width, 4), np.float32)
-    pixels[..., 0], pixels[..., 1] = np.linspace(0, 1, width), np.linspace(0, 1, height)[:, None]
-    image.pixels.foreach_set(pixels.ravel())
-    image.filepath_raw, image.file_format = str(path), file_format
-    image.save()
-    bpy.data.images.remove(image)
-    return path
-
-
-def animated_camera(scene: Any, name: str = "Camera") -> Any:
-    """A perspective camera that travels 0.9 m along x from frame 1 to 10."""
-    camera = bpy.data.objects.new(name, bpy.data.cameras.new(name))
-    scene.collection.objects.link(camera)
-    camera.rotation_euler = (np.pi / 2, 0.0, 0.0)
-    for frame, x in ((1, 0.0), (10, 0.9)):
-        camera.location = (x, 0.0, 1.6)
-        camera.keyframe_insert("location", frame=frame)
-    return camera
-
-
-@pytest.fixture
-def ready(empty_scene: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A saved scene in which Generate can be pressed."""
-    monkeypatch.setenv(places.PYTHON_VARIABLE, sys.executable)
-    scene = empty_scene
-    scene.camera = animated_camera(scene)
-    scene.frame_start, scene.frame_end = 1, 10
-    scene.render.resolution_x, scene.render.resolution_y = 64, 36
-    scene.scene_splatter.image_path = str(save_picture(tmp_path / "picture.png"))
-    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
-    return bpy.context.scene
-
-
 def snapshot() -> dict[str, Any]:
     """What a user would miss if it changed."""
     scene = bpy.context.scene
-    kinds = [name for name in dir(bpy.data) if hasattr(getattr(bpy.data, name), "keys")]
+    kinds = [name for name in dir(bpy.data) if isinstance(getattr(bpy.data, name), bpy.types.bpy_prop_collection)]
     data = {kind: sorted((item.name, item.users) for item in getattr(bpy.data, kind)) for kind in kinds}
     camera = [tuple(row) for ob in scene.objects for row in ob.matrix_world]
     render = (scene.render.resolution_x, scene.render.filepath, scene.render.engine, scene.render.image_settings.file_format)
@@ -141,7 +103,7 @@ def test_a_blender_image_that_is_no_single_picture(ready: Any, tmp_path: Path, s
     refused_by_poll(f"picture.png is {words}")
 
 
-def test_a_blender_image_whose_file_is_gone(ready: Any, tmp_path: Path) -> None:
+def test_a_blender_image_whose_file_is_gone(ready: Any, tmp_path: Path, save_picture: Any) -> None:
     ready.scene_splatter.image_from = "IMAGE"
     ready.scene_splatter.image = bpy.data.images.load(str(save_picture(tmp_path / "gone.png")))
     (tmp_path / "gone.png").unlink()
@@ -160,7 +122,7 @@ def written_picture(folder: Path) -> np.ndarray:
     return pixels.reshape(shape)
 
 
-def test_a_packed_image_goes_over_byte_by_byte(ready: Any, tmp_path: Path) -> None:
+def test_a_packed_image_goes_over_byte_by_byte(ready: Any, tmp_path: Path, save_picture: Any) -> None:
     path = save_picture(tmp_path / "packed.jpg", "JPEG")
     data = path.read_bytes()
     image = bpy.data.images.load(str(path))
@@ -185,11 +147,12 @@ def test_a_painted_image_goes_over_as_it_looks(ready: Any) -> None:
 def test_light_goes_over_as_the_standard_view_shows_it(ready: Any, tmp_path: Path) -> None:
     """Linear 0.214 is sRGB 0.5; light above 1 is white."""
     image = bpy.data.images.new("light", 2, 1, float_buffer=True)
+    image.filepath_raw, image.file_format = str(tmp_path / "light.exr"), "OPEN_EXR"
+    image.colorspace_settings.name = "Linear Rec.709"  # of the file; the path's ending resets it, and it resets the pixels
     image.pixels.foreach_set(np.float32([0.2140411, 0.0, 1.0, 1.0, 0.0031308, 7.0, 0.5, 1.0]))
     ready.scene_splatter.image_from, ready.scene_splatter.image = "IMAGE", image
     got = written_picture(request.make(bpy.context).folder)
     np.testing.assert_allclose(got[0, :, :3], [[0.5, 0.0, 1.0], [0.04045, 1.0, 0.7354]], atol=1 / 255)
-    image.filepath_raw, image.file_format = str(tmp_path / "light.exr"), "OPEN_EXR"
     image.save()
     ready.scene_splatter.image_from, ready.scene_splatter.image_path = "FILE", str(tmp_path / "light.exr")
     again = written_picture(request.make(bpy.context).folder)

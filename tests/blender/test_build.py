@@ -29,7 +29,14 @@ ALLOWED = re.compile(
     r"|blender_addon/[a-z_]+\.py"
     r"|engine/([a-z_]+/)*[a-z0-9_]+\.(py|json|jpg|png|md|txt|html|css))"
 )
-NEEDED = ("engine/__main__.py", "engine/server.py", "engine/commands/serve.py", "blender_addon/session.py", "install_deps.py", "pyproject.toml")
+NEEDED = (
+    "engine/__main__.py",
+    "engine/server.py",
+    "engine/commands/serve.py",
+    "blender_addon/session.py",
+    "install_deps.py",
+    "pyproject.toml",
+)
 MANIFEST = tomllib.loads((ROOT / "blender_manifest.toml").read_text(encoding="utf-8"))
 
 
@@ -136,7 +143,8 @@ bpy.ops.preferences.addon_disable(module=name)
 found["gone"] = not hasattr(bpy.types, "SCENESPLATTER_PT_main") and not hasattr(bpy.types.Scene, "scene_splatter")
 bpy.ops.preferences.addon_enable(module=name)
 found["again"] = hasattr(bpy.types, "SCENESPLATTER_PT_main")
-bpy.ops.extensions.package_uninstall(repo_index=next(i for i, r in enumerate(bpy.context.preferences.extensions.repos) if r.module == "user_default"), pkg_id="scene_splatter")
+repositories = [repository.module for repository in bpy.context.preferences.extensions.repos]
+bpy.ops.extensions.package_uninstall(repo_index=repositories.index("user_default"), pkg_id="scene_splatter")
 found["uninstalled"] = not hasattr(bpy.types, "SCENESPLATTER_PT_main")
 print("FOUND", json.dumps(found), flush=True)
 os._exit(0)

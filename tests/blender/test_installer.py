@@ -46,7 +46,7 @@ print("\\udcff".encode("utf-8", "surrogateescape"))
 
 
 def test_a_failure_keeps_its_code_and_its_last_words(tmp_path: Path) -> None:
-    task = run("import sys; print('{\"text\": \"error: The disk is full. Free some space.\"}'); sys.exit(1)", tmp_path)
+    task = run('import sys; print(\'{"text": "error: The disk is full. Free some space."}\'); sys.exit(1)', tmp_path)
     assert task.code == 1 and not task.cancelled and task.text == "error: The disk is full. Free some space."
 
 
@@ -95,7 +95,10 @@ def test_pump_never_waits(tmp_path: Path) -> None:
 def test_the_real_installer_speaks_this_language(tmp_path: Path) -> None:
     """`--check` changes nothing: it says that an empty folder holds no engine."""
     task = Task("Install")
-    task.start([sys.executable, "-I", "-u", str(ROOT / "install_deps.py"), "--env", str(tmp_path / "no"), "--json", "--torch", "cpu", "--check"], tmp_path)
+    task.start(
+        [sys.executable, "-I", "-u", str(ROOT / "install_deps.py"), "--env", str(tmp_path / "no"), "--json", "--torch", "cpu", "--check"],
+        tmp_path,
+    )
     finish(task)
     assert task.code == 1 and task.text.startswith("error: ") and "not complete" in task.text
     assert task.findings[-1]["ok"] is False

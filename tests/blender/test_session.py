@@ -224,6 +224,18 @@ def test_an_import_that_fails_leaves_a_finished_job_to_import_later(desk: Desk) 
     assert left is not None and left.finished
 
 
+def test_a_bug_in_the_import_does_not_leave_a_job_that_never_ends(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Delivery:
+        raise AttributeError("a bug")
+
+    monkeypatch.setattr(desk.session, "_deliver", broken)
+    desk.start()
+    with pytest.raises(AttributeError):
+        desk.finish()
+    assert not desk.session.status.busy and desk.session.status.problem is not None
+    assert "a bug" in desk.session.status.problem.message
+
+
 def test_an_engine_of_another_version_is_ended_and_named(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "VERSION", 99)
     desk.start()

@@ -1,0 +1,98 @@
+"""The same without a window: the function for scripts and the command for farms, with exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+bpy = pytest.importorskip("bpy", reason="bpy is not installed in this Python")
+from scene_splatter.blender_addon import delivery, headless, jobs, places, properties  # noqa: E402
+from scene_splatter.engine import settings as engine_settings  # noqa: E402
+
+pytestmark = pytest.mark.blender
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = {"width": 64, "refine_steps": 2, "segment_length": 4, "overlap": 2, "steps": 2, "frame_step": 1}
+
+
+@pytest.fixture
+def real_engine(ready: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The engine's own environment, where install_deps.py made it."""
+    python = ROOT / (".venv/Scripts/python.exe" if sys.platform == "win32" else ".venv/bin/python")
+    if not python.is_file() or subprocess.run([python, "-c", "import torch"], capture_output=True, check=False).returncode:
+        pytest.skip("the engine's environment .venv is not there; install_deps.py makes it")
+    monkeypatch.setenv(places.PYTHON_VARIABLE, str(python))
+    return ready
+
+
+def small() -> list[str]:
+    return [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
+
+
+def test_settings_from_the_command_line_reach_the_job(ready: Any) -> None:
+    headless._assign(ready.scene_splatter, [f"{name}={value}" for name, value in {**SMALL, "lambda_0": 0.35, "diffusion": "false"}.items()])
+    read = properties.read(ready.scene_splatter)
+    assert read == engine_settings.make(**SMALL, lambda_0=0.35, diffusion=False, blending="linear")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "no_such=1"], "names no setting"),
+        (["--set", "lambda_0"], "names no setting"),
+        (["--set", "lambda_0=much"], "lambda_0 must be a number"),
+        (["--set", "lambda_0=2"], "lambda_0 is 2.0. It must lie between 0.0 and 1.0"),
+        (["--set", "overlap=30"], "overlap (30) must be less than segment_length (25)"),
+        (["--image", "/no/picture.png"], "picture.png does not exist"),
+        (["--camera", "Nobody"], "There is no camera 'Nobody'"),
+        (["--scene", "Nowhere"], "There is no scene 'Nowhere'"),
+        (["--blend", "/no/file.blend"], "file.blend cannot be opened"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(ready: Any, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert headless.run_command(["generate", *arguments]) == headless.EXIT_USER_ERROR
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("error: ") and words in said and "Traceback" not in said
+
+
+def test_wrong_usage_is_exit_code_2_and_help_is_0(ready: Any) -> None:
+    assert headless.run_command(["generate", "--no-such-option"]) == 2
+    assert headless.run_command([]) == 2
+    assert headless.run_command(["generate", "--help"]) == 0
+
+
+def test_an_engine_that_fails_is_exit_code_1_and_leaves_no_engine(ready: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """This Python has no torch, so the engine starts but the job cannot."""
+    assert headless.run_command(["generate", "--out", str(tmp_path / "jobs"), *small()]) == headless.EXIT_FAILED
+    assert "error: " in capsys.readouterr().err
+    assert delivery.session.engine_pid is None
+
+
+@pytest.mark.slow
+def test_generate_from_python_makes_a_splat_object(real_engine: Any, tmp_path: Path) -> None:
+    headless._assign(real_engine.scene_splatter, [f"{name}={value}" for name, value in SMALL.items()])
+    outcome = headless.generate(bpy.context, tmp_path / "jobs")
+    assert outcome.problem is None, outcome.problem
+    cloud = bpy.data.objects[outcome.object_name]
+    assert cloud.type == "POINTCLOUD" and len(cloud.data.points) > 1000
+    assert outcome.folder.parent == tmp_path / "jobs" and (outcome.folder / "scene.ply").is_file()
+    assert json.loads((outcome.folder / "settings.json").read_text())["output"]["blending"] == "linear"
+    ticket = jobs.read_ticket(outcome.folder)
+    assert ticket is not None and ticket.imported == outcome.object_name
+    delivery.session.close()
+
+
+@pytest.mark.slow
+def test_the_command_generates_saves_and_exits_with_0(real_engine: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved = tmp_path / "with scene.blend"
+    code = headless.run_command(["generate", "--out", str(tmp_path / "jobs"), "--save", str(saved), *small()])
+    said = capsys.readouterr()
+    assert code == headless.EXIT_OK, said.err
+    assert Path(said.out.strip().splitlines()[-1]).is_dir()
+    bpy.ops.wm.open_mainfile(filepath=str(saved))
+    assert [ob.type for ob in bpy.data.objects].count("POINTCLOUD") == 1

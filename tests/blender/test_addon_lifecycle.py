@@ -1,0 +1,228 @@
+"""A job and what happens around it: undo, other files, a crash of Blender, a second start. Rehearsal jobs, real engine process.
+
+Timers do not fire without a window, so the tests call `pump` as the timer would.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+bpy = pytest.importorskip("bpy", reason="bpy is not installed in this Python")
+from scene_splatter.blender_addon import delivery, jobs, places  # noqa: E402
+from scene_splatter.engine.splat_file import Splats, write_ply  # noqa: E402
+
+pytestmark = pytest.mark.blender
+
+WAIT_S = 30.0
+COUNT = 50
+
+
+@pytest.fixture
+def saved(empty_scene: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty saved file with an engine to start; afterwards no job is left."""
+    monkeypatch.setenv(places.PYTHON_VARIABLE, sys.executable)
+    bpy.context.preferences.edit.use_global_undo = True
+    path = tmp_path / "shot.blend"
+    bpy.ops.wm.save_as_mainfile(filepath=str(path))
+    yield path
+    delivery.session.close()
+    delivery.look_again()
+
+
+def start(**settings: Any) -> Path:
+    """A rehearsal that brings a scene with it."""
+    folder = jobs.new_folder(delivery.jobs_parent(), "hall")
+    (folder / "settings.json").write_text("{}")
+    draw = np.random.default_rng(0)
+    write_ply(
+        folder / "scene_linear.ply",
+        Splats(
+            means=draw.normal(size=(COUNT, 3)).astype(np.float32),
+            quats=np.tile(np.float32([1, 0, 0, 0]), (COUNT, 1)),
+            scales_log=np.full((COUNT, 3), -4, np.float32),
+            opacities_logit=np.ones(COUNT, np.float32),
+            sh_dc=np.zeros((COUNT, 3), np.float32),
+            sh_rest=np.zeros((COUNT, 0, 3), np.float32),
+        ),
+        ("scene_splatter blending linear",),
+    )
+    ticket = jobs.Ticket(bpy.data.filepath, bpy.context.scene.name, "hall")
+    delivery.begin(bpy.context, folder, ticket, "rehearsal", settings)
+    return folder
+
+
+def pump_until(done: Any) -> None:
+    end = time.monotonic() + WAIT_S
+    while not done():
+        assert time.monotonic() < end, delivery.session.status
+        delivery.session.pump()
+        time.sleep(0.01)
+
+
+def finish() -> None:
+    pump_until(lambda: not delivery.session.status.busy)
+
+
+def until_running() -> None:
+    pump_until(lambda: delivery.session.status.stage == "rehearsal")
+
+
+def clouds() -> list[Any]:
+    return [ob for ob in bpy.data.objects if ob.type == "POINTCLOUD"]
+
+
+def test_a_finished_job_is_imported_into_its_scene(saved: Path) -> None:
+    folder = start()
+    finish()
+    status = delivery.session.status
+    assert status.problem is None, status.problem
+    (cloud,) = clouds()
+    assert len(cloud.data.points) == COUNT and cloud.name in status.outcome
+    assert bpy.context.scene.scene_splatter.last_object == cloud
+    ticket = jobs.read_ticket(folder)
+    assert ticket is not None and ticket.imported == cloud.name
+    assert delivery.waiting_job(bpy.context.scene) is None
+
+
+def test_generating_again_in_place_keeps_the_object(saved: Path) -> None:
+    start()
+    finish()
+    (cloud,) = clouds()
+    cloud.location = (1, 2, 3)
+    folder = jobs.new_folder(delivery.jobs_parent(), "hall")
+    (folder / "scene_linear.ply").write_bytes((delivery.jobs_parent() / "hall_v001" / "scene_linear.ply").read_bytes())
+    ticket = jobs.Ticket(bpy.data.filepath, "Scene", "hall", replace=cloud.name)
+    delivery.begin(bpy.context, folder, ticket, "rehearsal")
+    finish()
+    assert delivery.session.status.problem is None, delivery.session.status.problem
+    assert clouds() == [cloud] and tuple(cloud.location) == (1, 2, 3)
+
+
+def test_undo_during_a_job_does_not_lose_it(saved: Path) -> None:
+    bpy.ops.ed.undo_push(message="before")
+    folder = start(steps=1000, step_s=0.02)
+    bpy.ops.ed.undo_push(message="job")
+    until_running()
+    bpy.ops.mesh.primitive_cube_add()
+    bpy.ops.ed.undo_push(message="cube")
+    for _ in range(2):
+        bpy.ops.ed.undo()
+    assert bpy.context.scene.scene_splatter.job_folder == str(folder)
+    assert delivery.session.status.busy
+
+
+def test_a_result_is_one_undo_step(saved: Path) -> None:
+    bpy.ops.ed.undo_push(message="before")
+    start()
+    finish()
+    assert len(clouds()) == 1
+    bpy.ops.ed.undo()
+    assert clouds() == []
+
+
+def test_a_job_goes_on_while_another_file_is_open_and_says_where_it_belongs(saved: Path) -> None:
+    folder = start(steps=20, step_s=0.02)
+    bpy.ops.wm.save_mainfile()
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    finish()
+    assert clouds() == []
+    assert "shot.blend" in delivery.session.status.outcome
+    bpy.ops.wm.open_mainfile(filepath=str(saved))
+    left = delivery.waiting_job(bpy.context.scene)
+    assert left is not None and left.finished and left.folder == folder
+    bpy.ops.scene_splatter.import_result()
+    assert len(clouds()) == 1 and delivery.waiting_job(bpy.context.scene) is None
+
+
+def test_reverting_the_file_keeps_the_job_with_it(saved: Path) -> None:
+    start(steps=20, step_s=0.02)
+    bpy.ops.wm.open_mainfile(filepath=str(saved))  # as it was before the job
+    finish()
+    assert len(clouds()) == 1, delivery.session.status
+
+
+def test_after_a_crash_of_blender_the_reopened_file_offers_to_resume(saved: Path) -> None:
+    """The file was not saved after the start, and the engine's pipe broke: only the job folder knows."""
+    folder = start(steps=1000, step_s=0.02)
+    until_running()
+    delivery.session.close()  # what the end of a process does: the pipe closes, the lock is gone
+    bpy.ops.wm.open_mainfile(filepath=str(saved))
+    scene = bpy.context.scene
+    assert scene.scene_splatter.job_folder == ""
+    left = delivery.waiting_job(scene)
+    assert left is not None and not left.finished and left.folder == folder
+    assert bpy.ops.scene_splatter.resume.poll() and bpy.ops.scene_splatter.dismiss.poll()
+
+
+def test_a_dismissed_job_is_not_offered_again(saved: Path) -> None:
+    start(steps=1000, step_s=0.02)
+    until_running()
+    delivery.session.close()
+    delivery.look_again()
+    bpy.ops.scene_splatter.dismiss()
+    assert delivery.waiting_job(bpy.context.scene) is None
+    assert not bpy.ops.scene_splatter.resume.poll()
+
+
+def test_cancel_leaves_the_scene_as_it_was_and_a_job_to_resume(saved: Path) -> None:
+    before = sorted(bpy.data.objects.keys())
+    start(steps=1000, step_s=0.02)
+    until_running()
+    bpy.ops.scene_splatter.cancel()
+    finish()
+    assert sorted(bpy.data.objects.keys()) == before
+    assert not bpy.ops.scene_splatter.cancel.poll()
+    left = delivery.waiting_job(bpy.context.scene)
+    assert left is not None and not left.finished
+
+
+def test_a_damaged_result_is_an_error_in_the_panel_and_changes_nothing(saved: Path) -> None:
+    folder = start(steps=20, step_s=0.02)
+    data = (folder / "scene_linear.ply").read_bytes()
+    (folder / "scene_linear.ply").write_bytes(data[: len(data) // 2])
+    before = sorted(bpy.data.objects.keys())
+    finish()
+    problem = delivery.session.status.problem
+    assert problem is not None and "scene_linear.ply" in problem.message
+    assert sorted(bpy.data.objects.keys()) == before and not clouds()
+
+
+def test_a_job_without_a_result_is_named(saved: Path) -> None:
+    folder = start()
+    (folder / "scene_linear.ply").unlink()
+    finish()
+    problem = delivery.session.status.problem
+    assert problem is not None and "holds no scene" in problem.message
+
+
+def test_a_moved_project_finds_its_job_beside_the_file(saved: Path, tmp_path: Path) -> None:
+    folder = start(steps=1000, step_s=0.02)
+    until_running()
+    bpy.ops.wm.save_mainfile()
+    delivery.session.close()
+    moved = tmp_path / "moved to ü"
+    moved.mkdir()
+    (tmp_path / "scene_splatter").rename(moved / "scene_splatter")
+    saved.rename(moved / "shot.blend")
+    bpy.ops.wm.open_mainfile(filepath=str(moved / "shot.blend"))
+    left = delivery.waiting_job(bpy.context.scene)
+    assert left is not None and left.folder == moved / "scene_splatter" / folder.name
+
+
+def test_disabling_the_extension_ends_the_engine(saved: Path, addon: Any) -> None:
+    start(steps=1000, step_s=0.02)
+    until_running()
+    process = delivery.session._client.process
+    addon.unregister()
+    try:
+        assert process.poll() is not None
+        assert not hasattr(bpy.types.Scene, "scene_splatter")
+    finally:
+        addon.register()

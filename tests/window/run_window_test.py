@@ -1,0 +1,168 @@
+"""A real Blender with a window: press Generate, wait, look at the panel during and after, render a frame.
+
+Not collected by pytest: it needs an X server (it starts Xvfb where there is no DISPLAY), a
+Blender 4.2 or newer and an engine. It ends with exit code 0 if every step worked, and leaves
+pictures to look at in --out:
+
+    python tests/window/run_window_test.py --engine-python .venv/bin/python --image photo.jpg --out out/window
+
+Blender may live in a chroot (`--chroot DIR`, as root): then `--out` must be a folder of that
+chroot, and the repository's environment must be visible in it under the same path.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+INSIDE = Path(__file__).with_name("in_blender.py")
+SIZE = (1600, 900)
+DISPLAY = ":97"
+
+
+def main() -> int:
+    """Run all steps; print a line for each."""
+    args = _parse()
+    out: Path = args.out
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    blender = _Blender(args, out)
+    blender.install(_build(blender, out))
+    shutil.copyfile(args.image, out / f"picture{args.image.suffix}")
+    shutil.copyfile(INSIDE, out / INSIDE.name)
+    plan = {
+        "out": blender.inside(out), "image": blender.inside(out / f"picture{args.image.suffix}"),
+        "preset": args.preset, "set": dict(pair.split("=", 1) for pair in args.set), "frames": args.frames, "limit_s": args.limit,
+    }  # fmt: skip
+    (out / "plan.json").write_text(json.dumps(plan))
+    with _display() as display:
+        blender.environment["DISPLAY"] = display
+        code = _watch(blender, out, args.limit + 180)
+    report = json.loads((out / "report.json").read_text()) if (out / "report.json").is_file() else {"error": "Blender wrote no report"}
+    print(json.dumps(report, indent=2))
+    return code or int("error" in report)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--blender", default="blender", help="Blender's command")
+    parser.add_argument("--chroot", type=Path, help="the root folder in which that command lives")
+    parser.add_argument("--engine-python", type=Path, required=True)
+    parser.add_argument("--image", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--preset", default="draft")
+    parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="a setting; may be repeated")
+    parser.add_argument("--frames", type=int, default=25, help="length of the path")
+    parser.add_argument("--limit", type=float, default=900.0, help="seconds for the job")
+    args = parser.parse_args()
+    args.out, args.engine_python = args.out.absolute(), args.engine_python.absolute()
+    return args
+
+
+class _Blender:
+    """How to run Blender: directly or in a chroot, with user folders of this test only."""
+
+    def __init__(self, args: argparse.Namespace, out: Path) -> None:
+        self.chroot = args.chroot.absolute() if args.chroot else None
+        self.command = [*(["chroot", str(self.chroot)] if self.chroot else []), args.blender]
+        user = out / "user"
+        user.mkdir()
+        self.environment = {
+            **os.environ,
+            "BLENDER_USER_RESOURCES": self.inside(user),
+            "SCENE_SPLATTER_ENGINE_PYTHON": str(args.engine_python),
+            "LIBGL_ALWAYS_SOFTWARE": "1",
+            "LC_ALL": "C.UTF-8",
+        }
+
+    def inside(self, path: Path) -> str:
+        """A path as Blender sees it."""
+        return "/" + str(path.relative_to(self.chroot)) if self.chroot else str(path)
+
+    def run(self, *arguments: str) -> None:
+        """Run a Blender command to its end; raises CalledProcessError."""
+        subprocess.run([*self.command, *arguments], env=self.environment, check=True, timeout=180, stdout=subprocess.DEVNULL)
+
+    def install(self, archive: Path) -> None:
+        """Install and enable the extension; no splash screen in the pictures."""
+        self.run("--command", "extension", "install-file", "-r", "user_default", "--enable", self.inside(archive))
+        no_splash = "import bpy; bpy.context.preferences.view.show_splash = False; bpy.ops.wm.save_userpref()"
+        self.run("-b", "--python-expr", no_splash)
+        print("installed and enabled")
+
+
+def _build(blender: _Blender, out: Path) -> Path:
+    """The zip, made by that Blender from the repository's tracked files."""
+    source = out / "source"
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, source / name)
+    target = out / "scene_splatter.zip"
+    blender.run(
+        "--command", "extension", "build", "--source-dir", blender.inside(source), "--output-filepath", blender.inside(target)
+    )  # fmt: skip
+    blender.run("--command", "extension", "validate", blender.inside(target))
+    print(f"built and validated, {target.stat().st_size} bytes")
+    return target
+
+
+@contextmanager
+def _display() -> Iterator[str]:
+    """A display: the one there is, or Xvfb."""
+    if os.environ.get("DISPLAY"):
+        yield os.environ["DISPLAY"]
+        return
+    width, height = SIZE
+    command = ["Xvfb", DISPLAY, "-screen", "0", f"{width}x{height}x24", "+extension", "GLX", "-nolisten", "tcp"]
+    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        time.sleep(2.0)
+        yield DISPLAY
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _watch(blender: _Blender, out: Path, limit_s: float) -> int:
+    """Run Blender's window; whenever it asks for a picture of the screen, take one."""
+    arguments = ["--window-geometry", "0", "0", *map(str, SIZE), "--python-exit-code", "3", "--python", blender.inside(out / INSIDE.name)]
+    with open(out / "blender.log", "wb") as log:
+        process = subprocess.Popen([*blender.command, *arguments], env=blender.environment, stdout=log, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + limit_s
+        while process.poll() is None and time.monotonic() < deadline:
+            for wish in sorted(out.glob("*.wish")):
+                _act(wish, blender.environment["DISPLAY"])
+            time.sleep(0.1)
+        if process.poll() is None:
+            process.kill()
+            print("Blender did not end in time", file=sys.stderr)
+        return process.wait()
+
+
+def _act(wish: Path, display: str) -> None:
+    """A wish is a file: NAME.wish holds "click X Y" or "shot"; it is deleted when it is granted."""
+    words = wish.read_text().split()
+    environment = {**os.environ, "DISPLAY": display}
+    if words[:1] == ["click"]:
+        subprocess.run(["xdotool", "mousemove", words[1], words[2], "sleep", "0.3", "click", "1"], env=environment, check=True)
+    elif words[:1] == ["shot"]:
+        subprocess.run(["import", "-window", "root", str(wish.with_suffix(".png"))], env=environment, check=True)
+        print(f"picture: {wish.with_suffix('.png').name}")
+    else:
+        return  # not written to its end yet
+    wish.unlink()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
