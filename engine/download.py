@@ -81,17 +81,21 @@ def download(name: str, report: Report = lambda stage, done, total, text: None) 
     _require_space(home, rest)
     done = 0
     try:
+        _write_manifest(name, home, files)  # first: from here on a half-fetched model counts as missing
         for file in files:
             _fetch(name, file, home / file.path, lambda arrived, base=done, f=file: report("download", base + arrived, total, f.path))
             done += file.size
-        content = {"repository": weights.known(name).repository, "files": {f.path: {"size": f.size, f.kind: f.checksum} for f in files}}
-        temporary = home / (weights.MANIFEST + ".part")
-        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        temporary.replace(home / weights.MANIFEST)
     except OSError as error:
         raise _disk_error(error, home) from error
     report("download", total, total, "")
     return home
+
+
+def _write_manifest(name: str, home: Path, files: list[RemoteFile]) -> None:
+    content = {"repository": weights.known(name).repository, "files": {f.path: {"size": f.size, f.kind: f.checksum} for f in files}}
+    temporary = home / (weights.MANIFEST + ".part")
+    temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    temporary.replace(home / weights.MANIFEST)
 
 
 def _have(target: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def test_shapes_are_what_the_spec_promises(priors, name):
 def test_levels_fall_to_clean(priors, name):
     levels = priors[name].levels(6)
     assert len(levels) == 7
-    assert all(a.b > b.b for a, b in zip(levels, levels[1:], strict=False))
+    assert all(a.b > b.b for a, b in itertools.pairwise(levels))
     assert (levels[-1].a, levels[-1].b) == (1.0, 0.0)
 
 
