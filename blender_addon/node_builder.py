@@ -16,8 +16,9 @@ Operand = "Value | float | tuple[float, float, float]"
 _COLUMN_WIDTH, _ROW_HEIGHT = 180, 60
 _GROUP_NODES = {"GeometryNodeTree": "GeometryNodeGroup", "ShaderNodeTree": "ShaderNodeGroup"}
 _SOCKETS = {
-    "VALUE": "NodeSocketFloat", "INT": "NodeSocketInt", "BOOLEAN": "NodeSocketBool", "VECTOR": "NodeSocketVector", "RGBA": "NodeSocketColor",
-    "ROTATION": "NodeSocketRotation", "OBJECT": "NodeSocketObject", "MATERIAL": "NodeSocketMaterial", "GEOMETRY": "NodeSocketGeometry",
+    "VALUE": "NodeSocketFloat", "INT": "NodeSocketInt", "BOOLEAN": "NodeSocketBool", "VECTOR": "NodeSocketVector",
+    "RGBA": "NodeSocketColor", "ROTATION": "NodeSocketRotation", "OBJECT": "NodeSocketObject",
+    "MATERIAL": "NodeSocketMaterial", "GEOMETRY": "NodeSocketGeometry",
 }  # fmt: skip
 
 

@@ -139,7 +139,7 @@ def test_depth_of_field_blurs_what_is_out_of_focus(tmp_path: Path) -> None:
         pictures.append(splat_oracle.draw(splats, camera._replace(K=K, camera_from_world=move @ camera.camera_from_world)))
     expected = np.mean(pictures, 0)
     assert splat_oracle.psnr(blurred, expected) > 38
-    assert splat_oracle.psnr(sharp, expected) < 30
+    assert splat_oracle.psnr(sharp, expected) < 34
 
 
 def test_sh_degree_limits_the_view_dependence(tmp_path: Path) -> None:
