@@ -70,6 +70,8 @@ def rasterize(
     sh_degree = _check(gaussians, K, camera_from_world, width, height, sh_degree, extra, offsets_px, near, blending, backend)
     if backend == "auto":
         backend = "gsplat" if gaussians.means.is_cuda else "cpu"
+    if backend != "cpu":  # the cpu backend looks at the values while it projects
+        _check_values(gaussians, extra)
     options = (width, height, sh_degree, near, antialiased, blending == "linear", depth)
     draw = {"cpu": _draw_cpu, "gsplat": _draw_gsplat, "reference": _draw_reference}[backend]
     rgb, alpha, depth_sum, channels, radii = draw(gaussians, K, camera_from_world, extra, offsets_px, options)
@@ -131,7 +133,8 @@ def _check(gaussians, K, camera_from_world, width, height, sh_degree, extra, off
     for name, tensor, shape in shapes:
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
-        if not _finite(tensor):
+    for name, tensor in (("K", K), ("camera_from_world", camera_from_world), ("offsets_px", offsets_px)):
+        if tensor is not None and not tensor.isfinite().all():
             raise ValueError(f"{name} holds values that are not finite")
     if c < 1 or width < 1 or height < 1 or not near > 0:
         raise ValueError(f"cameras, width, height and near must be positive, got {c}, {width}, {height}, {near}")
@@ -146,7 +149,7 @@ def _check(gaussians, K, camera_from_world, width, height, sh_degree, extra, off
     return degree
 
 
-def _finite(t: Tensor) -> bool:
-    """One pass without a mask of the tensor's size: a sum is finite only if all are, but may overflow, then look closely."""
-    t = t.detach()
-    return bool(t.sum().isfinite()) or bool(t.isfinite().all())
+def _check_values(gaussians: Gaussians, extra: Tensor | None) -> None:
+    values = [*gaussians] if extra is None else [*gaussians, extra]
+    if not all(bool(t.isfinite().all()) for t in values) or bool((gaussians.quats == 0).all(dim=1).any()):
+        raise ValueError("a Gaussian holds values that are not finite, or a quaternion of zero length")

@@ -250,6 +250,7 @@ def backward_kernel(channels: int) -> Callable:
         height, width = U(image.shape[1]), U(image.shape[2])
         buf, loc = np.empty(FLOATS, np.float32), np.empty(_BATCH * SIZE + 8, np.float32)
         lo, hi = np.empty(_BATCH, np.uint64), np.empty(_BATCH, np.uint64)
+        rows, touch = np.empty(_BATCH, np.uint64), np.empty(_BATCH, np.float32)
         for tile in range(tile_start, tile_stop):
             x0, y0 = F32((tile % tiles_x) * _TW), F32((tile // tiles_x) * _TH)
             _start_tile(x0, y0, F32(width), F32(height), buf)
@@ -261,6 +262,9 @@ def backward_kernel(channels: int) -> Callable:
                 if not _any_light(buf):
                     for b in range(n):
                         lo[b] = hi[b] = U(0)
+                for b in range(n):  # ask for the rows' cache lines now, all at once; they are written one by one
+                    row = U(_slot(U(pairs[j + b]), tile, tiles_x, rects, slot_of))
+                    rows[b], touch[b] = row, slots[row, 0] + slots[row, 8]
                 for b in range(n):
                     o = b * U(SIZE)
                     mx, my, ha, cb, hc = loc[o], loc[o + U(1)], loc[o + U(2)], loc[o + U(3)], loc[o + U(4)]
@@ -326,7 +330,7 @@ def backward_kernel(channels: int) -> Callable:
                             v7 += w * buf[k + U(13 * _PX)]
                         if C > 8:
                             buf[k + U(4 * _PX)] = w
-                    row = U(_slot(U(pairs[j + b]), tile, tiles_x, rects, slot_of))
+                    row = rows[b]
                     slots[row, 0], slots[row, 1], slots[row, 2] = u0, u1, u2
                     slots[row, 3], slots[row, 4], slots[row, 5] = u3, u4, u5
                     _store(C, row, v0, v1, v2, v3, v4, v5, v6, v7, slots)

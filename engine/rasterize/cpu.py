@@ -13,7 +13,7 @@ from . import blend, tiles
 from . import project as projection
 from .constants import BLUR_PX2, FRUSTUM_MARGIN, RECORD, TILE_H, TILE_W
 from .threads import run_ranges, thread_count
-from .workspace import Frame, Workspace
+from .workspace import Frame, Workspace, lent_tensor
 
 _WORKSPACE = Workspace()
 _RANGES = 16  # per thread, for uneven work; even work takes fewer
@@ -33,11 +33,7 @@ class Options(NamedTuple):
 
     @property
     def flags(self) -> int:
-        return (
-            projection.FLAG_ANTIALIASED * self.antialiased
-            | projection.FLAG_LINEAR * self.linear
-            | projection.FLAG_DEPTH * self.depth
-        )
+        return projection.FLAG_ANTIALIASED * self.antialiased | projection.FLAG_LINEAR * self.linear | projection.FLAG_DEPTH * self.depth
 
 
 class _Drawn(NamedTuple):
@@ -66,7 +62,9 @@ def camera_array(K: np.ndarray, camera_from_world: np.ndarray, options: Options)
     return np.array(values, np.float32)
 
 
-def _draw(scene: list[np.ndarray], offsets: np.ndarray, camera: np.ndarray, options: Options, image: np.ndarray, radii: np.ndarray) -> _Drawn:
+def _draw(
+    scene: list[np.ndarray], offsets: np.ndarray, camera: np.ndarray, options: Options, image: np.ndarray, radii: np.ndarray
+) -> _Drawn:
     """One camera into image [channels + 1, h, w] and radii [n]."""
     n, frame = scene[0].shape[0], Frame(_WORKSPACE)
     channels = image.shape[0] - 1
@@ -75,10 +73,14 @@ def _draw(scene: list[np.ndarray], offsets: np.ndarray, camera: np.ndarray, opti
     slot_of = frame.empty((n + 1,), np.int64)
     sh_count = COUNTS[options.sh_degree]
 
+    bad = np.zeros(1, np.int64)
+
     def project(a: int, b: int) -> None:
-        projection.project(a, b, *scene, offsets, sh_count, camera, options.flags, records, depths, rects, counts, radii)
+        projection.project(a, b, *scene, offsets, sh_count, camera, options.flags, records, depths, rects, counts, radii, bad)
 
     run_ranges(project, n, 4, _SMALLEST)
+    if bad[0]:
+        raise ValueError("a Gaussian holds values that are not finite, or a quaternion of zero length")
     spare = Frame(_WORKSPACE)
     order, order_spare = spare.empty((n,), np.int32), spare.empty((n,), np.int32)
     keys, keys_spare = spare.empty((n,), np.uint32), spare.empty((n,), np.uint32)
@@ -100,8 +102,9 @@ def _draw(scene: list[np.ndarray], offsets: np.ndarray, camera: np.ndarray, opti
 
 
 def _draw_backward(
-    scene: list[np.ndarray], drawn: _Drawn, options: Options, gradient: np.ndarray, first: bool, grads: list[np.ndarray], g_offsets: np.ndarray
-) -> None:
+    scene: list[np.ndarray], drawn: _Drawn, options: Options, gradient: np.ndarray, first: bool,
+    grads: list[np.ndarray], g_offsets: np.ndarray,
+) -> None:  # fmt: skip
     """Add (or, for the first camera, write) the gradients of one camera's image."""
     n, channels = scene[0].shape[0], drawn.image.shape[0] - 1
     tiles_x, tiles_y = -(-options.width // TILE_W), -(-options.height // TILE_H)
@@ -156,8 +159,8 @@ class RasterizeCpu(torch.autograd.Function):
             raise RuntimeError("a Gaussian tensor was changed in place between drawing and its gradient")
         scene, options, channels = ctx.scene, ctx.options, ctx.channels
         d = 3 + options.depth
-        gradient = torch.empty(channels + 1, options.height, options.width)
-        grads = [torch.empty(a.shape) for a in scene]
+        gradient = lent_tensor(_WORKSPACE, (channels + 1, options.height, options.width))
+        grads = [lent_tensor(_WORKSPACE, a.shape) for a in scene]
         g_offsets = torch.empty(ctx.shapes[1])
         parts = ((g_rgb, slice(0, 3)), (g_depth, slice(3, d)), (g_extra, slice(d, channels)), (g_alpha, slice(channels, channels + 1)))
         for c, drawn in enumerate(ctx.drawn):

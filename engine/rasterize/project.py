@@ -25,6 +25,7 @@ FLAG_DEPTH = 4
 
 _ZERO, _HALF, _ONE, _TWO, _THREE, _FOUR = F32(0), F32(0.5), F32(1), F32(2), F32(3), F32(4)
 _ALPHA_MIN = F32(ALPHA_MIN)
+_LARGEST = F32(3.4e38)
 _REC, _TW, _TH = RECORD, TILE_W, TILE_H
 _C0 = F32(0.28209479177387814)
 _C1 = F32(0.4886025119029199)
@@ -153,18 +154,50 @@ def _direction(i, means, cam, d):
     return n
 
 
+@inline()
+def _colour(i, means, sh_dc, sh_rest, sh_count, cam, linear, d, basis, records, bad):
+    """max(0.5 + SH, 0) towards the camera into the record, decoded from sRGB if `linear`."""
+    if sh_count:
+        _direction(i, means, cam, d)
+        _basis(d[0], d[1], d[2], sh_count, basis)
+    for k in range(3):
+        v = _HALF + _C0 * sh_dc[i, k]
+        for j in range(sh_count):
+            v += basis[j] * sh_rest[i, 3 * j + k]
+        if not (abs(v) < _LARGEST):
+            bad[0] = 1
+        v = max(v, _ZERO)
+        records[i, _REC + k] = _to_linear(v) if linear else v
+
+
+@inline()
+def _reach(s_max, variance):
+    """Half the side of the box around the ellipse, a hair larger so that rounding cannot lose a pixel on its rim."""
+    return math.sqrt(_TWO * s_max * variance) * F32(1.0001) + F32(1e-3)
+
+
+@inline()
+def _usable(i, means, quats, scales_log, opacities_logit):
+    """All finite (a sum of absolute values is, exactly then, short of overflow) and a quaternion with a direction."""
+    q = quats[i, 0] * quats[i, 0] + quats[i, 1] * quats[i, 1] + quats[i, 2] * quats[i, 2] + quats[i, 3] * quats[i, 3]
+    total = abs(means[i, 0]) + abs(means[i, 1]) + abs(means[i, 2]) + q + abs(opacities_logit[i])
+    total += abs(scales_log[i, 0]) + abs(scales_log[i, 1]) + abs(scales_log[i, 2])
+    return total < _LARGEST and q > _ZERO
+
+
 @kernel(
     "void(int64,int64,float32[:,::1],float32[:,::1],float32[:,::1],float32[::1],float32[:,::1],float32[:,::1],float32[:,::1],"
-    "float32[:,::1],int64,float32[::1],int64,float32[:,::1],float32[::1],int32[:,::1],int32[::1],float32[::1])"
+    "float32[:,::1],int64,float32[::1],int64,float32[:,::1],float32[::1],int32[:,::1],int32[::1],float32[::1],int64[::1])"
 )
 def project(
     start, stop, means, quats, scales_log, opacities_logit, sh_dc, sh_rest, extra, offsets_px, sh_count, cam, flags,
-    records, depths, rects, tiles, radii,
+    records, depths, rects, tiles, radii, bad,
 ):  # fmt: skip
     """Fill record, depth, tile rectangle (x, y, w, h), tile count and radius of Gaussians start..stop; 0 tiles means not seen.
 
     records[i] = x, y, A/2, B, C/2, opacity, s_max, det(conic), then channels r g b [depth] extra...
     with conic (A B; B C), and s_max = ln(255 opacity): where the exponent passes it, alpha is under 1/255.
+    bad[0] becomes 1 where a parameter is not finite, a quaternion is zero or the colour of a Gaussian in view is not finite.
     """
     m, half, t = np.empty(3, np.float32), np.empty(9, np.float32), np.empty(6, np.float32)
     d, basis = np.empty(3, np.float32), np.empty(16, np.float32)
@@ -172,6 +205,9 @@ def project(
     for i in range(np.uint64(start), np.uint64(stop)):
         tiles[i] = 0
         radii[i] = _ZERO
+        if not _usable(i, means, quats, scales_log, opacities_logit):
+            bad[0] = 1
+            continue
         _camera_mean(i, means, cam, m)
         if not (m[2] >= cam[21]):
             continue
@@ -189,9 +225,7 @@ def project(
         if has_offset:
             x += offsets_px[i, 0]
             y += offsets_px[i, 1]
-        # The ellipse's own box, a hair larger so that rounding cannot lose a pixel on its rim.
-        ex = math.sqrt(_TWO * s_max * a) * F32(1.0001) + F32(1e-3)
-        ey = math.sqrt(_TWO * s_max * c) * F32(1.0001) + F32(1e-3)
+        ex, ey = _reach(s_max, a), _reach(s_max, c)
         x0, x1 = math.ceil(max(x - ex - _HALF, _ZERO)), math.floor(min(x + ex - _HALF, cam[19] - _ONE))
         y0, y1 = math.ceil(max(y - ey - _HALF, _ZERO)), math.floor(min(y + ey - _HALF, cam[20] - _ONE))
         if not (x0 <= x1 and y0 <= y1):
@@ -203,24 +237,18 @@ def project(
         rects[i, 0], rects[i, 1], rects[i, 2], rects[i, 3] = tx, ty, tw, th
         tiles[i] = tw * th
         rd = _ONE / det
-        r = records[i]
-        r[0], r[1], r[2], r[3], r[4] = x, y, _HALF * c * rd, -b * rd, _HALF * a * rd
-        r[5], r[6], r[7] = opacity, s_max, rd
-        if sh_count:
-            _direction(i, means, cam, d)
-            _basis(d[0], d[1], d[2], sh_count, basis)
-        for k in range(3):
-            v = _HALF + _C0 * sh_dc[i, k]
-            for l in range(sh_count):
-                v += basis[l] * sh_rest[i, 3 * l + k]
-            v = max(v, _ZERO)
-            r[_REC + k] = _to_linear(v) if flags & FLAG_LINEAR else v
+        records[i, 0], records[i, 1] = x, y
+        records[i, 2], records[i, 3], records[i, 4] = _HALF * c * rd, -b * rd, _HALF * a * rd
+        records[i, 5], records[i, 6], records[i, 7] = opacity, s_max, rd
+        _colour(i, means, sh_dc, sh_rest, sh_count, cam, (flags & FLAG_LINEAR) != 0, d, basis, records, bad)
         at = _REC + 3
         if flags & FLAG_DEPTH:
-            r[at] = m[2]
+            records[i, at] = m[2]
             at += 1
         for k in range(extra.shape[1]):
-            r[at + k] = extra[i, k]
+            if not (abs(extra[i, k]) < _LARGEST):
+                bad[0] = 1
+            records[i, at + k] = extra[i, k]
 
 
 @inline()
@@ -230,9 +258,9 @@ def _sum(old, new, first):
 
 
 @inline()
-def _covariance_gradient(sums, rec, a, b, c, det, det0, opacity0, antialiased, blur):
+def _covariance_gradient(sums, i, records, a, b, c, det, det0, opacity0, antialiased, blur):
     """Gradient (00, 01, 11) of the loss with respect to the symmetric matrix T T^T, both off-diagonals as one half each."""
-    A, B, C = _TWO * rec[2], rec[3], _TWO * rec[4]
+    A, B, C = _TWO * records[i, 2], records[i, 3], _TWO * records[i, 4]
     va, vb, vc = -_HALF * sums[3], -_HALF * sums[4], -_HALF * sums[5]  # d/d(A, off-diagonal, C)
     p00, p01 = A * va + B * vb, A * vb + B * vc
     p10, p11 = B * va + C * vb, B * vb + C * vc
@@ -240,13 +268,43 @@ def _covariance_gradient(sums, rec, a, b, c, det, det0, opacity0, antialiased, b
     if antialiased:  # opacity = opacity0 * sqrt(det0 / det)
         ratio = math.sqrt(det0 / det)
         if ratio > F32(1e-6):
-            v = sums[0] / rec[5] * opacity0 * _HALF / (ratio * det)
+            v = sums[0] / records[i, 5] * opacity0 * _HALF / (ratio * det)
             k = v * (_ONE - det0 / det)
-            l = v * det0 / det * blur
-            m00 += k * (c - blur) - l
-            m11 += k * (a - blur) - l
+            lost = v * det0 / det * blur
+            m00 += k * (c - blur) - lost
+            m11 += k * (a - blur) - lost
             m01 -= k * b
     return m00, m01, m11
+
+
+@inline()
+def _mean_gradient(m, m00, m01, m11, t, half, j00, j11, j02, j12, free_x, free_y, vx, vy, vh):
+    """Gradient of the camera-axes mean, through the projected mean (vx, vy) and through J; vh [9] receives dL/dH."""
+    v00, v11, v02, v12 = _ZERO, _ZERO, _ZERO, _ZERO  # dL/dJ
+    for j in range(3):
+        ta = _TWO * (m00 * t[j] + m01 * t[3 + j])
+        tb = _TWO * (m01 * t[j] + m11 * t[3 + j])
+        v00 += ta * half[j]
+        v02 += ta * half[6 + j]
+        v11 += tb * half[3 + j]
+        v12 += tb * half[6 + j]
+        vh[j] = j00 * ta
+        vh[3 + j] = j11 * tb
+        vh[6 + j] = j02 * ta + j12 * tb
+    rz = _ONE / m[2]
+    gx, gy = j00 * vx, j11 * vy
+    gz = -(j00 * m[0] * vx + j11 * m[1] * vy + j00 * v00 + j11 * v11) * rz
+    if free_x:
+        gx -= j00 * rz * v02
+        gz -= _TWO * j02 * rz * v02
+    else:
+        gz -= j02 * rz * v02
+    if free_y:
+        gy -= j11 * rz * v12
+        gz -= _TWO * j12 * rz * v12
+    else:
+        gz -= j12 * rz * v12
+    return gx, gy, gz
 
 
 @inline()
@@ -267,30 +325,30 @@ def _quaternion_gradient(i, quats, v, out, first):
 
 
 @inline()
-def _colour_gradient(i, vc, means, sh_dc, sh_rest, sh_count, cam, linear, first, g_dc, g_rest, g_dir, basis, vb, d):
-    """Gradients of the SH coefficients from vc [3]; g_dir [3] receives the mean's share through the view direction."""
+def _colour_gradient(i, sums, means, sh_dc, sh_rest, sh_count, cam, linear, first, g_dc, g_rest, g_dir, basis, vb, d):
+    """Gradients of the SH coefficients from sums [6:9]; g_dir [3] receives the mean's share through the view direction."""
     rn = _ZERO
     if sh_count:
         rn = _direction(i, means, cam, d)
         _basis(d[0], d[1], d[2], sh_count, basis)
-        for l in range(sh_count):
-            vb[l] = _ZERO
+        for j in range(sh_count):
+            vb[j] = _ZERO
     for k in range(3):
         v = _HALF + _C0 * sh_dc[i, k]
-        for l in range(sh_count):
-            v += basis[l] * sh_rest[i, 3 * l + k]
-        g = vc[k]
+        for j in range(sh_count):
+            v += basis[j] * sh_rest[i, 3 * j + k]
+        g = sums[6 + k]
         if v < _ZERO:
             g = _ZERO
         elif linear:
             g *= _to_linear_slope(v)
         g_dc[i, k] = _sum(g_dc[i, k], _C0 * g, first)
-        for l in range(sh_count):
-            vb[l] += g * sh_rest[i, 3 * l + k]
-            g_rest[i, 3 * l + k] = _sum(g_rest[i, 3 * l + k], g * basis[l], first)
+        for j in range(sh_count):
+            vb[j] += g * sh_rest[i, 3 * j + k]
+            g_rest[i, 3 * j + k] = _sum(g_rest[i, 3 * j + k], g * basis[j], first)
     if first:
-        for l in range(3 * sh_count, g_rest.shape[1]):
-            g_rest[i, l] = _ZERO
+        for j in range(3 * sh_count, g_rest.shape[1]):
+            g_rest[i, j] = _ZERO
     g_dir[0], g_dir[1], g_dir[2] = _ZERO, _ZERO, _ZERO
     if sh_count:
         _basis_gradient(d[0], d[1], d[2], sh_count, vb, g_dir)
@@ -330,7 +388,7 @@ def project_backward(
     m, half, t = np.empty(3, np.float32), np.empty(9, np.float32), np.empty(6, np.float32)
     d, basis, vb, g_dir = np.empty(3, np.float32), np.empty(16, np.float32), np.empty(16, np.float32), np.empty(3, np.float32)
     width = slots.shape[1]
-    sums, vh, vr, vt = np.empty(width, np.float32), np.empty(9, np.float32), np.empty(9, np.float32), np.empty(6, np.float32)
+    sums, vh, vr = np.empty(width, np.float32), np.empty(9, np.float32), np.empty(9, np.float32)
     antialiased, linear = (flags & FLAG_ANTIALIASED) != 0, (flags & FLAG_LINEAR) != 0
     for i in range(np.uint64(start), np.uint64(stop)):
         if tiles[i] == 0:
@@ -344,48 +402,24 @@ def project_backward(
         for j in range(np.uint64(slot_of[i]), np.uint64(slot_of[i] + tiles[i])):
             for k in range(width):
                 sums[k] += slots[j, k]
-        rec = records[i]
         _camera_mean(i, means, cam, m)
         j00, j11, j02, j12, free_x, free_y = _factor(i, m, means, quats, scales_log, cam, half, t)
         a, b, c, det, det0 = _covariance(t, cam[26])
         opacity0 = _ONE / (_ONE + math.exp(-opacities_logit[i]))
         g_opacities[i] = _sum(g_opacities[i], sums[0] * (_ONE - opacity0), first)
-        m00, m01, m11 = _covariance_gradient(sums, rec, a, b, c, det, det0, opacity0, antialiased, cam[26])
-        vx = _TWO * rec[2] * sums[1] + rec[3] * sums[2]
-        vy = rec[3] * sums[1] + _TWO * rec[4] * sums[2]
+        m00, m01, m11 = _covariance_gradient(sums, i, records, a, b, c, det, det0, opacity0, antialiased, cam[26])
+        vx = _TWO * records[i, 2] * sums[1] + records[i, 3] * sums[2]
+        vy = records[i, 3] * sums[1] + _TWO * records[i, 4] * sums[2]
         if g_offsets.shape[0]:
             g_offsets[i, 0], g_offsets[i, 1] = vx, vy
-        v00, v11, v02, v12 = _ZERO, _ZERO, _ZERO, _ZERO  # dL/dJ
-        for j in range(3):
-            vt[j] = _TWO * (m00 * t[j] + m01 * t[3 + j])
-            vt[3 + j] = _TWO * (m01 * t[j] + m11 * t[3 + j])
-            v00 += vt[j] * half[j]
-            v02 += vt[j] * half[6 + j]
-            v11 += vt[3 + j] * half[3 + j]
-            v12 += vt[3 + j] * half[6 + j]
-            vh[j] = j00 * vt[j]
-            vh[3 + j] = j11 * vt[3 + j]
-            vh[6 + j] = j02 * vt[j] + j12 * vt[3 + j]
-        rz = _ONE / m[2]
-        gx, gy = j00 * vx, j11 * vy
-        gz = -(j00 * m[0] * vx + j11 * m[1] * vy + j00 * v00 + j11 * v11) * rz
-        if free_x:
-            gx -= j00 * rz * v02
-            gz -= _TWO * j02 * rz * v02
-        else:
-            gz -= j02 * rz * v02
-        if free_y:
-            gy -= j11 * rz * v12
-            gz -= _TWO * j12 * rz * v12
-        else:
-            gz -= j12 * rz * v12
+        gx, gy, gz = _mean_gradient(m, m00, m01, m11, t, half, j00, j11, j02, j12, free_x, free_y, vx, vy, vh)
         at = 9
         if flags & FLAG_DEPTH:
             gz += sums[9]
             at = 10
         for k in range(g_extra.shape[1]):
             g_extra[i, k] = _sum(g_extra[i, k], sums[at + k], first)
-        _colour_gradient(i, sums[6:9], means, sh_dc, sh_rest, sh_count, cam, linear, first, g_dc, g_rest, g_dir, basis, vb, d)
+        _colour_gradient(i, sums, means, sh_dc, sh_rest, sh_count, cam, linear, first, g_dc, g_rest, g_dir, basis, vb, d)
         for k in range(3):
             g_means[i, k] = _sum(g_means[i, k], cam[k] * gx + cam[3 + k] * gy + cam[6 + k] * gz + g_dir[k], first)
         for j in range(3):  # H = R_camera R_q S: undo the camera, then split rotation and scale

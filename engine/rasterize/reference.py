@@ -66,9 +66,7 @@ def render(gaussians, K, camera_from_world, width, height, *, sh_degree, extra, 
 
 
 def _blend(means, conics, opacity, channels, width, height):
-    y, x = torch.meshgrid(
-        torch.arange(height, dtype=means.dtype) + 0.5, torch.arange(width, dtype=means.dtype) + 0.5, indexing="ij"
-    )
+    y, x = torch.meshgrid(torch.arange(height, dtype=means.dtype) + 0.5, torch.arange(width, dtype=means.dtype) + 0.5, indexing="ij")
     d = torch.stack([x, y], -1)[None] - means[:, None, None]  # [n, h, w, 2]
     s = (0.5 * torch.einsum("nhwi,nij,nhwj->nhw", d, conics, d)).clamp_min(0)
     raw = opacity[:, None, None] * torch.exp(-s)

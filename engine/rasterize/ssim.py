@@ -155,7 +155,11 @@ def _gradient(start, stop, bands, l1_scale, ssim_scale, x, y, weights, slopes, g
             for k in range(width):
                 v, t = x[c, U(i), k], y[c, U(i), k]
                 w = weights[U(i), k] if weighted else _ONE
-                ds = _column(buf, at + k, width) + _TWO * v * _column(buf, stride + at + k, width) + t * _column(buf, U(2) * stride + at + k, width)
+                ds = (
+                    _column(buf, at + k, width)
+                    + _TWO * v * _column(buf, stride + at + k, width)
+                    + t * _column(buf, U(2) * stride + at + k, width)
+                )
                 e = v - t
                 row_total += w * abs(e)
                 sign = _ONE if e > _ZERO else (-_ONE if e < _ZERO else _ZERO)

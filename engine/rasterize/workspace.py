@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 
 import numpy as np
+import torch
 
 _KEPT_PER_SIZE = 2
 
@@ -68,3 +69,18 @@ class Frame:
 
     def __del__(self) -> None:
         self.close()
+
+
+class _Lent:
+    """Owner of a lent block while a numpy array, and the tensor over it, is alive."""
+
+    def __init__(self, workspace: Workspace, shape: tuple[int, ...]) -> None:
+        self._frame = Frame(workspace)
+        self.__array_interface__ = self._frame.empty(shape, np.float32).__array_interface__
+
+
+def lent_tensor(workspace: Workspace, shape: tuple[int, ...]) -> torch.Tensor:
+    """Uninitialised float32 tensor whose memory returns to the workspace when the tensor is gone."""
+    if 0 in shape:
+        return torch.empty(shape)
+    return torch.from_numpy(np.asarray(_Lent(workspace, tuple(shape))))
