@@ -24,6 +24,8 @@ _PRESET_TEXT = {
     "standard": "The default",
     "paper": "The paper's sizes and steps; needs its video model's weights and a GPU",
 }
+_RELATIVE = "is_path_supports_blend_relative" in bpy.types.Property.bl_rna.properties  # newer Blenders want to be told of //
+_PATH_OPTIONS = {"PATH_SUPPORTS_BLEND_RELATIVE"} if _RELATIVE else set()
 _PRESET_ITEMS = tuple((name, name.title(), _PRESET_TEXT.get(name, "")) for name in engine_settings.PRESETS)
 _DEPTH_SOURCES = (
     ("BOX", "Box", "Floor, walls and back wall from a horizon and a few measures: needs nothing but the picture"),
@@ -110,7 +112,7 @@ class SCENESPLATTER_PG_scene(bpy.types.PropertyGroup):
         options=set(),
     )
     image_path: bpy.props.StringProperty(
-        name="Image", description="The picture from which the scene is made", subtype="FILE_PATH", options=set()
+        name="Image", description="The picture from which the scene is made", subtype="FILE_PATH", options=_PATH_OPTIONS
     )
     image: bpy.props.PointerProperty(name="Image", description="The picture from which the scene is made", type=bpy.types.Image)
     camera: bpy.props.PointerProperty(
@@ -135,7 +137,7 @@ class SCENESPLATTER_PG_scene(bpy.types.PropertyGroup):
     depth_source: bpy.props.EnumProperty(
         name="Depth", description="Where the first geometry comes from", items=_DEPTH_SOURCES, options=set()
     )
-    depth_file: bpy.props.StringProperty(name="Depth Map", subtype="FILE_PATH", options=set())
+    depth_file: bpy.props.StringProperty(name="Depth Map", subtype="FILE_PATH", options=_PATH_OPTIONS)
     depth_model: bpy.props.StringProperty(name="Depth Model", search=_model_search("depth"), search_options={"SUGGESTION"}, options=set())
     replace_last: bpy.props.BoolProperty(
         name="Replace the Last Result",
