@@ -238,8 +238,10 @@ def test_jumps_stops_cuts_and_clipping_are_named(scene) -> None:
     other = bpy.data.objects.new("B", bpy.data.cameras.new("B"))
     scene.collection.objects.link(other)
     scene.timeline_markers.new("cut", frame=8).camera = other
-    (text,) = warnings_of(straight(20), scene)
+    camera = bpy.data.objects["Camera"]  # the marker may have made B the scene's camera already
+    (text,) = camera_moves.path_warnings(straight(20), list(range(1, 21)), scene, camera)
     assert "At frame 8 the scene cuts to B" in text
+    scene.camera = camera
     scene.timeline_markers.clear()
     scene.camera.data.clip_start, scene.camera.data.clip_end = 1, 5
     assert ["nearer than 1 m" in w or "beyond 5 m" in w for w in warnings_of(straight(20), scene)] == [True, True]
