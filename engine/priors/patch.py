@@ -38,17 +38,17 @@ if TYPE_CHECKING:
 STEPS = 24
 S_Y = 0.1  # noise of the render where the scene is known
 S_TIE = 0.15  # noise of what another frame invented
-S_V = 0.2  # of height, in heights of the frame
+S_V = 0.15  # of height, in heights of the frame
 FLOOR = 0.1  # least noise in the exponent
-HANDOVER = 1.0  # noise per cell at which a scale takes over from the one above it
-FIRST_NOISE = 6.0  # sigma of the first level, per cell of the coarsest scale
+HANDOVER = 1.5  # noise per cell at which a scale takes over from the one above it
+FIRST_NOISE = 4.0  # sigma of the first level, per cell of the coarsest scale
 LAST_NOISE = 0.08  # sigma of the last level before clean
 SWEEPS = 4
 REACH = 8
 SOFTNESS = 0.02
 BONUS = 0.2  # share of its energy that a patch is let off for each of 4 neighbours that it continues
-SOFT = 0.5  # noise per cell above which the posterior is taken over the whole bank
-WINDOW = 1.0  # standard deviation of a patch's say in the vote, cells
+SOFT = 3.0  # noise per cell above which the posterior is taken over the whole bank
+WINDOW = 0.7  # standard deviation of a patch's say in the vote, cells
 
 
 def from_settings(settings: SceneSettings, image: Tensor, device: str) -> PatchPrior:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .patch_search import RADIUS, SIDE
 
-COARSEST = 14  # cells on the shorter side below which no coarser scale is made
+COARSEST = 8  # cells on the shorter side below which no coarser scale is made
 EXHAUSTIVE = 64 * 40  # cells up to which a scale is searched as a whole
 
 
