@@ -16,6 +16,8 @@ _JUMP = 0.06  # of inverse depth over one pixel, as a share of the nearer side
 _STEEPER = 3.0  # than the surfaces on both sides
 _HANGING = 0.15  # share of the jump by which a pixel must differ from both sides
 _BEHIND = 0.97  # what lies behind an edge has at most this share of the inverse depth before it
+_SMOOTH_PX, _SMOOTHINGS = 5, 2  # box filter over what goes on behind edges
+_WINDOW, _SAME_SURFACE = (-4, -2, 0, 2, 4), 0.15  # pixels around, and how much they may differ in inverse depth
 _REACH = 2  # half the width in pixels of a soft edge that is sharpened
 
 
@@ -79,7 +81,9 @@ def _cleaned_along(inverse: Tensor, dim: int) -> Tensor:
     hangs = two_surfaces & (torch.minimum(to_before, to_after) > _HANGING * jump)
     between = (inverse - before) * (inverse - after) < 0  # a thin object in between is not a blend of its surroundings
     joined = torch.where(to_before <= to_after, before, after)
-    return torch.where(hangs & between, joined.clamp(min=0.2 * inverse, max=5 * inverse), inverse)
+    inner = torch.zeros_like(hangs)  # at the rim there is no surface to continue
+    inner.narrow(dim, r + 2, inverse.shape[dim] - 2 * (r + 2)).fill_(True)
+    return torch.where(hangs & between & inner, joined.clamp(min=0.2 * inverse, max=5 * inverse), inverse)
 
 
 def grow_behind(inverse: Tensor, colour: Tensor, edges: Tensor, reach: int) -> Band:
@@ -109,19 +113,35 @@ def grow_behind(inverse: Tensor, colour: Tensor, edges: Tensor, reach: int) -> B
         if not bool(new.any()):
             break
         state, mask, filled = torch.where(new, mean, state), mask | new, filled | new
-    return Band(mask, state[0], state[3:].permute(1, 2, 0))
+    return Band(mask, state[0], _smoothed(state[3:], mask, source).permute(1, 2, 0))
+
+
+def _smoothed(colour: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    """Colours [3, h, w] of the mask averaged among themselves and their sources: copies of a pixel make streaks."""
+    weight = (mask | source)[None].float()
+    for _ in range(_SMOOTHINGS):
+        total = F.avg_pool2d((colour * weight)[None], _SMOOTH_PX, 1, _SMOOTH_PX // 2)[0]
+        mass = F.avg_pool2d(weight[None], _SMOOTH_PX, 1, _SMOOTH_PX // 2)[0]
+        colour = torch.where(mask, total / mass.clamp(min=1e-6), colour)
+    return colour
 
 
 def _smooth_slope(inverse: Tensor, edges: Tensor, dim: int) -> Tensor:
-    """Slope of inverse depth along an axis, averaged over a window without the steps across edges."""
+    """Slope of inverse depth along an axis, averaged over the pixels around that lie on the same surface."""
     step = torch.diff(inverse, dim=dim)
     n = step.shape[dim]
     first, second = (0, 1) if dim == 1 else (2, 3)
     across = edges[first].narrow(dim, 1, n) | edges[second].narrow(dim, 0, n)
-    weight = F.pad((~across).float(), (0, 1, 0, 0) if dim == 1 else (0, 0, 0, 1))
-    step = F.pad(step, (0, 1, 0, 0) if dim == 1 else (0, 0, 0, 1))
-    total = F.avg_pool2d((step * weight)[None, None], 9, 1, 4)[0, 0]
-    return total / F.avg_pool2d(weight[None, None], 9, 1, 4)[0, 0].clamp(min=1e-6)
+    pad = (0, 1, 0, 0) if dim == 1 else (0, 0, 0, 1)
+    stack = torch.stack([F.pad(step, pad), F.pad((~across).float(), pad), inverse])
+    total, mass = torch.zeros_like(inverse), torch.full_like(inverse, 1e-6)
+    for dv in _WINDOW:
+        for du in _WINDOW:
+            there, valid, value = _move(stack, dv, du)
+            weight = valid * ((value - inverse).abs() < _SAME_SURFACE * inverse)
+            total += there * weight
+            mass += weight
+    return total / mass
 
 
 def _move(x: Tensor, dv: int, du: int) -> Tensor:

@@ -27,12 +27,13 @@ from .completion import complete_depth
 from .edges import cleaned, depth_edges, grow_behind
 
 SEEN, BEHIND, BORDER = range(3)
-_SIGMA_PX = 0.45  # less leaves gaps when the camera comes closer, more blurs: measured
+_SIGMA_PX = 0.4  # less leaves gaps when the camera comes closer, more blurs: benchmarks/first_geometry.py
 _BORDER_STRIDE, _BORDER_SIGMA_PX = 4, 4.5  # large enough to count as unseen for the scale map
+_BORDER_BACK = 1.2  # times its depth: what is seen hides the border's blur at the rim
 _OPACITY_LOGIT = 4.6  # 0.99
 _THICKNESS = 0.1  # of a disc, as a share of its shorter radius
 _STEEPEST = 8.0  # depth change over a pixel, in units of the pixel's own width at its depth
-_SHARPENING_STEPS = 5
+_SHARPENING_STEPS = 2  # more make the source view better and closer views grainy
 _COLOUR_SLACK = 0.2  # sharpened colours may leave 0..1 by this much
 _BAND = 0.03  # how far the second layer goes, as a share of the longer side
 _SKY_TIMES, _SKY_AT_LEAST_M = 4.0, 100.0  # sky lies beyond the farthest depth
@@ -184,7 +185,7 @@ def _border(inverse: Tensor, colour: Tensor, K: Tensor, share: float, sh_degree:
     coarse = K.clone()
     coarse[0, 2], coarse[1, 2] = K[0, 2] + left, K[1, 2] + top
     coarse[:2] /= s
-    depth = 1.0 / pooled(1.0 / wide[None])[0]
+    depth = _BORDER_BACK / pooled(1.0 / wide[None])[0]
     return _discs(depth, pooled(spread).permute(1, 2, 0), coarse, sh_degree, keep=outside, sigma_px=_BORDER_SIGMA_PX / s)
 
 
