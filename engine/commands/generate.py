@@ -94,14 +94,14 @@ def _existing(folder: Path) -> Path:
 
 def _prepare(folder: Path, image: Path, path: str, settings: SceneSettings, *, resume: bool) -> Any:
     """A job folder with copies of the inputs, after reading each once: bad input leaves nothing behind."""
-    from .. import camera_file, images, trajectory
+    from .. import camera_file, images, moves, trajectory
     from .. import job as job_module
 
     picture = images.load_image(image)
     inputs = {"image": image}
     with tempfile.TemporaryDirectory() as scratch:
         if trajectory.is_move(path) and not Path(path).exists():
-            trajectory.parse(path)
+            moves.parse(path)
             inputs["path"] = Path(scratch) / "path.txt"
             inputs["path"].write_text(path + "\n", encoding="utf-8")
         else:

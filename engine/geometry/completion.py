@@ -22,22 +22,25 @@ _EVENNESS = 0.3  # how evenly it must be spread, 1 being a disc
 _SUPPORT = 6.0  # known pixels that a cell needs before its own fit is trusted
 
 
-def complete_depth(depth: Tensor, known: Tensor) -> Tensor:
+def complete_depth(depth: Tensor, known: Tensor, *, holes: bool = True) -> Tensor:
     """Fill the unknown pixels of a depth map; known ones are returned as they are.
 
     depth [h, w] metres (positive where known), known [h, w] bool -> [h, w] metres, all positive.
+    `holes`: what is unknown are holes that opened behind things. False: the known pixels are a
+    sparse sample of everything that is seen, near and far alike.
     Raises ValueError where nothing at all is known.
     """
     if not bool(known.any()):
         raise ValueError("complete_depth: no pixel is known")
     if bool(known.all()):
         return depth
-    h, w = depth.shape
     inverse = torch.where(known, 1.0 / depth.clamp(min=1e-6), torch.zeros_like(depth))
-    weight = _far_side_weight(inverse, known)
+    weight = _far_side_weight(inverse, known) if holes else known.float()
     low, high = inverse[known].min(), inverse[known].max()
     fitted = _pyramid_fit(inverse, weight).clamp(low / _BEYOND, high * _BEYOND)
-    return torch.where(known, depth, 1.0 / torch.minimum(fitted, _row_limit(inverse, known)))
+    if holes:
+        fitted = torch.minimum(fitted, _row_limit(inverse, known))
+    return torch.where(known, depth, 1.0 / fitted)
 
 
 def _far_side_weight(inverse: Tensor, known: Tensor) -> Tensor:

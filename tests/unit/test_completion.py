@@ -43,3 +43,13 @@ def test_result_is_positive_for_a_hole_over_almost_everything():
 def test_nothing_known_is_refused():
     with pytest.raises(ValueError, match="no pixel"):
         complete_depth(torch.ones(4, 4), torch.zeros(4, 4, dtype=torch.bool))
+
+
+def test_sparse_samples_keep_a_near_object_near():
+    depth = torch.full((H, W), 10.0)
+    depth[20:60, 30:90] = 3.0
+    known = torch.rand(H, W, generator=torch.Generator().manual_seed(0)) < 0.05
+    completed = complete_depth(depth, known, holes=False)
+    right = (completed - depth).abs() < 0.15 * depth
+    assert right[30:50, 40:80].all()
+    assert right.float().mean() > 0.8
