@@ -66,7 +66,7 @@ FORMATS: dict[str, Format] = {
             False,
             False,
             True,
-            "lossy: 24-bit positions, 8-bit scales and colour, 10-bit rotations, 5/4-bit SH",
+            "lossy: 24-bit positions, 8-bit scales and colour, 10-bit rotations, 6-bit SH",
         ),
         Format(
             "gltf",

@@ -198,14 +198,14 @@ def with_degree(splats: Splats, degree: int | None) -> Splats:
 
 
 def srgb_to_linear(value: np.ndarray) -> np.ndarray:
-    """IEC 61966-2-1 decoding, values clamped to 0..1."""
-    v = np.clip(value, 0.0, 1.0)
+    """IEC 61966-2-1 decoding; below 0 is 0, as renderers clamp splat colours; above 1 the curve goes on."""
+    v = np.maximum(value, 0.0)
     return np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
 
 
 def linear_to_srgb(value: np.ndarray) -> np.ndarray:
-    """IEC 61966-2-1 encoding, values clamped to 0..1."""
-    v = np.clip(value, 0.0, 1.0)
+    """IEC 61966-2-1 encoding, inverse of `srgb_to_linear`."""
+    v = np.maximum(value, 0.0)
     return np.where(v <= 0.0031308, v * 12.92, 1.055 * v ** (1 / 2.4) - 0.055)
 
 

@@ -262,3 +262,10 @@ def read_cameras(stage: Any, axes: str, unit: float) -> CameraPath | None:
         Ks.append([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
         matrices.append(np.array(camera.transform).T)
     return path_from_nodes(np.array(matrices), np.array(Ks), (int(width), int(height)), stage.GetTimeCodesPerSecond(), axes, unit)
+
+
+def cameras_of(path: Path) -> CameraPath | None:
+    """The first camera of a stage file that need not hold splats, or None. Raises UserError."""
+    stage = _open(path)
+    axes = "blender" if UsdGeom.GetStageUpAxis(stage) == UsdGeom.Tokens.z else "gltf"
+    return read_cameras(stage, axes, UsdGeom.GetStageMetersPerUnit(stage))
