@@ -48,6 +48,7 @@ REACH = 8
 SOFTNESS = 0.02
 BONUS = 0.2  # share of its energy that a patch is let off for each of 4 neighbours that it continues
 SOFT = 3.0  # noise per cell above which the posterior is taken over the whole bank
+COLOUR = 1.0  # weight of the mean colour in `features`, 5 would be its full share of a patch
 WINDOW = 0.7  # standard deviation of a patch's say in the vote, cells
 
 
@@ -78,6 +79,7 @@ class PatchPrior:
         self.seed = seed
         self.bank = patch_bank.build(2.0 * image.detach().cpu().float() - 1.0)
         self.size = (image.shape[1], image.shape[2])
+        self.mean_colour = 2.0 * image.detach().cpu().float().mean(dim=(1, 2)) - 1.0
         self._levels = self.levels(steps_default)
 
     def levels(self, steps: int = 0) -> list[Level]:
@@ -227,9 +229,15 @@ class PatchPrior:
         return torch.where(torch.from_numpy(mass[inner, inner]) > 0, voted, queries.shown)
 
     def features(self, latents: Tensor) -> Tensor:
-        """Latents [3, f, h, w] -> [147, f, h', w'], h' = h / 4: patches at quarter size without their mean."""
-        c, f, h, w = latents.shape
+        """Latents [3, f, h, w] -> [78, f, h / 4, w / 4]: what surrounds a cell, for the cosines of Eq. (10).
+
+        5 x 5 cells of a quarter of the size without their mean (75), which tell textures and edges
+        apart, and the mean colour against that of the picture (3), which speaks where both are flat.
+        """
+        _, _, h, w = latents.shape
         small = F.adaptive_avg_pool2d(latents.transpose(0, 1), (max(h // 4, 1), max(w // 4, 1)))
-        patches = F.unfold(F.pad(small, (2, 2, 2, 2), mode="replicate"), 5).unflatten(1, (3, 25))
-        centred = patches - patches.mean(dim=2, keepdim=True)
-        return centred.flatten(1, 2).unflatten(2, small.shape[-2:]).transpose(0, 1)
+        cells = F.unfold(F.pad(small, (2, 2, 2, 2), mode="replicate"), 5).unflatten(1, (3, 25))  # [f, 3, 25, h' * w']
+        mean = cells.mean(dim=2)
+        texture = (cells - mean[:, :, None]).flatten(1, 2)
+        joined = torch.cat([texture, COLOUR * (mean - self.mean_colour[:, None])], dim=1)
+        return joined.unflatten(2, small.shape[-2:]).transpose(0, 1)
