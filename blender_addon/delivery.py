@@ -57,6 +57,7 @@ def deliver(folder: Path, ticket: jobs.Ticket, _outputs: dict[str, Any]) -> Deli
     if scene is None:
         where = Path(ticket.blend).name if ticket.blend else "a file that was never saved"
         return Delivery("", f"Finished. It belongs to {where}: open that file to import it, or import {result} here.")
+    _results.clear()
     name = import_result(result, scene, ticket)
     return Delivery(name, f"Finished: {name}.")
 
@@ -95,16 +96,15 @@ def _report_text(error: RuntimeError) -> str:
     return (lines[-1] if any("Traceback" in line for line in lines) else lines[0]).removeprefix("Error: ")
 
 
-def result_lines() -> list[tuple[str, str]]:
-    """What the engine reported of the last job: (name, value), without the paths."""
-    lines = []
-    for name, value in session.status.outputs.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            continue
-        shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-        lines.append((name.replace("_", " "), shown))
-    return lines
+def result_lines(scene: bpy.types.Scene) -> list[tuple[str, str]]:
+    """What the engine reported of the scene's last finished job: (name, value). Read from the disk once."""
+    folder = scene.scene_splatter.job_folder
+    if folder and folder not in _results:
+        _results[folder] = jobs.result_lines(Path(folder))
+    return _results.get(folder, [])
 
+
+_results: dict[str, list[tuple[str, str]]] = {}
 
 session = Session(deliver, why_not_now, redraw)
 
@@ -128,6 +128,7 @@ def begin(
     scene.scene_splatter.job_folder = str(folder)
     _owner.update(scene=scene.name, detached=False)
     _waiting.clear()
+    _results.clear()
     run_timer()
 
 

@@ -167,3 +167,21 @@ def leftovers(parent: Path, blend: str) -> Iterator[Leftover]:
         found = look_at(folder)
         if found is not None and found.ticket.blend == blend:
             yield found
+
+
+def result_lines(folder: Path) -> list[tuple[str, str]]:
+    """What report.json says of a finished job, as (name, value) for the panel; empty where there is no report."""
+    try:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        facts, segments = report["facts"], report["segments"]
+        lines = [("Verdict", str(report["verdict"])), ("Input view", f"{report['input_psnr']:.1f} dB PSNR")]
+        lines += [
+            (str(finding["name"]), f"{finding['measured']}. {finding['advice']}") for finding in report["findings"] if not finding["ok"]
+        ]
+        lines += [(name.title(), str(facts[name])) for name in ("prior", "depth", "device", "seed") if name in facts]
+        if segments and "gaussians" in segments[-1]:
+            lines.append(("Gaussians", f"{segments[-1]['gaussians']:,}"))
+        lines.append(("Segments", f"{len(segments)}, refined in {report['seconds_total']:.0f} s"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return lines

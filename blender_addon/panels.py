@@ -191,15 +191,13 @@ class SCENESPLATTER_PT_result(_InSidebar, bpy.types.Panel):
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
         """Only where there is one."""
-        return bool(delivery.result_lines()) and not delivery.session.status.busy
+        return not delivery.session.status.busy and bool(delivery.result_lines(context.scene))
 
     def draw(self, context: bpy.types.Context) -> None:
         """As the engine reported them."""
-        column = self.layout.column(align=True)
-        for name, value in delivery.result_lines():
-            split = column.split(factor=0.55)
-            split.label(text=name)
-            split.label(text=value)
+        width = sidebar_width(context)
+        for name, value in delivery.result_lines(context.scene):
+            draw_wrapped(self.layout, f"{name}: {value}", width)
         self.layout.operator("scene_splatter.open_folder", icon="FILE_FOLDER")
 
 

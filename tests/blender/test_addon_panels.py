@@ -7,6 +7,7 @@ by a line in the console. tests/window/run_window_test.py looks at the real thin
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -162,11 +163,39 @@ def test_the_segments_are_listed_in_scene_frames(empty_scene, status: Status) ->
     assert "No segments" in text_of(panels.SCENESPLATTER_PT_segments)
 
 
-def test_the_results_numbers_are_listed(empty_scene, status: Status) -> None:
+def test_the_results_numbers_are_listed(empty_scene, status: Status, tmp_path: Path) -> None:
     assert not panels.SCENESPLATTER_PT_result.poll(bpy.context)
-    status.outputs = {"scene_ply": "/a/scene.ply", "gaussians": 123456, "psnr_db": 31.41592, "resumed": True}
+    report = {
+        "verdict": "Lower lambda_0.",
+        "input_psnr": 31.4159,
+        "findings": [
+            {"name": "Blank regions", "ok": False, "measured": "30 % are blank", "advice": "Lower lambda_0."},
+            {"name": "Seams", "ok": True, "measured": "none", "advice": ""},
+        ],
+        "facts": {"prior": "patch", "seed": 3},
+        "segments": [{}, {"gaussians": 43008}],
+        "seconds_total": 61.2,
+    }
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    empty_scene.scene_splatter.job_folder = str(tmp_path)
     assert panels.SCENESPLATTER_PT_result.poll(bpy.context)
-    assert drawn(panels.SCENESPLATTER_PT_result)[:4] == ["gaussians", "123,456", "psnr db", "31.42"]
+    text = text_of(panels.SCENESPLATTER_PT_result)
+    for words in (
+        "Verdict: Lower lambda_0.",
+        "31.4 dB PSNR",
+        "30 % are blank. Lower",
+        "Prior: patch",
+        "2, refined in 61 s",
+        "Open Job Folder",
+    ):
+        assert words in text, text
+    assert "Seams" not in text
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"facts": 1, "segments": 2}'])
+def test_a_damaged_report_shows_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "report.json").write_text(text)
+    assert jobs.result_lines(tmp_path) == []
 
 
 def test_the_preferences_draw_before_during_and_after(empty_scene, monkeypatch: pytest.MonkeyPatch) -> None:
