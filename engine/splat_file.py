@@ -85,20 +85,18 @@ def blending_of(comments: Sequence[str]) -> str:
 def write_ply(path: str | os.PathLike[str], splats: Splats, comments: Sequence[str] = ()) -> None:
     """Write the reference layout (with zero normals), complete or not at all; an older file is replaced.
 
-    comments: printable ASCII, one line each. Raises UserError if the disk refuses, ValueError for wrong shapes.
+    comments: one header line each; what a header cannot hold is escaped (\\xe4) or becomes a space.
+    Raises UserError if the disk refuses, ValueError for wrong shapes.
     """
     path = Path(path)
     _check_shapes(splats)
-    for comment in comments:
-        if not comment.isascii() or not comment.isprintable():
-            raise ValueError(f"comment must be one line of printable ASCII, received {comment!r}")
     names = _plain_names(splats.sh_rest.shape[1])
     table = np.zeros(len(splats.means), [(name, "<f4") for name in names])
     for rows in _blocks(len(table)):
         for name, column in _columns(splats):
             table[name][rows] = column[rows]
     element = plyfile.PlyElement.describe(table, "vertex")
-    data = plyfile.PlyData([element], byte_order="<", comments=list(comments))
+    data = plyfile.PlyData([element], byte_order="<", comments=[_one_ascii_line(comment) for comment in comments])
     temporary = None
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False) as file:
@@ -110,6 +108,10 @@ def write_ply(path: str | os.PathLike[str], splats: Splats, comments: Sequence[s
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         raise UserError(f"Could not write {path}: {error.strerror}.", "Check that the folder exists, is writable and has space.") from error
+
+
+def _one_ascii_line(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text).encode("ascii", "backslashreplace").decode("ascii")
 
 
 def _umask() -> int:

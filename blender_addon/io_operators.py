@@ -1,0 +1,161 @@
+"""File > Import and Export of Gaussian splats; a finished job is imported by the same operator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import bpy
+from bpy.props import BoolProperty, EnumProperty, StringProperty
+from bpy_extras.io_utils import ExportHelper, ImportHelper
+
+from ..engine.errors import UserError
+from . import exporting, render_check, results, splat_object
+
+_LABEL = "Gaussian splats (.ply)"
+
+
+class SCENESPLATTER_OT_import_splats(bpy.types.Operator, ImportHelper):
+    """Import Gaussian splats: 3DGS .ply of any tool, PlayCanvas compressed .ply"""
+
+    bl_idname = "scene_splatter.import_splats"
+    bl_label = "Import Gaussian Splats"
+    bl_options: ClassVar = {"REGISTER", "UNDO", "PRESET"}
+
+    filename_ext = ".ply"
+    filter_glob: StringProperty(default="*.ply", options={"HIDDEN"})
+    blending: EnumProperty(
+        name="Made for",
+        description="The space in which the Gaussians are blended",
+        items=(
+            ("FILE", "What the file says", "Display values, unless the file's comments say otherwise"),
+            ("display", "Display values", "As 3DGS tools and viewers blend; exact under the Raw view transform"),
+            ("linear", "Linear light", "As Blender blends; exact under the Standard view transform"),
+        ),
+    )
+    view_transform: BoolProperty(
+        name="Set View Transform",
+        description="Take the view transform that shows the colours as they are, for the whole scene",
+        default=False,
+    )
+    replace: StringProperty(
+        name="Replace", description="Name of a splat object that takes the new Gaussians", options={"HIDDEN", "SKIP_SAVE"}
+    )
+    collection: StringProperty(name="Set", description="Name of the set of collections to make", options={"HIDDEN", "SKIP_SAVE"})
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Read, check, then change the scene."""
+        try:
+            replaced = self._replaced()
+            source = results.read(Path(bpy.path.abspath(self.filepath)), "" if self.blending == "FILE" else self.blending)
+            if replaced is not None:
+                results.replace(context.scene, replaced, source)
+                ob = replaced
+            else:
+                ob = results.add(context.scene, source, shot=self.collection, collection=context.collection)
+        except UserError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        if self.view_transform:
+            render_check.prepare_scene(context.scene, ob)
+        _make_active(context, ob)
+        self.report({"INFO"}, f"{len(source.splats.means):,} Gaussians: {ob.name}")
+        return {"FINISHED"}
+
+    def _replaced(self) -> bpy.types.Object | None:
+        if not self.replace:
+            return None
+        ob = bpy.data.objects.get(self.replace)
+        if not splat_object.is_splat_object(ob):
+            raise UserError(f"There is no splat object named {self.replace}.", "Import it as a new object.")
+        return ob
+
+
+def _make_active(context: bpy.types.Context, ob: bpy.types.Object) -> None:
+    """Select the new object alone, as Blender's importers do, where the view layer shows it."""
+    if ob.name not in context.view_layer.objects:
+        return
+    for other in context.view_layer.objects:
+        if other.select_get():
+            other.select_set(False)
+    ob.select_set(True)
+    context.view_layer.objects.active = ob
+
+
+class SCENESPLATTER_OT_export_splats(bpy.types.Operator, ExportHelper):
+    """Export the active splat object as 3DGS .ply"""
+
+    bl_idname = "scene_splatter.export_splats"
+    bl_label = "Export Gaussian Splats"
+    bl_options: ClassVar = {"REGISTER", "PRESET"}
+
+    filename_ext = ".ply"
+    filter_glob: StringProperty(default="*.ply", options={"HIDDEN"})
+    place: EnumProperty(
+        name="Place",
+        description="What the file's axes are",
+        items=(
+            ("OBJECT", "As imported", "The object's own axes: what was imported comes out bit for bit, however the object is placed"),
+            ("WORLD", "As it stands in the scene", "World axes turned to the y-down, z-forward axes of such files, in metres"),
+        ),
+    )
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """A splat object is active."""
+        if splat_object.is_splat_object(context.object):
+            return True
+        cls.poll_message_set("Make a splat object active")
+        return False
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Write the file."""
+        try:
+            count = exporting.write(context.scene, context.object, Path(bpy.path.abspath(self.filepath)), in_world=self.place == "WORLD")
+        except UserError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        self.report({"INFO"}, f"{count:,} Gaussians written")
+        return {"FINISHED"}
+
+
+class SCENESPLATTER_FH_ply(bpy.types.FileHandler):
+    """Drop a .ply on the 3D view: Blender asks which importer is meant."""
+
+    bl_idname = "SCENESPLATTER_FH_ply"
+    bl_label = _LABEL
+    bl_import_operator = "scene_splatter.import_splats"
+    bl_export_operator = "scene_splatter.export_splats"
+    bl_file_extensions = ".ply"
+
+    @classmethod
+    def poll_drop(cls, context: bpy.types.Context) -> bool:
+        """In a 3D view."""
+        return context.area is not None and context.area.type == "VIEW_3D"
+
+
+def _import_menu(self: bpy.types.Menu, _context: bpy.types.Context) -> None:
+    self.layout.operator(SCENESPLATTER_OT_import_splats.bl_idname, text=_LABEL)
+
+
+def _export_menu(self: bpy.types.Menu, _context: bpy.types.Context) -> None:
+    self.layout.operator(SCENESPLATTER_OT_export_splats.bl_idname, text=_LABEL)
+
+
+_CLASSES = (SCENESPLATTER_OT_import_splats, SCENESPLATTER_OT_export_splats, SCENESPLATTER_FH_ply)
+
+
+def register() -> None:
+    """Add operators and menu entries."""
+    for cls in _CLASSES:
+        bpy.utils.register_class(cls)
+    bpy.types.TOPBAR_MT_file_import.append(_import_menu)
+    bpy.types.TOPBAR_MT_file_export.append(_export_menu)
+
+
+def unregister() -> None:
+    """Take them out again."""
+    bpy.types.TOPBAR_MT_file_export.remove(_export_menu)
+    bpy.types.TOPBAR_MT_file_import.remove(_import_menu)
+    for cls in reversed(_CLASSES):
+        bpy.utils.unregister_class(cls)
