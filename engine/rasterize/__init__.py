@@ -10,6 +10,9 @@ projected means; not the cameras.
 
 from __future__ import annotations
 
+import functools
+import logging
+import time
 from typing import NamedTuple
 
 import torch
@@ -18,6 +21,7 @@ from torch import Tensor
 from ..gaussians import Gaussians
 from .constants import ALPHA_FLOOR
 
+_log = logging.getLogger(__name__)
 BACKENDS = ("auto", "cpu", "gsplat", "reference")
 
 
@@ -61,20 +65,29 @@ def rasterize(
     they are, as 3DGS does; "linear" decodes each Gaussian's colour from sRGB first and returns linear light.
     `antialiased` scales opacity by the area that blurring adds (Yu et al. 2024, as in gsplat). `offsets_px` is
     added to the projected means: pass zeros to receive their gradient. `depth=False` saves that channel; depth is
-    then empty [c, h, w, 0]. backend "auto" is gsplat for CUDA tensors, cpu otherwise; "reference" is slow, takes
-    float64 and differentiates everything by autograd.
+    then empty [c, h, w, 0].
 
-    Raises ValueError for shapes that do not fit and for parameters that are not finite; UserError if gsplat is
+    `backend` "auto" is gsplat for CUDA tensors where it runs, else cpu (with one warning that says why);
+    "reference" is slow, takes float64 and differentiates everything by autograd.
+
+    Raises ValueError for shapes that do not fit and for parameters that are not finite (the cpu backend looks at
+    higher SH and extra channels of what is in view only); UserError if gsplat is
     wanted and cannot be used.
     """
     sh_degree = _check(gaussians, K, camera_from_world, width, height, sh_degree, extra, offsets_px, near, blending, backend)
     if backend == "auto":
-        backend = "gsplat" if gaussians.means.is_cuda else "cpu"
+        backend = choose_backend(gaussians.means.device)
     if backend != "cpu":  # the cpu backend looks at the values while it projects
         _check_values(gaussians, extra)
     options = (width, height, sh_degree, near, antialiased, blending == "linear", depth)
+    device = gaussians.means.device
+    if backend == "cpu" and device.type != "cpu":  # gradients find their way back through the copy
+        gaussians = gaussians.map(lambda t: t.cpu())
+        extra = None if extra is None else extra.cpu()
+        offsets_px = None if offsets_px is None else offsets_px.cpu()
     draw = {"cpu": _draw_cpu, "gsplat": _draw_gsplat, "reference": _draw_reference}[backend]
-    rgb, alpha, depth_sum, channels, radii = draw(gaussians, K, camera_from_world, extra, offsets_px, options)
+    drawn = draw(gaussians, K, camera_from_world, extra, offsets_px, options)
+    rgb, alpha, depth_sum, channels, radii = (t.to(device) for t in drawn)
     if background is not None:
         if background.shape != (3,):
             raise ValueError(f"background must be [3], got {list(background.shape)}")
@@ -84,11 +97,39 @@ def rasterize(
     return Rendering(*last, RenderInfo(radii, backend))
 
 
+@functools.cache
+def choose_backend(device: torch.device) -> str:
+    """The backend for tensors on a device: gsplat on CUDA, or, with a warning, the CPU where gsplat cannot draw."""
+    if device.type != "cuda":
+        return "cpu"
+    from . import gsplat_backend
+
+    reason = gsplat_backend.why_unusable()
+    if reason:
+        _log.warning("Gaussians are drawn on the CPU: %s.", reason)
+    return "cpu" if reason else "gsplat"
+
+
+def warm(channels: tuple[int, ...] = (3, 4, 5, 7), backward_channels: tuple[int, ...] = (3,)) -> float:
+    """Compile and keep every CPU kernel that a job needs; returns the seconds it took. For the installer.
+
+    Channels are 3 colours, 1 for depth, and the extra ones; other numbers are compiled when first used.
+    """
+    started = time.perf_counter()
+    from . import blend, cpu, ssim  # noqa: F401 - importing compiles
+
+    for c in channels:
+        blend.forward_kernel(c)
+    for c in backward_channels:
+        blend.backward_kernel(c)
+    return time.perf_counter() - started
+
+
 def _draw_cpu(gaussians, K, camera_from_world, extra, offsets_px, options):
     from . import cpu
 
-    if any(t.dtype != torch.float32 or t.is_cuda for t in gaussians):
-        raise ValueError("the cpu backend takes float32 tensors on the CPU")
+    if any(t.dtype != torch.float32 for t in gaussians):
+        raise ValueError("the cpu backend takes float32 tensors")
     opts = cpu.Options(*options)
     cameras = [
         cpu.camera_array(k.numpy(), w.numpy(), opts)

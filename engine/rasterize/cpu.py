@@ -134,7 +134,7 @@ class RasterizeCpu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, means, quats, scales_log, opacities_logit, sh_dc, sh_rest, extra, offsets_px, cameras, options):
-        scene = [_array(t) for t in (means, quats, scales_log, opacities_logit, sh_dc, sh_rest.reshape(means.shape[0], -1), extra)]
+        scene = [_array(t) for t in (means, quats, scales_log, opacities_logit, sh_dc, sh_rest.flatten(1), extra)]
         offsets = _array(offsets_px)
         channels = 3 + options.depth + extra.shape[1]
         images = torch.empty(len(cameras), channels + 1, options.height, options.width)

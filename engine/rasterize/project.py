@@ -177,11 +177,12 @@ def _reach(s_max, variance):
 
 
 @inline()
-def _usable(i, means, quats, scales_log, opacities_logit):
+def _usable(i, means, quats, scales_log, opacities_logit, sh_dc):
     """All finite (a sum of absolute values is, exactly then, short of overflow) and a quaternion with a direction."""
     q = quats[i, 0] * quats[i, 0] + quats[i, 1] * quats[i, 1] + quats[i, 2] * quats[i, 2] + quats[i, 3] * quats[i, 3]
     total = abs(means[i, 0]) + abs(means[i, 1]) + abs(means[i, 2]) + q + abs(opacities_logit[i])
     total += abs(scales_log[i, 0]) + abs(scales_log[i, 1]) + abs(scales_log[i, 2])
+    total += abs(sh_dc[i, 0]) + abs(sh_dc[i, 1]) + abs(sh_dc[i, 2])
     return total < _LARGEST and q > _ZERO
 
 
@@ -205,7 +206,7 @@ def project(
     for i in range(np.uint64(start), np.uint64(stop)):
         tiles[i] = 0
         radii[i] = _ZERO
-        if not _usable(i, means, quats, scales_log, opacities_logit):
+        if not _usable(i, means, quats, scales_log, opacities_logit, sh_dc):
             bad[0] = 1
             continue
         _camera_mean(i, means, cam, m)

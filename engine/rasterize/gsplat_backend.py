@@ -1,0 +1,116 @@
+"""The CUDA backend: gsplat's kernels behind our signature. gsplat is Apache-2.0 and optional.
+
+Version 1.5.3 is pinned: later ones cap alpha at 0.99 instead of 0.999 and look different. PyPI's wheel holds
+sources only, and importing it on a machine with a CUDA toolkit compiles for minutes without asking. So nothing
+here imports gsplat before `why_unusable` has seen compiled kernels on disk, or the environment variable
+SCENE_SPLATTER_COMPILE_GSPLAT=1 has allowed the compilation.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..spherical_harmonics import evaluate_sh
+from .constants import BLUR_PX2
+from .reference import srgb_to_linear
+
+VERSION = "1.5.3"
+CONSENT = "SCENE_SPLATTER_COMPILE_GSPLAT"
+_TILE = 16
+_JIT_NAME = "gsplat_cuda"
+
+
+@functools.cache
+def why_unusable() -> str:
+    """In words why gsplat cannot draw here, "" if it can. Imports gsplat only if that compiles nothing or is allowed to."""
+    if not torch.cuda.is_available():
+        return "this torch sees no CUDA device"
+    try:
+        found = importlib.metadata.version("gsplat").split("+")[0]
+    except importlib.metadata.PackageNotFoundError:
+        return f"gsplat {VERSION} is not installed"
+    if found != VERSION:
+        return f"gsplat {found} is installed, but {VERSION} is needed"
+    if not kernels_on_disk() and os.environ.get(CONSENT) != "1":
+        return f"gsplat's CUDA kernels are not compiled for this torch; {CONSENT}=1 allows that (some minutes, needs the CUDA toolkit)"
+    return _try_one_gaussian()
+
+
+def kernels_on_disk() -> bool:
+    """Whether compiled kernels came with the wheel or lie in torch's extension folder from an earlier compilation."""
+    package = importlib.util.find_spec("gsplat")
+    if package is None or not package.submodule_search_locations:
+        return False
+    folder = Path(package.submodule_search_locations[0])
+    if any(folder.glob("csrc*.so")) or any(folder.glob("csrc*.pyd")):
+        return True
+    from torch.utils.cpp_extension import _get_build_directory  # torch names the folder after its version and CUDA's
+
+    built = Path(_get_build_directory(_JIT_NAME, verbose=False))
+    return any((built / f"{_JIT_NAME}{ending}").exists() for ending in (".so", ".pyd", ".lib"))
+
+
+def _try_one_gaussian() -> str:
+    """Draw one Gaussian; what the toolkit, driver or loader says is passed on."""
+    one = torch.tensor([[0.0, 0.0, 1.0]], device="cuda")
+    try:
+        from gsplat import fully_fused_projection
+
+        fully_fused_projection(
+            one, None, one.new_tensor([[1.0, 0, 0, 0]]), one.new_full((1, 3), 0.1), torch.eye(4, device="cuda")[None],
+            torch.tensor([[[8.0, 0, 4], [0, 8, 4], [0, 0, 1]]], device="cuda"), 8, 8,
+        )  # fmt: skip
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:  # AttributeError: gsplat found no kernels
+        return f"gsplat {VERSION} is installed but does not run: {error}"
+    return ""
+
+
+def draw(gaussians, K: Tensor, camera_from_world: Tensor, extra: Tensor | None, offsets_px: Tensor | None, options: tuple):
+    """See `rasterize`: rgb [c, 3, h, w], alpha [c, 1, h, w], depth sum, extra channels, radii [c, n].
+
+    SH is evaluated in torch, so that colour, depth and extra channels take one pass. UserError if gsplat is unusable.
+    """
+    reason = why_unusable()
+    if reason:
+        raise UserError(f"gsplat cannot draw: {reason}.", "Choose the CPU as device, or install gsplat as the README says.")
+    from gsplat import fully_fused_projection, isect_offset_encode, isect_tiles, rasterize_to_pixels
+
+    width, height, sh_degree, near, antialiased, linear, depth = options
+    viewmats, K = camera_from_world.to(gaussians.means), K.to(gaussians.means)
+    opacity = torch.sigmoid(gaussians.opacities_logit)
+    radii, means2d, depths, conics, compensation = fully_fused_projection(
+        gaussians.means, None, gaussians.quats, gaussians.scales_log.exp(), viewmats, K, width, height, eps2d=BLUR_PX2,
+        near_plane=near, packed=False, calc_compensations=antialiased, opacities=opacity,
+    )  # fmt: skip
+    means2d = means2d if offsets_px is None else means2d + offsets_px
+    opacities = opacity[None].expand(K.shape[0], -1)
+    opacities = opacities * compensation if antialiased else opacities
+    tiles_x, tiles_y = -(-width // _TILE), -(-height // _TILE)
+    _, ids, flat = isect_tiles(means2d, radii, depths, _TILE, tiles_x, tiles_y)
+    offsets = isect_offset_encode(ids, K.shape[0], tiles_x, tiles_y)
+    channels = _channels(gaussians, viewmats, sh_degree, linear, depths if depth else None, extra)
+    image, alpha = rasterize_to_pixels(means2d, conics, channels, opacities.contiguous(), width, height, _TILE, offsets, flat)
+    image, alpha = image.permute(0, 3, 1, 2), alpha.permute(0, 3, 1, 2)
+    end = 3 + int(depth)
+    return image[:, :3], alpha, image[:, 3:end], image[:, end:], radii.amax(-1).float()
+
+
+def _channels(gaussians, viewmats: Tensor, sh_degree: int, linear: bool, depths: Tensor | None, extra: Tensor | None) -> Tensor:
+    """[c, n, 3 (+ 1) (+ e)]"""
+    per_camera = []
+    for c in range(viewmats.shape[0]):
+        centre = -viewmats[c, :3, :3].T @ viewmats[c, :3, 3]
+        colour = evaluate_sh(gaussians.sh_dc, gaussians.sh_rest, gaussians.means - centre, sh_degree).clamp_min(0)
+        parts = [srgb_to_linear(colour) if linear else colour]
+        parts += [] if depths is None else [depths[c][:, None]]
+        parts += [] if extra is None else [extra]
+        per_camera.append(torch.cat(parts, -1))
+    return torch.stack(per_camera)
