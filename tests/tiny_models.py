@@ -246,3 +246,58 @@ def save_svd(folder: Path, frames: int = 5) -> Path:
         )
     ).eval().save_pretrained(folder / "image_encoder")  # fmt: skip
     return _index(folder, "StableVideoDiffusionPipeline")
+
+
+def save_depth_model(name: str, folder: Path, **changes) -> Path:
+    """A small depth network in the layout of the released one."""
+    from transformers import (
+        BeitConfig,
+        DepthAnythingConfig,
+        DepthAnythingForDepthEstimation,
+        DepthProConfig,
+        DepthProForDepthEstimation,
+        Dinov2Config,
+        ZoeDepthConfig,
+        ZoeDepthForDepthEstimation,
+    )
+
+    torch.manual_seed(0)
+    if name.startswith("depth_anything"):
+        backbone = Dinov2Config(
+            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14, out_features=["stage1", "stage2"],
+            reshape_hidden_states=False, apply_layernorm=True,
+        )  # fmt: skip
+        config = DepthAnythingConfig(
+            backbone_config=backbone, patch_size=14, reassemble_hidden_size=16, reassemble_factors=[2, 1], neck_hidden_sizes=[8, 8],
+            fusion_hidden_size=8, head_hidden_size=8, **{"depth_estimation_type": "metric", "max_depth": 20, **changes},
+        )  # fmt: skip
+        model: torch.nn.Module = DepthAnythingForDepthEstimation(config)
+    elif name == "zoedepth":
+        backbone = BeitConfig(
+            hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32, image_size=384, patch_size=16,
+            out_features=["stage1", "stage2", "stage3", "stage4"], reshape_hidden_states=False,
+        )  # fmt: skip
+        config = ZoeDepthConfig(
+            backbone_config=backbone, neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8, bottleneck_features=8,
+            reassemble_factors=[4, 2, 1, 0.5],
+            bin_embedding_dim=8, num_relative_features=8, num_patch_transformer_layers=1, patch_transformer_hidden_size=8,
+            patch_transformer_intermediate_size=16, patch_transformer_num_attention_heads=2,
+            bin_configurations=[{"n_bins": 8, "min_depth": 0.001, "max_depth": 10.0, "name": "nyu"}],
+        )  # fmt: skip
+        model = ZoeDepthForDepthEstimation(config)
+    else:
+        vit = {"model_type": "dinov2", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+        vit |= {"patch_size": 4, "image_size": 16}
+        config = DepthProConfig(
+            fusion_hidden_size=8, patch_size=16, intermediate_hook_ids=[1, 0], intermediate_feature_dims=[8, 8],
+            scaled_images_ratios=[0.5, 1.0], scaled_images_overlap_ratios=[0.0, 0.2], scaled_images_feature_dims=[8, 8],
+            use_fov_model=True, image_model_config=vit, patch_model_config=vit, fov_model_config=vit, **changes,
+        )  # fmt: skip
+        model = DepthProForDepthEstimation(config)
+    state = seeded(shapes(model))
+    if name == "depth_pro":  # inverse depth about 0.5, a field of view about 60 degrees
+        state["head.layers.4.bias"] += 0.5
+        state["fov_model.head.layers.4.bias"] += 60.0
+    model.load_state_dict(state)
+    model.eval().save_pretrained(folder)
+    return folder

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from .. import model_folder
 from ..errors import UserError
-from . import model_folder, notation
+from . import notation
 from .base import Clip, Level, PriorSpec
 from .clip_image import clip_pixels
 from .memory import GIB, Demand, Residence, Rung

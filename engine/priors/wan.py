@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import model_folder
 from ..errors import UserError
-from . import model_folder, notation
+from . import notation
 from .base import Clip, Level, PriorSpec
 from .memory import GIB, Demand, Residence, Rung
 

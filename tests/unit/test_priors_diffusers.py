@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from engine import sampler
+from engine import model_folder, sampler
 from engine.errors import Cancelled, UserError
-from engine.priors import model_folder, notation, svd, wan
+from engine.priors import notation, svd, wan
 from engine.priors.base import Clip
 from engine.priors.memory import Rung
 from tests import tiny_models as tiny
@@ -210,6 +210,7 @@ def test_wan_frames_come_in_fours_after_the_first(priors):
         rule(82)
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # the stock scheduler's
 def test_svd_from_pure_noise_equals_the_stock_pipeline(priors, folders, monkeypatch):
     from diffusers import EulerDiscreteScheduler, StableVideoDiffusionPipeline
     from transformers import CLIPImageProcessor

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
+from .errors import UserError
 
 _log = logging.getLogger(__name__)
 _M = TypeVar("_M", bound=nn.Module)
@@ -43,20 +43,41 @@ def part(folder: Path, name: str, kind: type[_M], dtype: torch.dtype) -> _M:
     home = folder / name
     if not (home / "config.json").is_file():
         raise UserError(f"Weights not found: {home}.", "The model is not whole. " + _AGAIN)
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
+    _require_kind(home, kind)
+    _no_progress_bars()
     half = {"variant": "fp16"} if any(home.glob("*.fp16.safetensors")) else {}
     try:
         model, info = kind.from_pretrained(  # type: ignore[attr-defined]
             home, local_files_only=True, use_safetensors=True, output_loading_info=True, **_dtype(kind, dtype), **half
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError, StrictDataclassError) as error:
         raise UserError(f"{home} is truncated, damaged or of another kind ({_first_line(error)}).", _AGAIN) from error
     for text, key in (("lacks", "missing_keys"), ("has unknown", "unexpected_keys"), ("has other sizes of", "mismatched_keys")):
         names = sorted(str(n) for n in info[key])
         if names:
             raise UserError(f"{home} {text} {len(names)} tensors: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}.", _AGAIN)
     return model.eval().requires_grad_(False)
+
+
+def _require_kind(home: Path, kind: type[nn.Module]) -> None:
+    try:
+        config = json.loads((home / "config.json").read_text(encoding="utf-8"))
+        found = config.get("_class_name") or (config.get("architectures") or [kind.__name__])[0]
+    except (ValueError, AttributeError, KeyError) as error:
+        raise UserError(f"{home / 'config.json'} is damaged.", _AGAIN) from error
+    if found != kind.__name__:
+        raise UserError(f"{home} holds {found}, not {kind.__name__}.", "These are the weights of another model.")
+
+
+def _no_progress_bars() -> None:
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
 
 
 def _dtype(kind: type[nn.Module], dtype: torch.dtype) -> dict[str, Any]:
