@@ -296,7 +296,7 @@ def install_engine(args: argparse.Namespace, pins: Pins, told: Told) -> None:
     told(f"Scene Splatter's engine: about {download} GB to download, {disk} GB on disk, into {args.env}")
     told(f"PyTorch {torch.why}.")
     check_space(args.env, disk)
-    index = torch.index
+    index = torch.folder
     if index and not reachable(f"{TORCH_INDEX}{index}/torch/"):
         told(f"PyTorch's own index cannot be reached, so pip's default index decides instead of {index}; it may be the larger CUDA build.")
         index = ""

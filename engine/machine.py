@@ -25,7 +25,7 @@ class TorchChoice(NamedTuple):
     """Which build of torch, and where it is."""
 
     build: str  # cpu, cu126 or cu130
-    index: str  # folder of PyTorch's package index to ask besides the default one; empty: none
+    folder: str  # folder of PyTorch's package index to ask besides the default one; empty: none
     why: str
 
 

@@ -226,7 +226,8 @@ def _compiled_files() -> int:
     """How many files numba keeps for the engine's kernels."""
     import numba
 
-    folders = [Path(numba.config.CACHE_DIR)] if numba.config.CACHE_DIR else [ROOT / "engine", Path.home() / ".cache" / "numba"]
+    chosen = getattr(numba.config, "CACHE_DIR", "")  # numba fills its settings in at import
+    folders = [Path(chosen)] if chosen else [ROOT / "engine", Path.home() / ".cache" / "numba"]
     return sum(1 for folder in folders if folder.is_dir() for _ in folder.rglob("*.nbi"))
 
 
@@ -273,16 +274,31 @@ def _disk() -> Iterator[Check]:
 
 
 def _models() -> Iterator[Check]:
-    """Video priors by name, and whether what their code needs is here."""
-    from .. import priors
+    """Video priors and depth sources by name, and whether their code and weights are here."""
+    from .. import priors, weights
 
     for name, target in priors.REGISTRY.items():
-        try:
-            importlib.import_module(f"{priors.__name__}.{target.split(':')[0]}")
-        except ImportError as error:
-            yield Check(f"prior {name}", WARN, f"cannot be loaded: {error}", REINSTALL, {"ready": False})
-        else:
-            yield Check(f"prior {name}", OK, "its code is here", data={"ready": True})
+        yield _model("prior", name, f"{priors.__name__}.{target.split(':')[0]}")
+    yield Check("depth box", OK, "ready", data={"ready": True})
+    yield Check("depth files", OK, "ready: EXR, 16-bit PNG, NPY", data={"ready": True})
+    for name, entry in weights.WEIGHTS.items():
+        if entry.kind == "depth":
+            yield _model("depth", name, f"{__package__.rpartition('.')[0]}.geometry.learned")
+
+
+def _model(kind: str, name: str, module: str) -> Check:
+    """One model; that its weights are not here is no fault, so it is `ok` and says how to get them."""
+    from .. import weights
+
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        return Check(f"{kind} {name}", WARN, f"its code cannot be loaded: {error}", REINSTALL, {"ready": False})
+    if name in weights.WEIGHTS and weights.missing(name):
+        entry = weights.WEIGHTS[name]
+        text = f"no weights ({entry.size_gb:g} GB, {entry.licence.partition(':')[0]}): python -m engine weights download {name}"
+        return Check(f"{kind} {name}", OK, text, data={"ready": False})
+    return Check(f"{kind} {name}", OK, "ready", data={"ready": True})
 
 
 def _blender() -> Iterator[Check]:

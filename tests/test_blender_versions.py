@@ -1,0 +1,67 @@
+"""Runs tests/blender inside every Blender whose environment install_deps.py --dev has made."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from blender_versions import PYTHON_OF, environment_of, why_bpy_fails  # noqa: E402
+
+from engine.client import child_environment  # noqa: E402
+
+TIMEOUT_S = 900
+REQUIRED = os.environ.get("SCENE_SPLATTER_BLENDERS", "").split()  # must be there: CI names them, so that none is skipped unseen
+
+
+def absent(reason: str, version: str) -> None:
+    """Skip, naming what is missing; fail where this Blender was asked for."""
+    if version in REQUIRED:
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", sorted(PYTHON_OF))
+def test_the_addon_in_blender(version, tmp_path, request):
+    environment = environment_of(ROOT, version)
+    python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not python.exists():
+        absent(
+            f"Blender {version} is not prepared: python3 install_deps.py --dev --blender {version} (Python {PYTHON_OF[version]})", version
+        )
+    problem = why_bpy_fails(python)
+    if problem:
+        absent(f"Blender {version}: {problem}", version)
+    extra = {"BLENDER_USER_RESOURCES": str(tmp_path), "LIBGL_ALWAYS_SOFTWARE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    process = subprocess.Popen(
+        [str(python), "-m", "pytest", "tests/blender", "-p", "no:cacheprovider", "-rs", f"--basetemp={tmp_path / 'tmp'}"],
+        cwd=ROOT,
+        env=child_environment(dict(os.environ), {**extra, "SCENE_SPLATTER_ENGINE_PYTHON": sys.executable}),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        pytest.fail(f"Blender {version} took more than {TIMEOUT_S} s:\n{process.communicate()[0][-8000:]}")
+    summary = output.strip().splitlines()[-1] if output.strip() else "no output"
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        sys.stdout.write(f"\nBlender {version}: {summary}\n")
+    assert process.returncode == 0, output[-12000:]
+    assert re.search(r"\b[1-9]\d* passed", output), output[-4000:]
