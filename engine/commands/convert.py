@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import camera_file, formats
-from ..axes import PRESETS, preset, similarity, transform_splats
+from .. import camera_exports, camera_file, formats
+from ..axes import PRESETS, similarity, transform_splats
 from ..errors import UserError
 from ..formats.scene import COLOUR_SPACES, SplatScene, WriteOptions
 
@@ -20,6 +20,7 @@ from ..formats.scene import COLOUR_SPACES, SplatScene, WriteOptions
 _FIELDS: dict[str, type] = {
     "input": str, "output": str, "axes_in": str, "axes_out": str, "unit_scale": float, "sh_degree": int, "colour_space": str,
     "transform": list, "keep_transform": bool, "cameras": str, "image_plane": str, "spz_version": int, "compress_spz": bool,
+    "export_cameras": str,
 }  # fmt: skip
 
 
@@ -39,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--transform", type=float, nargs=16, metavar="M", help="4x4 matrix, row by row, applied in the axes of IN")
     parser.add_argument("--keep-transform", action="store_true", help="keep --transform on a node instead of baking it (glTF, USD)")
     parser.add_argument("--cameras", metavar="JSON", help="a camera path file to write along (glTF, USD)")
+    parser.add_argument(
+        "--export-cameras",
+        metavar="FILE",
+        help="write the cameras (of --cameras or IN) too: transforms.json, camera_path.json, a RealEstate10K .txt, or a folder for COLMAP",
+    )
     parser.add_argument("--image-plane", metavar="PICTURE", help="a picture to hang behind the first camera's view (glTF, USD)")
     parser.add_argument("--spz-version", type=int, choices=(2, 3, 4), default=4, help="version of .spz files (default 4)")
     parser.add_argument("--compress-spz", action="store_true", help="hold the splats of a glTF as SPZ: small, lossy")
@@ -86,7 +92,7 @@ def _silent(*_: object, **__: object) -> None:
 
 
 def convert(request: dict[str, Any], folder: Path, report: Callable[..., None] = _silent) -> dict[str, Any]:
-    """Read, transform, write. Returns {"scene", "count", "format", "bytes", "lossy", "sh_coefficients"}.
+    """Read, transform, write. Returns {"scene", "count", "format", "bytes", "lossy", "sh_coefficients"[, "cameras"]}.
 
     `transform` (16 numbers, row by row) acts in the axes and unit of the input, `unit_scale` on
     all lengths afterwards, cameras included.
@@ -101,7 +107,7 @@ def convert(request: dict[str, Any], folder: Path, report: Callable[..., None] =
         scene = SplatScene(scene.splats, scene.metadata, camera_file.read(folder / values["cameras"]))
     scene, node = _placed(scene, values)
     report("convert", 2, 3, f"writing {target.name}")
-    written = formats.write(target, scene, WriteOptions(
+    options = WriteOptions(
         axes=values["axes_out"],
         sh_degree=values["sh_degree"],
         colour_space=values["colour_space"],
@@ -109,17 +115,27 @@ def convert(request: dict[str, Any], folder: Path, report: Callable[..., None] =
         node_matrix=node,
         compress_spz=bool(values["compress_spz"]),
         image_plane=folder / values["image_plane"] if values["image_plane"] else None,
-    ))  # fmt: skip
-    report("convert", 3, 3, "done")
-    coefficients = (
-        scene.splats.sh_rest.shape[1]
-        if values["sh_degree"] is None
-        else min(scene.splats.sh_rest.shape[1], (values["sh_degree"] + 1) ** 2 - 1)
     )
-    return {
-        "scene": str(target), "count": scene.count, "format": written.name, "bytes": target.stat().st_size,
-        "lossy": written.text, "sh_coefficients": 0 if written.name == "splat" else coefficients,
-    }  # fmt: skip
+    written = formats.write(target, scene, options)
+    result = {"scene": str(target), "count": scene.count, "format": written.name, "bytes": target.stat().st_size, "lossy": written.text}
+    result["sh_coefficients"] = _kept_coefficients(scene, written.name, values["sh_degree"])
+    if values["export_cameras"]:
+        result["cameras"] = _export_cameras(folder / values["export_cameras"], scene, options.axes or written.axes)
+    report("convert", 3, 3, "done")
+    return result
+
+
+def _kept_coefficients(scene: SplatScene, name: str, degree: int | None) -> int:
+    have = scene.splats.sh_rest.shape[1]
+    return 0 if name == "splat" else have if degree is None else min(have, (degree + 1) ** 2 - 1)
+
+
+def _export_cameras(target: Path, scene: SplatScene, axes: str) -> str:
+    """Cameras in the world that the splats were written in, as far as right-handed axes go."""
+    if scene.cameras is None:
+        raise UserError("There are no cameras to export.", "Give them with --cameras.")
+    camera_exports.export(target, scene.cameras, axes=axes, splats=scene.in_axes("opencv", 1.0).splats)
+    return str(target)
 
 
 def _placed(scene: SplatScene, values: dict[str, Any]) -> tuple[SplatScene, np.ndarray | None]:
@@ -143,5 +159,4 @@ def _placed(scene: SplatScene, values: dict[str, Any]) -> tuple[SplatScene, np.n
         world = cameras.world_from_camera.copy()
         world[:, :3, 3] *= scale
         cameras = cameras._replace(world_from_camera=world)
-    preset(scene.metadata.axes)
     return SplatScene(splats, scene.metadata, cameras), node
