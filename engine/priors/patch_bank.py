@@ -59,14 +59,14 @@ def build(picture: Tensor) -> list[Scale]:
         raise ValueError(f"build: expected a picture [3, h, w] of at least {SIDE} pixels a side, got {tuple(picture.shape)}")
     steps = factors(*picture.shape[1:])
     whole = pad_to(picture[None], steps[0])
-    return [_scale(F.avg_pool2d(whole, s)[0] if s > 1 else whole[0], s) for s in steps]
+    return [_scale(F.avg_pool2d(whole, s)[0], s, s == steps[0]) for s in steps]
 
 
-def _scale(picture: Tensor, factor: int) -> Scale:
+def _scale(picture: Tensor, factor: int, coarsest: bool) -> Scale:
     both = torch.stack([picture, picture.flip(-1)]).permute(0, 2, 3, 1).contiguous().numpy().astype(np.float32)
     _, height, width, _ = both.shape
     flat = both.reshape(2, height, width * 3)
-    if height * width > EXHAUSTIVE:
+    if height * width > EXHAUSTIVE and not coarsest:
         return Scale(factor, flat, None, None, None)
     view = np.lib.stride_tricks.sliding_window_view(both, (SIDE, SIDE), axis=(1, 2))  # [2, H-6, W-6, 3, 7, 7]
     patches = np.ascontiguousarray(view.transpose(0, 1, 2, 4, 5, 3)).reshape(-1, SIDE * SIDE * 3)

@@ -18,7 +18,7 @@ from .patch_warp import draw_into, project
 
 _FAST = {"contract", "reassoc", "nsz", "arcp", "afn"}
 _OPTIONS = {"nogil": True, "cache": True, "fastmath": _FAST, "error_model": "numpy"}
-_SURELY_KNOWN = 0.98  # coverage from which a pixel of the render is not invented at all
+SURELY_KNOWN = 0.98  # coverage from which a pixel of the render is not invented at all
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ class PatchCondition:
 
     render: Tensor  # [f, 3, h, w] in [-1, 1]
     trust: Tensor  # [f, 1, h, w] how far the render is kept
-    own: Tensor  # [f, 1, h, w] 1 where this frame invents
-    tied: Tensor  # [f, 1, h, w] 1 where another frame invents
+    own: Tensor  # [f, 1, h, w] share of a pixel that this frame invents
+    tied: Tensor  # [f, 1, h, w] share that another frame invents; trust + own + tied = 1
     order: list[int]  # frames that invent, in the order in which they do
     ties: list[list[Tie]]  # per frame; every Tie looks at a frame earlier in `order`
     depth: Tensor  # [f, 1, h, w] the clip's depth, completed where it has none
-    queries: dict[tuple[int, int], Queries] = field(default_factory=dict)  # (frame, factor)
+    queries: dict[int, list[Queries]] = field(default_factory=dict)  # of the frames in `order`, per scale, coarse to fine
 
 
 def _completed(depth: Tensor, filled: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def plan(clip: Clip) -> tuple[list[int], list[list[Tie]], Tensor, Tensor]:
     The frame with most unknown pixels invents first; its surface is drawn into the others, which
     leaves them less to invent; and so on until every unknown pixel is invented once.
     """
-    left = clip.known[:, 0] < _SURELY_KNOWN
+    left = clip.known[:, 0] < SURELY_KNOWN
     hit = clip.depth[:, 0] > 0
     depth = clip.depth[:, 0].clone()
     filled = hit.clone()
@@ -134,7 +134,7 @@ def _close_slits(seen: Tensor, source: Tensor, take: Tensor, left: Tensor, reach
 
 def queries_at(factor: int, render: Tensor, trust: Tensor, own: Tensor, tied: Tensor) -> Queries:
     """Queries of one frame at one scale. render [3, h, w], the others [1, h, w], all padded to the scale."""
-    pooled = F.avg_pool2d(torch.cat([render * trust, trust, own * (1.0 - trust), tied * (1.0 - trust)])[None], factor)[0]
+    pooled = F.avg_pool2d(torch.cat([render * trust, trust, own, tied])[None], factor)[0]
     known, mine, others = pooled[3], pooled[4], pooled[5]
     near = F.max_pool2d((mine > 0).float()[None], 2 * RADIUS + 1, stride=1, padding=RADIUS)[0] > 0
     rows, columns = (v.numpy() for v in torch.nonzero(near, as_tuple=True))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ def in_chunks(kernel: Callable[..., None], count: int, *args: object) -> None:
         return
     edges = np.linspace(0, count, 4 * threads + 1).astype(np.int64)
     with ThreadPoolExecutor(threads) as pool:
-        jobs = [pool.submit(kernel, int(a), int(b), *args) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        jobs = [pool.submit(kernel, int(a), int(b), *args) for a, b in pairwise(edges)]
         for job in jobs:
             job.result()
 
@@ -148,7 +149,8 @@ def _energy(t, w, picture, m, y, x, dv, v_scale, bound):  # type: ignore[no-unty
 @njit(**_OPTIONS)
 def _hash(a, b, c):  # type: ignore[no-untyped-def]
     """A well-mixed 64-bit number of three integers (splitmix64's finaliser)."""
-    z = np.uint64(a) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(b) * np.uint64(0xBF58476D1CE4E5B9) + np.uint64(c) * np.uint64(0x94D049BB133111EB)
+    z = np.uint64(a) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(b) * np.uint64(0xBF58476D1CE4E5B9)
+    z += np.uint64(c) * np.uint64(0x94D049BB133111EB)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))

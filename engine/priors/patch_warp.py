@@ -37,7 +37,8 @@ def _draw(u, v, z, use, z_ratio, best, source):  # type: ignore[no-untyped-def]
                 low = min(za, min(zb, zc))
                 if low <= np.float32(1e-4) or max(za, max(zb, zc)) > z_ratio * low:
                     continue
-                _triangle(u[ay, ax], v[ay, ax], za, ax, ay, u[by, bx], v[by, bx], zb, bx, by, u[cy, cx], v[cy, cx], zc, cx, cy, best, source)
+                au, av, bu, bv, cu, cv = u[ay, ax], v[ay, ax], u[by, bx], v[by, bx], u[cy, cx], v[cy, cx]
+                _triangle(au, av, za, ax, ay, bu, bv, zb, bx, by, cu, cv, zc, cx, cy, best, source)
 
 
 @njit(**_OPTIONS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -59,7 +60,7 @@ def test_levels_preserve_variance_and_end_clean(steps: int) -> None:
     assert len(levels) == steps + 1
     assert all(math.isclose(v.a**2 + v.b**2, 1.0, abs_tol=1e-9) for v in levels)
     assert (levels[-1].a, levels[-1].b) == (1.0, 0.0)
-    assert all(now.b > then.b for now, then in zip(levels, levels[1:], strict=False))
+    assert all(now.b > then.b for now, then in itertools.pairwise(levels))
 
 
 def test_no_steps_asked_for_means_the_default() -> None:
@@ -92,7 +93,9 @@ def tiny_problem(noise: float) -> tuple[patch_bank.Scale, np.ndarray, np.ndarray
     return scale, target, weight, rows, columns
 
 
-def brute_force(scale: patch_bank.Scale, target: np.ndarray, weight: np.ndarray, y: int, x: int, s_v: float, height: int) -> tuple[np.ndarray, np.ndarray]:
+def brute_force(
+    scale: patch_bank.Scale, target: np.ndarray, weight: np.ndarray, y: int, x: int, s_v: float, height: int
+) -> tuple[np.ndarray, np.ndarray]:
     """(energies [n], bank patches [n, 147]) in float64, straight from the formula, with loops over the pictures."""
     energies, patches = [], []
     t = target[y : y + SIDE, x : x + SIDE].astype(np.float64)
@@ -115,8 +118,9 @@ def test_posterior_mean_is_the_softmax_over_all_patches(noise: float) -> None:
     mean, variance = np.empty((n, LENGTH), np.float32), np.empty(n, np.float32)
     codes, energies = np.empty((n, CANDIDATES), np.int32), np.empty((n, CANDIDATES), np.float32)
     patch_search.posterior_all(
-        0, n, target, weight, rows, columns, scale.patches, scale.codes, scale.heights, np.float32(0.5 / s_v**2), 10, mean, variance, codes, energies
-    )
+        0, n, target, weight, rows, columns, scale.patches, scale.codes, scale.heights, np.float32(0.5 / s_v**2), 10,
+        mean, variance, codes, energies,
+    )  # fmt: skip
     for q in range(n):
         exact, patches = brute_force(scale, target, weight, rows[q], columns[q], s_v, 10)
         p = np.exp(exact.min() - exact)
@@ -142,8 +146,9 @@ def test_search_finds_the_best_patches_from_a_bad_start() -> None:
     energies = np.full((n, CANDIDATES), np.inf, np.float32)
     for sweep in range(12):
         patch_search.search(
-            0, n, target, weight, rows, columns, index, scale.picture, np.float32(0), 16, np.float32(0.2), sweep, 0, 16, codes.copy(), codes, energies
-        )
+            0, n, target, weight, rows, columns, index, scale.picture, np.float32(0), 16, np.float32(0.2), sweep, 0, 16,
+            codes.copy(), codes, energies,
+        )  # fmt: skip
     truth = (rows + 10) * 60 + columns + 20
     assert (codes[:, 0] == truth).mean() > 0.95
 
@@ -299,7 +304,8 @@ def test_frames_agree_better_than_frames_made_alone() -> None:
     together = prior.decode(run(prior, prior.condition(clip), (3, 2, 48, 72), steps=16)[0])
     alone = []
     for f in range(2):
-        single = Clip(image, clip.render[f : f + 1], clip.known[f : f + 1], clip.depth[f : f + 1], clip.K[f : f + 1], clip.world_from_camera[f : f + 1], "")
+        fields = (clip.render, clip.known, clip.depth, clip.K, clip.world_from_camera)
+        single = Clip(image, *(v[f : f + 1] for v in fields), "")
         alone.append(prior.decode(run(prior, prior.condition(single), (3, 1, 48, 72), steps=16, seed=f)[0])[0])
     shift = 8
     place = slice(72 - 12, 72)  # unknown in frame 0, hence in frame 1 eight pixels further left
