@@ -1,0 +1,190 @@
+"""File > Import and Export, and a finished job's arrival as a set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+bpy = pytest.importorskip("bpy")
+pytestmark = pytest.mark.blender
+
+from mathutils import Euler, Matrix, Vector  # noqa: E402
+from scene_splatter.blender_addon import cameras, collections, exporting, splat_object  # noqa: E402
+from scene_splatter.engine import camera_file, splat_file  # noqa: E402
+from scene_splatter.engine.errors import UserError  # noqa: E402
+
+from tests.blender.splat_scene import add_splats, empty_scene, random_splats  # noqa: E402
+from tests.blender.test_splat_object import assert_same_bits  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def scene(addon):
+    return empty_scene()
+
+
+def run_import(path: Path, **arguments: object) -> bpy.types.Object:
+    before = set(bpy.data.objects)
+    bpy.ops.scene_splatter.import_splats("EXEC_DEFAULT", True, filepath=str(path), **arguments)
+    new = [ob for ob in bpy.data.objects if ob not in before and ob.type == "POINTCLOUD"]
+    return new[0] if new else bpy.context.object
+
+
+def snapshot() -> dict[str, list[str]]:
+    kinds = ("objects", "pointclouds", "node_groups", "materials", "collections", "cameras", "images", "actions")
+    return {kind: sorted(block.name for block in getattr(bpy.data, kind)) for kind in kinds}
+
+
+def test_import_then_export_is_bit_exact_wherever_the_object_stands(tmp_path: Path) -> None:
+    splats = random_splats(500, 15)
+    splat_file.write_ply(tmp_path / "a.ply", splats, ["scene_splatter blending linear", "scene_splatter seed: 7"])
+    ob = run_import(tmp_path / "a.ply")
+    assert ob.name == "a" and bpy.context.object == ob and ob["scene_splatter_blending"] == "linear"
+    ob.matrix_world = Matrix.LocRotScale(Vector((3, 2, 1)), Euler((1, 2, 3)), None)
+    bpy.context.view_layer.update()
+    bpy.ops.scene_splatter.export_splats(filepath=str(tmp_path / "b.ply"))
+    assert_same_bits(splat_file.read_ply(tmp_path / "b.ply"), splats)
+    comments = splat_file.read_comments(tmp_path / "b.ply")
+    assert "scene_splatter blending linear" in comments and "scene_splatter seed: 7" in comments
+
+
+def test_export_in_the_world_follows_the_object(tmp_path: Path, scene) -> None:
+    splats = random_splats(40, 3)
+    ob = add_splats(splats)
+    exporting.write(scene, ob, tmp_path / "upright.ply", in_world=True)
+    assert_same_bits(splat_file.read_ply(tmp_path / "upright.ply"), splats)
+    ob.matrix_world = Matrix.Translation((5, 0, 1)) @ ob.matrix_world @ Matrix.Scale(2, 4)
+    bpy.context.view_layer.update()
+    exporting.write(scene, ob, tmp_path / "moved.ply", in_world=True)
+    moved = splat_file.read_ply(tmp_path / "moved.ply")
+    assert np.allclose(moved.means, splats.means * 2 + (5, -1, 0), atol=1e-4)
+    assert np.allclose(moved.scales_log, splats.scales_log + np.log(2), atol=1e-5)
+    ob.scale = (1, 2, 1)
+    bpy.context.view_layer.update()
+    with pytest.raises(UserError, match="unequally"):
+        exporting.write(scene, ob, tmp_path / "never.ply", in_world=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "train1000/train-1000.ply",
+        "leica-sofort/leica-sofort-top8192.ply",
+        "biker/biker.compressed.ply",
+        "train3/test-splat.3-points-from-train.ply",
+    ],
+)
+def test_real_files_of_every_dialect(shared_data: Path, name: str) -> None:
+    path = shared_data / "splats" / name
+    ob = run_import(path)
+    assert_same_bits(splat_object.to_splats(ob), splat_file.read_ply(path))
+    assert ob["scene_splatter_blending"] == "display", "3DGS files blend display values unless they say otherwise"
+
+
+def test_one_undo_step(tmp_path: Path) -> None:
+    splat_file.write_ply(tmp_path / "a.ply", random_splats(20, 0))
+    bpy.ops.ed.undo_push(message="before")
+    before = snapshot()["objects"]
+    run_import(tmp_path / "a.ply", collection="shot")
+    assert snapshot()["objects"] != before
+    bpy.ops.ed.undo()
+    assert snapshot()["objects"] == before and not any(c.name.startswith("SS_") for c in bpy.data.collections)
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nend_header\n1\n"])
+def test_a_bad_file_is_said_plainly_and_changes_nothing(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.ply").write_bytes(content)
+    before = snapshot()
+    with pytest.raises(RuntimeError, match="bad.ply"):
+        run_import(tmp_path / "bad.ply", collection="shot")
+    with pytest.raises(RuntimeError, match=r"absent\.ply"):
+        run_import(tmp_path / "absent.ply")
+    splat_file.write_ply(tmp_path / "good.ply", random_splats(3, 0))
+    with pytest.raises(RuntimeError, match="no splat object named nobody"):
+        run_import(tmp_path / "good.ply", replace="nobody")
+    assert snapshot() == before
+
+
+def test_export_without_a_splat_object_says_so(scene) -> None:
+    bpy.context.view_layer.objects.active = scene.camera
+    assert not bpy.ops.scene_splatter.export_splats.poll()
+
+
+def job_folder(tmp_path: Path, scene, *, ticket: bool) -> Path:
+    """What a finished job of this scene leaves: its camera moved, so the first pose matters."""
+    folder = tmp_path / "job"
+    (folder / "input").mkdir(parents=True)
+    camera = scene.camera
+    camera.matrix_world = Matrix.LocRotScale(Vector((1, -2, 1.5)), Euler((1.4, 0, 0.3)), None)
+    bpy.context.view_layer.update()
+    camera_file.write(folder / "input" / "path.json", cameras.export(scene, camera, [1, 2, 3]))
+    image = bpy.data.images.new("made", 32, 24)
+    image.filepath_raw, image.file_format = str(folder / "input" / "image.png"), "PNG"
+    image.save()
+    bpy.data.images.remove(image)
+    (folder / "settings.json").write_text(json.dumps({"output": {"seed": 7}}))
+    if ticket:
+        (folder / "blender.json").write_text(json.dumps({"blend": "", "scene": scene.name, "shot": "kitchen", "camera": camera.name}))
+    splat_file.write_ply(
+        folder / "scene_linear.ply", random_splats(200, 0), ["scene_splatter blending linear", "scene_splatter prior: patch (MIT)"]
+    )
+    return folder
+
+
+def test_a_job_arrives_as_a_set_where_its_camera_saw_it(tmp_path: Path, scene) -> None:
+    folder = job_folder(tmp_path, scene, ticket=True)
+    ob = run_import(folder / "scene_linear.ply", collection="kitchen")
+    root = bpy.data.collections["SS_kitchen_v001"]
+    assert collections.set_of(ob) == root
+    parts = {child.name: [o.name for o in child.objects] for child in root.children}
+    assert parts == {
+        "SS_kitchen_v001 splats": ["SS_kitchen_v001 Gaussians"],
+        "SS_kitchen_v001 cameras": ["Camera"],
+        "SS_kitchen_v001 source": ["SS_kitchen_v001 source"],
+    }  # fmt: skip
+    assert [o.name for o in scene.collection.objects] == ["Camera"], "nothing new lies in the scene's own collection"
+    assert scene.camera.data.background_images[0].image.size[:] == (32, 24)
+    # the result's axes are those of the first camera: one metre ahead of it is one metre ahead of Blender's
+    bpy.context.view_layer.update()
+    ahead = ob.matrix_world @ Vector((0.25, 0.5, 1))
+    assert np.allclose(ahead, scene.camera.matrix_world @ Vector((0.25, -0.5, -1)), atol=1e-5)
+    for block in (ob, root):
+        facts = collections.read_provenance(block)
+        assert facts["prior"] == "patch (MIT)" and json.loads(facts["settings"])["output"]["seed"] == 7
+        assert facts["image_sha256"] == hashlib.sha256((folder / "input/image.png").read_bytes()).hexdigest()
+        assert facts["tool"].startswith("Scene Splatter 0.")
+    run_import(folder / "scene_linear.ply", collection="kitchen")
+    assert "SS_kitchen_v002" in bpy.data.collections
+
+
+def test_generated_again_in_place_the_set_keeps_its_objects(tmp_path: Path, scene) -> None:
+    folder = job_folder(tmp_path, scene, ticket=True)
+    ob = run_import(folder / "scene_linear.ply", collection="kitchen")
+    ob.location.x += 1
+    pose = ob.matrix_basis.copy()
+    new = random_splats(90, 3, seed=9)
+    splat_file.write_ply(folder / "scene_linear.ply", new, ["scene_splatter blending linear", "scene_splatter prior: other"])
+    run_import(folder / "scene_linear.ply", replace=ob.name, collection="kitchen")
+    assert_same_bits(splat_object.to_splats(ob), new)
+    assert ob.matrix_basis == pose and "SS_kitchen_v002" not in bpy.data.collections
+    assert collections.read_provenance(bpy.data.collections["SS_kitchen_v001"])["prior"] == "other"
+
+
+def test_a_job_of_the_command_line_brings_its_camera(tmp_path: Path, scene) -> None:
+    folder = job_folder(tmp_path, scene, ticket=False)
+    expected = cameras.export(scene, scene.camera, [1])
+    bpy.data.objects.remove(scene.camera)
+    scene.frame_start = 11
+    run_import(folder / "scene_linear.ply", collection="cli")
+    made = bpy.data.collections["SS_cli_v001 cameras"].objects[0]
+    assert scene.camera == made and made.data.background_images[0].image is not None
+    again = cameras.export(scene, made, [11])
+    assert np.allclose(again.world_from_camera, expected.world_from_camera, atol=1e-5) and np.allclose(again.K, expected.K, atol=1e-3)
+
+
+def test_menus_have_the_entries() -> None:
+    for menu in (bpy.types.TOPBAR_MT_file_import, bpy.types.TOPBAR_MT_file_export):
+        assert any(getattr(f, "__module__", "").endswith("blender_addon.io_operators") for f in menu._dyn_ui_initialize())
