@@ -49,6 +49,9 @@ VIEWCRAFTER = loader.ModelConfig(
 )
 
 
+VIEWCRAFTER_CLIP = dataclasses.replace(VIEWCRAFTER, vae=loader.VAEConfig((32,) * 4, 1, 4), frames=5)  # 8 x 8 pixels a cell, as released
+
+
 def vae_shapes(config: loader.VAEConfig) -> dict[str, tuple[int, ...]]:
     """Latent-diffusion names and shapes of the autoencoder, written from the architecture."""
     result: dict[str, tuple[int, ...]] = {}
@@ -152,9 +155,11 @@ def _viewcrafter_state(config: loader.ModelConfig, base_scale: float) -> dict[st
     return state
 
 
-def save_viewcrafter(path: Path, layout: str = "state_dict", base_scale: float = 0.3) -> Path:
+def save_viewcrafter(
+    path: Path, layout: str = "state_dict", base_scale: float = 0.3, config: loader.ModelConfig = VIEWCRAFTER
+) -> Path:
     """A small checkpoint in one of the released layouts, with its sizes beside it."""
-    state = viewcrafter_state(base_scale=base_scale)
+    state = viewcrafter_state(config, base_scale)
     if layout == "module":
         content: dict = {"module": {f"_forward_module.{name}": tensor for name, tensor in state.items()}, "global_step": 3}
     elif layout == "old_name":
@@ -163,7 +168,7 @@ def save_viewcrafter(path: Path, layout: str = "state_dict", base_scale: float =
         content = {"state_dict": state, "epoch": 1}
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(content, path)
-    path.with_suffix(".json").write_text(json.dumps(dataclasses.asdict(VIEWCRAFTER)), encoding="utf-8")
+    path.with_suffix(".json").write_text(json.dumps(dataclasses.asdict(config)), encoding="utf-8")
     return path
 
 

@@ -205,4 +205,6 @@ def from_settings(settings: SceneSettings, image: Tensor, device: str) -> Stable
 
     name = settings.prior.prior
     size = (image.shape[1], image.shape[2])
-    return load(name, weights.require(name), device=device, size=size, guidance=settings.prior.guidance)
+    prior = load(name, weights.require(name), device=device, size=size, guidance=settings.prior.guidance)
+    prior.spec.frames(settings.path.segment_length)  # refused now rather than in the middle of the work
+    return prior

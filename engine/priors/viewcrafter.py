@@ -277,6 +277,7 @@ def load(
     """
     variant = VARIANTS[name]
     config = config_beside(checkpoint)
+    variant = variant._replace(frames=config.frames or variant.frames)
     state = read_checkpoint(checkpoint)
     dtype = torch.float16 if device.startswith("cuda") else torch.float32
     parts = build(state, config, dtype=dtype, where=str(checkpoint))
@@ -297,4 +298,6 @@ def from_settings(settings: SceneSettings, image: Tensor, device: str) -> ViewCr
     height, width = image.shape[1:]
     folder = weights.require(name)
     checkpoint = weights.checkpoint_in(name, folder)
-    return load(name, checkpoint, device=device, size=(height, width), prompt=settings.prior.prompt, guidance=settings.prior.guidance)
+    prior = load(name, checkpoint, device=device, size=(height, width), prompt=settings.prior.prompt, guidance=settings.prior.guidance)
+    prior.spec.frames(settings.path.segment_length)  # refused now rather than in the middle of the work
+    return prior

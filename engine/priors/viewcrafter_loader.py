@@ -57,6 +57,7 @@ class ModelConfig:
     patch_px: int = 14
     vocabulary: int = 49408
     text_layers_used: int = 23  # the last block of 24 is skipped, its norm is not
+    frames: int = 0  # of a clip; 0: what the variant says
 
 
 class Parts(NamedTuple):

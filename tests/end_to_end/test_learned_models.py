@@ -1,0 +1,84 @@
+"""The command line, with small models on disk in the layouts of the released ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests import tiny_models as tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("weights")
+    tiny.save_viewcrafter(folder / "viewcrafter_25" / "model.ckpt", "module", config=tiny.VIEWCRAFTER_CLIP)
+    tiny.save_wan_vace(folder / "wan_vace_1.3b")
+    tiny.save_svd(folder / "svd")
+    tiny.save_depth_model("zoedepth", folder / "zoedepth")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory) -> Path:
+    y, x = np.mgrid[0:64, 0:64] / 64.0
+    pixels = np.stack([x, y, 0.5 + 0.5 * np.sin(12 * x) * np.cos(9 * y)], axis=-1)
+    path = tmp_path_factory.mktemp("picture") / "image.png"
+    Image.fromarray((pixels * 255).astype(np.uint8)).save(path)
+    return path
+
+
+def generate(weights: Path, picture: Path, out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable, "-m", "engine", "generate", "--image", str(picture), "--path", "dolly:0.3", "--out", str(out), "--width", "64",
+        "--move-frames", "8", "--segment-length", "5", "--overlap", "2", "--refine-steps", "10", "--device", "cpu", "--steps", "2",
+        *arguments,
+    ]  # fmt: skip
+    environment = os.environ | {"SCENE_SPLATTER_WEIGHTS": str(weights), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prior", ["viewcrafter_25", "wan_vace_1.3b", "svd"])
+def test_a_scene_is_made_with_each_prior(weights, picture, tmp_path, prior):
+    done = generate(weights, picture, tmp_path / "out", "--prior", prior)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "out" / "scene.ply").stat().st_size > 1000
+    assert prior in json.dumps(json.loads((tmp_path / "out" / "report.json").read_text()))
+
+
+@pytest.mark.slow
+def test_a_scene_is_made_on_learned_depth(weights, picture, tmp_path):
+    done = generate(weights, picture, tmp_path / "out", "--depth", "zoedepth", "--diffusion", "false")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "zoedepth" in (tmp_path / "out" / "report.json").read_text()
+
+
+def test_absent_weights_are_one_line(weights, picture, tmp_path):
+    done = generate(weights, picture, tmp_path / "out", "--prior", "viewcrafter_16")
+    assert done.returncode == 2
+    assert "weights download viewcrafter_16" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_damaged_checkpoint_is_one_line(weights, picture, tmp_path):
+    home = tmp_path / "weights" / "viewcrafter_25"
+    home.mkdir(parents=True)
+    whole = (weights / "viewcrafter_25" / "model.ckpt").read_bytes()
+    (home / "model.ckpt").write_bytes(whole[: len(whole) // 3])
+    done = generate(tmp_path / "weights", picture, tmp_path / "out", "--prior", "viewcrafter_25")
+    assert done.returncode == 2
+    assert "truncated or damaged" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_segment_longer_than_the_prior_can_is_refused(weights, picture, tmp_path):
+    done = generate(weights, picture, tmp_path / "out", "--prior", "svd", "--segment-length", "8")
+    assert done.returncode == 2
+    assert "segment_length to 5" in done.stderr
