@@ -6,6 +6,8 @@ World axes are the camera's (OpenCV: x right, y down, z forward), metres.
   Gaussian of _SIGMA_PX pixels, moved to the surface by the derivative of the point seen with
   respect to the pixel. Slopes come from inverse depth (affine on a plane), from the side on which
   it changes less, so no disc leans over a depth edge: there are no rubber sheets.
+* Sharp discs leave gaps when the camera comes close. An underlay of coarse discs just behind the
+  surface, hidden in the picture's own view, shows the local colour through them.
 * Behind the near side of an edge the far surface goes on for a few percent of the picture
   (the idea of Flash3D's second layer, Szymanowicz et al. 2024).
 * Drawing discs over each other blurs, so their colours are sharpened until the picture comes out
@@ -26,10 +28,13 @@ from ..rasterize import rasterize
 from .completion import complete_depth
 from .edges import cleaned, depth_edges, grow_behind
 
-SEEN, BEHIND, BORDER = range(3)
+SEEN, BEHIND, BORDER, UNDERLAY = range(4)
 _SIGMA_PX = 0.4  # less leaves gaps when the camera comes closer, more blurs: benchmarks/first_geometry.py
 _BORDER_STRIDE, _BORDER_SIGMA_PX = 4, 4.5  # large enough to count as unseen for the scale map
 _BORDER_BACK = 1.2  # times its depth: what is seen hides the border's blur at the rim
+_UNDERLAY_STRIDE, _UNDERLAY_SIGMA_PX = 3, 1.5
+_UNDERLAY_REACH = 4  # pixels; the underlay lies behind all that it could cover in the picture
+_UNDERLAY_STEEPEST = 1.5  # where depth varies more than this within reach there is no underlay
 _OPACITY_LOGIT = 4.6  # 0.99
 _THICKNESS = 0.1  # of a disc, as a share of its shorter radius
 _STEEPEST = 8.0  # depth change over a pixel, in units of the pixel's own width at its depth
@@ -43,7 +48,7 @@ class Layered(NamedTuple):
     """Gaussians, and what each was made for."""
 
     gaussians: Gaussians
-    layer: Tensor  # [n] int64: SEEN, BEHIND (an edge) or BORDER (outside the frame)
+    layer: Tensor  # [n] int64: SEEN, BEHIND (an edge), BORDER (outside the frame) or UNDERLAY
 
 
 def gaussians_from_depth(
@@ -60,8 +65,8 @@ def gaussians_from_depth(
     device = image.device
     colour, K = image.detach().cpu().permute(1, 2, 0).float(), K.detach().cpu().float()
     inverse = cleaned(1.0 / with_sky(depth_m.detach().cpu().float()))
-    parts = [_discs(1.0 / inverse, colour, K, sh_degree)]
-    names = [SEEN]
+    parts = [_discs(1.0 / inverse, colour, K, sh_degree), _underlay(inverse, colour, K, sh_degree)]
+    names = [SEEN, UNDERLAY]
     edges = depth_edges(inverse)
     if layers == 2 and bool(edges.any()):
         band = grow_behind(inverse, colour, edges, max(2, round(_BAND * max(inverse.shape))))
@@ -187,6 +192,26 @@ def _border(inverse: Tensor, colour: Tensor, K: Tensor, share: float, sh_degree:
     coarse[:2] /= s
     depth = _BORDER_BACK / pooled(1.0 / wide[None])[0]
     return _discs(depth, pooled(spread).permute(1, 2, 0), coarse, sh_degree, keep=outside, sigma_px=_BORDER_SIGMA_PX / s)
+
+
+def _underlay(inverse: Tensor, colour: Tensor, K: Tensor, sh_degree: int) -> Gaussians:
+    """Coarse discs behind the surface: one for every three by three pixels.
+
+    Gaussians are drawn in the order of their centres' depth, so each lies behind the farthest
+    pixel that it could reach over.
+    """
+    h, w = inverse.shape
+    s, r = _UNDERLAY_STRIDE, _UNDERLAY_REACH
+    pad = (0, (-w) % s, 0, (-h) % s)
+    near = F.max_pool2d(inverse[None, None], 2 * r + 1, 1, r)
+    far = -F.max_pool2d(-inverse[None, None], 2 * r + 1, 1, r)
+    near, far = (F.pad(x, pad, mode="replicate")[0] for x in (near, far))
+    calm = -F.max_pool2d(-(near < _UNDERLAY_STEEPEST * far).float(), s)[0] > 0
+    behind = -F.max_pool2d(-far, s)[0]
+    cells = F.avg_pool2d(F.pad(colour.permute(2, 0, 1)[None], pad, mode="replicate"), s)[0].permute(1, 2, 0)
+    coarse = K.clone()
+    coarse[:2] /= s
+    return _discs(1.0 / behind, cells, coarse, sh_degree, keep=calm, sigma_px=_UNDERLAY_SIGMA_PX / s)
 
 
 def _push_pull(values: Tensor, weight: Tensor) -> Tensor:

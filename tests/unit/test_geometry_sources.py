@@ -220,7 +220,8 @@ class Knows:
 def test_the_order_of_who_knows_the_field_of_view() -> None:
     path = trajectory.move("dolly", K=intrinsics_from_fov(40.0, W, H).numpy(), width=W, height=H)
     box = make_depth_source(GeometrySettings(), "cpu")
-    cases = [((35.0, path, 45.0, Knows()), 35, "as set"), ((0.0, path, 45.0, Knows()), 40, "path"), ((0.0, None, 45.0, Knows()), 50, "that knows"),
+    cases = [((35.0, path, 45.0, Knows()), 35, "as set"), ((0.0, path, 45.0, Knows()), 40, "path"),
+             ((0.0, None, 45.0, Knows()), 50, "that knows"),
              ((0.0, None, 45.0, box), 45, "EXIF"), ((0.0, None, None, None), 60, "assumed")]  # fmt: skip
     for arguments, degrees, words in cases:
         K, sentence = choose_intrinsics(*arguments, IMAGE)

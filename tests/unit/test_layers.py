@@ -15,7 +15,7 @@ from engine.geometry.box import box_view
 from engine.geometry.depth_file import DepthFile
 from engine.geometry.edges import cleaned, depth_edges, grow_behind
 from engine.geometry.intrinsics import intrinsics_from_fov
-from engine.geometry.layers import BEHIND, BORDER, SEEN, gaussians_from_depth, quaternions, with_sky
+from engine.geometry.layers import BEHIND, BORDER, SEEN, UNDERLAY, gaussians_from_depth, quaternions, with_sky
 from engine.rasterize import rasterize
 
 W, H = 96, 64
@@ -38,6 +38,11 @@ def step(near: float = 2.0, far: float = 6.0) -> torch.Tensor:
     depth = torch.full((H, W), far)
     depth[:, : W // 2] = near
     return depth
+
+
+def first_layer(depth: torch.Tensor) -> Gaussians:
+    layered = gaussians_from_depth(picture(), depth, K, layers=1)
+    return layered.gaussians.select(layered.layer == SEEN)
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -73,13 +78,13 @@ def test_linear_blending_gives_the_picture_too() -> None:
 
 def test_one_gaussian_a_pixel_and_only_one_layer_where_nothing_is_torn() -> None:
     layered = gaussians_from_depth(picture(), room(), K, layers=2, sh_degree=2)
-    assert layered.gaussians.count == W * H and bool((layered.layer == SEEN).all())
-    assert layered.gaussians.sh_rest.shape == (W * H, 8, 3)
+    assert int((layered.layer == SEEN).sum()) == W * H and set(layered.layer.tolist()) == {SEEN, UNDERLAY}
+    assert layered.gaussians.count < 1.12 * W * H and layered.gaussians.sh_rest.shape == (layered.gaussians.count, 8, 3)
     assert all(bool(torch.isfinite(t).all()) for t in layered.gaussians)
 
 
 def test_means_unproject_to_their_pixels() -> None:
-    g = gaussians_from_depth(picture(), room(), K, layers=1).gaussians
+    g = first_layer(room())
     pixels = g.means @ K.T
     pixels = (pixels[:, :2] / pixels[:, 2:]).reshape(H, W, 2)
     assert torch.allclose(pixels[..., 0], (torch.arange(W) + 0.5).expand(H, W), atol=1e-3)
@@ -101,7 +106,7 @@ def test_discs_project_to_round_pixels_and_lie_in_their_plane() -> None:
     normal = torch.nn.functional.normalize(torch.tensor([0.5, -0.6, -1.0]), dim=0)
     ray = torch.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], torch.ones_like(u)], -1)
     depth = -3.0 / (ray @ normal)
-    g = gaussians_from_depth(picture(), depth, K, layers=1).gaussians
+    g = first_layer(depth)
     cov, (x, y, z) = covariance(g), g.means.unbind(1)
     J = torch.zeros(g.count, 2, 3)
     J[:, 0, 0], J[:, 0, 2], J[:, 1, 1], J[:, 1, 2] = K[0, 0] / z, -K[0, 0] * x / z**2, K[1, 1] / z, -K[1, 1] * y / z**2
@@ -129,13 +134,22 @@ def test_the_second_layer_closes_the_gap_from_behind() -> None:
     layered = gaussians_from_depth(picture(), step(), K, layers=2)
     behind = layered.gaussians.select(layered.layer == BEHIND)
     assert 0 < behind.count <= 4 * H and bool((behind.means[:, 2] > 5.9).all())  # 3 % of 96 pixels
-    assert torch.equal(
-        gaussians_from_depth(picture(), step(), K, layers=1).gaussians.means, layered.gaussians.select(layered.layer == SEEN).means
-    )
+    assert torch.equal(first_layer(step()).means, layered.gaussians.select(layered.layer == SEEN).means)
     small = moved(x=2.0 / float(K[0, 0]) / (1 / 2 - 1 / 6))  # two pixels of parallax
     for layers, closed in ((1, False), (2, True)):
         _, alpha, _ = draw(gaussians_from_depth(picture(), step(), K, layers=layers).gaussians, camera_from_world=small)
         assert bool((alpha[:, W // 4 : -W // 4] > 0.9).all()) == closed
+
+
+def test_the_underlay_closes_the_gaps_of_a_close_view_and_is_hidden_in_the_first() -> None:
+    wall = torch.full((H, W), 4.0)
+    layered = gaussians_from_depth(picture(), wall, K)
+    g, bare = layered.gaussians, first_layer(wall)
+    close = moved(z=4 - 4 / 2.5)  # two and a half times as large
+    inner = slice(8, -8)
+    assert float(draw(bare, camera_from_world=close)[1][inner, inner].min()) < 0.8
+    assert float(draw(g, camera_from_world=close)[1][inner, inner].min()) > 0.95
+    assert float((draw(g)[0] - draw(bare)[0]).abs().max()) < 0.02
 
 
 def test_a_floor_goes_on_behind_an_object() -> None:
