@@ -27,7 +27,7 @@ class Weights:
     """One downloadable model."""
 
     title: str
-    kind: str  # "prior", "depth", "initialiser" or "text"
+    kind: str  # "prior", "lora", "depth", "initialiser" or "text"
     repository: str  # on the Hugging Face hub
     files: tuple[str, ...]  # patterns of what is needed
     needs: tuple[str, ...]  # files without which the model is not there
@@ -68,6 +68,11 @@ WEIGHTS: dict[str, Weights] = {
     "viewcrafter_25_512": _viewcrafter("_25_512", "model.ckpt", "25 frames, 320 x 512"),
     "wan_vace_1.3b": _pipeline("Wan 2.1 VACE 1.3B", "Wan-AI/Wan2.1-VACE-1.3B-diffusers", 19.0, _APACHE, True),
     "wan_vace_14b": _pipeline("Wan 2.1 VACE 14B", "Wan-AI/Wan2.1-VACE-14B-diffusers", 46.6, _APACHE, True),
+    "wan_14b_lightx2v": Weights(
+        "Distilled LoRA for Wan 2.1 14B: 4 steps", "lora", "lightx2v/Wan2.1-Distill-Loras",
+        ("wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors",), ("wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors",), 0.631,
+        _APACHE, True, sha256={"wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors": "1c918df9eaa102766d8f99104209ce55"},
+    ),
     "svd": _pipeline(
         "Stable Video Diffusion XT", "stabilityai/stable-video-diffusion-img2vid-xt", 4.5, _SVD, False,
         without=("*/*model.safetensors",),

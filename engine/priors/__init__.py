@@ -22,6 +22,7 @@ REGISTRY: dict[str, str] = {
     "viewcrafter_25_512": "viewcrafter:from_settings",
     "wan_vace_1.3b": "wan:from_settings",
     "wan_vace_14b": "wan:from_settings",
+    "wan_vace_14b_fast": "wan:from_settings",
     "svd": "svd:from_settings",
 }
 
@@ -29,10 +30,15 @@ REGISTRY: dict[str, str] = {
 def make_prior(settings: SceneSettings, image: Tensor, device: str) -> VideoPrior:
     """The prior that `settings.prior.prior` names, for the picture `image` [3, h, w] in [0, 1] at working size."""
     name = settings.prior.prior
-    if name not in REGISTRY:
-        raise UserError(f"Unknown video prior: {name}.", f"Choose one of: {', '.join(REGISTRY)}.")
+    check(name)
     module, factory = REGISTRY[name].split(":")
     return getattr(importlib.import_module(f".{module}", __package__), factory)(settings, image, device)
+
+
+def check(name: str) -> None:
+    """Raise UserError where no prior has this name."""
+    if name not in REGISTRY:
+        raise UserError(f"Unknown video prior: {name}.", f"Choose one of: {', '.join(REGISTRY)}.")
 
 
 def working_multiple(name: str) -> int:
