@@ -178,8 +178,9 @@ def main() -> None:
     parser.add_argument("--strips", type=Path, help="write a picture of every case into this folder")
     parser.add_argument("--quick", action="store_true", help="without the frames made alone")
     arguments = parser.parse_args()
-    print("| picture | PSNR dB, prior / smooth | gradient energy, prior / smooth | warp error, clip / frames alone | unknown | wall s | CPU s |")
-    print("|---|---|---|---|---|---|---|")
+    titles = ("picture", "PSNR dB, prior / smooth", "gradient energy, prior / smooth", "warp error, clip / alone", "unknown", "wall s", "CPU s")
+    print("|", " | ".join(titles), "|")
+    print("|---" * len(titles) + "|")
     for path in arguments.pictures:
         print(measure(path, arguments), flush=True)
 
