@@ -22,6 +22,7 @@ COMMANDS = {
     "generate": "make a Gaussian scene from one image and a camera path",
     "render": "draw a .ply along a camera path, to pictures or a video",
     "convert": "turn a splat file into another format",
+    "mesh": "make a proxy mesh of a splat file",
     "evaluate": "compare a scene with photographs of known cameras",
     "batch": "make many scenes, one after another",
     "weights": "list, fetch and check the weights of optional models",

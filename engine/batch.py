@@ -30,10 +30,16 @@ from .errors import UserError
 
 log = logging.getLogger(__name__)
 
-KINDS = ("generate", "convert", "render", "rehearsal")
+KINDS = ("generate", "convert", "render", "mesh", "rehearsal")
 ATTEMPTS, OUTCOME, REQUEST = "attempts.jsonl", "outcome.json", "batch_request.json"
 # settings of a kind that are input files, so relative to the batch file
-_INPUTS = {"convert": ("input", "cameras", "image_plane"), "render": ("scene", "cameras", "holdout"), "rehearsal": (), "generate": ()}
+_INPUTS = {
+    "convert": ("input", "cameras", "image_plane"),
+    "render": ("scene", "cameras", "holdout"),
+    "mesh": ("scene", "cameras"),
+    "rehearsal": (),
+    "generate": (),
+}
 _KEYS = {"name", "kind", "image", "path", "preset", "settings"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _ROOT = Path(__file__).resolve().parents[1]

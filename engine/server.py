@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 Report = Callable[..., None]  # report(stage, done, total, text="", preview=None); raises Cancelled when asked to stop
 
-JOB_MODULES = {"generate": ".commands.generate", "convert": ".commands.convert", "render": ".commands.render", "rehearsal": ".rehearsal"}
+JOB_MODULES = {kind: f".commands.{kind}" for kind in ("generate", "convert", "render", "mesh")} | {"rehearsal": ".rehearsal"}
 LEAVE_S = 2.0  # a job that does not notice its cancellation for so long is left behind when the engine leaves
 _DISK_ERRORS = {
     errno.ENOSPC: "Free some disk space and start the job again; it goes on from its last finished segment.",
