@@ -126,6 +126,15 @@ class Job:
             )
         write_json(file, mine)
 
+    def discard(self) -> None:
+        """Remove a job that never finished a segment, so that it can be started anew. UserError while an engine works on it."""
+        with self.locked():
+            for name in ("input", "segments"):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+            for name in (_JOB, _SETTINGS, "engine.log"):
+                (self.folder / name).unlink(missing_ok=True)
+        (self.folder / _LOCK).unlink()
+
     def fingerprint(self) -> str:
         """SHA-256 over the settings and the bytes of every input."""
         digest = hashlib.sha256(json.dumps(settings_module.to_json(self.settings), sort_keys=True).encode())
@@ -148,12 +157,14 @@ def prepare(folder: Path, settings: SceneSettings, inputs: dict[str, Path], *, r
     same job. A folder with other things in it is left alone. Raises UserError.
     """
     if (folder / _SETTINGS).exists():
-        if not resume:
-            raise UserError(f"{folder} already holds a job.", "Add --resume to continue it, or choose another --out.")
         job = Job(folder)
-        if job.settings != settings:
-            raise UserError(f"{folder} holds a job with other settings.", "Resume it with its own settings, or choose another --out.")
-        return job
+        if resume:
+            if job.settings != settings:
+                raise UserError(f"{folder} holds a job with other settings.", "Resume it with its own settings, or choose another --out.")
+            return job
+        if job.finished_segments():
+            raise UserError(f"{folder} already holds a job.", "Add --resume to continue it, or choose another --out.")
+        job.discard()
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty and is not a job folder.", "Choose an empty or a new folder for --out.")
     (folder / "input").mkdir(parents=True, exist_ok=True)

@@ -71,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
             job = job_module.Job(_existing(folder))
         else:
             job = _prepare(folder, image, path or _DEFAULT_MOVE, settings_module.make(preset, **values), resume=args.resume)
-        outputs = run_job(job.folder, Bars())
+        with Bars() as bars:
+            outputs = run_job(job.folder, bars)
     except (KeyboardInterrupt, Cancelled):
         raise Cancelled(f"Stopped. Finished segments are in {folder}; add --resume to continue.") from None
     sys.stdout.write("".join(f"{name}: {file}\n" for name, file in outputs.items()))
@@ -94,9 +95,11 @@ def _existing(folder: Path) -> Path:
 
 def _prepare(folder: Path, image: Path, path: str, settings: SceneSettings, *, resume: bool) -> Any:
     """A job folder with copies of the inputs, after reading each once: bad input leaves nothing behind."""
-    from .. import camera_file, images, moves, trajectory
+    from .. import camera_file, geometry, images, moves, priors, trajectory
     from .. import job as job_module
 
+    priors.check(settings.prior.prior)
+    geometry.check(settings.geometry.depth)
     picture = images.load_image(image)
     inputs = {"image": image}
     with tempfile.TemporaryDirectory() as scratch:
@@ -162,6 +165,13 @@ class Bars:
     def __init__(self) -> None:
         self._bar: Any = None
         self._stage = ""
+
+    def __enter__(self) -> Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
     def __call__(self, stage: str, done: int, total: int, text: str = "", preview: Path | None = None) -> None:
         from tqdm import tqdm

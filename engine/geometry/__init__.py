@@ -32,4 +32,18 @@ def make_depth_source(
     if Path(name).suffix.lower() in ENDINGS:
         inside = folder / name if folder is not None else Path(name)
         return DepthFile(inside if inside.is_file() else Path(name), settings.depth_unit, image_size)
-    raise UserError(f"Unknown depth source {name!r}.", f"Choose one of {', '.join(('box', *LEARNED))}, or an EXR, 16-bit PNG or NPY file.")
+    raise _unknown(name)
+
+
+def check(name: str) -> None:
+    """Raise UserError where `name` is neither a depth source nor the name of a depth map file."""
+    from .learned import LEARNED
+
+    if name.strip() not in ("box", *LEARNED) and Path(name).suffix.lower() not in ENDINGS:
+        raise _unknown(name)
+
+
+def _unknown(name: str) -> UserError:
+    from .learned import LEARNED
+
+    return UserError(f"Unknown depth source {name!r}.", f"Choose one of {', '.join(('box', *LEARNED))}, or an EXR, 16-bit PNG or NPY file.")

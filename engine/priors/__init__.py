@@ -24,6 +24,7 @@ REGISTRY: dict[str, str] = {
     "wan_vace_14b": "wan:from_settings",
     "wan_vace_14b_fast": "wan:from_settings",
     "svd": "svd:from_settings",
+    "cogvideox_i2v": "cogvideox:from_settings",
 }
 
 
@@ -43,4 +44,5 @@ def check(name: str) -> None:
 
 def working_multiple(name: str) -> int:
     """What the working width and height must divide by for a prior: known before the prior is made."""
-    return 8 if name == "patch" else 64
+    fine = {"patch": 8, "cogvideox_i2v": 16, "wan_vace_1.3b": 16, "wan_vace_14b": 16, "wan_vace_14b_fast": 16}
+    return fine.get(name, 64)

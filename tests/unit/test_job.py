@@ -37,9 +37,18 @@ def test_inputs_are_copied_and_settings_read_back(tmp_path, inputs):
 
 
 def test_a_second_job_does_not_overwrite_the_first(tmp_path, inputs):
-    _prepare(tmp_path, inputs)
+    with _prepare(tmp_path, inputs).new_segment(0):
+        pass
     with pytest.raises(UserError, match="already holds a job"):
         _prepare(tmp_path, inputs)
+
+
+def test_a_job_that_never_got_anywhere_can_be_started_anew(tmp_path, inputs):
+    job = _prepare(tmp_path, inputs)
+    job.start()
+    with job.locked(), pytest.raises(UserError, match="Another engine"):
+        _prepare(tmp_path, inputs, seed=3)
+    assert _prepare(tmp_path, inputs, seed=3).settings.output.seed == 3
 
 
 def test_resume_with_other_settings_is_refused(tmp_path, inputs):

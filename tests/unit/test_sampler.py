@@ -8,6 +8,7 @@ sampler must return that clip whatever the schedule, and each family's own conve
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -170,7 +171,7 @@ def test_noise_keeps_its_variance_under_momentum():
 
 def test_stochastic_noise_never_exceeds_the_level():
     table = variance_preserving(9)
-    for now, then in zip(table, table[1:], strict=False):
+    for now, then in itertools.pairwise(table):
         assert 0.0 <= ddim_noise_scale(now, then, 1.0) <= then.b
 
 
