@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", nargs="+", choices=LAYERS, default=list(LAYERS), help="which passes (default: all)")
     parser.add_argument("--linear", action=argparse.BooleanOptionalAction, default=None, help="linear colour (default: for EXR)")
     parser.add_argument("--width", type=int, default=0, help="width of the frames in pixels; height follows (default: the path's)")
-    parser.add_argument("--frames", help="which of the path's frames, counted from 1: 5, 1-20 or 1-100x4 (default: all)")
+    parser.add_argument("--frames", help="which of the path's frames, counted from 1: 5, 1-20, 1-100x4 or 1-3,7 (default: all)")
     parser.add_argument("--first-frame", type=int, default=1, help="number of the path's first frame in file names (default 1)")
     parser.add_argument("--blending", choices=("auto", "display", "linear"), default="auto", help="default: as the file says")
     parser.add_argument("--background", type=float, nargs=3, default=[0.0, 0.0, 0.0], metavar=("R", "G", "B"), help="behind a video, 0..1")
@@ -136,14 +136,17 @@ def sized(path: CameraPath, width: int) -> CameraPath:
 
 
 def frame_numbers(spec: str | None, count: int) -> list[int]:
-    """Frames counted from 0 of a spec such as "5", "1-20" or "1-100x4" (counted from 1). None: all."""
+    """Frames counted from 0 of a spec such as "5", "1-20", "1-100x4" or "1-3,7" (counted from 1). None: all."""
     if not spec:
         return list(range(count))
-    match = re.fullmatch(r"(\d+)(?:-(\d+)(?:x(\d+))?)?", spec.strip())
-    first, last, step = (int(g) if g else None for g in match.groups()) if match else (None, None, None)
-    if first is None or not 1 <= first <= (last or first) <= count or step == 0:
-        raise UserError(f"{spec!r} names no frames of the path's {count}.", "Write 5, 1-20 or 1-100x4.")
-    return list(range(first - 1, last or first, step or 1))
+    numbers: list[int] = []
+    for part in spec.split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+)(?:x(\d+))?)?", part.strip())
+        first, last, step = (int(g) if g else None for g in match.groups()) if match else (None, None, None)
+        if first is None or not 1 <= first <= (last or first) <= count or step == 0:
+            raise UserError(f"{part!r} names no frames of the path's {count}.", "Write 5, 1-20, 1-100x4 or 1-3,7.")
+        numbers += range(first - 1, last or first, step or 1)
+    return sorted(set(numbers))
 
 
 def _frames(
