@@ -73,6 +73,7 @@ class SCENESPLATTER_OT_import_splats(bpy.types.Operator, ImportHelper):
 
 def _make_active(context: bpy.types.Context, ob: bpy.types.Object) -> None:
     """Select the new object alone, as Blender's importers do, where the view layer shows it."""
+    context.view_layer.update()  # 5.2 lists a new object only after this
     if ob.name not in context.view_layer.objects:
         return
     for other in context.view_layer.objects:
@@ -103,7 +104,7 @@ class SCENESPLATTER_OT_export_splats(bpy.types.Operator, ExportHelper):
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
         """A splat object is active."""
-        if splat_object.is_splat_object(context.object):
+        if splat_object.is_splat_object(context.view_layer.objects.active):
             return True
         cls.poll_message_set("Make a splat object active")
         return False
@@ -111,7 +112,8 @@ class SCENESPLATTER_OT_export_splats(bpy.types.Operator, ExportHelper):
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Write the file."""
         try:
-            count = exporting.write(context.scene, context.object, Path(bpy.path.abspath(self.filepath)), in_world=self.place == "WORLD")
+            ob = context.view_layer.objects.active
+            count = exporting.write(context.scene, ob, Path(bpy.path.abspath(self.filepath)), in_world=self.place == "WORLD")
         except UserError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
