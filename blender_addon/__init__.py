@@ -7,9 +7,20 @@ from types import ModuleType
 
 def _modules() -> list[ModuleType]:
     """Modules with `register` and `unregister`, in the order of registration."""
-    from . import delivery, engine_setup, headless, io_operators, operators, panels, preferences, properties
+    from . import (
+        camera_tools,
+        delivery,
+        engine_setup,
+        headless,
+        io_operators,
+        operators,
+        panels,
+        preferences,
+        properties,
+        splat_panel,
+    )
 
-    return [properties, engine_setup, preferences, io_operators, operators, panels, delivery, headless]
+    return [properties, engine_setup, preferences, io_operators, operators, camera_tools, panels, splat_panel, delivery, headless]
 
 
 def register() -> None:

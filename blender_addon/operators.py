@@ -7,8 +7,9 @@ from pathlib import Path
 
 import bpy
 
+from ..engine import camera_file
 from ..engine.errors import UserError
-from . import delivery, jobs, request
+from . import camera_tools, delivery, jobs, request
 from .delivery import session
 
 
@@ -29,9 +30,11 @@ class SCENESPLATTER_OT_generate(bpy.types.Operator):
         """Write the job folder and hand it to the engine; returns at once."""
         try:
             job = request.make(context)
+            warnings = camera_tools.check(context, camera_file.read(job.folder / "input" / "path.json"))
             delivery.begin(context, job.folder, job.ticket)
         except UserError as error:
             return _failed(self, error)
+        self.report({"INFO"}, " ".join(warnings))
         return {"FINISHED"}
 
 

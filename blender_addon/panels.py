@@ -9,7 +9,7 @@ import bpy
 import bpy.utils.previews
 
 from ..engine import settings as engine_settings
-from . import delivery, places, properties, request
+from . import camera_tools, delivery, places, properties, request
 from .layout import clock, draw_wrapped, sidebar_width
 from .session import Phase, Status
 
@@ -156,6 +156,24 @@ def _draw_waiting(layout: bpy.types.UILayout, context: bpy.types.Context) -> Non
     row.operator("scene_splatter.dismiss", text="", icon="X")
 
 
+class SCENESPLATTER_PT_camera(_InSidebar, bpy.types.Panel):
+    """Help with the camera, and what is wrong with its path."""
+
+    bl_idname = "SCENESPLATTER_PT_camera"
+    bl_parent_id = "SCENESPLATTER_PT_main"
+    bl_label = "Camera Path"
+    bl_options: ClassVar[set[str]] = {"DEFAULT_CLOSED"}
+
+    def draw(self, context: bpy.types.Context) -> None:
+        """Operators, then the notes of the last check."""
+        column = self.layout.column()
+        column.operator("scene_splatter.match_camera", icon="IMAGE_BACKGROUND")
+        column.operator_menu_enum("scene_splatter.add_move", "move", icon="ANIM")
+        column.operator("scene_splatter.check_path", icon="VIEWZOOM")
+        for note in camera_tools.notes.get(context.scene.name, []):
+            draw_wrapped(column, note, sidebar_width(context), icon="DOT")
+
+
 class SCENESPLATTER_PT_segments(_InSidebar, bpy.types.Panel):
     """How the path will be cut."""
 
@@ -226,7 +244,7 @@ def _make_settings_panel(name: str) -> type:
 
 
 SETTINGS_PANELS = tuple(_make_settings_panel(name) for name in dict.fromkeys(row.group for row in engine_settings.table()))
-CLASSES = (SCENESPLATTER_PT_main, SCENESPLATTER_PT_result, SCENESPLATTER_PT_segments, *SETTINGS_PANELS)
+CLASSES = (SCENESPLATTER_PT_main, SCENESPLATTER_PT_result, SCENESPLATTER_PT_camera, SCENESPLATTER_PT_segments, *SETTINGS_PANELS)
 
 
 def register() -> None:

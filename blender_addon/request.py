@@ -37,10 +37,11 @@ def why_not(context: bpy.types.Context) -> str:
     reason = places.why_no_engine(context)
     if delivery.session.status.busy:
         reason = "A job is running"
-    return reason or _why_not_camera(scene) or _why_not_image(scene.scene_splatter) or properties.depth_problem(scene.scene_splatter)
+    return reason or why_not_camera(scene) or _why_not_image(scene.scene_splatter) or properties.depth_problem(scene.scene_splatter)
 
 
-def _why_not_camera(scene: bpy.types.Scene) -> str:
+def why_not_camera(scene: bpy.types.Scene) -> str:
+    """Why the panel's camera cannot be used, or an empty text."""
     camera = properties.camera_of(scene)
     if camera is None:
         return "There is no camera: add one, or choose one in the panel"
@@ -66,6 +67,17 @@ def _why_not_image(group: properties.SCENESPLATTER_PG_scene) -> str:
     if path.suffix.lower() in bpy.path.extensions_movie:
         return f"{path.name} is a movie: choose a single picture"
     return "" if path.is_file() else f"{path.name} does not exist"
+
+
+def image_of(group: properties.SCENESPLATTER_PG_scene) -> bpy.types.Image:
+    """The chosen picture as a datablock; a file is loaded. Raises UserError."""
+    reason = _why_not_image(group)
+    if reason:
+        raise UserError(reason + ".", "Choose a picture in the panel.")
+    if group.image_from == "IMAGE":
+        return group.image
+    with _reported():
+        return bpy.data.images.load(bpy.path.abspath(group.image_path), check_existing=True)
 
 
 def segments(scene: bpy.types.Scene) -> list[Segment]:
@@ -184,8 +196,8 @@ def _srgb(light: np.ndarray) -> np.ndarray:
 
 @contextlib.contextmanager
 def _reported() -> Iterator[None]:
-    """Blender reports a failed save as RuntimeError."""
+    """Blender reports a picture that it cannot save or load as RuntimeError."""
     try:
         yield
     except RuntimeError as error:
-        raise UserError(f"The picture could not be saved: {str(error).strip()}", "Free some space, or save it as a file.") from error
+        raise UserError(f"The picture failed: {str(error).strip()}", "Free some space, or choose another picture.") from error

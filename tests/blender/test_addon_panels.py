@@ -12,11 +12,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 bpy = pytest.importorskip("bpy", reason="bpy is not installed in this Python")
-from scene_splatter.blender_addon import delivery, engine_setup, jobs, panels, places, properties  # noqa: E402
+from scene_splatter.blender_addon import delivery, engine_setup, jobs, panels, places, properties, splat_panel  # noqa: E402
 from scene_splatter.blender_addon.session import Phase, Problem, Status  # noqa: E402
+from scene_splatter.engine.splat_file import Splats, write_ply  # noqa: E402
 
 pytestmark = pytest.mark.blender
 
@@ -42,8 +44,8 @@ class CheckingLayout:
         self.seen.append(text)
 
     def prop(self, data: Any, name: str, text: str | None = None, expand: bool = False) -> None:
-        assert name in data.bl_rna.properties, name
-        self.seen.append(name)
+        data.path_resolve(name)  # ValueError if there is none; a custom property is '["name"]'
+        self.seen.append(text or name)
 
     def operator(self, name: str, text: str | None = None, icon: str = "NONE", emboss: bool = True) -> Any:
         assert icon in ICONS, icon
@@ -51,6 +53,15 @@ class CheckingLayout:
         label = getattr(getattr(bpy.ops, module), operator).get_rna_type().name  # KeyError if there is none
         self.seen.append(text or label)
         return type("Arguments", (), {})()
+
+    def operator_menu_enum(self, name: str, enum: str, icon: str = "NONE") -> None:
+        self.operator(name, icon=icon)
+        module, operator = name.split(".")
+        assert enum in getattr(getattr(bpy.ops, module), operator).get_rna_type().properties
+
+    def prop_search(self, data: Any, name: str, _where: Any, collection: str, text: str = "") -> None:
+        assert hasattr(bpy.data, collection)
+        self.prop(data, name, text)
 
     def template_ID(self, data: Any, name: str, open: str = "") -> None:
         self.prop(data, name)
@@ -90,7 +101,7 @@ def test_all_settings_are_drawn_exactly_once(empty_scene, status: Status) -> Non
 
 
 def test_the_checking_layout_can_fail(empty_scene) -> None:
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError):
         CheckingLayout().prop(empty_scene, "no_such_property")
     with pytest.raises(AssertionError):
         CheckingLayout().label(text="a", icon="NO_SUCH_ICON")
@@ -147,6 +158,39 @@ def test_a_waiting_job_is_offered_to_resume_or_import(empty_scene, status: Statu
     assert "hall_v003 is not finished." in text and "Resume" in text
     monkeypatch.setattr(delivery, "waiting_job", lambda _scene: dataclasses.replace(left, finished=True))
     assert "Import Result" in text_of(panels.SCENESPLATTER_PT_main)
+
+
+def test_the_camera_tools_and_the_notes_of_the_last_check_are_listed(empty_scene, status: Status, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(panels.camera_tools.notes, empty_scene.name, ["The camera turns 40 degrees between frames 3 and 4."])
+    text = text_of(panels.SCENESPLATTER_PT_camera)
+    for words in ("Match Camera to Image", "Add Camera Move", "Check Path", "turns 40 degrees"):
+        assert words in text
+
+
+def test_the_active_splats_show_their_view_their_warnings_and_where_they_come_from(empty_scene, tmp_path: Path) -> None:
+    assert not splat_panel.SCENESPLATTER_PT_splats.poll(bpy.context)
+    write_splats(tmp_path / "a.ply")
+    bpy.ops.scene_splatter.import_splats(filepath=str(tmp_path / "a.ply"))
+    assert splat_panel.SCENESPLATTER_PT_splats.poll(bpy.context)
+    seen = drawn(splat_panel.SCENESPLATTER_PT_splats)
+    assert "3 Gaussians" in seen and "Set Up Rendering" in seen
+    if not splat_panel.splat_object.is_native():
+        assert (
+            len({"Exact in Viewport", "Percentage", "Crop", "Crop Box", "SH Degree", "Low-pass"} & set(seen) | {"value"} & set(seen)) >= 1
+        )
+    bpy.context.scene.render.engine = "CYCLES"
+    camera = bpy.data.objects.new("Camera", bpy.data.cameras.new("Camera"))
+    bpy.context.scene.camera = camera
+    bpy.ops.scene_splatter.prepare_render()
+    left = splat_panel.render_check.render_warnings(bpy.context.scene, bpy.context.view_layer.objects.active)
+    assert not any("bounces" in warning or "view transform" in warning for warning in left), left
+
+
+def write_splats(path: Path) -> None:
+    """Three Gaussians."""
+    zeros = np.zeros((3, 3), np.float32)
+    quats = np.tile(np.float32([1, 0, 0, 0]), (3, 1))
+    write_ply(path, Splats(zeros, quats, zeros - 3, np.zeros(3, np.float32), zeros, np.zeros((3, 0, 3), np.float32)))
 
 
 def test_the_segments_are_listed_in_scene_frames(empty_scene, status: Status) -> None:

@@ -1,0 +1,153 @@
+"""Camera operators of the panel: match to the picture, add a move, check the path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import bpy
+import numpy as np
+
+from ..engine.camera_file import CameraPath
+from ..engine.errors import UserError
+from . import blockout, camera_moves, cameras, coverage, properties, request
+
+_MOVE_TEXT = {"dolly": "Forward, in metres", "truck": "To the right, in metres", "orbit": "To the right round a point ahead, in degrees"}
+_COVERAGE_WIDTH = 96  # pixels of the depth that a coverage check looks at
+
+notes: dict[str, list[str]] = {}  # what the last check said, by scene
+
+
+def check(context: bpy.types.Context, path: CameraPath) -> list[str]:
+    """Warnings about the path of the panel's camera, and how much of it has to be invented. Raises UserError."""
+    scene = context.scene
+    camera = properties.camera_of(scene)
+    found = camera_moves.path_warnings(path, properties.frames(scene), scene, camera)
+    depth = _first_depth(context, path)
+    if depth is None:
+        found.append("How much has to be invented is known when the depth is estimated.")
+    else:
+        share = coverage.invented_share(path, depth)
+        found.append(f"To be invented: {share.mean():.0%} of the path's views, {share.max():.0%} of the worst.")
+    notes[scene.name] = found
+    return found
+
+
+def _first_depth(context: bpy.types.Context, path: CameraPath) -> np.ndarray | None:
+    """Depth of the first view, coarse; None where only the engine can tell."""
+    scene = context.scene
+    group = scene.scene_splatter
+    width, height = _COVERAGE_WIDTH, max(1, round(_COVERAGE_WIDTH * path.height / path.width))
+    if group.depth_source == "BLOCKOUT":
+        return blockout.measure(context, properties.camera_of(scene), properties.frames(scene)[0], width, height)
+    if group.depth_source == "BOX":
+        K = np.diag([width / path.width, height / path.height, 1.0]) @ path.K[0]
+        return coverage.box_depth(K, width, height, properties.read(group).geometry)
+    file = Path(bpy.path.abspath(group.depth_file))
+    if group.depth_source == "FILE" and file.suffix.lower() == ".npy" and file.is_file():
+        depth = np.load(file, allow_pickle=False)
+        return depth if depth.ndim == 2 else None
+    return None
+
+
+class _OnCamera:
+    """Operators on the panel's camera."""
+
+    bl_options: ClassVar[set[str]] = {"REGISTER", "UNDO"}
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Only with a perspective camera and frames."""
+        reason = request.why_not_camera(context.scene)
+        cls.poll_message_set(reason)  # type: ignore[attr-defined]
+        return not reason
+
+
+class SCENESPLATTER_OT_match_camera(_OnCamera, bpy.types.Operator):
+    """Give the render the picture's shape and show the picture behind the camera's view"""
+
+    bl_idname = "scene_splatter.match_camera"
+    bl_label = "Match Camera to Image"
+
+    place: bpy.props.BoolProperty(
+        name="Place Camera", description="Also stand the camera level above the origin, looking along +Y", default=False
+    )
+    height_m: bpy.props.FloatProperty(name="Height", description="Metres above the origin", default=1.6, min=0.0, max=1000.0)
+    fov_deg: bpy.props.FloatProperty(
+        name="Field of View", description="Horizontal, in degrees; 0 keeps the lens", default=0.0, min=0.0, max=170.0
+    )
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """One undo step."""
+        group = context.scene.scene_splatter
+        try:
+            image = request.image_of(group)
+            camera = properties.camera_of(context.scene)
+            cameras.match_camera_to_image(
+                context.scene, camera, image, place=self.place, height_m=self.height_m, fov_deg=self.fov_deg
+            )  # fmt: skip
+        except UserError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        return {"FINISHED"}
+
+
+class SCENESPLATTER_OT_add_move(_OnCamera, bpy.types.Operator):
+    """Animate the camera from where it stands, with ordinary keyframes over the panel's frame range"""
+
+    bl_idname = "scene_splatter.add_move"
+    bl_label = "Add Camera Move"
+
+    move: bpy.props.EnumProperty(name="Move", items=[(name, name.title(), text) for name, text in _MOVE_TEXT.items()])
+    amount: bpy.props.FloatProperty(name="Amount", description="Metres, or degrees of an orbit", default=0.5)
+    distance: bpy.props.FloatProperty(
+        name="Distance", description="Metres to the point that an orbit goes round", default=4.0, min=0.01, max=1e4
+    )
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """One undo step."""
+        scene = context.scene
+        start, end = properties.frame_range(scene)
+        try:
+            camera_moves.add_move(
+                scene, properties.camera_of(scene), self.move, self.amount, start=start, end=end, distance=self.distance
+            )  # fmt: skip
+        except UserError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        return {"FINISHED"}
+
+
+class SCENESPLATTER_OT_check_path(_OnCamera, bpy.types.Operator):
+    """Look for jumps, stops and cuts in the path, and estimate how much has to be invented"""
+
+    bl_idname = "scene_splatter.check_path"
+    bl_label = "Check Path"
+    bl_options: ClassVar[set[str]] = {"REGISTER"}
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """The panel shows what was found."""
+        scene = context.scene
+        try:
+            path = cameras.export(scene, properties.camera_of(scene), properties.frames(scene))
+            found = check(context, path)
+        except UserError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        self.report({"INFO"}, " ".join(found))
+        return {"FINISHED"}
+
+
+CLASSES = (SCENESPLATTER_OT_match_camera, SCENESPLATTER_OT_add_move, SCENESPLATTER_OT_check_path)
+
+
+def register() -> None:
+    """Add the operators."""
+    for cls in CLASSES:
+        bpy.utils.register_class(cls)
+
+
+def unregister() -> None:
+    """Remove them."""
+    for cls in reversed(CLASSES):
+        bpy.utils.unregister_class(cls)
