@@ -88,16 +88,19 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
-def sentence_embeddings(folder: Path, encoder: type[nn.Module], sentences: list[str], length: int) -> dict[str, Tensor]:
+def sentence_embeddings(
+    folder: Path, encoder: type[nn.Module], sentences: list[str], length: int, *, masked: bool = True
+) -> dict[str, Tensor]:
     """What a T5 makes of sentences: {"embeddings": [n, length, d], "mask": [n, length] bool}.
 
-    Kept in a small file in `folder`, because the encoder is often larger than the rest of
-    the model and is then never loaded again for the same sentences.
+    `masked`: whether the encoder itself is told which tokens are padding. The result is kept in a
+    small file in `folder`, because the encoder is often larger than the rest of the model and is
+    then never loaded again for the same sentences.
     """
     from safetensors.torch import load_file, save_file
 
     sentences = [re.sub(r"\s+", " ", s).strip() for s in sentences]
-    kept = folder / f"text_{_key(folder, sentences, length)}.safetensors"
+    kept = folder / f"text_{_key(folder, sentences, length, masked)}.safetensors"
     if kept.is_file():
         return load_file(kept)
     from transformers import AutoTokenizer
@@ -110,7 +113,7 @@ def sentence_embeddings(folder: Path, encoder: type[nn.Module], sentences: list[
     _log.info("reading the text encoder once, for %d sentences", len(sentences))
     model = part(folder, "text_encoder", encoder, torch.bfloat16 if _large(folder) else torch.float32)
     with torch.no_grad():
-        embeddings = model(tokens.input_ids, tokens.attention_mask).last_hidden_state
+        embeddings = model(tokens.input_ids, tokens.attention_mask if masked else None).last_hidden_state
     result = {"embeddings": embeddings.contiguous(), "mask": tokens.attention_mask.bool()}
     try:
         temporary = kept.with_suffix(".part")
@@ -125,9 +128,9 @@ def _large(folder: Path) -> bool:
     return sum(f.stat().st_size for f in (folder / "text_encoder").glob("*.safetensors")) > 1e9
 
 
-def _key(folder: Path, sentences: list[str], length: int) -> str:
+def _key(folder: Path, sentences: list[str], length: int, masked: bool) -> str:
     facts = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted((folder / "text_encoder").glob("*.safetensors"))]
-    return hashlib.sha256(json.dumps([facts, sentences, length]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([facts, sentences, length, masked]).encode()).hexdigest()[:16]
 
 
 def in_16_bits(*modules: nn.Module) -> int:

@@ -41,6 +41,7 @@ class Weights:
 _APACHE = "Apache-2.0: free, also commercially; keep the notice"
 _MIT = "MIT: free, also commercially; keep the notice"
 _SVD = "Stability AI Community License: commercial use has conditions; read it on the model's page"
+_COG = "CogVideoX License: commercial use has conditions; read it on the model's page"
 _APPLE = "Apple Machine Learning Research Model License: research only"
 
 
@@ -77,6 +78,7 @@ WEIGHTS: dict[str, Weights] = {
         "Stable Video Diffusion XT", "stabilityai/stable-video-diffusion-img2vid-xt", 4.5, _SVD, False,
         without=("*/*model.safetensors",),
     ),
+    "cogvideox_i2v": _pipeline("CogVideoX 5B image to video", "THUDM/CogVideoX-5b-I2V", 21.6, _COG, False),
     "depth_anything_v2_indoor": _depth(
         "Depth Anything V2 metric Small, indoor", "depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf", 0.1, _APACHE, True
     ),

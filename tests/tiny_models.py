@@ -229,6 +229,29 @@ def save_wan_vace(folder: Path) -> Path:
     return _index(folder, "WanVACEPipeline")
 
 
+def save_cogvideox(folder: Path) -> Path:
+    """A small CogVideoX image to video in the layout of the released one: 32 x 64 pixels, 9 frames at most."""
+    from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
+
+    torch.manual_seed(0)
+    transformer = CogVideoXTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=16, in_channels=8, out_channels=4, time_embed_dim=2, text_embed_dim=32, num_layers=1,
+        sample_width=8, sample_height=4, sample_frames=9, max_text_seq_length=226, use_rotary_positional_embeddings=True,
+        use_learned_positional_embeddings=True,
+    )  # fmt: skip
+    _lively(transformer, 2.0).save_pretrained(folder / "transformer")
+    AutoencoderKLCogVideoX(
+        down_block_types=("CogVideoXDownBlock3D",) * 4, up_block_types=("CogVideoXUpBlock3D",) * 4, block_out_channels=(8,) * 4,
+        latent_channels=4, layers_per_block=1, norm_num_groups=2,
+    ).eval().save_pretrained(folder / "vae")  # fmt: skip
+    CogVideoXDDIMScheduler(
+        beta_schedule="scaled_linear", rescale_betas_zero_snr=True, prediction_type="v_prediction", timestep_spacing="trailing",
+        clip_sample=False, snr_shift_scale=1.0,
+    ).save_pretrained(folder / "scheduler")  # fmt: skip
+    _save_text(folder, umt5=False)
+    return _index(folder, "CogVideoXImageToVideoPipeline")
+
+
 def save_svd(folder: Path, frames: int = 5) -> Path:
     """A small Stable Video Diffusion in the layout of the released one."""
     from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel

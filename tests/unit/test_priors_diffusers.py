@@ -15,7 +15,7 @@ from torch import Tensor
 
 from engine import model_folder, sampler
 from engine.errors import Cancelled, UserError
-from engine.priors import notation, svd, wan
+from engine.priors import cogvideox, notation, svd, wan
 from engine.priors.base import Clip
 from engine.priors.memory import Rung
 from tests import tiny_models as tiny
@@ -39,7 +39,9 @@ def make_clip(seed: int = 0, frames: int = FRAMES, size: tuple[int, int] = SIZE)
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
-    return {"wan_vace_1.3b": tiny.save_wan_vace(root / "wan"), "svd": tiny.save_svd(root / "svd", FRAMES)}
+    return {"wan_vace_1.3b": tiny.save_wan_vace(root / "wan"), "svd": tiny.save_svd(root / "svd", FRAMES)} | {
+        "cogvideox_i2v": tiny.save_cogvideox(root / "cog")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +49,15 @@ def priors(folders) -> dict[str, object]:
     return {
         "wan_vace_1.3b": wan.load("wan_vace_1.3b", folders["wan_vace_1.3b"], device="cpu", size=SIZE, frames=FRAMES),
         "svd": svd.load("svd", folders["svd"], device="cpu", size=SIZE),
+        "cogvideox_i2v": cogvideox.load("cogvideox_i2v", folders["cogvideox_i2v"], device="cpu", size=SIZE, frames=9),
     }
 
 
-ALL = pytest.mark.parametrize("name", ["wan_vace_1.3b", "svd"])
+def clip_for(prior, seed: int = 0) -> Clip:
+    return make_clip(seed, prior.spec.frames(FRAMES))
+
+
+ALL = pytest.mark.parametrize("name", ["wan_vace_1.3b", "svd", "cogvideox_i2v"])
 
 
 def run(prior, clip: Clip, lam: float, steps: int = 3, seed: int = 0, **kwargs) -> sampler.Clips:
@@ -61,11 +68,11 @@ def run(prior, clip: Clip, lam: float, steps: int = 3, seed: int = 0, **kwargs) 
 
 @ALL
 def test_shapes_are_what_the_spec_promises(priors, name):
-    prior, clip = priors[name], make_clip()
+    prior, clip = priors[name], clip_for(priors[name])
     spec = prior.spec
     latents = prior.encode(clip.render)
     h, w = SIZE
-    assert latents.shape == (spec.channels, 1 + (FRAMES - 1) // spec.t_factor, h // spec.s_factor, w // spec.s_factor)
+    assert latents.shape == (spec.channels, 1 + (clip.render.shape[0] - 1) // spec.t_factor, h // spec.s_factor, w // spec.s_factor)
     assert prior.encode(clip.image[None]).shape == (spec.channels, 1, h // spec.s_factor, w // spec.s_factor)
     decoded = prior.decode(latents)
     assert decoded.shape == clip.render.shape
@@ -83,7 +90,7 @@ def test_levels_fall_to_clean(priors, name):
 
 @ALL
 def test_momentum_of_one_returns_the_render_and_of_zero_the_free_run(priors, name):
-    prior, clip = priors[name], make_clip()
+    prior, clip = priors[name], clip_for(priors[name])
     full, none, alone = run(prior, clip, 1.0), run(prior, clip, 0.0), run(prior, clip, 0.0, both=False)
     assert torch.equal(full.consistent, prior.encode(clip.render))
     assert torch.equal(none.consistent, none.free)
@@ -94,7 +101,7 @@ def test_momentum_of_one_returns_the_render_and_of_zero_the_free_run(priors, nam
 
 @ALL
 def test_runs_depend_on_the_seed_alone(priors, name):
-    prior, clip = priors[name], make_clip()
+    prior, clip = priors[name], clip_for(priors[name])
     first, again, other = (run(prior, clip, 0.5, steps=2, seed=s) for s in (1, 1, 2))
     assert torch.equal(first.free, again.free)
     assert not torch.allclose(first.free, other.free, atol=1e-3)
@@ -102,7 +109,7 @@ def test_runs_depend_on_the_seed_alone(priors, name):
 
 @ALL
 def test_branches_computed_apart_equal_branches_computed_together(priors, name):
-    prior, clip = priors[name], make_clip()
+    prior, clip = priors[name], clip_for(priors[name])
     condition, latents = prior.condition(clip), prior.encode(clip.render)
     x = torch.randn(2, *latents.shape, generator=prior.generator(3))
     prior.levels(4)
@@ -125,7 +132,7 @@ def test_cancelling_stops_within_one_step(priors, name):
             raise Cancelled("asked to stop")
 
     with pytest.raises(Cancelled):
-        run(priors[name], make_clip(), 0.5, report=report)
+        run(priors[name], clip_for(priors[name]), 0.5, report=report)
     assert calls == [0, 1]
 
 
@@ -261,6 +268,51 @@ def test_svd_decodes_in_even_parts(priors, monkeypatch):
         counts.clear()
         assert prior.decode(latents).shape == (6, 3, *SIZE)
         assert counts == expected
+
+
+def test_cogvideox_from_pure_noise_equals_the_stock_pipeline(priors, folders):
+    from diffusers import CogVideoXDDIMScheduler, CogVideoXImageToVideoPipeline
+
+    prior, clip, steps = priors["cogvideox_i2v"], make_clip(frames=9), 4
+    scheduler = CogVideoXDDIMScheduler.from_pretrained(folders["cogvideox_i2v"] / "scheduler")
+    assert float((scheduler.alphas_cumprod - prior._abar).abs().max()) < 1e-6
+    pipe = CogVideoXImageToVideoPipeline(None, None, prior._vae, prior._transformer, scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    noise = torch.randn(1, 3, 4, 4, 8, generator=torch.Generator().manual_seed(5))
+    # the stock pipeline samples the picture's latents; ours takes their mean
+    condition = prior.condition(clip)
+    prepare = pipe.prepare_latents
+    pipe.prepare_latents = lambda *a, **k: (prepare(*a, **k)[0], condition.image)
+    theirs = pipe(
+        pictures(clip.render)[0], height=SIZE[0], width=SIZE[1], num_frames=9, num_inference_steps=steps, latents=noise,
+        guidance_scale=6.0, prompt_embeds=prior._text[1:], negative_prompt_embeds=prior._text[:1], output_type="latent",
+    ).frames.transpose(1, 2)  # fmt: skip
+    plain = cogvideox.CogVideoX(
+        prior.spec, prior._transformer, prior._vae, prior._text, prior._abar, prior.residence, start_noise=float("inf")
+    )  # fmt: skip
+    levels, x = plain.levels(steps), noise.transpose(1, 2)
+    assert levels[0].a == 0.0 and [int(level.t) for level in levels[:-1]] == scheduler.timesteps.tolist()
+    for i in range(steps):
+        x0, eps = plain.predict(x, i, condition)
+        x = levels[i + 1].a * x0 + levels[i + 1].b * eps
+    assert theirs.std() > 0.1
+    assert (x - theirs).abs().max() < 1e-3 * theirs.abs().max()
+
+
+def test_cogvideox_encodes_its_condition_as_the_stock_pipeline(priors):
+    prior, clip = priors["cogvideox_i2v"], make_clip()
+    assert [prior.spec.frames(n) for n in (1, 2, 9)] == [1, 9, 9]
+    image = prior.condition(clip).image
+    mean = prior._vae.encode(clip.render[:1].transpose(0, 1)[None] * 2 - 1).latent_dist.mode() * prior._vae.config.scaling_factor
+    assert torch.allclose(image[0, 0], mean[0, :, 0], atol=1e-5)
+    assert not image[0, 1:].any()
+
+
+def test_cogvideox_works_at_its_own_size_alone(folders):
+    with pytest.raises(UserError, match="at 64 x 32 alone, not at 64 x 64"):
+        cogvideox.load("cogvideox_i2v", folders["cogvideox_i2v"], device="cpu", size=(64, 64), frames=5)
+    with pytest.raises(UserError, match="at most 9 frames"):
+        cogvideox.load("cogvideox_i2v", folders["cogvideox_i2v"], device="cpu", size=SIZE, frames=13)
 
 
 def test_predictions_invert_their_levels():
