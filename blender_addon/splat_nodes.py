@@ -11,11 +11,11 @@ coordinates in which the ellipse is a circle.
 
 Along rays: the exact maximum of the Gaussian along each camera ray, with no approximation and the
 blur emulated by sqrt(scale^2 + low_pass (z / f)^2). The quad faces the camera in the space where the
-Gaussian is a unit sphere; then its corners slide along their rays onto the plane z = z(mean), so that
-the order along every ray is 3DGS's order of centres. There `ss_a` is W (P - mean) and `ss_b` is
+Gaussian is a unit sphere. There `ss_a` is W (P - mean) and `ss_b` is
 W (P - camera), W = S^-1 R^T; the squared distance of the ray from the mean is |a x b|^2 / |b|^2.
 
-Both are flat quads in a plane parallel to the image, so linear interpolation over them is exact.
+In both forms the corners slide along their rays onto the plane z = z(mean), parallel to the image: there
+linear interpolation is exact, and the order along every ray is 3DGS's order of centres.
 """
 
 from __future__ import annotations
@@ -33,9 +33,12 @@ GROUP_VERSION = 1  # raise it when the tree changes: an older tree in a file is 
 ALPHA_MIN = 1.0 / 255.0  # the engine's rasterize.constants, which are gsplat 1.5.3's
 FRUSTUM_MARGIN = 0.15
 NEAR_M = 0.01
+_DEPTH_STEP = 4e-6  # relative; some 30 times the rounding of single precision
+_DEPTH_GAP = 0.9e-6  # relative, far enough for a ray caster; no divisor of the step, so that neighbouring steps do not meet
+_DEPTH_GAPS = 2039  # then the gaps repeat: a wall is never thicker than 0.2 % of its distance
 
 COLOUR, A, B = "ss_colour", "ss_a", "ss_b"  # what the shader reads; the name `color` reads 0 in Cycles
-_MEAN, _U, _V, _CORNER, _SCALE = "ss_mean", "ss_u", "ss_v", "ss_corner", "ss_scale"
+_MEAN, _U, _V, _CORNER, _SCALE, _DEPTH = "ss_mean", "ss_u", "ss_v", "ss_corner", "ss_scale", "ss_depth"
 
 _Values = dict[str, Value]
 
@@ -157,7 +160,7 @@ def _as_quads(b: NodeBuilder, inputs: _Values) -> _Values:
     opacity = _alpha(b, b.attribute(BASE, "FLOAT_COLOR"))
     unseen = camera["Depth"].less_than(NEAR_M).maximum(opacity.less_than(ALPHA_MIN))
     points = b.output("GeometryNodeDeleteGeometry", 0, {"Geometry": inputs["Geometry"], "Selection": unseen}, domain="POINT")
-    points = b.output("GeometryNodeSortElements", 0, {"Geometry": points, "Sort Weight": camera["Depth"] * -1.0}, domain="POINT")
+    points = b.group("Order in depth", _ordered, {"Points": points, "Depth": camera["Depth"]})["Points"]
     colour = colour_nodes(b, camera["Offset"].normalized(), inputs["SH Degree"], inputs["Linear Light"])
     red, green, blue = colour.xyz()
     points = b.store(points, COLOUR, "FLOAT_COLOR", b.output("FunctionNodeCombineColor", 0, {0: red, 1: green, 2: blue, 3: opacity}))
@@ -173,6 +176,24 @@ def _as_quads(b: NodeBuilder, inputs: _Values) -> _Values:
     for name in ("radiance:*", "scene_splatter:*", "scale", "radius"):  # or every corner of every quad would carry them
         points = b.remove(points, name)
     return b.group("Quads from axes", _quads_from_axes, camera | {"Points": points, "Along Rays": along, "Material": inputs["Material"]})
+
+
+def _ordered(b: NodeBuilder, i: _Values) -> _Values:
+    """Points from back to front, each with a depth of its own.
+
+    Walls and floors have many means at one depth. The engine draws those in the order of their numbers; here
+    their computed depths differ by rounding, and of hits at exactly one distance Cycles sees only the first. So
+    depths are counted in steps of _DEPTH_STEP, sorted (equal ones by number), and the quads that share a step
+    are set apart by _DEPTH_GAP. Moving a quad along its rays does not change its picture.
+    """
+    step = b.math("FLOOR", b.math("LOGARITHM", i["Depth"], math.e) / _DEPTH_STEP)
+    points = b.output("GeometryNodeSortElements", 0, {"Geometry": i["Points"], "Sort Weight": step}, domain="POINT")
+    group = b.output("FunctionNodeFloatToInt", 0, {0: step})
+    rank = b.output("GeometryNodeAccumulateField", "Trailing", {"Value": 1, "Group ID": group}, data_type="INT", domain="POINT")
+    gap = b.math("MODULO", rank, float(_DEPTH_GAPS)) * _DEPTH_GAP
+    points = b.store(points, _DEPTH, "FLOAT", b.math("EXPONENT", step * _DEPTH_STEP) * (gap + 1.0))
+    last_first = b.output("GeometryNodeInputIndex") * -1.0
+    return {"Points": b.output("GeometryNodeSortElements", 0, {"Geometry": points, "Sort Weight": last_first}, domain="POINT")}
 
 
 def _alpha(b: NodeBuilder, colour: Value) -> Value:
@@ -253,15 +274,14 @@ def _quads_from_axes(b: NodeBuilder, i: _Values) -> _Values:
     x, y, _ = corner.xyz()
     vertex = mean + b.attribute(_U, "FLOAT_VECTOR") * x + b.attribute(_V, "FLOAT_VECTOR") * y
     ray = vertex - i["Centre"]
-    reach = (mean - i["Centre"]).dot(i["Forward"]) / ray.dot(i["Forward"]).maximum(1e-6)
-    vertex = b.switch(i["Along Rays"], vertex, i["Centre"] + ray * reach, "VECTOR")
-    quads = b.output("GeometryNodeSetPosition", 0, {"Geometry": quads, "Position": vertex})
+    reach = b.attribute(_DEPTH, "FLOAT") / ray.dot(i["Forward"]).maximum(1e-6)
+    quads = b.output("GeometryNodeSetPosition", 0, {"Geometry": quads, "Position": i["Centre"] + ray * reach})
     inverse, scale = _rotation(b, inverted=True), b.attribute(_SCALE, "FLOAT_VECTOR")
     offset, direction = (_rotate(b, vector, inverse) / scale for vector in (i["Position"] - mean, i["Offset"]))
     flat = corner * _radius(b, _alpha(b, b.attribute(COLOUR, "FLOAT_COLOR")))
     ahead = b.output("FunctionNodeInputVector", 0, vector=(0.0, 0.0, 1.0))
     quads = b.store(quads, A, "FLOAT_VECTOR", b.switch(i["Along Rays"], flat, offset, "VECTOR"))
     quads = b.store(quads, B, "FLOAT_VECTOR", b.switch(i["Along Rays"], ahead, direction, "VECTOR"))
-    for name in (_MEAN, _U, _V, _CORNER, _SCALE, "rotation", "UVMap"):
+    for name in (_MEAN, _U, _V, _CORNER, _SCALE, _DEPTH, "rotation", "UVMap"):
         quads = b.remove(quads, name)
     return {"Geometry": quads}
