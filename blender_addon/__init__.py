@@ -17,10 +17,13 @@ def _modules() -> list[ModuleType]:
         panels,
         preferences,
         properties,
+        publish,
         splat_panel,
+        weights_panel,
     )
 
-    return [properties, engine_setup, preferences, io_operators, operators, camera_tools, panels, splat_panel, delivery, headless]
+    setup = [properties, engine_setup, weights_panel, preferences]
+    return [*setup, io_operators, operators, camera_tools, panels, splat_panel, publish, delivery, headless]
 
 
 def register() -> None:

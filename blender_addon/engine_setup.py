@@ -23,7 +23,7 @@ LICENCE_TEXT = (
     "PyTorch, NumPy, SciPy and numba: BSD. Pillow: MIT-CMU. imageio: BSD; its FFmpeg: LGPL/GPL. plyfile: GPL-3.0-or-later. "
     "No model weights are part of it: each has a licence of its own, said before it is fetched."
 )
-tasks = {"install": Task("Install"), "check": Task("Check")}
+tasks = {"install": Task("Install"), "check": Task("Check"), "weights": Task("List"), "download": Task("Download")}
 
 
 def _tick() -> float | None:
@@ -39,7 +39,8 @@ def pump() -> None:
     _tick()
 
 
-def _watch() -> None:
+def watch() -> None:
+    """See to it that the tasks are pumped. Timers do not fire without a window: `pump`."""
     if not bpy.app.timers.is_registered(_tick):
         bpy.app.timers.register(_tick, persistent=True)
 
@@ -49,6 +50,19 @@ def _redraw() -> None:
         for area in window.screen.areas:
             if area.type == "PREFERENCES":
                 area.tag_redraw()
+
+
+def why_busy() -> str:
+    """Why nothing else can be started now, or an empty text."""
+    return next((f"{task.title} is running" for task in tasks.values() if task.running), "")
+
+
+def why_offline() -> str:
+    """Why nothing may be fetched, or an empty text."""
+    if bpy.app.online_access:
+        return ""
+    where = "it was started with --offline-mode" if bpy.app.online_access_override else "allow it in Preferences > System > Network"
+    return f"Blender is not allowed to go online: {where}"
 
 
 def install_command(torch_build: str) -> list[str]:
@@ -66,14 +80,9 @@ class SCENESPLATTER_OT_install_engine(bpy.types.Operator):
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
         """Not while it runs, and only where Blender may go online."""
-        if any(task.running for task in tasks.values()):
-            cls.poll_message_set("The engine is being installed or checked")
-            return False
-        if not bpy.app.online_access:
-            where = "it was started with --offline-mode" if bpy.app.online_access_override else "Preferences > System > Network"
-            cls.poll_message_set(f"Blender is not allowed to go online: {where}")
-            return False
-        return True
+        reason = why_busy() or why_offline()
+        cls.poll_message_set(reason)
+        return not reason
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         """Say size and licences first."""
@@ -96,7 +105,7 @@ class SCENESPLATTER_OT_install_engine(bpy.types.Operator):
         except UserError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
-        _watch()
+        watch()
         return {"FINISHED"}
 
 
@@ -122,9 +131,7 @@ class SCENESPLATTER_OT_check_engine(bpy.types.Operator):
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
         """Only with an engine."""
-        reason = places.why_no_engine(context)
-        if not reason and any(task.running for task in tasks.values()):
-            reason = "The engine is being installed or checked"
+        reason = places.why_no_engine(context) or why_busy()
         cls.poll_message_set(reason)
         return not reason
 
@@ -136,7 +143,7 @@ class SCENESPLATTER_OT_check_engine(bpy.types.Operator):
         except UserError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
-        _watch()
+        watch()
         return {"FINISHED"}
 
 
@@ -152,17 +159,20 @@ class SCENESPLATTER_OT_copy_install_log(bpy.types.Operator):
         return {"FINISHED"}
 
 
-def _draw_running(layout: bpy.types.UILayout, task: Task) -> None:
+def draw_running(layout: bpy.types.UILayout, task: Task) -> None:
+    """A bar and Cancel."""
     row = layout.row()
     row.progress(factor=task.factor, text=task.text or f"{task.title} ...")
     row.operator("scene_splatter.cancel_install", text="", icon="X")
 
 
-def _draw_failed(layout: bpy.types.UILayout, task: Task) -> None:
+def draw_failed(layout: bpy.types.UILayout, task: Task) -> None:
+    """What went wrong, in the task's own last words."""
     words = "was cancelled" if task.cancelled else f"failed (exit code {task.code})"
     layout.label(text=f"{task.title} {words}", icon="ERROR")
-    if task.text:
-        draw_wrapped(layout, task.text, 90)
+    said = task.text or (task.log[-1] if task.log else "")
+    if said:
+        draw_wrapped(layout, said[:500], 90)
     layout.operator("scene_splatter.copy_install_log", icon="COPYDOWN")
 
 
@@ -170,12 +180,12 @@ def draw_install(layout: bpy.types.UILayout) -> None:
     """Install, its progress, or why it failed."""
     task = tasks["install"]
     if task.running:
-        _draw_running(layout, task)
+        draw_running(layout, task)
         return
     installed = places.own_python().is_file()
     layout.operator("scene_splatter.install_engine", text="Repair or Update Engine" if installed else "Install Engine", icon="IMPORT")
     if task.code:
-        _draw_failed(layout, task)
+        draw_failed(layout, task)
     elif task.code == 0:
         layout.label(text="The engine is installed", icon="CHECKMARK")
 
@@ -192,9 +202,10 @@ def _learn_names() -> None:
     """Offer the models that the doctor found where the panel asks for one."""
     checks = findings_of(tasks["check"]).get("checks", [])
     for kind in properties.MODEL_NAMES:
-        names = [check["name"].removeprefix(f"{kind} ") for check in checks if check["name"].startswith(f"{kind} ")]
-        if names:
-            properties.MODEL_NAMES[kind] = tuple(names)
+        found = [check["name"].removeprefix(f"{kind} ") for check in checks if check["name"].startswith(f"{kind} ")]
+        found += [line["name"] for line in tasks["weights"].findings if line.get("kind") == kind]
+        if found:
+            properties.MODEL_NAMES[kind] = tuple(dict.fromkeys(found))
 
 
 def draw_check(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
@@ -204,7 +215,7 @@ def draw_check(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     if reason:
         draw_wrapped(layout, reason, 90, icon="INFO")
     if task.running:
-        _draw_running(layout, task)
+        draw_running(layout, task)
         return
     layout.operator("scene_splatter.check_engine", icon="CHECKMARK")
     findings = findings_of(task)
@@ -213,7 +224,7 @@ def draw_check(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
         if check.get("remedy"):
             draw_wrapped(layout, check["remedy"], 100, icon="FORWARD")
     if task.code and not findings:
-        _draw_failed(layout, task)
+        draw_failed(layout, task)
 
 
 def draw_licences(layout: bpy.types.UILayout) -> None:

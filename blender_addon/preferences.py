@@ -6,7 +6,7 @@ import os
 
 import bpy
 
-from . import engine_setup, places
+from . import engine_setup, places, weights_panel
 
 
 class SCENESPLATTER_AP_preferences(bpy.types.AddonPreferences):
@@ -51,6 +51,7 @@ class SCENESPLATTER_AP_preferences(bpy.types.AddonPreferences):
             engine_setup.draw_install(box)
         engine_setup.draw_check(box, context)
         layout.prop(self, "weights_folder")
+        weights_panel.draw(layout)
         engine_setup.draw_licences(layout)
 
 

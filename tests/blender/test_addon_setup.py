@@ -1,0 +1,101 @@
+"""Preferences: install, check and weights, as far as that goes without a network. Timers do not fire here: `pump`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+bpy = pytest.importorskip("bpy", reason="bpy is not installed in this Python")
+from scene_splatter.blender_addon import engine_setup, places, properties, weights_panel  # noqa: E402
+
+pytestmark = pytest.mark.blender
+
+WAIT_S = 60.0
+
+
+@pytest.fixture
+def engine(addon: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """This Python as the engine's: it has no torch, which doctor and weights can live without."""
+    monkeypatch.setenv(places.PYTHON_VARIABLE, sys.executable)
+    yield
+    for task in engine_setup.tasks.values():
+        task.cancel()
+        finish(task)
+
+
+def finish(task: Any) -> None:
+    end = time.monotonic() + WAIT_S
+    while task.running:
+        assert time.monotonic() < end
+        engine_setup.pump()
+        time.sleep(0.02)
+
+
+def why_grey(operator: Any) -> str:
+    """What Blender would show on a grey button."""
+    with pytest.raises(RuntimeError) as caught:
+        operator()
+    return str(caught.value)
+
+
+def test_nothing_is_fetched_while_blender_may_not_go_online(engine: Any) -> None:
+    assert not bpy.app.online_access
+    for operator in (bpy.ops.scene_splatter.install_engine, bpy.ops.scene_splatter.download_weights):
+        assert not operator.poll()
+        assert "not allowed to go online" in why_grey(operator)
+
+
+def test_the_check_names_what_is_wrong_and_the_priors_that_are_there(engine: Any) -> None:
+    bpy.ops.scene_splatter.check_engine()
+    assert not bpy.ops.scene_splatter.check_engine.poll()  # one at a time
+    finish(engine_setup.tasks["check"])
+    findings = engine_setup.findings_of(engine_setup.tasks["check"])
+    states = {check["name"]: check["state"] for check in findings["checks"]}
+    assert findings["ok"] is False and states["torch"] == "fail" and states["python"] == "ok"
+    assert "patch" in properties.MODEL_NAMES["prior"]
+
+
+def test_the_models_are_listed_with_size_and_licence(engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCENE_SPLATTER_WEIGHTS", str(tmp_path))
+    bpy.ops.scene_splatter.list_weights()
+    finish(engine_setup.tasks["weights"])
+    assert engine_setup.tasks["weights"].code == 0, list(engine_setup.tasks["weights"].log)
+    listed = weights_panel.known()
+    assert {"viewcrafter_25"} <= {facts["name"] for facts in listed}
+    assert all(facts["licence"] and facts["size_gb"] > 0 and facts["present"] is False for facts in listed)
+    assert "viewcrafter_25" in properties.MODEL_NAMES["prior"]
+
+
+def test_a_licence_with_conditions_must_be_accepted_first(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    bpy.ops.scene_splatter.list_weights()
+    finish(engine_setup.tasks["weights"])
+    bound = next(facts for facts in weights_panel.known() if not facts["commercial_use"])
+    monkeypatch.setattr(engine_setup, "why_offline", lambda: "")
+    with pytest.raises(RuntimeError, match="Accept the licence"):
+        bpy.ops.scene_splatter.download_weights(model=bound["name"])
+    with pytest.raises(RuntimeError, match="no model 'nobody'"):
+        bpy.ops.scene_splatter.download_weights(model="nobody", accept=True)
+    assert not engine_setup.tasks["download"].running
+
+
+def test_an_engine_of_ones_own_choice(addon: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the variable of the farm the preference decides; here the extension is not enabled, so its own engine it is."""
+    monkeypatch.delenv(places.PYTHON_VARIABLE, raising=False)
+    assert places.engine_python(bpy.context) == places.own_python()
+    assert "press Install" in places.why_no_engine(bpy.context)
+    monkeypatch.setenv(places.PYTHON_VARIABLE, str(tmp_path / "python"))
+    assert places.engine_python(bpy.context) == tmp_path / "python"
+    assert "not installed" in places.why_no_engine(bpy.context)
+
+
+@pytest.mark.parametrize("build", ["auto", "cpu", "cuda"])
+def test_the_installer_understands_our_command(addon: Any, build: str) -> None:
+    command = [*engine_setup.install_command(build), "--check"]  # changes nothing
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    expected = ("not complete", "No NVIDIA driver") if build == "cuda" else ("not complete",)
+    assert done.returncode == 1 and any(words in done.stdout for words in expected), done.stdout + done.stderr
