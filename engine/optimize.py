@@ -25,6 +25,7 @@ from .densify import Densify, DensifyState, densify
 from .gaussians import Gaussians
 from .losses import Target, linear_to_srgb, photometric_loss, prepare_target
 from .rasterize import rasterize
+from .rasterize.adam import Adam
 from .spherical_harmonics import COUNTS
 
 _log = logging.getLogger(__name__)
@@ -186,12 +187,12 @@ def median_depth(gaussians: Gaussians, camera_from_world: Tensor) -> float:
     return float(z.median()) if z.numel() else 1.0
 
 
-def _adam(params: Gaussians, recipe: Recipe, scale: float) -> torch.optim.Adam:
+def _adam(params: Gaussians, recipe: Recipe, scale: float) -> Adam:
     groups = [
         {"params": [tensor], "name": name, "lr": recipe.means * scale if name == "means" else getattr(recipe, name)}
         for name, tensor in params._asdict().items()
     ]
-    return torch.optim.Adam(groups, eps=ADAM_EPS, fused=True)
+    return Adam(groups, ADAM_EPS)
 
 
 def _with_degree(gaussians: Gaussians, degree: int) -> Gaussians:

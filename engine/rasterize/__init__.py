@@ -116,7 +116,7 @@ def warm(channels: tuple[int, ...] = (3, 4, 5, 7), backward_channels: tuple[int,
     Channels are 3 colours, 1 for depth, and the extra ones; other numbers are compiled when first used.
     """
     started = time.perf_counter()
-    from . import blend, cpu, ssim  # noqa: F401 - importing compiles
+    from . import adam, blend, cpu, ssim  # noqa: F401 - importing compiles
 
     for c in channels:
         blend.forward_kernel(c)
