@@ -42,6 +42,7 @@ _APACHE = "Apache-2.0: free, also commercially; keep the notice"
 _MIT = "MIT: free, also commercially; keep the notice"
 _SVD = "Stability AI Community License: commercial use has conditions; read it on the model's page"
 _COG = "CogVideoX License: commercial use has conditions; read it on the model's page"
+_LTX = "LTX-Video Open Weights License: commercial use has conditions; read it on the model's page"
 _APPLE = "Apple Machine Learning Research Model License: research only"
 
 
@@ -79,6 +80,7 @@ WEIGHTS: dict[str, Weights] = {
         without=("*/*model.safetensors",),
     ),
     "cogvideox_i2v": _pipeline("CogVideoX 5B image to video", "THUDM/CogVideoX-5b-I2V", 21.6, _COG, False),
+    "ltx": _pipeline("LTX-Video 0.9.5", "Lightricks/LTX-Video-0.9.5", 25.0, _LTX, False),
     "depth_anything_v2_indoor": _depth(
         "Depth Anything V2 metric Small, indoor", "depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf", 0.1, _APACHE, True
     ),

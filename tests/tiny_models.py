@@ -252,6 +252,26 @@ def save_cogvideox(folder: Path) -> Path:
     return _index(folder, "CogVideoXImageToVideoPipeline")
 
 
+def save_ltx(folder: Path) -> Path:
+    """A small LTX-Video with a decoder that denoises, in the layout of the released one."""
+    from diffusers import AutoencoderKLLTXVideo, LTXVideoTransformer3DModel
+
+    torch.manual_seed(0)
+    transformer = LTXVideoTransformer3DModel(
+        in_channels=8, out_channels=8, patch_size=1, patch_size_t=1, num_attention_heads=4, attention_head_dim=8, cross_attention_dim=32,
+        num_layers=1, caption_channels=32,
+    )  # fmt: skip
+    _lively(transformer, 2.0).save_pretrained(folder / "transformer")
+    AutoencoderKLLTXVideo(
+        in_channels=3, out_channels=3, latent_channels=8, block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8),
+        layers_per_block=(1, 1, 1, 1, 1), decoder_layers_per_block=(1, 1, 1, 1, 1), spatio_temporal_scaling=(True, True, True, False),
+        decoder_spatio_temporal_scaling=(True, True, True, False), decoder_inject_noise=(False,) * 5, upsample_residual=(False,) * 4,
+        upsample_factor=(1,) * 4, timestep_conditioning=True, patch_size=4, patch_size_t=1, encoder_causal=True, decoder_causal=False,
+    ).eval().save_pretrained(folder / "vae")  # fmt: skip
+    _save_text(folder, umt5=False)
+    return _index(folder, "LTXConditionPipeline")
+
+
 def save_svd(folder: Path, frames: int = 5) -> Path:
     """A small Stable Video Diffusion in the layout of the released one."""
     from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel

@@ -25,6 +25,7 @@ REGISTRY: dict[str, str] = {
     "wan_vace_14b_fast": "wan:from_settings",
     "svd": "svd:from_settings",
     "cogvideox_i2v": "cogvideox:from_settings",
+    "ltx": "ltx:from_settings",
 }
 
 

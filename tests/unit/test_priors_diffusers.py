@@ -15,7 +15,7 @@ from torch import Tensor
 
 from engine import model_folder, sampler
 from engine.errors import Cancelled, UserError
-from engine.priors import cogvideox, notation, svd, wan
+from engine.priors import cogvideox, ltx, notation, svd, wan
 from engine.priors.base import Clip
 from engine.priors.memory import Rung
 from tests import tiny_models as tiny
@@ -40,7 +40,8 @@ def make_clip(seed: int = 0, frames: int = FRAMES, size: tuple[int, int] = SIZE)
 def folders(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
     return {"wan_vace_1.3b": tiny.save_wan_vace(root / "wan"), "svd": tiny.save_svd(root / "svd", FRAMES)} | {
-        "cogvideox_i2v": tiny.save_cogvideox(root / "cog")
+        "cogvideox_i2v": tiny.save_cogvideox(root / "cog"),
+        "ltx": tiny.save_ltx(root / "ltx"),
     }
 
 
@@ -50,6 +51,7 @@ def priors(folders) -> dict[str, object]:
         "wan_vace_1.3b": wan.load("wan_vace_1.3b", folders["wan_vace_1.3b"], device="cpu", size=SIZE, frames=FRAMES),
         "svd": svd.load("svd", folders["svd"], device="cpu", size=SIZE),
         "cogvideox_i2v": cogvideox.load("cogvideox_i2v", folders["cogvideox_i2v"], device="cpu", size=SIZE, frames=9),
+        "ltx": ltx.load("ltx", folders["ltx"], device="cpu", size=SIZE, frames=9),
     }
 
 
@@ -57,7 +59,7 @@ def clip_for(prior, seed: int = 0) -> Clip:
     return make_clip(seed, prior.spec.frames(FRAMES))
 
 
-ALL = pytest.mark.parametrize("name", ["wan_vace_1.3b", "svd", "cogvideox_i2v"])
+ALL = pytest.mark.parametrize("name", ["wan_vace_1.3b", "svd", "cogvideox_i2v", "ltx"])
 
 
 def run(prior, clip: Clip, lam: float, steps: int = 3, seed: int = 0, **kwargs) -> sampler.Clips:
@@ -313,6 +315,38 @@ def test_cogvideox_works_at_its_own_size_alone(folders):
         cogvideox.load("cogvideox_i2v", folders["cogvideox_i2v"], device="cpu", size=(64, 64), frames=5)
     with pytest.raises(UserError, match="at most 9 frames"):
         cogvideox.load("cogvideox_i2v", folders["cogvideox_i2v"], device="cpu", size=SIZE, frames=13)
+
+
+def test_ltx_from_pure_noise_equals_the_stock_pipeline(priors, monkeypatch):
+    from diffusers import FlowMatchEulerDiscreteScheduler, LTXConditionPipeline
+    from diffusers.pipelines.ltx import pipeline_ltx_condition as stock
+
+    monkeypatch.setattr(stock, "retrieve_latents", lambda output, generator=None: output.latent_dist.mode())  # ours takes the mean
+    prior, clip, steps = priors["ltx"], make_clip(frames=17), 4
+    pipe = LTXConditionPipeline(FlowMatchEulerDiscreteScheduler(), prior._vae, None, None, prior._transformer)
+    pipe.set_progress_bar_config(disable=True)
+    text, mask = prior._text["embeddings"], prior._text["mask"]
+    theirs = pipe(
+        image=pictures(clip.render)[0], height=SIZE[0], width=SIZE[1], num_frames=17, frame_rate=25, timesteps=[1000, 750, 500, 250],
+        generator=torch.Generator().manual_seed(5), guidance_scale=3.0, image_cond_noise_scale=0.0, prompt_embeds=text[1:],
+        prompt_attention_mask=mask[1:], negative_prompt_embeds=text[:1], negative_prompt_attention_mask=mask[:1], output_type="latent",
+    ).frames  # fmt: skip
+    plain = ltx.LTXVideo(prior.spec, prior._transformer, prior._vae, prior._text, prior.residence, start_sigma=1.0)
+    levels, condition = plain.levels(steps), plain.condition(clip)
+    x = torch.randn(1, 8, 3, *(side // 32 for side in SIZE), generator=torch.Generator().manual_seed(5))
+    for i in range(steps):
+        x0, eps = plain.predict(x, i, condition)
+        x = levels[i + 1].a * x0 + levels[i + 1].b * eps
+    assert theirs.std() > 0.1
+    assert (x - theirs).abs().max() < 1e-3 * theirs.abs().max()
+    assert torch.equal(x[:, :, :1], condition.first[None])  # the first frame is kept
+
+
+def test_ltx_tells_every_cell_where_it_is(priors):
+    where = ltx.coordinates(3, 2, 4).unflatten(1, (3, 2, 4))
+    assert where[0, :, 0, 0].tolist() == pytest.approx([0.0, 1 / 25, 9 / 25])  # the frames that open each latent
+    assert where[1, 0, :, 0].tolist() == [0.0, 32.0] and where[2, 0, 0].tolist() == [0.0, 32.0, 64.0, 96.0]
+    assert [priors["ltx"].spec.frames(n) for n in (1, 2, 9, 10)] == [1, 9, 9, 17]
 
 
 def test_predictions_invert_their_levels():

@@ -1,0 +1,215 @@
+"""LTX-Video (arXiv 2501.00103): a fast model of strongly compressed latents that continues a picture.
+
+Family: rectified flow with a time of its own for every token. Eight frames share a latent after
+the first, 32 x 32 pixels a cell. The first frame is shown clean, at time 0; the path of the
+camera reaches the rest as in svd.py: both runs start from the noised render.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import model_folder
+from ..errors import UserError
+from . import notation
+from .base import Clip, Level, PriorSpec
+from .memory import GIB, Demand, Residence, Rung
+
+if TYPE_CHECKING:
+    from ..settings import SceneSettings
+
+STEPS = 40
+GUIDANCE = 3.0
+MOST_FRAMES = 161
+PROMPT = "A steady camera moves slowly through a static scene. Photograph, sharp details, natural light, nothing moves."
+NEGATIVE = "worst quality, inconsistent motion, blurry, jittery, distorted, people walking"
+START_SIGMA = 0.909  # ten parts noise to one part render, as in svd.py
+_TEXT_TOKENS = 256
+_FRAMES_PER_S = 25.0
+_DECODE_TIME, _DECODE_NOISE = 0.05, 0.025  # the decoder does the last step itself
+_TOKEN_BYTES = 60  # of one branch, per token and channel of the network: estimate
+_DECODER_BYTES = 12_000  # per pixel of a frame: estimate
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the network is told of a clip; the first entry of text is the negative one."""
+
+    first: Tensor  # [128, 1, h', w'] clean latents of the first frame
+    text: Tensor  # [2, 256, d]
+    mask: Tensor  # [2, 256] bool: real tokens
+
+
+def coordinates(frames: int, height: int, width: int) -> Tensor:
+    """[3, frames * height * width]: second, row and column in pixels of every latent cell, as the network is told them."""
+    t, y, x = torch.meshgrid(torch.arange(frames), torch.arange(height), torch.arange(width), indexing="ij")
+    second = (8 * t - 7).clamp(min=0) / _FRAMES_PER_S
+    return torch.stack([second.flatten(), 32.0 * y.flatten(), 32.0 * x.flatten()]).float()
+
+
+class LTXVideo:
+    """A video prior (see base.py)."""
+
+    def __init__(
+        self,
+        spec: PriorSpec,
+        transformer: nn.Module,  # LTXVideoTransformer3DModel
+        vae: nn.Module,  # AutoencoderKLLTXVideo
+        text: dict[str, Tensor],  # "embeddings" [2, 256, d], "mask" [2, 256]: negative, prompt
+        residence: Residence,
+        *,
+        guidance: float = GUIDANCE,
+        start_sigma: float = START_SIGMA,
+    ) -> None:
+        self.spec, self.residence = spec, residence
+        self._transformer, self._vae, self._text = transformer, vae, text
+        self._guidance, self._start_sigma = guidance, start_sigma
+        self._levels: list[Level] = []
+
+    def levels(self, steps: int) -> list[Level]:
+        if steps < 1:
+            raise UserError(f"steps is {steps}.", "Take at least 1.")
+        sigmas = [self._start_sigma * (1.0 - k / steps) for k in range(steps + 1)]
+        self._levels = [Level(1000.0 * s, 1.0 - s, s) for s in sigmas]
+        return self._levels
+
+    def z_scale(self, i: int) -> float:
+        return 1.0
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        scale = float(self._vae.config.scaling_factor)  # type: ignore[union-attr, arg-type]
+        mean, deviation = (v.to(like)[:, None, None, None] for v in (self._vae.latents_mean, self._vae.latents_std))  # type: ignore[union-attr, operator]
+        return mean, deviation / scale
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor) -> Tensor:
+        """[f, 3, h, w] in [0, 1] -> [128, f', h/32, w/32], the mean of the posterior."""
+        self.residence.companions()
+        video = frames.transpose(0, 1)[None].to(self.residence.device, self._vae.dtype) * 2.0 - 1.0  # type: ignore[call-overload]
+        latents = self._vae.encode(video).latent_dist.mode()[0].float()  # type: ignore[operator]
+        mean, deviation = self._statistics(latents)
+        return (latents - mean) / deviation
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decoders that denoise get a little fixed noise, as they were trained with."""
+        time = None
+        mean, deviation = self._statistics(latents)
+        latents = latents * deviation + mean
+        if self._vae.config.timestep_conditioning:  # type: ignore[union-attr]
+            noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
+            latents = (1.0 - _DECODE_NOISE) * latents + _DECODE_NOISE * noise
+            time = torch.tensor([_DECODE_TIME], device=self.residence.device, dtype=self._vae.dtype)  # type: ignore[call-overload]
+
+        def work(rung: Rung) -> Tensor:
+            self.residence.companions()
+            self._vae.use_tiling = rung.tiling  # type: ignore[assignment]
+            video = self._vae.decode(latents[None].to(self.residence.device, self._vae.dtype), time).sample  # type: ignore[operator, call-overload]
+            return (video[0].float().transpose(0, 1) * 0.5 + 0.5).clamp(0.0, 1.0)
+
+        return self.residence.run(work)
+
+    @torch.no_grad()
+    def condition(self, clip: Clip) -> Condition:
+        """The clip's own first frame is what is continued: the user's picture in the first segment."""
+        return Condition(self.encode(clip.render[:1]), self._text["embeddings"], self._text["mask"])
+
+    @torch.no_grad()
+    def predict(self, x: Tensor, i: int, condition: Condition) -> tuple[Tensor, Tensor]:
+        level, (runs, _, frames, height, width) = self._levels[i], x.shape
+        dtype, device = self._transformer.dtype, self.residence.device
+        sides = [0, 1] if self._guidance != 1.0 else [1]
+        side = torch.tensor(sides).repeat_interleave(runs)
+        first = condition.first.to(x).expand(runs, -1, -1, -1, -1)
+        shown = torch.cat([first, x[:, :, 1:]], dim=2)
+        tokens = shown.flatten(2).transpose(1, 2).repeat(len(sides), 1, 1).to(device, dtype)  # type: ignore[call-overload]
+        time = torch.full((len(side), tokens.shape[1]), level.t, device=device)
+        time[:, : height * width] = 0.0
+        text = condition.text[side].to(device, dtype)  # type: ignore[call-overload]
+        mask = condition.mask[side].to(device)
+        where = coordinates(frames, height, width).to(device)[None].expand(len(side), -1, -1)
+
+        def network(tokens: Tensor, time: Tensor, text: Tensor, mask: Tensor, where: Tensor) -> Tensor:
+            return self._transformer(
+                hidden_states=tokens, encoder_hidden_states=text, timestep=time, encoder_attention_mask=mask, video_coords=where,
+                return_dict=False,
+            )[0]  # fmt: skip
+
+        def work(rung: Rung) -> Tensor:
+            self.residence.denoiser()
+            return notation.in_parts(network, rung.branches, tokens, time, text, mask, where).to(x)
+
+        u = self.residence.run(work).transpose(1, 2).unflatten(2, (frames, height, width))
+        if len(sides) == 2:
+            u = notation.guided(u[runs:], u[:runs], self._guidance)
+        x0_hat, eps_hat = notation.from_flow(u, x, level)
+        # the first frame is known: its prediction is itself, its noise what x has beyond it
+        known_eps = (x[:, :, :1] - level.a * first) / level.b
+        return torch.cat([first, x0_hat[:, :, 1:]], dim=2), torch.cat([known_eps, eps_hat[:, :, 1:]], dim=2)
+
+    def features(self, latents: Tensor) -> Tensor:
+        return notation.patch_features(latents)
+
+    def generator(self, seed: int) -> torch.Generator:
+        return torch.Generator(self.residence.device).manual_seed(seed)
+
+
+def load(
+    name: str, folder: Path, *, device: str, size: tuple[int, int], frames: int, prompt: str = "", guidance: float = -1.0,
+    rung: Rung | None = None,
+) -> LTXVideo:  # fmt: skip
+    """The prior from a folder in diffusers' layout, for clips of `frames` frames of `size` (height, width)."""
+    from diffusers import AutoencoderKLLTXVideo, LTXVideoTransformer3DModel
+    from transformers import T5EncoderModel
+
+    from .wan import frames_rule
+
+    model_folder.require(folder, "LTXConditionPipeline", "LTXImageToVideoPipeline", "LTXPipeline")
+    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    text = model_folder.sentence_embeddings(folder, T5EncoderModel, [NEGATIVE, prompt or PROMPT], _TEXT_TOKENS)
+    vae = model_folder.part(folder, "vae", AutoencoderKLLTXVideo, dtype)
+    transformer = model_folder.part(folder, "transformer", LTXVideoTransformer3DModel, dtype)
+    config: Any = transformer.config
+    height, width = size
+    tokens = (1 + (frames - 1) // 8) * (height // 32) * (width // 32)
+    demand = Demand(
+        denoiser=model_folder.in_16_bits(transformer),
+        companions=model_folder.in_16_bits(vae),
+        branch=_TOKEN_BYTES * config.num_attention_heads * config.attention_head_dim * tokens,
+        decode=max(_DECODER_BYTES * height * width, GIB // 4),
+        can_store_8bit=True,
+    )
+    spec = PriorSpec(
+        name=name,
+        frames=frames_rule(name, 8, MOST_FRAMES),
+        size_multiple=32,
+        native_size=(512, 704),
+        t_factor=8,
+        s_factor=32,
+        channels=config.in_channels,
+        steps=STEPS,
+        sees=frozenset({"image", "text"}),
+        licence="LTX-Video Open Weights License",
+        commercial_use=False,
+        starts_from_render=True,
+    )
+    residence = Residence(device, demand, transformer, [vae], rung)
+    if residence.rung.store_8bit:
+        transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
+    return LTXVideo(spec, transformer, vae, text, residence, guidance=GUIDANCE if guidance < 0 else guidance)
+
+
+def from_settings(settings: SceneSettings, image: Tensor, device: str) -> LTXVideo:
+    """The prior that the settings name, from the weights folder."""
+    from .. import weights
+    from .wan import frames_rule
+
+    name, chosen = settings.prior.prior, settings.prior
+    size = (image.shape[1], image.shape[2])
+    frames = frames_rule(name, 8, MOST_FRAMES)(settings.path.segment_length)
+    return load(name, weights.require(name), device=device, size=size, frames=frames, prompt=chosen.prompt, guidance=chosen.guidance)
