@@ -5,6 +5,8 @@ Timers do not fire without a window, so the tests call `pump` as the timer would
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -159,6 +161,65 @@ def test_after_a_crash_of_blender_the_reopened_file_offers_to_resume(saved: Path
     left = delivery.waiting_job(scene)
     assert left is not None and not left.finished and left.folder == folder
     assert bpy.ops.scene_splatter.resume.poll() and bpy.ops.scene_splatter.dismiss.poll()
+
+
+VICTIM = """
+import importlib.util, os, sys, time
+from pathlib import Path
+root, blend = Path(sys.argv[1]), sys.argv[2]
+spec = importlib.util.spec_from_file_location("scene_splatter", root / "__init__.py", submodule_search_locations=[str(root)])
+package = importlib.util.module_from_spec(spec)
+sys.modules["scene_splatter"] = package
+spec.loader.exec_module(package)
+import bpy
+package.register()
+from scene_splatter.blender_addon import delivery, jobs
+bpy.ops.wm.open_mainfile(filepath=blend)
+folder = jobs.new_folder(delivery.jobs_parent(), "hall")
+(folder / "settings.json").write_text("{}")
+ticket = jobs.Ticket(bpy.data.filepath, bpy.context.scene.name, "hall")
+delivery.begin(bpy.context, folder, ticket, "rehearsal", {"steps": 100000, "step_s": 0.02})
+while delivery.session.status.done < 3:
+    delivery.session.pump()
+    time.sleep(0.01)
+print("RUNNING", delivery.session.engine_pid, folder, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_killing_blender_ends_its_engine_and_another_blender_resumes_the_job(saved: Path, tmp_path: Path) -> None:
+    """The real thing: another process with bpy, ended by SIGKILL in mid job."""
+    environment = {**os.environ, "BLENDER_USER_RESOURCES": str(tmp_path / "user")}
+    command = [sys.executable, "-c", VICTIM, str(Path(__file__).resolve().parents[2]), str(saved)]
+    victim = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert victim.stdout is not None
+    try:
+        line = next(line for line in victim.stdout if line.startswith("RUNNING"))
+        _, engine, folder = line.split(maxsplit=2)
+        bpy.ops.wm.open_mainfile(filepath=str(saved))
+        assert jobs.is_claimed(Path(folder.strip()))
+        assert delivery.waiting_job(bpy.context.scene) is None  # it runs over there
+    finally:
+        victim.kill()
+        victim.wait()
+    end = time.monotonic() + 5.0
+    while _runs(int(engine)):
+        assert time.monotonic() < end, "the engine outlived Blender"
+        time.sleep(0.05)
+    delivery.look_again()
+    left = delivery.waiting_job(bpy.context.scene)
+    assert left is not None and not left.finished and left.folder == Path(folder.strip())
+    assert bpy.ops.scene_splatter.resume.poll()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
 def test_a_dismissed_job_is_not_offered_again(saved: Path) -> None:
