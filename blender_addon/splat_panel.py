@@ -78,6 +78,8 @@ class SCENESPLATTER_PT_splats(bpy.types.Panel):
             layout.operator("scene_splatter.prepare_render", icon="CHECKMARK")
         row = layout.row(align=True)
         row.operator("scene_splatter.export_splats", text="Export", icon="EXPORT")
+        row.operator("scene_splatter.publish", text="Publish", icon="ASSET_MANAGER")
+        row.operator("scene_splatter.use_newest", text="", icon="FILE_REFRESH")
         header, body = layout.panel("scene_splatter_provenance", default_closed=True)
         header.label(text="Where It Comes From")
         if body is not None:
