@@ -158,7 +158,7 @@ def _check_rigid(poses: np.ndarray, name: str) -> None:
     _refuse(bottom > 1e-6, name, "has a matrix whose last row is not 0 0 0 1", "Give world_from_camera row by row.")
 
 
-def _refuse(bad: np.ndarray, name: str, what: str, hint: str) -> None:
+def _refuse(bad: Any, name: str, what: str, hint: str) -> None:
     if bad.any():
         raise UserError(f"Frame {int(np.argmax(bad))} of {name} {what}.", hint)
 

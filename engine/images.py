@@ -93,8 +93,9 @@ def _too_large(path: Path, size: tuple[int, int] | None = None) -> UserError:
 
 def _converted(image: Image.Image) -> ImageFile:
     notes = []
-    if getattr(image, "n_frames", 1) > 1 and image.format not in ("MPO", "JPEG"):
-        notes.append(f"The file holds {image.n_frames} pictures; the first is used.")
+    held = getattr(image, "n_frames", 1)
+    if held > 1 and image.format not in ("MPO", "JPEG"):
+        notes.append(f"The file holds {held} pictures; the first is used.")
     fov = fov_from_exif(image)
     image.load()
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -123,7 +124,7 @@ def _eight_bits(image: Image.Image, profile: bytes | None) -> tuple[np.ndarray, 
     notes = []
     if image.has_transparency_data:
         layered = image.convert("RGBA")
-        if layered.getextrema()[3][0] < 255:
+        if np.asarray(layered.getchannel("A")).min() < 255:
             notes.append("Transparent parts were laid over white.")
         image = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
     if profile and image.mode in ("RGB", "CMYK", "L"):
@@ -132,7 +133,8 @@ def _eight_bits(image: Image.Image, profile: bytes | None) -> tuple[np.ndarray, 
             name = ImageCms.getProfileDescription(source).strip()
             if "sRGB" not in name:
                 turned = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-                image, _ = turned or image, notes.append(f"Converted from {name} to sRGB.")
+                image = turned or image
+                notes.append(f"Converted from {name} to sRGB.")
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
             notes.append("Its colour profile is damaged and was ignored.")
     if image.mode == "CMYK":

@@ -36,8 +36,8 @@ _AROUND = ("orbit", "rise")
 
 def is_move(text: str) -> bool:
     """Whether `text` reads like a named move rather than a file's name."""
-    match = _TERM.match(text.strip().lower())
-    return bool(match) and match["name"] in DEFAULTS and re.fullmatch(r"[a-z]+([:+@].*)?", text.strip().lower()) is not None
+    match = re.fullmatch(r"([a-z]+)([:+@].*)?", text.strip().lower())
+    return match is not None and match[1] in DEFAULTS
 
 
 def move(
@@ -60,16 +60,14 @@ def move(
     for name, amount, distance in terms:
         step = u * amount
         if name in _METRES:
-            axis = {"dolly": (0, 0, 1), "truck": (1, 0, 0), "pedestal": (0, -1, 0)}[name]
-            offset += step[:, None] * np.array(axis, float)
+            offset += step[:, None] * np.array({"dolly": (0, 0, 1), "truck": (1, 0, 0), "pedestal": (0, -1, 0)}[name], float)
         elif name == "zoom":
             focal = focal * amount**u  # constant relative speed
         elif name in _AROUND:
             d_phi, d_theta = (step, 0 * u) if name == "orbit" else (0 * u, -step)
             around = around @ around_point(d_phi, d_theta, 0 * u, distance or depth_m)
         else:
-            axis, sign = {"pan": (1, 1), "tilt": (0, 1), "roll": (2, 1)}[name]
-            turn = turn @ rotation(axis, sign * step)
+            turn = turn @ rotation({"pan": 1, "tilt": 0, "roll": 2}[name], step)
     poses = around @ translation(offset) @ turn
     Ks = np.tile(np.asarray(K, np.float64), (frames, 1, 1))
     Ks[:, [0, 1], [0, 1]] *= focal[:, None]

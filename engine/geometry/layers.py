@@ -29,7 +29,7 @@ from .completion import complete_depth
 from .edges import cleaned, depth_edges, grow_behind
 
 SEEN, BEHIND, BORDER, UNDERLAY = range(4)
-_SIGMA_PX = 0.4  # less leaves gaps when the camera comes closer, more blurs: benchmarks/first_geometry.py
+_SIGMA_PX = 0.3  # less leaves gaps, more blurs: benchmarks/first_geometry.py
 _BORDER_STRIDE, _BORDER_SIGMA_PX = 4, 4.5  # large enough to count as unseen for the scale map
 _BORDER_BACK = 1.2  # times its depth: what is seen hides the border's blur at the rim
 _UNDERLAY_STRIDE, _UNDERLAY_SIGMA_PX = 3, 1.5
@@ -38,7 +38,7 @@ _UNDERLAY_STEEPEST = 1.5  # where depth varies more than this within reach there
 _OPACITY_LOGIT = 4.6  # 0.99
 _THICKNESS = 0.1  # of a disc, as a share of its shorter radius
 _STEEPEST = 8.0  # depth change over a pixel, in units of the pixel's own width at its depth
-_SHARPENING_STEPS = 2  # more make the source view better and closer views grainy
+_SHARPENING_STEPS = 1  # more are better for the source view and worse for closer ones
 _COLOUR_SLACK = 0.2  # sharpened colours may leave 0..1 by this much
 _BAND = 0.03  # how far the second layer goes, as a share of the longer side
 _SKY_TIMES, _SKY_AT_LEAST_M = 4.0, 100.0  # sky lies beyond the farthest depth
@@ -65,14 +65,15 @@ def gaussians_from_depth(
     device = image.device
     colour, K = image.detach().cpu().permute(1, 2, 0).float(), K.detach().cpu().float()
     inverse = cleaned(1.0 / with_sky(depth_m.detach().cpu().float()))
-    parts = [_discs(1.0 / inverse, colour, K, sh_degree), _underlay(inverse, colour, K, sh_degree)]
+    parts = [_discs(1.0 / inverse, colour, K, sh_degree, sigma_px=_SIGMA_PX), _underlay(inverse, colour, K, sh_degree)]
     names = [SEEN, UNDERLAY]
     edges = depth_edges(inverse)
     if layers == 2 and bool(edges.any()):
         band = grow_behind(inverse, colour, edges, max(2, round(_BAND * max(inverse.shape))))
         if bool(band.mask.any()):
             canvas = torch.where(band.mask, band.inverse, inverse)
-            parts.append(_discs(1.0 / canvas, torch.where(band.mask[..., None], band.colour, colour), K, sh_degree, keep=band.mask))
+            colours = torch.where(band.mask[..., None], band.colour, colour)
+            parts.append(_discs(1.0 / canvas, colours, K, sh_degree, sigma_px=_SIGMA_PX, keep=band.mask))
             names.append(BEHIND)
     if border > 0:
         parts.append(_border(inverse, colour, K, border, sh_degree))
@@ -99,9 +100,7 @@ def _check(image: Tensor, depth_m: Tensor, layers: int, border: float) -> None:
         raise ValueError(f"expected layers 1 or 2 and border in 0..1, got {layers} and {border}")
 
 
-def _discs(
-    depth: Tensor, colour: Tensor, K: Tensor, sh_degree: int, *, keep: Tensor | None = None, sigma_px: float = _SIGMA_PX
-) -> Gaussians:
+def _discs(depth: Tensor, colour: Tensor, K: Tensor, sh_degree: int, *, sigma_px: float, keep: Tensor | None = None) -> Gaussians:
     """One disc for each pixel (those of `keep` [h, w]) of depth [h, w] and colour [h, w, 3]."""
     h, w = depth.shape
     v, u = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")

@@ -112,7 +112,7 @@ def test_discs_project_to_round_pixels_and_lie_in_their_plane() -> None:
     J[:, 0, 0], J[:, 0, 2], J[:, 1, 1], J[:, 1, 2] = K[0, 0] / z, -K[0, 0] * x / z**2, K[1, 1] / z, -K[1, 1] * y / z**2
     footprint = (J @ cov @ J.mT).reshape(H, W, 2, 2)[2:-2, 2:-2]
     radius2 = footprint[H // 2, W // 2, 0, 0]
-    assert torch.allclose(footprint, radius2 * torch.eye(2), atol=0.03 * float(radius2)) and 0.3**2 < float(radius2) < 0.6**2
+    assert torch.allclose(footprint, radius2 * torch.eye(2), atol=0.03 * float(radius2)) and 0.25**2 < float(radius2) < 0.6**2
     along_normal = torch.sqrt((cov @ normal) @ normal).reshape(H, W)[2:-2, 2:-2]
     thickness = g.scales_log.amin(1).exp().reshape(H, W)[2:-2, 2:-2]
     assert torch.allclose(along_normal, thickness, rtol=0.05)
@@ -148,7 +148,7 @@ def test_the_underlay_closes_the_gaps_of_a_close_view_and_is_hidden_in_the_first
     close = moved(z=4 - 4 / 2.5)  # two and a half times as large
     inner = slice(8, -8)
     assert float(draw(bare, camera_from_world=close)[1][inner, inner].min()) < 0.8
-    assert float(draw(g, camera_from_world=close)[1][inner, inner].min()) > 0.95
+    assert float(draw(g, camera_from_world=close)[1][inner, inner].min()) > 0.9
     assert float((draw(g)[0] - draw(bare)[0]).abs().max()) < 0.02
 
 
