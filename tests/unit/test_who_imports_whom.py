@@ -160,7 +160,7 @@ def test_only_install_deps_decides_versions():
     pins = [*project["project"]["dependencies"], *(p for group in project["project"]["optional-dependencies"].values() for p in group)]
     assert all("==" in pin for pin in pins)
     names = {pin.split("==")[0].split("[")[0].lower().replace("-", "_") for pin in pins}
-    import_names = {"PIL": "pillow", "imageio_ffmpeg": "imageio_ffmpeg", "pxr": "usd_core", "yaml": "pyyaml"}
+    import_names = {"PIL": "pillow", "imageio_ffmpeg": "imageio_ffmpeg", "pxr": "usd_core", "yaml": "pyyaml", "skimage": "scikit_image"}
     used = {top(n) for p in files_of("engine") for n in imports_of(p) if not n.endswith(".py")} - STANDARD
     unpinned = {n for n in used if import_names.get(n, n).lower().replace("-", "_") not in names}
     assert not unpinned
