@@ -178,7 +178,8 @@ def main() -> None:
     parser.add_argument("--strips", type=Path, help="write a picture of every case into this folder")
     parser.add_argument("--quick", action="store_true", help="without the frames made alone")
     arguments = parser.parse_args()
-    titles = ("picture", "PSNR dB, prior / smooth", "gradient energy, prior / smooth", "warp error, clip / alone", "unknown", "wall s", "CPU s")
+    compared = ("PSNR dB, prior / smooth", "gradient energy, prior / smooth", "warp error, clip / alone")
+    titles = ("picture", *compared, "unknown", "wall s", "CPU s")
     print("|", " | ".join(titles), "|")
     print("|---" * len(titles) + "|")
     for path in arguments.pictures:

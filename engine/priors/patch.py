@@ -82,8 +82,8 @@ class PatchPrior:
         return list(self._levels)
 
     def encode(self, frames: Tensor) -> Tensor:
-        """[f, 3, h, w] in [0, 1] -> [3, f, h, w] in [-1, 1]."""
-        return (2.0 * frames - 1.0).transpose(0, 1).contiguous()
+        """[f, 3, h, w] in [0, 1] -> [3, f, h, w] in [-1, 1], on the CPU as everything here."""
+        return (2.0 * frames.cpu() - 1.0).transpose(0, 1).contiguous()
 
     def decode(self, latents: Tensor) -> Tensor:
         """[3, f, h, w] -> [f, 3, h, w] in [0, 1]."""
@@ -99,6 +99,8 @@ class PatchPrior:
         """Share out what is unknown among the frames and prepare the queries of those that invent."""
         if tuple(clip.render.shape[-2:]) != self.size:
             raise ValueError(f"condition: the picture is {self.size}, the render {tuple(clip.render.shape[-2:])}")
+        fields = (clip.image, clip.render, clip.known, clip.depth, clip.K, clip.world_from_camera)
+        clip = Clip(*(v.detach().cpu().float() for v in fields), clip.prompt)
         order, ties, own, depth = plan(clip)
         # below half coverage the render is mostly background: nothing of it is kept
         trust = (2.0 * clip.known - 1.0).clamp(0.0, 1.0)
@@ -114,8 +116,14 @@ class PatchPrior:
     def predict(self, x: Tensor, i: int, condition: PatchCondition) -> tuple[Tensor, Tensor]:
         """x [runs, 3, f, h, w] at level i -> (x0_hat, eps_hat) with x = a * x0_hat + b * eps_hat."""
         level = self._levels[i]
-        x0 = torch.stack([self._denoise(run, level, i, condition) for run in x.transpose(1, 2)]).transpose(1, 2)
-        return x0, (x - level.a * x0) / level.b
+        runs = x.transpose(1, 2)
+        x0 = [self._denoise(runs[0], level, i, condition)]
+        for run in runs[1:]:
+            # only the latents of invented cells matter: runs that share them share the answer
+            same = all(torch.equal(run[f] * condition.own[f], runs[0, f] * condition.own[f]) for f in condition.order)
+            x0.append(x0[0] if same else self._denoise(run, level, i, condition))
+        x0_hat = torch.stack(x0).transpose(1, 2)
+        return x0_hat, (x - level.a * x0_hat) / level.b
 
     def _denoise(self, x: Tensor, level: Level, i: int, condition: PatchCondition) -> Tensor:
         """One run: x [f, 3, h, w] -> x0_hat. Frames that invent come first, in their order; the others look."""

@@ -221,6 +221,25 @@ def test_bits_do_not_depend_on_runs_or_threads() -> None:
     assert torch.equal(one[0], two[0]) and torch.equal(two[0], two[1])
 
 
+def test_each_run_of_a_batch_equals_that_run_alone() -> None:
+    """Also where runs differ in known cells only, which is computed once, or in invented ones, which is not."""
+    image = picture()
+    prior = PatchPrior(image)
+    clip = clip_of(image)
+    condition = prior.condition(clip)
+    prior.levels(6)
+    base = torch.randn(3, 1, H, W, generator=torch.Generator().manual_seed(5))
+    other = torch.randn(3, 1, H, W, generator=torch.Generator().manual_seed(6))
+    known = clip.known.transpose(0, 1)
+    batch = torch.stack([base, torch.where(known > 0, other, base), torch.where(known > 0, base, other)])
+    together = prior.predict(batch, 3, condition)
+    for r in range(3):
+        one = prior.predict(batch[r : r + 1], 3, condition)
+        assert torch.equal(together[0][r], one[0][0]) and torch.equal(together[1][r], one[1][0])
+    assert torch.equal(together[0][0], together[0][1])
+    assert not torch.equal(together[0][0], together[0][2])
+
+
 def test_noise_decides_what_is_invented() -> None:
     image = picture()
     prior = PatchPrior(image)
