@@ -1,0 +1,70 @@
+"""gsplat against the dense float64 reference, and against the CPU backend at full size. Needs a CUDA device and gsplat."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from engine.gaussians import Gaussians
+from engine.optimize import refine
+from engine.rasterize import gsplat_backend, rasterize
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(autouse=True)
+def _usable() -> None:
+    reason = gsplat_backend.why_unusable()
+    if reason:
+        pytest.skip(reason)
+
+
+def cloud(n: int, degree: int) -> Gaussians:
+    g = torch.Generator().manual_seed(5)
+    means = torch.randn(n, 3, generator=g) * torch.tensor([1.2, 0.9, 0.8]) + torch.tensor([0.0, 0.0, 3.0])
+    return Gaussians(
+        means, torch.randn(n, 4, generator=g), torch.randn(n, 3, generator=g) * 0.5 - 2.3, torch.randn(n, generator=g) * 1.5,
+        torch.randn(n, 3, generator=g), torch.randn(n, (degree + 1) ** 2 - 1, 3, generator=g) * 0.3,
+    )  # fmt: skip
+
+
+K = torch.tensor([[[50.0, 0, 31], [0, 55, 22], [0, 0, 1]]])
+
+
+def draw(backend: str, device: str, dtype: torch.dtype, degree: int, **options):
+    leaves = [t.to(device, dtype).requires_grad_() for t in cloud(150, degree)]
+    g = torch.Generator().manual_seed(1)
+    extra = torch.rand(150, 3, generator=g).to(device, dtype).requires_grad_()
+    offsets = torch.zeros(1, 150, 2, device=device, dtype=dtype, requires_grad=True)
+    camera = torch.eye(4, device=device)[None]
+    r = rasterize(Gaussians(*leaves), K.to(device), camera, 61, 45, extra=extra, offsets_px=offsets, backend=backend, **options)
+    sum((t * torch.rand(t.shape, generator=g).to(device, dtype)).sum() for t in r[:4]).backward()
+    return [t.detach().double().cpu() for t in r[:4]], [t.grad.double().cpu() for t in (*leaves, extra, offsets) if t.grad is not None]
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+@pytest.mark.parametrize("options", [{}, {"antialiased": True}, {"blending": "linear"}])
+def test_gsplat_equals_dense_float64_autograd(degree: int, options: dict) -> None:
+    images, grads = draw("gsplat", "cuda", torch.float32, degree, **options)
+    expected, expected_grads = draw("reference", "cpu", torch.float64, degree, **options)
+    for a, b in zip(images, expected, strict=True):
+        assert float((a - b).abs().max()) <= 1e-4  # gsplat is built with fast CUDA maths
+    for a, b in zip(grads, expected_grads, strict=True):
+        assert float((a - b).norm()) <= 1e-3 * float(b.norm()) + 1e-9
+
+
+def test_cuda_tensors_take_gsplat_and_agree_with_the_cpu() -> None:
+    g = cloud(100_000, 3)
+    on_gpu = rasterize(g.map(torch.Tensor.cuda), K.cuda(), torch.eye(4).cuda()[None], 512, 288)
+    on_cpu = rasterize(g, K, torch.eye(4)[None], 512, 288)
+    assert on_gpu.info.backend == "gsplat" and on_cpu.info.backend == "cpu"
+    apart = (on_gpu.rgb.cpu() - on_cpu.rgb).abs().amax(-1) > 1e-3
+    assert float(apart.float().mean()) <= 1e-3  # equal depths may swap
+
+
+def test_refinement_runs_on_cuda_and_lowers_the_loss() -> None:
+    g, camera = cloud(2000, 1).map(torch.Tensor.cuda), torch.eye(4).cuda()[None]
+    frames = rasterize(g, K.cuda(), camera, 61, 45).rgb.permute(0, 3, 1, 2).clamp(0, 1)
+    start = g._replace(sh_dc=torch.zeros_like(g.sh_dc))
+    result = refine(start, frames, K.cuda(), camera, steps=60)
+    assert result.losses[-1] < 0.5 * result.losses[0] and result.gaussians.means.is_cuda
