@@ -280,7 +280,7 @@ def _models() -> Iterator[Check]:
     for name, target in priors.REGISTRY.items():
         yield _model("prior", name, f"{priors.__name__}.{target.split(':')[0]}")
     yield Check("depth box", OK, "ready", data={"ready": True})
-    yield Check("depth files", OK, "ready: EXR, 16-bit PNG, NPY", data={"ready": True})
+    yield Check("depth-map files", OK, "ready: EXR, 16-bit PNG, NPY", data={"ready": True})
     for name, entry in weights.WEIGHTS.items():
         if entry.kind == "depth":
             yield _model("depth", name, f"{__package__.rpartition('.')[0]}.geometry.learned")
