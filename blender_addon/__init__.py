@@ -13,6 +13,7 @@ def _modules() -> list[ModuleType]:
         engine_setup,
         headless,
         io_operators,
+        layout_view,
         operators,
         panels,
         preferences,
@@ -23,7 +24,7 @@ def _modules() -> list[ModuleType]:
     )
 
     setup = [properties, engine_setup, weights_panel, preferences]
-    return [*setup, io_operators, operators, camera_tools, panels, splat_panel, publish, delivery, headless]
+    return [*setup, io_operators, layout_view, operators, camera_tools, panels, splat_panel, publish, delivery, headless]
 
 
 def register() -> None:

@@ -9,8 +9,9 @@ import bpy
 from bpy.props import BoolProperty, EnumProperty, StringProperty
 from bpy_extras.io_utils import ExportHelper, ImportHelper
 
+from ..engine import camera_file
 from ..engine.errors import UserError
-from . import exporting, render_check, results, splat_object
+from . import cameras, exporting, render_check, results, splat_object
 
 _LABEL = "Gaussian splats (.ply)"
 
@@ -121,6 +122,33 @@ class SCENESPLATTER_OT_export_splats(bpy.types.Operator, ExportHelper):
         return {"FINISHED"}
 
 
+class SCENESPLATTER_OT_import_camera_path(bpy.types.Operator, ImportHelper):
+    """Make an animated camera of a camera path file: the engine's path.json or cameras.json"""
+
+    bl_idname = "scene_splatter.import_camera_path"
+    bl_label = "Import Camera Path"
+    bl_options: ClassVar = {"REGISTER", "UNDO", "PRESET"}
+
+    filename_ext = ".json"
+    filter_glob: StringProperty(default="*.json", options={"HIDDEN"})
+    set_render: BoolProperty(name="Set Render", description="Also take the path's size, pixel aspect and frame rate", default=True)
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Read the file, make the camera; it becomes the scene's if there is none."""
+        scene, path = context.scene, Path(bpy.path.abspath(self.filepath))
+        try:
+            camera_path = camera_file.read(path)
+        except UserError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        camera = cameras.add_camera(
+            scene, camera_path, path.stem, start=scene.frame_start, collection=context.collection, set_render=self.set_render
+        )
+        scene.camera = scene.camera or camera
+        self.report({"INFO"}, f"{camera_path.count} frames: {camera.name}")
+        return {"FINISHED"}
+
+
 class SCENESPLATTER_FH_ply(bpy.types.FileHandler):
     """Drop a .ply on the 3D view: Blender asks which importer is meant."""
 
@@ -138,13 +166,19 @@ class SCENESPLATTER_FH_ply(bpy.types.FileHandler):
 
 def _import_menu(self: bpy.types.Menu, _context: bpy.types.Context) -> None:
     self.layout.operator(SCENESPLATTER_OT_import_splats.bl_idname, text=_LABEL)
+    self.layout.operator(SCENESPLATTER_OT_import_camera_path.bl_idname, text="Scene Splatter camera path (.json)")
 
 
 def _export_menu(self: bpy.types.Menu, _context: bpy.types.Context) -> None:
     self.layout.operator(SCENESPLATTER_OT_export_splats.bl_idname, text=_LABEL)
 
 
-_CLASSES = (SCENESPLATTER_OT_import_splats, SCENESPLATTER_OT_export_splats, SCENESPLATTER_FH_ply)
+_CLASSES = (
+    SCENESPLATTER_OT_import_splats,
+    SCENESPLATTER_OT_export_splats,
+    SCENESPLATTER_OT_import_camera_path,
+    SCENESPLATTER_FH_ply,
+)
 
 
 def register() -> None:

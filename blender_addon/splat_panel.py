@@ -7,7 +7,7 @@ import bpy
 from . import collections, render_check, splat_nodes, splat_object
 from .layout import draw_wrapped, sidebar_width
 
-_LAYOUT = ("Exact in Viewport", "Percentage", "Point Size", "Crop", "Crop Box")
+_LAYOUT = ("Percentage", "Point Size", "Crop", "Crop Box")
 _RENDER = ("SH Degree", "Low-pass", "Along Rays", "Linear Light")
 
 
@@ -65,6 +65,7 @@ class SCENESPLATTER_PT_splats(bpy.types.Panel):
         layout.label(text=f"{len(ob.data.points):,} Gaussians", icon="OUTLINER_OB_POINTCLOUD")
         modifier = splat_object.modifier_of(ob)
         if modifier is not None:
+            layout.prop(context.scene, "scene_splatter_view", text="Layout View")
             column = layout.column(heading="Layout")
             for name in _LAYOUT:
                 _draw_input(column, modifier, name)

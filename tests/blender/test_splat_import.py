@@ -13,7 +13,7 @@ bpy = pytest.importorskip("bpy")
 pytestmark = pytest.mark.blender
 
 from mathutils import Euler, Matrix, Vector  # noqa: E402
-from scene_splatter.blender_addon import cameras, collections, exporting, splat_object  # noqa: E402
+from scene_splatter.blender_addon import cameras, collections, exporting, layout_view, splat_object  # noqa: E402
 from scene_splatter.engine import camera_file, splat_file  # noqa: E402
 from scene_splatter.engine.errors import UserError  # noqa: E402
 
@@ -183,6 +183,41 @@ def test_a_job_of_the_command_line_brings_its_camera(tmp_path: Path, scene) -> N
     assert scene.camera == made and made.data.background_images[0].image is not None
     again = cameras.export(scene, made, [11])
     assert np.allclose(again.world_from_camera, expected.world_from_camera, atol=1e-5) and np.allclose(again.K, expected.K, atol=1e-3)
+
+
+def test_a_camera_path_file_becomes_the_scenes_camera(tmp_path: Path, scene) -> None:
+    path = job_folder(tmp_path, scene, ticket=False) / "input" / "path.json"
+    expected = camera_file.read(path)
+    bpy.data.objects.remove(scene.camera)
+    bpy.ops.scene_splatter.import_camera_path(filepath=str(path))
+    again = cameras.export(scene, scene.camera, [1, 2, 3])
+    assert np.allclose(again.world_from_camera, expected.world_from_camera, atol=1e-5) and again.width == expected.width
+    (tmp_path / "bad.json").write_text("{}")
+    with pytest.raises(RuntimeError, match=r"bad\.json"):
+        bpy.ops.scene_splatter.import_camera_path(filepath=str(tmp_path / "bad.json"))
+
+
+def test_the_layout_view_follows_what_the_3d_view_looks_at(scene) -> None:
+    ob = add_splats(random_splats(30, 0))
+    modifier = splat_object.modifier_of(ob)
+    manager = bpy.context.window_manager
+    area = next(area for area in manager.windows[0].screen.areas if area.type == "VIEW_3D")
+    space = area.spaces.active
+
+    def form() -> bool:
+        layout_view.sync(manager)
+        return bool(splat_object.get_input(modifier, "Exact in Viewport"))
+
+    space.region_3d.view_perspective, space.shading.type = "PERSP", "MATERIAL"
+    assert form() is False
+    space.region_3d.view_perspective = "CAMERA"
+    assert form() is True and layout_view.sync(manager) == 0, "nothing is touched while nothing changes"
+    space.shading.type = "SOLID"
+    assert form() is False
+    scene.scene_splatter_view = "EXACT"
+    assert form() is True
+    space.shading.type, scene.scene_splatter_view = "RENDERED", "POINTS"
+    assert form() is False
 
 
 def test_menus_have_the_entries() -> None:
