@@ -229,14 +229,38 @@ def save_wan_vace(folder: Path) -> Path:
     return _index(folder, "WanVACEPipeline")
 
 
-def save_cogvideox(folder: Path) -> Path:
-    """A small CogVideoX image to video in the layout of the released one: 32 x 64 pixels, 9 frames at most."""
+def wan_lora(down: str = "lora_down", up: str = "lora_up") -> dict[str, Tensor]:
+    """A LoRA for the small Wan, in the naming of Wan's authors, for the kinds of layer that the distilled ones change."""
+    g = torch.Generator().manual_seed(0)
+    width = 24
+    sizes = {f"{kind}_attn.{x}": (width, width) for kind in ("self", "cross") for x in "qkvo"}
+    sizes |= {"ffn.0": (32, width), "ffn.2": (width, 32)}
+    state = {}
+    for block in range(3):
+        for layer, (rows, columns) in sizes.items():
+            name = f"diffusion_model.blocks.{block}.{layer}"
+            state[f"{name}.{down}.weight"] = 0.1 * torch.randn(4, columns, generator=g)
+            state[f"{name}.{up}.weight"] = 0.1 * torch.randn(rows, 4, generator=g)
+    return state
+
+
+def save_wan_lora(folder: Path) -> Path:
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(wan_lora(), folder / "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors")
+    return folder
+
+
+def save_cogvideox(folder: Path, size: tuple[int, int] = (32, 64)) -> Path:
+    """A small CogVideoX image to video in the layout of the released one: one size, 9 frames at most."""
     from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
 
     torch.manual_seed(0)
     transformer = CogVideoXTransformer3DModel(
         num_attention_heads=2, attention_head_dim=16, in_channels=8, out_channels=4, time_embed_dim=2, text_embed_dim=32, num_layers=1,
-        sample_width=8, sample_height=4, sample_frames=9, max_text_seq_length=226, use_rotary_positional_embeddings=True,
+        sample_width=size[1] // 8, sample_height=size[0] // 8, sample_frames=9,
+        max_text_seq_length=226, use_rotary_positional_embeddings=True,
         use_learned_positional_embeddings=True,
     )  # fmt: skip
     _lively(transformer, 2.0).save_pretrained(folder / "transformer")

@@ -92,9 +92,14 @@ class CogVideoX:
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
         """[f, 3, h, w] in [0, 1] -> [c, f', h/8, w/8], the mean of the posterior."""
-        self.residence.companions()
-        video = frames.transpose(0, 1)[None].to(self.residence.device, self._vae.dtype) * 2.0 - 1.0  # type: ignore[call-overload]
-        return self._vae.encode(video).latent_dist.mode()[0].float() * self._scale  # type: ignore[operator]
+
+        def work(rung: Rung) -> Tensor:
+            self.residence.companions()
+            self._vae.use_tiling = rung.tiling  # type: ignore[assignment]
+            video = frames.transpose(0, 1)[None].to(self.residence.device, self._vae.dtype) * 2.0 - 1.0  # type: ignore[call-overload]
+            return self._vae.encode(video).latent_dist.mode()[0].float() * self._scale  # type: ignore[operator]
+
+        return self.residence.run(work)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

@@ -89,9 +89,14 @@ class LTXVideo:
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
         """[f, 3, h, w] in [0, 1] -> [128, f', h/32, w/32], the mean of the posterior."""
-        self.residence.companions()
-        video = frames.transpose(0, 1)[None].to(self.residence.device, self._vae.dtype) * 2.0 - 1.0  # type: ignore[call-overload]
-        latents = self._vae.encode(video).latent_dist.mode()[0].float()  # type: ignore[operator]
+
+        def work(rung: Rung) -> Tensor:
+            self.residence.companions()
+            self._vae.use_tiling = rung.tiling  # type: ignore[assignment]
+            video = frames.transpose(0, 1)[None].to(self.residence.device, self._vae.dtype) * 2.0 - 1.0  # type: ignore[call-overload]
+            return self._vae.encode(video).latent_dist.mode()[0].float()  # type: ignore[operator]
+
+        latents = self.residence.run(work)
         mean, deviation = self._statistics(latents)
         return (latents - mean) / deviation
 

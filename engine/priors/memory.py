@@ -75,11 +75,10 @@ def estimate(rung: Rung, demand: Demand) -> int:
 
 def ladder(demand: Demand) -> list[Rung]:
     """Every arrangement for this demand, fastest first, each leaner than the one before."""
-    most, tile = demand.branches, demand.can_tile
-    rungs = [Rung(most, "none"), Rung(most, "parts")]
-    rungs += [Rung(n, "parts", tile) for n in (2, 1) if n < most]
-    if most == 1:
-        rungs.append(Rung(1, "parts", tile))
+    tile = demand.can_tile
+    counts = sorted({demand.branches, min(2, demand.branches), 1}, reverse=True)
+    rungs = [Rung(n, offload) for n in counts for offload in ("none", "parts")]
+    rungs.append(Rung(1, "parts", tile))
     if demand.can_store_8bit:
         rungs.append(Rung(1, "parts", tile, True))
     rungs.append(Rung(1, "layers", tile))

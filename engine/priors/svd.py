@@ -86,8 +86,12 @@ class StableVideo:
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
         """[f, 3, h, w] in [0, 1] -> [4, f, h/8, w/8], the mean of the posterior, frame by frame."""
-        self.residence.companions()
-        return torch.cat([self._moments(f[None]) for f in frames]).transpose(0, 1) * self._scale
+
+        def work(rung: Rung) -> Tensor:
+            self.residence.companions()
+            return torch.cat([self._moments(f[None]) for f in frames]).transpose(0, 1) * self._scale
+
+        return self.residence.run(work)
 
     def _moments(self, frame: Tensor) -> Tensor:
         return self._vae.encode(frame.to(self.residence.device, torch.float32) * 2.0 - 1.0).latent_dist.mode()  # type: ignore[operator]

@@ -122,10 +122,14 @@ class ViewCrafter:
         """[f, 3, h, w] in [0, 1] -> [4, f, h/8, w/8], the mean of the posterior, frame by frame."""
         if self._encoded is not None and self._encoded[0] is frames:
             return self._encoded[1]  # the clip's own latents are asked for twice: as momentum's source and as condition
-        self.residence.companions()
-        vae = self._parts.vae
-        moments = [vae.encode(self._signed(f[None])).latent_dist.mode() for f in frames]  # type: ignore[operator]
-        latents = torch.cat(moments).transpose(0, 1).float() * _LATENT_SCALE
+
+        def work(rung: Rung) -> Tensor:
+            self.residence.companions()
+            vae = self._parts.vae
+            moments = [vae.encode(self._signed(f[None])).latent_dist.mode() for f in frames]  # type: ignore[operator]
+            return torch.cat(moments).transpose(0, 1).float() * _LATENT_SCALE
+
+        latents = self.residence.run(work)
         self._encoded = (frames, latents)
         return latents
 

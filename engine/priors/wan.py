@@ -149,8 +149,11 @@ class WanVACE:
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
-        self.residence.companions()
-        return self._latents.encode(frames * 2.0 - 1.0)
+        def work(rung: Rung) -> Tensor:
+            self.residence.companions()
+            return self._latents.encode(frames * 2.0 - 1.0)
+
+        return self.residence.run(work)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

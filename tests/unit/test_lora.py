@@ -26,25 +26,11 @@ def network(folder: Path) -> torch.nn.Module:
     return WanVACETransformer3DModel.from_pretrained(folder / "transformer").eval()
 
 
-def wan_names(down: str = "lora_down", up: str = "lora_up") -> dict[str, torch.Tensor]:
-    """A LoRA in the naming of Wan's authors, for every kind of layer that the distilled ones change."""
-    g = torch.Generator().manual_seed(0)
-    sizes = {f"self_attn.{x}": (WIDTH, WIDTH) for x in "qkvo"} | {f"cross_attn.{x}": (WIDTH, WIDTH) for x in "qkvo"}
-    sizes |= {"ffn.0": (32, WIDTH), "ffn.2": (WIDTH, 32)}
-    state = {}
-    for block in range(3):
-        for layer, (rows, columns) in sizes.items():
-            name = f"diffusion_model.blocks.{block}.{layer}"
-            state[f"{name}.{down}.weight"] = 0.1 * torch.randn(RANK, columns, generator=g)
-            state[f"{name}.{up}.weight"] = 0.1 * torch.randn(rows, RANK, generator=g)
-    return state
-
-
 @pytest.mark.parametrize(("down", "up"), [("lora_down", "lora_up"), ("lora_A", "lora_B")])
 def test_layers_are_those_of_diffusers_converter(tmp_path, down, up):
     from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_wan_lora_to_diffusers
 
-    state = wan_names(down, up)
+    state = tiny.wan_lora(down, up)
     save_file(state, tmp_path / "lora.safetensors")
     ours = lora.read(tmp_path / "lora.safetensors")
     theirs = _convert_non_diffusers_wan_lora_to_diffusers(dict(state))
@@ -57,7 +43,7 @@ def test_layers_are_those_of_diffusers_converter(tmp_path, down, up):
 
 def test_fusing_adds_the_product_with_alpha_and_biases(folder, tmp_path):
     plain, changed = network(folder), network(folder)
-    state = wan_names()
+    state = tiny.wan_lora()
     name = "diffusion_model.blocks.1.self_attn.o"
     state[f"{name}.alpha"] = torch.tensor(2.0)
     state[f"{name}.diff_b"] = torch.arange(WIDTH, dtype=torch.float32)
@@ -78,9 +64,9 @@ def test_what_does_not_fit_changes_nothing(folder, tmp_path):
     wide = {"diffusion_model.blocks.0.self_attn.q.lora_down.weight": torch.ones(4, 99)}
     wide["diffusion_model.blocks.0.self_attn.q.lora_up.weight"] = torch.ones(WIDTH, 4)
     cases = {
-        "other_size": (wan_names() | wide, r"does not fit: 1 of 30 layers, e\.g\. blocks\.0\.attn1\.to_q"),
-        "deeper": ({k.replace("blocks.2", "blocks.39"): v for k, v in wan_names().items()}, "does not fit: 10 of 30"),
-        "half": ({k: v for k, v in wan_names().items() if "lora_up" not in k}, "does not fit: 30 of 30"),
+        "other_size": (tiny.wan_lora() | wide, r"does not fit: 1 of 30 layers, e\.g\. blocks\.0\.attn1\.to_q"),
+        "deeper": ({k.replace("blocks.2", "blocks.39"): v for k, v in tiny.wan_lora().items()}, "does not fit: 10 of 30"),
+        "half": ({k: v for k, v in tiny.wan_lora().items() if "lora_up" not in k}, "does not fit: 30 of 30"),
         "no_lora": ({"blocks.0.weight": torch.ones(2)}, r"no LoRA of Wan: blocks\.0\.weight"),
     }
     for name, (state, message) in cases.items():
@@ -94,7 +80,7 @@ def test_what_does_not_fit_changes_nothing(folder, tmp_path):
 
 
 def test_the_fast_variant_takes_four_steps_without_guidance(folder, tmp_path):
-    save_file(wan_names(), tmp_path / "lora.safetensors")
+    save_file(tiny.wan_lora(), tmp_path / "lora.safetensors")
     prior = wan.load("wan_vace_14b_fast", folder, device="cpu", size=(32, 64), frames=5, lora_file=tmp_path / "lora.safetensors")
     assert (prior.spec.steps, prior._guidance) == (4, 1.0)
     levels = prior.levels(prior.spec.steps)
