@@ -12,7 +12,7 @@ from ..errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """list | show | download | verify | where."""
+    """list | show | download | verify | recommend | where."""
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of text")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     actions.add_parser("list", help="all models: size, whether it is here, licence")
@@ -25,13 +25,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions.choices["download"].add_argument(
         "--accept-licence", action="store_true", help="needed for models that may not be used commercially without further ado"
     )
+    recommend = actions.add_parser("recommend", help="the best video prior for this machine: with what is here, and with a download")
+    recommend.add_argument("--commercial", action="store_true", help="only weights that may be used commercially without further ado")
     where = actions.add_parser("where", help=f"the weights folder ({weights.FOLDER_VARIABLE} chooses it), or a model's")
     where.add_argument("name", metavar="NAME", nargs="?", help="a name from the list")
 
 
 def run(args: argparse.Namespace) -> int:
     """Do what `args.action` says. Exit code 1 if `verify` finds something wrong, else 0."""
-    return {"list": _list, "show": _show, "download": _download, "verify": _verify, "where": _where}[args.action](args)
+    return {"list": _list, "show": _show, "download": _download, "verify": _verify, "recommend": _recommend, "where": _where}[
+        args.action
+    ](args)
 
 
 def facts(name: str) -> dict[str, object]:
@@ -106,6 +110,25 @@ def _verify(args: argparse.Namespace) -> int:
     else:
         print(f"{args.name}: all files are there; no checksum of them is known")
     return 1 if problems else 0
+
+
+def _recommend(args: argparse.Namespace) -> int:
+    import torch
+
+    from ..priors import choice, memory
+
+    free = memory.free_bytes("cuda") if torch.cuda.is_available() else None
+    here = choice.best_here(free, commercial=args.commercial)
+    best = choice.suitable(free, commercial=args.commercial)[0]
+    fetch = [name for name in best.needs if weights.missing(name)]
+    if args.json:
+        print(json.dumps({"here": here, "best": best.name, "download": fetch, "gpu_gib": None if free is None else free / memory.GIB}))
+        return 0
+    print(f"GPU memory: {'none that can be used' if free is None else f'{free / memory.GIB:.1f} GiB free'}")
+    print(f"with what is here: --prior {here}")
+    if best.name != here:
+        print(f"after a download of {', '.join(fetch)}: --prior {best.name}")
+    return 0
 
 
 def _where(args: argparse.Namespace) -> int:
