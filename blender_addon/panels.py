@@ -214,8 +214,9 @@ class SCENESPLATTER_PT_result(_InSidebar, bpy.types.Panel):
     def draw(self, context: bpy.types.Context) -> None:
         """As the engine reported them."""
         width = sidebar_width(context)
+        column = self.layout.column(align=True)
         for name, value in delivery.result_lines(context.scene):
-            draw_wrapped(self.layout, f"{name}: {value}", width)
+            draw_wrapped(column, f"{name}: {value}", width)
         self.layout.operator("scene_splatter.open_folder", icon="FILE_FOLDER")
 
 
