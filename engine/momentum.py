@@ -68,7 +68,7 @@ def latent_coefficient(features: Tensor, reference: Tensor, lambda_0: float, cov
 def scale_map(scale_sum: Tensor, alpha: Tensor, depth: Tensor, focal_px: Tensor) -> Tensor:
     """Expected size in pixels of the Gaussians that make up a pixel, Eq. (14).
 
-    scale_sum [f, h, w] is sum_k w_k s_k with s_k the largest standard deviation in metres,
+    scale_sum [f, h, w] is sum_k w_k s_k with s_k a Gaussian's standard deviation in metres,
     alpha [f, h, w] is sum_k w_k, depth [f, h, w] in metres, focal_px [f] -> [f, h, w].
     The paper uses metres; pixels make the threshold independent of the scene's size.
     """

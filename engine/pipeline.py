@@ -103,8 +103,9 @@ def render(
     gaussians: Gaussians, K: Tensor, cameras: Tensor, image: Tensor, settings: SceneSettings, *, pin_first: bool = False
 ) -> Views:
     """Draw a window of cameras with the scale map; `pin_first` puts the input image itself in frame 0."""
-    largest = gaussians.scales_log.detach().amax(dim=1, keepdim=True).exp()
-    drawn = rasterize(gaussians, K, cameras, image.shape[2], image.shape[1], extra=largest, blending=settings.output.blending)
+    # the middle axis: the longest of a disc seen at a grazing angle says nothing of the size of its picture
+    size = gaussians.scales_log.detach().median(dim=1, keepdim=True).values.exp()
+    drawn = rasterize(gaussians, K, cameras, image.shape[2], image.shape[1], extra=size, blending=settings.output.blending)
     alpha, depth = drawn.alpha[..., 0], drawn.depth[..., 0]
     focal = torch.sqrt(K[:, 0, 0] * K[:, 1, 1])
     scale_px = momentum.scale_map(drawn.extra[..., 0], alpha, depth, focal)
