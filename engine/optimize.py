@@ -3,7 +3,7 @@
 "paper" is the optimisation of Scene Splatter (arXiv 2504.02764, supplement Table 1), which is 3DGS's
 (Kerbl et al. 2023) with smaller rates. "few_views" is for a dense initialisation and a handful of frames:
 the rates of InstantSplat (NVlabs, arXiv 2403.20309: colour, scale and rotation x10, no densification) with
-the position rate x5 and decayed over the steps really taken.
+gsplat's position rate x10, decayed over the steps really taken.
 
 A call starts its own optimiser, as the paper does per segment, so nothing but the Gaussians passes from
 one call to the next: a run that was interrupted between segments goes on to the same bits.
@@ -49,18 +49,19 @@ class Recipe:
     scene_scale: float | None  # None: the median depth of what the first camera sees
     shuffled: bool  # frames in a seeded order; otherwise as they come
     densify: Densify | None
+    largest_px: float | None  # no axis grows beyond so many pixels of the nearest view; None: no limit
 
 
 RECIPES: dict[str, Recipe] = {
-    # means: gsplat's 1.6e-4 x 5; the rest InstantSplat's. Measured in benchmarks/RESULTS.md.
+    # means: gsplat's 1.6e-4 x 10; the rest InstantSplat's. Measured in benchmarks/RESULTS.md.
     "few_views": Recipe(
-        means=8e-4, means_final=8e-6, scales_log=5e-2, quats=1e-2, opacities_logit=5e-2, sh_dc=2.5e-2, sh_rest=1.25e-3,
-        scene_scale=None, shuffled=True, densify=None,
+        means=1.6e-3, means_final=1.6e-5, scales_log=5e-2, quats=1e-2, opacities_logit=5e-2, sh_dc=2.5e-2, sh_rest=1.25e-3,
+        scene_scale=None, shuffled=True, densify=None, largest_px=1.0,
     ),
     # Supplement Table 1: 3e-5 -> 1.6e-6 and a spatial scale of 5; frames one after another, as published.
     "paper": Recipe(
         means=3e-5, means_final=1.6e-6, scales_log=2e-4, quats=2e-4, opacities_logit=1e-2, sh_dc=1e-3, sh_rest=5e-5,
-        scene_scale=5.0, shuffled=False, densify=Densify(),
+        scene_scale=5.0, shuffled=False, densify=Densify(), largest_px=None,
     ),
 }  # fmt: skip
 
@@ -119,6 +120,7 @@ def refine(
     generator = torch.Generator().manual_seed(seed)
     params = Gaussians(*(t.detach().clone().contiguous().requires_grad_() for t in _with_degree(gaussians, degree)))
     optimizer = _adam(params, chosen, scale)
+    ceiling = None if chosen.largest_px is None else largest_scales(gaussians, K, camera_from_world, frames.shape[3], chosen.largest_px)
     state = DensifyState(params.count, params.means.device)
     targets = _Targets(frames, params.means.device)
     history = _History()
@@ -145,6 +147,9 @@ def refine(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        if ceiling is not None:
+            with torch.no_grad():
+                params.scales_log.clamp_(max=ceiling)
         if chosen.densify is not None:
             state.observe(offsets.grad[0], rendering.info.radii[0], frames.shape[3], frames.shape[2])
             changed = densify(params, optimizer, state, chosen.densify, step + 1, steps, scale, max_gaussians, generator)
@@ -185,6 +190,25 @@ def median_depth(gaussians: Gaussians, camera_from_world: Tensor) -> float:
     z = gaussians.means.detach() @ camera_from_world[2, :3].to(gaussians.means) + camera_from_world[2, 3].to(gaussians.means)
     z = z[z > 0]
     return float(z.median()) if z.numel() else 1.0
+
+
+def largest_scales(gaussians: Gaussians, K: Tensor, camera_from_world: Tensor, width: int, pixels: float) -> Tensor:
+    """Upper limit of scales_log, [n, 3]: `pixels` of the nearest camera that sees a Gaussian, or the size it has now.
+
+    In flat regions growing costs the loss nothing, but the scale map of Eq. (14) would call them unseen, and the
+    next segment would invent them anew.
+    """
+    nearest = torch.full((gaussians.count,), -math.inf, device=gaussians.means.device)
+    means = gaussians.means.detach()
+    for intrinsics, camera in zip(K.to(means), camera_from_world.to(means), strict=True):
+        seen = means @ camera[:3, :3].T + camera[:3, 3]
+        z = seen[:, 2].clamp_min(1e-6)
+        u = intrinsics[0, 0] * seen[:, 0] / z + intrinsics[0, 2]
+        v = intrinsics[1, 1] * seen[:, 1] / z + intrinsics[1, 2]
+        inside = (seen[:, 2] > 1e-6) & (u >= 0) & (u <= width) & (v >= 0) & (v <= 2 * intrinsics[1, 2])
+        size = torch.log(pixels * z / torch.sqrt(intrinsics[0, 0] * intrinsics[1, 1]))
+        nearest = torch.where(inside & ((size < nearest) | nearest.isinf()), size, nearest)
+    return torch.maximum(gaussians.scales_log.detach(), nearest[:, None])
 
 
 def _adam(params: Gaussians, recipe: Recipe, scale: float) -> Adam:

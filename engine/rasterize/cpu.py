@@ -13,9 +13,8 @@ from . import blend, tiles
 from . import project as projection
 from .constants import BLUR_PX2, FRUSTUM_MARGIN, RECORD, TILE_H, TILE_W
 from .threads import run_ranges, thread_count
-from .workspace import Frame, Workspace, lent_tensor
+from .workspace import SCRATCH, Frame, lent_tensor
 
-_WORKSPACE = Workspace()
 _RANGES = 16  # per thread, for uneven work; even work takes fewer
 _SMALLEST = 2048  # Gaussians a range should have
 
@@ -66,7 +65,7 @@ def _draw(
     scene: list[np.ndarray], offsets: np.ndarray, camera: np.ndarray, options: Options, image: np.ndarray, radii: np.ndarray
 ) -> _Drawn:
     """One camera into image [channels + 1, h, w] and radii [n]."""
-    n, frame = scene[0].shape[0], Frame(_WORKSPACE)
+    n, frame = scene[0].shape[0], Frame(SCRATCH)
     channels = image.shape[0] - 1
     records, depths = frame.empty((n, RECORD + channels), np.float32), frame.empty((n,), np.float32)
     rects, counts = frame.empty((n, 4), np.int32), frame.empty((n,), np.int32)
@@ -81,7 +80,7 @@ def _draw(
     run_ranges(project, n, 4, _SMALLEST)
     if bad[0]:
         raise ValueError("a Gaussian holds values that are not finite, or a quaternion of zero length")
-    spare = Frame(_WORKSPACE)
+    spare = Frame(SCRATCH)
     order, order_spare = spare.empty((n,), np.int32), spare.empty((n,), np.int32)
     keys, keys_spare = spare.empty((n,), np.uint32), spare.empty((n,), np.uint32)
     pair_count = tiles.compact(counts, depths, order, keys, slot_of)
@@ -108,7 +107,7 @@ def _draw_backward(
     """Add (or, for the first camera, write) the gradients of one camera's image."""
     n, channels = scene[0].shape[0], drawn.image.shape[0] - 1
     tiles_x, tiles_y = -(-options.width // TILE_W), -(-options.height // TILE_H)
-    work = Frame(_WORKSPACE)
+    work = Frame(SCRATCH)
     slots = work.empty((drawn.pair_count, 6 + channels), np.float32)
     backward = blend.backward_kernel(channels)
 
@@ -159,8 +158,8 @@ class RasterizeCpu(torch.autograd.Function):
             raise RuntimeError("a Gaussian tensor was changed in place between drawing and its gradient")
         scene, options, channels = ctx.scene, ctx.options, ctx.channels
         d = 3 + options.depth
-        gradient = lent_tensor(_WORKSPACE, (channels + 1, options.height, options.width))
-        grads = [lent_tensor(_WORKSPACE, a.shape) for a in scene]
+        gradient = lent_tensor(SCRATCH, (channels + 1, options.height, options.width))
+        grads = [lent_tensor(SCRATCH, a.shape) for a in scene]
         g_offsets = torch.empty(ctx.shapes[1])
         parts = ((g_rgb, slice(0, 3)), (g_depth, slice(3, d)), (g_extra, slice(d, channels)), (g_alpha, slice(channels, channels + 1)))
         for c, drawn in enumerate(ctx.drawn):

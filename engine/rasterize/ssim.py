@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .compile import F32, inline, kernel
 from .threads import run_ranges
+from .workspace import SCRATCH, Frame, lent_tensor
 
 _BAND = 32
 _R = 5
@@ -191,12 +192,14 @@ class FusedLoss(torch.autograd.Function):
         mean, variance = target.mean.numpy(), target.variance.numpy()
         weights = np.empty((0, 0), np.float32) if pixel_weights is None else pixel_weights[0].float().contiguous().numpy()
         bands, _ = _bands(image)
-        slopes, gradient = np.empty((3, *x.shape), np.float32), torch.empty(x.shape)
+        scratch = Frame(SCRATCH)
+        slopes, gradient = scratch.empty((3, *x.shape), np.float32), lent_tensor(SCRATCH, x.shape)
         dissimilar, absolute = np.zeros(3 * bands), np.zeros(3 * bands)
         run_ranges(lambda a, b: _similarity(a, b, bands, x, y, mean, variance, weights, slopes, dissimilar), 3 * bands, 4)
         l1_scale, ssim_scale = F32((1 - ssim_weight) / x.size), F32(ssim_weight / x.size)
         out = gradient.numpy()
         run_ranges(lambda a, b: _gradient(a, b, bands, l1_scale, ssim_scale, x, y, weights, slopes, out, absolute), 3 * bands, 4)
+        scratch.close()
         ctx.save_for_backward(gradient)
         value = ((1 - ssim_weight) * absolute.sum() + ssim_weight * dissimilar.sum()) / x.size
         return torch.tensor(value, dtype=torch.float32)

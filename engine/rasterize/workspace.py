@@ -48,6 +48,9 @@ def _size_class(nbytes: int) -> int:
     return -(-max(nbytes, 1) // step) * step
 
 
+SCRATCH = Workspace()  # of this process's kernels; `SCRATCH.clear()` returns its memory to the system
+
+
 class Frame:
     """Arrays borrowed together; they return to the workspace when the frame is dropped or closed."""
 
