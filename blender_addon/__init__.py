@@ -15,8 +15,10 @@ def _modules() -> list[ModuleType]:
         io_operators,
         layout_view,
         operators,
+        other_formats,
         panels,
         preferences,
+        production,
         properties,
         publish,
         splat_panel,
@@ -24,7 +26,20 @@ def _modules() -> list[ModuleType]:
     )
 
     setup = [properties, engine_setup, weights_panel, preferences]
-    return [*setup, io_operators, layout_view, operators, camera_tools, panels, splat_panel, publish, delivery, headless]
+    return [
+        *setup,
+        io_operators,
+        layout_view,
+        operators,
+        camera_tools,
+        panels,
+        splat_panel,
+        publish,
+        other_formats,
+        production,
+        delivery,
+        headless,
+    ]
 
 
 def register() -> None:

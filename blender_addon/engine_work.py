@@ -1,0 +1,101 @@
+"""Running errands from operators: the timer, the temporary folder, the inputs they share."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import bpy
+
+from ..engine import camera_file
+from ..engine.errors import UserError
+from . import cameras, exporting, places, splat_object
+from .errands import Errand
+
+errand = Errand()
+
+
+def _tick() -> float | None:
+    if errand.pump():
+        _redraw()
+    return 0.1 if errand.running else None
+
+
+def _redraw() -> None:
+    for window in bpy.context.window_manager.windows:
+        for area in window.screen.areas:
+            if area.type == "VIEW_3D":
+                area.tag_redraw()
+
+
+def begin(
+    operator: bpy.types.Operator,
+    context: bpy.types.Context,
+    title: str,
+    kind: str,
+    folder: Path,
+    settings: dict[str, Any],
+    finish: Callable[[dict[str, Any]], str],
+) -> set[str]:
+    """Start the errand on a temporary folder; in the background, where no timer fires, wait for its end."""
+    try:
+        command = places.engine_command(context)
+        errand.begin(title, command, kind, folder, settings, finish, lambda: shutil.rmtree(folder, ignore_errors=True))
+    except UserError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        operator.report({"ERROR"}, str(error))
+        return {"CANCELLED"}
+    if not bpy.app.background:
+        if not bpy.app.timers.is_registered(_tick):
+            bpy.app.timers.register(_tick, persistent=True)
+        return {"FINISHED"}
+    errand.wait()
+    if errand.problem:
+        operator.report({"ERROR"}, errand.problem)
+        return {"CANCELLED"}
+    operator.report({"INFO"}, errand.outcome)
+    return {"FINISHED"}
+
+
+def new_folder() -> Path:
+    """A temporary folder for an errand's files."""
+    return Path(tempfile.mkdtemp(prefix="scene_splatter_"))
+
+
+def why_not(context: bpy.types.Context, *, need_splats: bool = True) -> str:
+    """Why nothing can be started now, or an empty text."""
+    if need_splats and not splat_object.is_splat_object(context.view_layer.objects.active):
+        return "Make a splat object active"
+    if errand.running:
+        return f"{errand.title} is running"
+    return places.why_no_engine(context)
+
+
+class NeedsSplats:
+    """Operators on the active splat object."""
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """An active splat object, an engine, and no errand under way."""
+        reason = why_not(context)
+        if reason:
+            cls.poll_message_set(reason)
+        return not reason
+
+
+def write_inputs(context: bpy.types.Context, folder: Path, *, camera: bool) -> None:
+    """scene.ply as it stands in the world (OpenCV axes, metres), and the scene camera's path beside it."""
+    exporting.write(context.scene, context.view_layer.objects.active, folder / "scene.ply", in_world=True)
+    if camera:
+        scene = context.scene
+        camera_file.write(folder / "cameras.json", cameras.export(scene, scene.camera, range(scene.frame_start, scene.frame_end + 1)))
+
+
+def close() -> None:
+    """An errand under way ends; for unregistering."""
+    errand.close()
+    if bpy.app.timers.is_registered(_tick):
+        bpy.app.timers.unregister(_tick)

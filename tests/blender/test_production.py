@@ -1,0 +1,138 @@
+"""Other formats, proxy mesh and passes: operators that hand the work to a real engine process."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+bpy = pytest.importorskip("bpy")
+pytestmark = pytest.mark.blender
+
+from scene_splatter.blender_addon import places, production, splat_object  # noqa: E402
+from scene_splatter.blender_addon.engine_work import errand  # noqa: E402
+from scene_splatter.blender_addon.errands import Errand  # noqa: E402
+from scene_splatter.engine import splat_file  # noqa: E402
+
+from tests.blender.splat_scene import add_splats, empty_scene, random_splats  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _engine_python() -> Path | None:
+    name = "Scripts/python.exe" if sys.platform == "win32" else "bin/python"
+    return next((p for p in (ROOT / ".venv" / name,) if p.is_file()), None)
+
+
+@pytest.fixture
+def splats(addon, tmp_path: Path, monkeypatch):
+    """A saved scene with one splat object, active, and an engine that can be started."""
+    python = _engine_python()
+    if python is None:
+        pytest.skip("the engine's environment .venv is missing")
+    monkeypatch.setenv(places.PYTHON_VARIABLE, str(python))
+    scene = empty_scene(64, 48)
+    scene.frame_start, scene.frame_end = 3, 4
+    ob = add_splats(random_splats(200, 8))
+    bpy.context.view_layer.objects.active = ob
+    bpy.context.view_layer.update()
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
+    return bpy.context.view_layer.objects.active
+
+
+def _run(operator, **arguments) -> None:
+    assert operator("EXEC_DEFAULT", **arguments) == {"FINISHED"}, errand.problem
+    errand.wait(300)
+    assert not errand.problem and errand.outcome
+
+
+@pytest.mark.parametrize("ending", [".spz", ".glb", ".usdc", ".compressed.ply"])
+def test_out_and_in_again_stands_where_it_stood(splats, tmp_path, ending):
+    splats.location = (1, 2, 3)
+    bpy.context.view_layer.update()
+    before = splat_object.to_splats(splats)
+    matrix = np.array(splats.matrix_world)
+    target = tmp_path / f"a{ending}"
+    _run(bpy.ops.scene_splatter.export_format, filepath=str(target), file_format=ending)
+    assert target.stat().st_size > 0
+    names = set(bpy.data.objects.keys())
+    _run(bpy.ops.scene_splatter.import_format, filepath=str(target))
+    (name,) = set(bpy.data.objects.keys()) - names
+    ob = bpy.data.objects[name]
+    bpy.context.view_layer.update()
+    after = splat_object.to_splats(ob)
+    assert len(after.means) == 200 and after.sh_rest.shape[1] == 8 and name == "a"
+
+    def world(points, m):
+        return points @ m[:3, :3].T + m[:3, 3]
+
+    expected, found = world(before.means, matrix), world(after.means, np.array(ob.matrix_world))
+    if ending == ".compressed.ply":  # its order is its own
+        expected, found = (p[np.lexsort(np.round(p, 1).T)] for p in (expected, found))
+        np.testing.assert_allclose(found.mean(axis=0), expected.mean(axis=0), atol=0.01)
+    else:
+        np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_axes_of_a_program_are_written(splats, tmp_path):
+    splats.matrix_world.identity()
+    bpy.context.view_layer.update()
+    _run(bpy.ops.scene_splatter.export_format, filepath=str(tmp_path / "u.ply"), file_format=".ply", axes="unreal")
+    comments = splat_file.read_comments(tmp_path / "u.ply")
+    assert "scene_splatter axes unreal" in comments
+    local = splat_object.to_splats(splats).means  # Blender's axes now: x right, y forward, z up
+    np.testing.assert_allclose(splat_file.read_ply(tmp_path / "u.ply").means, local[:, [1, 0, 2]] * 100, rtol=1e-4, atol=1e-3)
+
+
+def test_a_file_that_is_none_is_said_and_changes_nothing(splats, tmp_path):
+    (tmp_path / "bad.spz").write_bytes(b"no splats in here")
+    objects = set(bpy.data.objects.keys())
+    with pytest.raises(RuntimeError, match="damaged"):
+        bpy.ops.scene_splatter.import_format("EXEC_DEFAULT", filepath=str(tmp_path / "bad.spz"))
+    assert set(bpy.data.objects.keys()) == objects and not errand.running
+
+
+def test_the_proxy_is_a_shadow_catcher_in_the_same_collection_and_is_replaced(splats):
+    splats.location = (0, 0, 1)
+    bpy.context.view_layer.update()
+    for use, flags in (("SHADOW", (True, False)), ("HOLDOUT", (False, True))):
+        _run(bpy.ops.scene_splatter.make_proxy, faces=500, resolution=32, use=use)
+        (proxy,) = (child for child in splats.children if production.PROXY in child)
+        assert (proxy.is_shadow_catcher, proxy.is_holdout) == flags
+    assert 0 < len(proxy.data.polygons) <= 500
+    assert set(proxy.users_collection) == set(splats.users_collection)
+    bpy.context.view_layer.update()
+    matrix, splat_matrix = np.array(proxy.matrix_world), np.array(splats.matrix_world)
+    vertices = np.array([v.co for v in proxy.data.vertices]) @ matrix[:3, :3].T + matrix[:3, 3]
+    means = splat_object.to_splats(splats).means @ splat_matrix[:3, :3].T + splat_matrix[:3, 3]
+    assert (vertices > means.min(axis=0) - 0.5).all() and (vertices < means.max(axis=0) + 0.5).all()
+
+
+def test_passes_are_rendered_through_the_scene_camera(splats, tmp_path):
+    _run(bpy.ops.scene_splatter.render_passes, directory=str(tmp_path / "passes"), kind="png")
+    names = sorted(p.name for p in (tmp_path / "passes").iterdir())
+    assert names == [f"{n}_{i:04d}.png" for n in ("depth", "normal", "rgba") for i in (3, 4)]
+    image = bpy.data.images.load(str(tmp_path / "passes" / "rgba_0003.png"))
+    assert tuple(image.size) == (64, 48)
+    assert np.array(image.pixels).reshape(-1, 4)[:, 3].max() > 0.5
+
+
+def test_an_engine_that_cannot_start_is_said(splats, monkeypatch):
+    monkeypatch.setenv(places.PYTHON_VARIABLE, "/nowhere/python")
+    assert not bpy.ops.scene_splatter.export_format.poll()
+
+
+def test_a_cancelled_errand_ends_and_clears_up(splats, tmp_path):
+    work, cleared = Errand(), []
+    command = places.engine_command(bpy.context)
+    work.begin("Rehearsal", command, "rehearsal", tmp_path, {"steps": 1000, "step_s": 0.02}, lambda _: "done", lambda: cleared.append(1))
+    while work.running and not work.stage.startswith("rehearsal"):
+        work.pump()
+    work.cancel()
+    work.wait(30)
+    assert "cancelled" in work.outcome and cleared == [1]
+    work.begin("Rehearsal", command, "rehearsal", tmp_path, {"steps": 1, "end": "abort"}, lambda _: "done", lambda: cleared.append(2))
+    work.wait(30)
+    assert "ended unexpectedly" in work.problem and cleared == [1, 2]
