@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import json
 import os
 import platform
@@ -42,7 +41,7 @@ from engine.errors import UserError  # noqa: E402
 
 TORCH_INDEX = "https://download.pytorch.org/whl/"  # builds for CPUs and for each CUDA, in a folder each
 STAMP, MARKER = "scene_splatter.json", "scene_splatter.part"
-SIZES_GB = {"cpu": (0.7, 2.6), "cuda": (3.5, 9.0), "blender": (0.5, 1.2)}  # download, on disk; measured on Linux
+SIZES_GB = {"cpu": (0.5, 2.6), "cuda": (3.5, 9.0), "blender": (0.4, 1.2)}  # download, on disk; measured on Linux
 PROBE_S = 4.0
 LIBRARIES = (".so", ".pyd", ".dll", ".dylib")
 AGAIN = "Run the same command again; what was downloaded is kept."
@@ -92,12 +91,6 @@ def python_in(environment: Path) -> Path:
     return environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def digest_of(requirements: list[str], constraints: list[str], build: str) -> str:
-    """Changes when anything does that decides what has to be installed."""
-    text = json.dumps([sorted(requirements), sorted(constraints), build, sys.platform])
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def damage(environment: Path) -> str:
     """What is broken in an environment, by its packages' own lists of files; empty if nothing is."""
     if not python_in(environment).is_file():
@@ -130,17 +123,20 @@ class Environment:
         self.creator, self.told, self.pins = python, told, pins
         self.python = python_in(folder)
 
-    @property
-    def digest(self) -> str:
-        return digest_of(self.requirements, self.pins.constraints, self.build)
+    def wanted(self) -> dict[str, Any]:
+        """Everything that decides what has to be installed."""
+        return {"requirements": sorted(self.requirements), "constraints": sorted(self.pins.constraints), "build": self.build}
 
     def complete(self) -> bool:
-        """Whether the last installation ended well, was this one, and nothing has broken since."""
+        """Whether the last installation ended well, had all this and maybe more, and nothing has broken since."""
         try:
             stamp = json.loads((self.folder / STAMP).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            has, wanted = stamp["has"], self.wanted()
+            enough = set(wanted["requirements"]) <= set(has["requirements"])
+            same = all(has[name] == wanted[name] for name in ("constraints", "build"))
+        except (OSError, ValueError, KeyError, TypeError):
             return False
-        return isinstance(stamp, dict) and stamp.get("digest") == self.digest and not damage(self.folder)
+        return enough and same and not damage(self.folder)
 
     def prepare(self) -> None:
         """An environment that pip can work in: the existing one if it is whole, else a new one."""
@@ -212,7 +208,7 @@ class Environment:
     def seal(self, **more: str) -> None:
         """Say that everything is in place: written last, so that an interruption never leaves it behind."""
         partial = self.folder / (STAMP + ".partial")
-        stamp = {"digest": self.digest, "build": self.build, "python": platform.python_version(), **more}
+        stamp = {"has": self.wanted(), **more}
         partial.write_text(json.dumps(stamp) + "\n", encoding="utf-8")
         os.replace(partial, self.folder / STAMP)
         (self.folder / MARKER).unlink(missing_ok=True)
@@ -294,7 +290,7 @@ def install_engine(args: argparse.Namespace, pins: Pins, told: Told) -> None:
         raise UserError(f"{args.env} is not complete: {damage(args.env) or 'not what pyproject.toml asks for'}.", "Run install_deps.py.")
     download, disk = SIZES_GB["cpu" if torch.build == "cpu" else "cuda"]
     told(f"Scene Splatter's engine: about {download} GB to download, {disk} GB on disk, into {args.env}")
-    told(f"PyTorch {torch.why}.")
+    told(f"PyTorch {torch.why}. Packages: {', '.join(pin.replace('==', ' ') for pin in requirements)}.")
     check_space(args.env, disk)
     index = torch.folder
     if index and not reachable(f"{TORCH_INDEX}{index}/torch/"):

@@ -179,6 +179,18 @@ def test_a_complete_environment_is_used_again(made):
     assert made.complete() and (made.folder / "keep").exists()
 
 
+def test_what_has_more_than_is_asked_for_is_complete_too(made, tmp_path):
+    """The engine's environment after --dev serves a run without --dev."""
+    wheel(tmp_path / "wheels", name="tool")
+    made.requirements = ["tiny==1.0", "tool==1.0"]
+    assert not made.complete()
+    make(made)
+    made.requirements = ["tiny==1.0"]
+    assert made.complete()
+    made.build = "cu130"
+    assert not made.complete()
+
+
 def test_other_pins_are_installed_into_the_same_environment(made, tmp_path):
     wheel(tmp_path / "wheels", version="2.0")
     made.requirements = ["tiny==2.0"]
