@@ -59,8 +59,7 @@ def test_the_picture_under_the_standard_view_is_the_engines_display_picture(tmp_
     """An artist's PNG: 8 bits, colour managed, against the engine's linear picture coded as sRGB."""
     scene, _, expected = load("linear", 1)
     scene.render.film_transparent = False
-    scene.world = bpy.data.worlds.new("black")
-    scene.world.color = (0, 0, 0)
+    scene.world = None  # black
     settings = scene.render.image_settings
     settings.file_format, settings.color_mode, settings.color_depth = "PNG", "RGB", "8"
     scene.render.engine, scene.render.dither_intensity, scene.render.filepath = "CYCLES", 0.0, str(tmp_path / "a.png")
