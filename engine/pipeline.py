@@ -138,18 +138,18 @@ def enhance(
         image=image, render=render, known=known[padded, None], depth=depth[padded, None],
         K=K[padded], world_from_camera=torch.linalg.inv(cameras[padded]), prompt=settings.prior.prompt,
     )  # fmt: skip
+    generator = prior.generator(settings.output.seed * 10_007 + index)
+    clip = clip.to(generator.device)  # the embedded prior computes on the CPU whatever draws the Gaussians
     condition = prior.condition(clip)
     latents = prior.encode(clip.render)
-    lam = _latent_coefficient(prior, latents, image, cover, settings)
+    lam = _latent_coefficient(prior, latents, clip.image, cover.to(generator.device), settings)
     clips = sampler.sample(
         prior, condition, latents, lam,
-        steps=settings.prior.steps or prior.spec.steps,
-        generator=prior.generator(settings.output.seed * 10_007 + index),
-        both=knobs.momentum == "full" and float(mu.min()) < _ALL_KNOWN,
+        steps=settings.prior.steps or prior.spec.steps, generator=generator, both=knobs.momentum == "full" and float(mu.min()) < _ALL_KNOWN,
         momentum_start=knobs.momentum_start, report=report,
     )  # fmt: skip
-    consistent = prior.decode(clips.consistent)[:count]
-    free = consistent if clips.free is clips.consistent else prior.decode(clips.free)[:count]
+    consistent = prior.decode(clips.consistent)[:count].to(image)
+    free = consistent if clips.free is clips.consistent else prior.decode(clips.free)[:count].to(image)
     if knobs.momentum == "pixel":
         consistent = views.rgb
     frames = momentum.pixel_momentum(free, consistent, mu[:, None]) if knobs.momentum in ("full", "pixel") else consistent

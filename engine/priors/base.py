@@ -8,7 +8,7 @@ conditioned on, and what it predicts. Latents are [channels, frames, height, wid
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -55,6 +55,11 @@ class Clip:
     K: Tensor  # [f, 3, 3] pixels
     world_from_camera: Tensor  # [f, 4, 4]
     prompt: str
+
+    def to(self, device: torch.device) -> Clip:
+        """The same clip with its tensors on another device."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
 
 class VideoPrior(Protocol):
