@@ -12,8 +12,8 @@ from . import images, trajectory
 from .camera_file import CameraPath
 from .errors import UserError
 from .geometry import make_depth_source
+from .geometry.initial import first_gaussians
 from .geometry.intrinsics import choose_intrinsics
-from .geometry.layers import gaussians_from_depth
 from .job import Job
 from .pipeline import Inputs
 from .priors import working_multiple
@@ -47,17 +47,16 @@ def load(job: Job, device: torch.device) -> Start:
     path = _with_focal(trajectory.every(path, settings.path.frame_step), K.cpu().numpy())
     path, scale_sentence = trajectory.scale_to_depth(path, depth.cpu().numpy(), settings.path.motion_scale)
     warnings = trajectory.check_path(path, depth.cpu().numpy())
-    gaussians = gaussians_from_depth(
-        image, depth, K, layers=settings.geometry.layers, border=settings.geometry.border,
-        sh_degree=settings.refine.sh_degree, blending=settings.output.blending,
-    ).gaussians  # fmt: skip
+    gaussians, gaussians_sentence = first_gaussians(
+        settings.geometry, image, depth, K, sh_degree=settings.refine.sh_degree, blending=settings.output.blending, folder=job.folder
+    )
     cameras = torch.from_numpy(np.linalg.inv(path.world_from_camera)).float().to(device)
     facts = {
         "picture": f"{job.image.name}, {w}x{h}, worked on at {width}x{height}", **_lines("note on the picture", picture.notes),
         "field of view": fov_sentence, "path": f"{path.count} cameras. {scale_sentence}", **_lines("warning", warnings),
         **_lines("note on the depth", estimate.notes),
         "depth": f"{estimate.name} ({estimate.licence}), {'metric' if estimate.metric else 'up to scale'}",
-        "first geometry": f"{gaussians.count} Gaussians", "device": str(device), "seed": settings.output.seed,
+        "first geometry": gaussians_sentence, "device": str(device), "seed": settings.output.seed,
     }  # fmt: skip
     return Start(Inputs(image, torch.from_numpy(path.K).float().to(device), cameras, gaussians), path, facts)
 

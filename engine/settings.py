@@ -60,6 +60,7 @@ class GeometrySettings:
     box_width: float = _setting(6.0, "Distance between the side walls; 0 for none", unit="m", limits=(0.0, 1e4))
     box_height: float = _setting(0.0, "Height of the ceiling above the floor; 0 for open sky", unit="m", limits=(0.0, 1e4))
     box_depth: float = _setting(9.0, "Distance of the back wall", unit="m", limits=(0.1, 1e4))
+    initialiser: str = _setting("layers", "First Gaussians: layers (from depth), flash3d, or a .ply of them, such as SHARP's")
     layers: int = _setting(2, "1: only what is seen; 2: also a layer behind depth edges", limits=(1, 2))
     border: float = _setting(0.0, "Continue the scene beyond the frame by this share of its size", limits=(0.0, 0.5))
 
