@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import images, momentum, sampler, scaffold
+from .colour import linear_to_srgb
 from .gaussians import Gaussians, concatenate
 from .job import Job, load_gaussians, save_gaussians, write_json
 from .measures import drift_psnr, gradient_ratio, psnr, seam_ratio
@@ -24,7 +25,6 @@ from .meter import Meter
 from .optimize import RefineResult, refine
 from .priors.base import Clip, VideoPrior
 from .rasterize import rasterize
-from .colour import linear_to_srgb
 from .settings import SceneSettings
 from .trajectory import Segment, plan_segments
 
