@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import splat_file
@@ -72,6 +72,7 @@ def test_round_trip_keeps_every_bit(tmp_path: Path, degree: int) -> None:
     assert_same_bits(read_ply(tmp_path / "a.ply"), splats)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), st.sampled_from([0, 1, 2, 3]), st.integers(0, 2**31))
 def test_round_trip_keeps_every_bit_of_any_finite_float(n: int, degree: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -324,6 +325,7 @@ def test_files_that_are_no_splats_are_refused(tmp_path: Path) -> None:
             read_ply(missing)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_no_bytes_raise_anything_but_a_user_error(junk: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
