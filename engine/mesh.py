@@ -2,7 +2,7 @@
 
 Depth is rendered from many cameras and fused into a truncated signed distance on a voxel grid
 (Curless and Levoy 1996); its zero set is taken by scikit-image's marching cubes (Lewiner) and cut
-down to the face budget by fast-simplification (quadric error, Garland and Heckbert 1997). Both
+down to the face budget by fast-simplification (quadric error, Garland and Heckbert 1997), smoothed before. Both
 libraries are small wheels; Open3D does all three steps but is 400 MB and lags behind Python.
 Surfaces exist only where some camera saw them from outside.
 """
@@ -28,6 +28,7 @@ _TRUNCATION_VOXELS = 4.0
 _SOLID_ALPHA = 0.5  # pixels with less are taken for empty
 _EDGE = 0.08  # relative depth step to a neighbour that marks an edge, where expected depth is a blur
 _SMALLEST_SHARE = 0.01  # pieces with fewer of the faces than this are dust
+_SMOOTH_IN, _SMOOTH_OUT = 0.5, -0.53
 _SLAB = 1 << 21  # voxels treated at a time
 Report = Callable[..., None]
 
@@ -78,7 +79,7 @@ def proxy(
     distance, observed = fuse(maps, origin, voxel, shape, max_depth_m, report)
     report("surface", 0, 1)
     mesh = surface(distance, observed, origin, voxel)
-    mesh = simplified(without_dust(mesh), faces)
+    mesh = simplified(smoothed(without_dust(mesh)), faces)
     report("surface", 1, 1, f"{len(mesh.faces)} faces")
     return mesh
 
@@ -208,6 +209,22 @@ def without_dust(mesh: Mesh) -> Mesh:
     of_face = piece[mesh.faces[:, 0]]
     sizes = np.bincount(of_face)
     return _compact(mesh.vertices, mesh.faces[sizes[of_face] >= _SMALLEST_SHARE * len(mesh.faces)])
+
+
+def smoothed(mesh: Mesh, rounds: int = 10) -> Mesh:
+    """The mesh without the ripple of single voxels; shape and size stay (Taubin 1995: a step in, a longer step out)."""
+    from scipy.sparse import coo_matrix, diags
+
+    a, b = mesh.faces[:, [0, 1, 2]].reshape(-1), mesh.faces[:, [1, 2, 0]].reshape(-1)
+    count = len(mesh.vertices)
+    joined = coo_matrix((np.ones(2 * len(a)), (np.concatenate([a, b]), np.concatenate([b, a]))), shape=(count, count)).tocsr()
+    joined.data[:] = 1.0
+    mean = diags(1.0 / np.maximum(np.asarray(joined.sum(axis=1)).reshape(-1), 1)) @ joined
+    places = mesh.vertices.astype(np.float64)
+    for _ in range(rounds):
+        for step in (_SMOOTH_IN, _SMOOTH_OUT):
+            places = places + step * (mean @ places - places)
+    return mesh._replace(vertices=places.astype(np.float32))
 
 
 def simplified(mesh: Mesh, faces: int) -> Mesh:

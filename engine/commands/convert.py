@@ -97,7 +97,15 @@ def convert(request: dict[str, Any], folder: Path, report: Callable[..., None] =
     `transform` (16 numbers, row by row) acts in the axes and unit of the input, `unit_scale` on
     all lengths afterwards, cameras included.
     """
-    values = checked(request)
+    try:
+        return _convert(checked(request), folder, report)
+    except MemoryError as error:
+        raise UserError(
+            "This machine has too little memory for so many splats.", "Lower --sh-degree, close other programs, or use another machine."
+        ) from error
+
+
+def _convert(values: dict[str, Any], folder: Path, report: Callable[..., None]) -> dict[str, Any]:
     source, target = folder / values["input"], folder / values["output"]
     formats.format_of(target)  # an unknown ending should fail before the work
     report("convert", 0, 3, f"reading {source.name}")
