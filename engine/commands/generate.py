@@ -134,6 +134,7 @@ def run_job(folder: Path, report: Any, _: Any = None) -> dict[str, str]:
     from .. import inputs, pipeline, priors, results
     from ..device import choose
     from ..job import Job
+    from ..priors import memory
 
     job = Job(folder)
     handler = _log_to(folder)
@@ -145,6 +146,8 @@ def run_job(folder: Path, report: Any, _: Any = None) -> dict[str, str]:
             start = inputs.load(job, device)
             prior = priors.make_prior(job.settings, start.inputs.image, str(device))
             start.facts.update(results.provenance(prior.spec))
+            start.facts.update(memory.described(prior))
+            report("prior", 1, 1, start.facts.get("memory of the prior", prior.spec.name))
             gaussians = pipeline.generate(job, start.inputs, prior, report)
             return results.write(job, start, gaussians, report)
     finally:

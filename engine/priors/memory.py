@@ -107,7 +107,16 @@ def free_bytes(device: str) -> int | None:
     """Free memory of a CUDA device, None for the CPU."""
     if not device.startswith("cuda"):
         return None
+    torch.cuda.empty_cache()  # what earlier stages have given back counts as free
     return torch.cuda.mem_get_info(torch.device(device))[0]
+
+
+def described(prior: object) -> dict[str, str]:
+    """A line for the report and the screen: how a prior was fitted into the GPU's memory. Empty on the CPU."""
+    home = getattr(prior, "residence", None)
+    if home is None or home.device.type == "cpu":
+        return {}
+    return {"memory of the prior": home.rung.text()}
 
 
 class Residence:

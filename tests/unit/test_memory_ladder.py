@@ -103,3 +103,11 @@ def test_streamed_layers_give_the_same_result():
     home.companions()
     home.denoiser()
     assert torch.allclose(network(x), expected)
+
+
+def test_the_report_tells_the_arrangement_on_a_gpu_alone():
+    home = residence()
+    prior = type("Prior", (), {"residence": home})()
+    assert memory.described(prior) == {} and memory.described(object()) == {}
+    home.device = torch.device("cuda")
+    assert memory.described(prior) == {"memory of the prior": home.rung.text()}
