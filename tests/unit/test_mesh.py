@@ -106,3 +106,18 @@ def test_the_job_writes_a_ply_that_others_read(tmp_path):
     camera_file.write(tmp_path / "c.json", mesh.around(passes.drawable(SplatScene(_ball()), torch.device("cpu")), 3))
     with pytest.raises(UserError):
         command.run_job(tmp_path, lambda *a, **k: None, {"scene": "scene.ply", "output": "proxy.obj"})
+
+
+def test_smoothing_takes_the_ripple_and_leaves_the_size(ball):
+    """A finer ball with noise on it: the noise goes, the radius stays."""
+    rough = np.random.default_rng(0).normal(0, 0.02, len(ball.vertices))
+    centre = np.array((0.5, -0.2, 3.0))
+    away = (ball.vertices - centre) / np.linalg.norm(ball.vertices - centre, axis=1, keepdims=True)
+    noisy = ball._replace(vertices=(ball.vertices + rough[:, None] * away).astype(np.float32))
+
+    def radii(m):
+        return np.linalg.norm(m.vertices - centre, axis=1)
+
+    after = mesh.smoothed(noisy)
+    assert radii(after).std() < 0.6 * radii(noisy).std()
+    assert abs(radii(after).mean() - radii(noisy).mean()) < 0.01
