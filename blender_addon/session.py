@@ -62,6 +62,7 @@ class Status:
     started_s: float = 0.0  # monotonic
     stage_started_s: float = 0.0
     stage_first_done: int = 0
+    stage_is_warm: bool = False
     folder: Path | None = None
     problem: Problem | None = None
     outcome: str = ""  # one line on how the last job ended
@@ -253,7 +254,9 @@ class Session:
     def _advance(self, message: Progress) -> None:
         status = self.status
         if message.stage != status.stage or message.done < status.done:
-            status.stage_started_s, status.stage_first_done = time.monotonic(), message.done
+            status.stage_started_s, status.stage_first_done, status.stage_is_warm = time.monotonic(), message.done, False
+        elif message.done > status.done and not status.stage_is_warm:  # the first step also loads and compiles: no measure of the others
+            status.stage_started_s, status.stage_first_done, status.stage_is_warm = time.monotonic(), message.done, True
         status.stage, status.done, status.total = message.stage, message.done, message.total
         if status.phase is not Phase.CANCELLING:
             status.text = message.text
