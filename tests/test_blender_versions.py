@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from blender_versions import PYTHON_OF, environment_of, why_bpy_fails  # noqa: E
 
 from engine.client import child_environment  # noqa: E402
 
-TIMEOUT_S = 900
+TIMEOUT_S = 1200
 REQUIRED = os.environ.get("SCENE_SPLATTER_BLENDERS", "").split()  # must be there: CI names them, so that none is skipped unseen
 
 
@@ -43,7 +42,7 @@ def test_the_addon_in_blender(version, tmp_path, request):
         absent(f"Blender {version}: {problem}", version)
     extra = {"BLENDER_USER_RESOURCES": str(tmp_path), "LIBGL_ALWAYS_SOFTWARE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     process = subprocess.Popen(
-        [str(python), "-m", "pytest", "tests/blender", "-p", "no:cacheprovider", "-rs", f"--basetemp={tmp_path / 'tmp'}"],
+        [str(python), "-m", "pytest", "tests/blender", "-p", "no:cacheprovider", "-rs", "--durations=5", f"--basetemp={tmp_path / 'tmp'}"],
         cwd=ROOT,
         env=child_environment(dict(os.environ), {**extra, "SCENE_SPLATTER_ENGINE_PYTHON": sys.executable}),
         stdin=subprocess.DEVNULL,
@@ -51,14 +50,11 @@ def test_the_addon_in_blender(version, tmp_path, request):
         stderr=subprocess.STDOUT,
         encoding="utf-8",
         errors="replace",
-        start_new_session=True,
     )
     try:
         output, _ = process.communicate(timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        if hasattr(os, "killpg"):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.kill()
+        process.kill()  # an engine that it started leaves with it: its input ends
         pytest.fail(f"Blender {version} took more than {TIMEOUT_S} s:\n{process.communicate()[0][-8000:]}")
     summary = output.strip().splitlines()[-1] if output.strip() else "no output"
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
