@@ -14,6 +14,7 @@ def _modules() -> list[ModuleType]:
         headless,
         io_operators,
         layout_view,
+        native,
         operators,
         other_formats,
         panels,
@@ -37,6 +38,7 @@ def _modules() -> list[ModuleType]:
         publish,
         other_formats,
         production,
+        native,
         delivery,
         headless,
     ]

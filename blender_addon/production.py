@@ -12,7 +12,7 @@ import plyfile
 from bpy.props import BoolProperty, EnumProperty, IntProperty, StringProperty
 
 from ..engine.errors import UserError
-from . import engine_work
+from . import engine_work, splat_object
 from .engine_work import NeedsSplats, begin, errand, new_folder, why_not, write_inputs
 from .layout import draw_wrapped, sidebar_width
 
@@ -190,6 +190,10 @@ class SCENESPLATTER_PT_tools(bpy.types.Panel):
         column.operator("scene_splatter.export_format", text="Export Other Format", icon="EXPORT")
         column.operator("scene_splatter.make_proxy", icon="MESH_ICOSPHERE")
         column.operator("scene_splatter.render_passes", icon="RENDERLAYERS")
+        if splat_object.is_native():
+            row = column.row(align=True)
+            row.operator("scene_splatter.upgrade_splats", icon="SHADING_RENDERED")
+            row.operator("scene_splatter.upgrade_splats", text="", icon="LOOP_BACK").back = True
         row = column.row(align=True)
         row.operator("scene_splatter.publish", icon="ASSET_MANAGER")
         row.operator("scene_splatter.use_newest", text="", icon="FILE_REFRESH")

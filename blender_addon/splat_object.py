@@ -142,6 +142,13 @@ def set_input(modifier: bpy.types.NodesModifier, name: str, value: object) -> No
     modifier.id_data.update_tag()
 
 
+def show_by_nodes(ob: bpy.types.Object) -> None:
+    """Draw the Gaussians of `ob` by our modifier, where it was removed or never needed."""
+    if modifier_of(ob) is None:
+        _add_modifier(ob)
+    _describe(ob, to_splats(ob), ob.get(BLENDING, "display"))
+
+
 def _describe(ob: bpy.types.Object, splats: Splats, blending: str) -> None:
     ob[BLENDING] = blending
     modifier = modifier_of(ob)
