@@ -12,6 +12,7 @@ which is AGPL and therefore not here).
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import os
 import resource
@@ -33,6 +34,7 @@ from benchmarks import torch_tiles
 from engine.gaussians import Gaussians, sh_dc_from_colour
 from engine.losses import photometric_loss, photometric_loss_torch, prepare_target
 from engine.optimize import RECIPES, refine
+from engine.rasterize import cpu as cpu_backend
 from engine.rasterize import rasterize
 from engine.rasterize.adam import Adam
 
@@ -155,25 +157,40 @@ def compare(args: argparse.Namespace) -> None:
             print(f"| {name}, {who} | {f:.1f} ({f0:.1f}) | {b:.1f} ({b0:.1f}) | {b / f:.2f} | {ratio} |", flush=True)
 
 
+class Inside:
+    """`run_ranges` that also adds up the CPU time spent in it: the rest of a step runs on one thread whatever happens."""
+
+    def __init__(self) -> None:
+        self.total, self.original = 0.0, cpu_backend.run_ranges
+
+    def __call__(self, *a: object) -> None:
+        start = time.process_time()
+        self.original(*a)
+        self.total += time.process_time() - start
+
+    def measure(self, count: int, step: Callable[[], tuple[float, ...]]) -> tuple[float, ...]:
+        """Wall time, CPU time and CPU time inside, of one step on `count` threads."""
+        os.environ["SCENE_SPLATTER_THREADS"] = str(count)
+        self.total, cpu, wall = 0.0, time.process_time(), time.perf_counter()
+        step()
+        return time.perf_counter() - wall, time.process_time() - cpu, self.total
+
+
 def threads(args: argparse.Namespace) -> None:
-    """Wall and CPU time on all cores: the speed-up is CPU / wall, less what threads cost."""
+    """What more cores give: wall time, the CPU time that threads add, and Amdahl's limit from the serial share."""
     cores = len(os.sched_getaffinity(0))
-    print(f"\n| scene, {cores} threads, ms | wall 1 | wall {cores} | speed-up | CPU / wall |\n|---|---|---|---|---|")
+    print(f"\n| forward + backward, ms | wall 1 | wall {cores} | CPU 1 | CPU {cores} | serial share | 2 idle cores at best |")
+    print("|---|---|---|---|---|---|---|")
     for name, scene in scenes(args.quick).items():
-        rows = {}
-        for count in (1, cores):
-
-            def run(count: int = count, scene: Scene = scene) -> tuple[float, ...]:
-                os.environ["SCENE_SPLATTER_THREADS"] = str(count)
-                cpu, wall = time.process_time(), time.perf_counter()
-                forward_backward(ours(scene), scene, time.perf_counter)()
-                return time.perf_counter() - wall, time.process_time() - cpu
-
-            rows[str(count)] = run
-        t = interleaved(rows, args.rounds)
-        (one, _), _ = t["1"]
-        (many, _), (cpu, _) = t[str(cores)]
-        print(f"| {name} | {one:.1f} | {many:.1f} | {one / many:.2f} | {cpu / many:.2f} |", flush=True)
+        step, inside = forward_backward(ours(scene), scene, time.process_time), Inside()
+        cpu_backend.run_ranges = inside
+        t = interleaved({str(n): functools.partial(inside.measure, n, step) for n in (1, cores)}, args.rounds)
+        cpu_backend.run_ranges = inside.original
+        (wall_1, _), (cpu_1, _), (parallel, _) = t["1"]
+        (wall_n, _), (cpu_n, _), _ = t[str(cores)]
+        alone = cpu_1 - parallel
+        best = cpu_1 / (alone + (cpu_n - alone) / 2)
+        print(f"| {name} | {wall_1:.0f} | {wall_n:.0f} | {cpu_1:.0f} | {cpu_n:.0f} | {alone / cpu_1:.1%} | {best:.2f}x |", flush=True)
 
 
 def channels(args: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from engine.densify import Densify, DensifyState, densify
 from engine.gaussians import Gaussians, sh_dc_from_colour
-from engine.optimize import RECIPES, exponential, frame_schedule, median_depth, refine
+from engine.optimize import RECIPES, Recipe, exponential, frame_schedule, median_depth, refine
 from engine.rasterize import rasterize
 from engine.rasterize.adam import Adam
 
@@ -53,14 +53,6 @@ def scene(seed: int, f: int = 7) -> tuple[Gaussians, torch.Tensor, torch.Tensor,
 def psnr(g: Gaussians, frames: torch.Tensor, K: torch.Tensor, cameras: torch.Tensor) -> float:
     image = rasterize(g, K, cameras, W, H).rgb.permute(0, 3, 1, 2)
     return float(-10 * (image - frames).square().mean().log10())
-
-
-def gsplat_defaults() -> dataclasses.dataclass:
-    """Rates of gsplat's simple_trainer; its position rate decays over 30 000 steps, so here not at all."""
-    return dataclasses.replace(
-        RECIPES["few_views"], means=1.6e-4, means_final=1.6e-4, scales_log=5e-3, quats=1e-3, opacities_logit=5e-2, sh_dc=2.5e-3,
-        sh_rest=1.25e-4,
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("blending", ["display", "linear"])
@@ -281,12 +273,61 @@ def test_paper_recipe_densifies_within_its_cap() -> None:
     assert len(result.counts) > 2 and result.gaussians.count == result.counts[-1][1]
 
 
+# The few-views recipe against gsplat's defaults
+
+
+def detailed_truth(kind: str, width: int, height: int, f_px: float) -> tuple[Gaussians, torch.Tensor]:
+    """(one Gaussian per pixel of a finely textured surface, its relative depth error): relief, steps or floor and wall."""
+    g = torch.Generator().manual_seed(0)
+    texture = torch.full((1, 3, height, width), -0.4)
+    for size, share in ((8, 0.63), (20, 0.54), (40, 0.36), (80, 0.27)):
+        coarse = torch.rand(1, 3, max(size * height // width, 2), size, generator=g)
+        texture += share * torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    u, v = x / width, y / height
+    z = {
+        "relief": 3 + 0.8 * torch.sin(9 * u) + 0.6 * torch.cos(7 * v),
+        "steps": torch.where(((u * 4).floor() + (v * 3).floor()) % 2 == 0, 2.2, 3.6) + 0.2 * u,
+        "floor": (1.2 / (v - 0.45).clamp_min(1e-3)).clamp_max(5.0),
+    }[kind].reshape(-1, 1)
+    n = width * height
+    rays = torch.stack([(x - width / 2) / f_px, (y - height / 2) / f_px, torch.ones_like(x)], -1).reshape(n, 3)
+    quats = torch.zeros(n, 4)
+    quats[:, 0] = 1
+    truth = Gaussians(
+        rays * z, quats, (0.7 * z / f_px).log().repeat(1, 3), torch.full((n,), 2.9),
+        sh_dc_from_colour(texture[0].clamp(0, 1).reshape(3, -1).T), torch.zeros(n, 0, 3),
+    )  # fmt: skip
+    error = 0.06 * torch.sin(9 * u + 5 * v) + 0.042 * torch.cos(13 * u * v + 2)
+    return truth, error.reshape(-1, 1)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_few_views_recipe_beats_gsplat_defaults_on_held_out_views(seed: int) -> None:
-    start, frames, K, cameras = scene(seed)
+@pytest.mark.parametrize("kind", ["relief", "steps", "floor"])
+def test_few_views_recipe_beats_gsplat_defaults_on_held_out_views(kind: str) -> None:
+    """By 5 dB after 300 steps on four of seven views, and by 3 dB with the limit on sizes, which serves the scale map instead.
+
+    gsplat's position rate is per camera extent and decays over 30 000 steps.
+    """
+    width, height, f_px, reach_m = 96, 64, 80.0, 0.6
+    truth, error = detailed_truth(kind, width, height, f_px)
+    K = torch.tensor([[f_px, 0, width / 2], [0, f_px, height / 2], [0, 0, 1]]).repeat(7, 1, 1)
+    t = torch.linspace(-1, 1, 7)
+    cameras = torch.eye(4).repeat(7, 1, 1)
+    cameras[:, :3, 3] = reach_m * torch.stack([t, 0.2 * t * t, -0.4 * t.abs()], 1)
+    frames = rasterize(truth, K, cameras, width, height).rgb.permute(0, 3, 1, 2).clamp(0, 1)
+    start = truth._replace(means=truth.means * (1 + error), sh_dc=sh_dc_from_colour(frames[3].reshape(3, -1).T))
+    gsplat = dataclasses.replace(
+        RECIPES["few_views"], means=1.6e-4, means_final=1.6e-4 * 0.01 ** (300 / 30_000), scales_log=5e-3, quats=1e-3,
+        opacities_logit=5e-2, sh_dc=2.5e-3, sh_rest=1.25e-4, scene_scale=1.1 * reach_m, largest_px=None,
+    )  # fmt: skip
     train, held = [0, 2, 4, 6], [1, 3, 5]
-    views = (frames[held], K[held], cameras[held])
-    ours = refine(start, frames[train], K[train], cameras[train], steps=300).gaussians
-    theirs = refine(start, frames[train], K[train], cameras[train], steps=300, recipe=gsplat_defaults()).gaussians
-    assert psnr(ours, *views) >= psnr(theirs, *views) + 5
+
+    def held_out(recipe: str | Recipe) -> float:
+        g = refine(start, frames[train], K[train], cameras[train], recipe=recipe, steps=300).gaussians
+        image = rasterize(g, K[held], cameras[held], width, height).rgb.permute(0, 3, 1, 2)
+        return float(-10 * (image - frames[held]).square().mean().log10())
+
+    baseline = held_out(gsplat)
+    assert held_out(dataclasses.replace(RECIPES["few_views"], largest_px=None)) >= baseline + 5
+    assert held_out("few_views") >= baseline + 3
