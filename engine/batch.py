@@ -140,8 +140,8 @@ def work(folder: Path, request: Request) -> Outcome:
     seconds = time.time() - started
     if isinstance(answer, Done):
         return _save(folder, Outcome(request.name, "done", seconds, attempts, where, "", dict(answer.outputs), request.fingerprint()))
-    error = f"{getattr(answer, 'error', 'cancelled')} {getattr(answer, 'hint', '')}".strip()
-    return _save(folder, Outcome(request.name, "failed", seconds, attempts, where, error, {}, request.fingerprint()))
+    reason = f"{getattr(answer, 'error', 'cancelled')} {getattr(answer, 'hint', '')}".strip()
+    return _save(folder, Outcome(request.name, "failed", seconds, attempts, where, reason, {}, request.fingerprint()))
 
 
 def _prepare(folder: Path, request: Request) -> None:

@@ -8,6 +8,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -235,12 +236,12 @@ def _files(arrays: dict[str, np.ndarray], kind: str, layers: list[str]) -> list[
     from ..images import write_exr
 
     if kind == "png":
-        return [(name, lambda to, n=name: _save_png(to, n, arrays[n])) for name in layers]
+        return [(name, partial(_save_png, name=name, values=arrays[name])) for name in layers]
     if kind == "multilayer":
         channels = {f"ViewLayer.{group}.{c}": v for name in layers for group, c, v in _channels(name, arrays[name])}
-        return [("layers", lambda to: write_exr(to, channels))]
+        return [("layers", partial(write_exr, channels=channels))]
     plain = {name: {c: v for _, c, v in _channels(name, arrays[name])} for name in layers}
-    return [(name, lambda to, n=name: write_exr(to, plain[n])) for name in layers]
+    return [(name, partial(write_exr, channels=plain[name])) for name in layers]
 
 
 def _channels(name: str, values: np.ndarray) -> list[tuple[str, str, np.ndarray]]:

@@ -77,7 +77,7 @@ def _world_matrices(document: Document) -> list[tuple[int, np.ndarray]]:
     if scenes:
         roots = document.array(document.item("scenes", document.json.get("scene", 0)), "nodes")
     else:
-        roots = range(len(document.array(document.json, "nodes")))
+        roots = list(range(len(document.array(document.json, "nodes"))))
     waiting = [(index, np.eye(4)) for index in roots]
     seen: set[int] = set()
     out = []

@@ -24,7 +24,7 @@ _SH_TYPES = ("<f4", "<f2", "u1")
 
 
 class _Section(NamedTuple):
-    count: int
+    splats: int
     capacity: int
     bucket_size: int
     buckets: int
@@ -86,24 +86,24 @@ def _read_section(data: bytes, offset: int, s: _Section, level: int, limits: tup
     end = offset + table + record.itemsize * s.capacity
     if end > len(data):
         raise damaged(path, f"a section of {s.capacity} splats ends at byte {end} of {len(data)}")
-    if s.count == 0:
+    if s.splats == 0:
         return None, end
-    rows = np.frombuffer(data, record, count=s.count, offset=offset + table)
-    means = rows["mean"].astype(np.float32)
+    rows = np.frombuffer(data, record, count=s.splats, offset=offset + table)
+    means = rows["mean"].astype(np.float64)
     if level > 0:
-        means = (means - s.quantum) * np.float32(s.block_m / 2 / s.quantum) + _bucket_centres(data, offset, s, path)
-    rgba = rows["rgba"] / 255.0
+        means = (means - s.quantum) * (s.block_m / 2 / s.quantum) + _bucket_centres(data, offset, s, path)
+    rgba = rows["rgba"].astype(np.float64) / 255.0
     sh = rows["sh"].astype(np.float32)
     if level == 2:
-        sh = limits[0] + sh / 255 * (limits[1] - limits[0])
-    bands = [sh[:, 3 * COEFFICIENTS[d - 1] : 3 * COEFFICIENTS[d]].reshape(s.count, 3, 2 * d + 1) for d in range(1, s.degree + 1)]
+        sh = (limits[0] + sh / 255 * (limits[1] - limits[0])).astype(np.float32)
+    bands = [sh[:, 3 * COEFFICIENTS[d - 1] : 3 * COEFFICIENTS[d]].reshape(s.splats, 3, 2 * d + 1) for d in range(1, s.degree + 1)]
     splats = Splats(
         means=means.astype(np.float32),
         quats=rows["quat"].astype(np.float32),
         scales_log=log_scale(rows["scale"]),
         opacities_logit=logit(rgba[:, 3]),
         sh_dc=((rgba[:, :3] - 0.5) / SH_C0).astype(np.float32),
-        sh_rest=np.concatenate([np.zeros((s.count, 3, 0), np.float32), *bands], axis=2).transpose(0, 2, 1).astype(np.float32),
+        sh_rest=np.concatenate([np.zeros((s.splats, 3, 0), np.float32), *bands], axis=2).transpose(0, 2, 1).astype(np.float32),
     )
     return splats, end
 
@@ -113,12 +113,12 @@ def _bucket_centres(data: bytes, offset: int, s: _Section, path: Path) -> np.nda
     if s.bucket_bytes < 12 or s.bucket_size < 1 or s.full + s.partial > s.buckets:
         raise damaged(path, "its bucket table does not fit")
     sizes = np.concatenate(
-        [np.full(min(s.full, s.count), s.bucket_size, np.int64), np.frombuffer(data, "<u4", s.partial, offset).astype(np.int64)]
+        [np.full(min(s.full, s.splats), s.bucket_size, np.int64), np.frombuffer(data, "<u4", s.partial, offset).astype(np.int64)]
     )
-    stop = int(np.searchsorted(np.cumsum(sizes), s.count)) + 1  # no more buckets than the splats need: a listed size may lie
-    index = np.repeat(np.arange(min(stop, len(sizes))), np.minimum(sizes[:stop], s.count))
-    if len(index) < s.count:
+    stop = int(np.searchsorted(np.cumsum(sizes), s.splats)) + 1  # no more buckets than the splats need: a listed size may lie
+    index = np.repeat(np.arange(min(stop, len(sizes))), np.minimum(sizes[:stop], s.splats))
+    if len(index) < s.splats:
         raise damaged(path, "its buckets hold fewer splats than it claims")
     raw = np.frombuffer(data, np.uint8, s.bucket_bytes * s.buckets, offset + s.partial * 4).reshape(s.buckets, s.bucket_bytes)
     centres = np.ascontiguousarray(raw[:, :12]).view("<f4")
-    return centres[index[: s.count]]
+    return centres[index[: s.splats]]

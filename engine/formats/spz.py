@@ -40,15 +40,15 @@ _DIRECTIONS = {"R": (1, 0, 0), "L": (-1, 0, 0), "U": (0, 1, 0), "D": (0, -1, 0),
 
 class _Header(NamedTuple):
     version: int
-    count: int
+    splats: int
     degree: int
     fraction_bits: int
     flags: int
 
     def sizes(self) -> list[int]:
         """Bytes of positions, opacities, colours, scales, rotations, SH."""
-        return [9 * self.count, self.count, 3 * self.count, 3 * self.count, (3 if self.version == 2 else 4) * self.count,
-                3 * _SH_COUNTS[self.degree] * self.count]  # fmt: skip
+        return [9 * self.splats, self.splats, 3 * self.splats, 3 * self.splats, (3 if self.version == 2 else 4) * self.splats,
+                3 * _SH_COUNTS[self.degree] * self.splats]  # fmt: skip
 
 
 def _parse_header(data: bytes, path: Path | str, file_size: int) -> _Header:
@@ -101,7 +101,7 @@ def read(path: Path) -> SplatScene:
 def _split(body: bytes, header: _Header, path: Path | str) -> list[np.ndarray]:
     sizes = header.sizes()
     if len(body) < sum(sizes):
-        raise damaged(path, f"{header.count} splats need {sum(sizes)} bytes, there are {len(body)}")
+        raise damaged(path, f"{header.splats} splats need {sum(sizes)} bytes, there are {len(body)}")
     ends = np.cumsum(sizes)
     view = np.frombuffer(body, np.uint8, count=int(ends[-1]))
     return list(np.split(view, ends[:-1]))
@@ -173,7 +173,7 @@ def _extension_axes(records: bytes, path: Path | str) -> np.ndarray | None:
 
 
 def _unpack(header: _Header, streams: list[np.ndarray]) -> Splats:
-    n = header.count
+    n = header.splats
     positions, opacities, colours, scales, rotations, sh = streams
     fixed = positions.reshape(n, 3, 3).astype(np.int32)
     fixed = fixed[:, :, 0] | fixed[:, :, 1] << 8 | fixed[:, :, 2] << 16

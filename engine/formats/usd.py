@@ -242,13 +242,11 @@ def read_cameras(stage: Any, axes: str, unit: float) -> CameraPath | None:
     if not prims:
         return None
     prim = prims[0]
-    frames = np.arange(stage.GetStartTimeCode(), stage.GetEndTimeCode() + 0.5) if stage.HasAuthoredTimeCodeRange() else np.zeros(1)
-    if len(frames) > 1_000_000:
-        raise UserError(f"The stage spans {len(frames)} frames.", "Shorten its time range.")
-    width, height = (
-        prim.GetAttribute(f"userProperties:resolution_{n}").Get() if prim.HasAttribute(f"userProperties:resolution_{n}") else None
-        for n in ("width", "height")
-    )
+    first, last = (stage.GetStartTimeCode(), stage.GetEndTimeCode()) if stage.HasAuthoredTimeCodeRange() else (0.0, 0.0)
+    if not 0 <= last - first <= 1_000_000:  # NaN fails this too
+        raise UserError(f"The stage spans the frames {first:g} to {last:g}.", "Mend its time range.")
+    frames = np.arange(first, last + 0.5)
+    width, height = (_resolution(prim, name) for name in ("width", "height"))
     Ks, matrices = [], []
     for frame in frames:
         camera = UsdGeom.Camera(prim).GetCamera(float(frame))
@@ -261,7 +259,14 @@ def read_cameras(stage: Any, axes: str, unit: float) -> CameraPath | None:
         cy = height / 2 + camera.verticalApertureOffset / camera.verticalAperture * height
         Ks.append([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
         matrices.append(np.array(camera.transform).T)
-    return path_from_nodes(np.array(matrices), np.array(Ks), (int(width), int(height)), stage.GetTimeCodesPerSecond(), axes, unit)
+    return path_from_nodes(np.array(matrices), np.array(Ks), (width, height), stage.GetTimeCodesPerSecond(), axes, unit)
+
+
+def _resolution(prim: Any, name: str) -> int:
+    """What our writer said about the picture's size; 0 in stages of others."""
+    attribute = prim.GetAttribute(f"userProperties:resolution_{name}")
+    value = attribute.Get() if attribute else None
+    return value if isinstance(value, int) and 0 < value <= 65536 else 0
 
 
 def cameras_of(path: Path) -> CameraPath | None:

@@ -354,3 +354,12 @@ def test_a_missing_folder_is_said(tmp_path):
     for ending in (".ply", ".glb", ".spz", ".usdc", ".usdz"):
         with pytest.raises(UserError, match="does not exist"):
             formats.write(tmp_path / "nowhere" / f"a{ending}", SplatScene(random_splats(2, 0)))
+
+
+def test_a_stage_of_endless_time_is_refused(tmp_path):
+    from engine.formats import usd
+
+    path = tmp_path / "a.usda"
+    path.write_text('#usda 1.0\n(\n    startTimeCode = 0\n    endTimeCode = 1e18\n)\ndef Camera "c"\n{\n}\n')
+    with pytest.raises(UserError, match="spans"):
+        usd.cameras_of(path)
