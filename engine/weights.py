@@ -27,7 +27,7 @@ class Weights:
     """One downloadable model."""
 
     title: str
-    kind: str  # "prior", "lora", "depth", "initialiser" or "text"
+    kind: str  # "prior", "lora", "depth", "initialiser", "image" or "text"
     repository: str  # on the Hugging Face hub
     files: tuple[str, ...]  # patterns of what is needed
     needs: tuple[str, ...]  # files without which the model is not there
@@ -70,6 +70,15 @@ WEIGHTS: dict[str, Weights] = {
     "viewcrafter_25_512": _viewcrafter("_25_512", "model.ckpt", "25 frames, 320 x 512"),
     "wan_vace_1.3b": _pipeline("Wan 2.1 VACE 1.3B", "Wan-AI/Wan2.1-VACE-1.3B-diffusers", 19.0, _APACHE, True),
     "wan_vace_14b": _pipeline("Wan 2.1 VACE 14B", "Wan-AI/Wan2.1-VACE-14B-diffusers", 46.6, _APACHE, True),
+    "wan_fun_inp_1.3b": Weights(
+        "Wan 2.1 Fun InP 1.3B (needs wan_vace_1.3b and wan_image_encoder too)", "prior", "alibaba-pai/Wan2.1-Fun-1.3B-InP",
+        ("diffusion_pytorch_model.safetensors", "config.json"), ("diffusion_pytorch_model.safetensors", "config.json"), 3.13,
+        _APACHE, True,
+    ),
+    "wan_image_encoder": Weights(
+        "CLIP image encoder of Wan 2.1 I2V", "image", "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", ("image_encoder/*",),
+        ("image_encoder/config.json", "image_encoder/model.safetensors"), 1.3, _APACHE, True,
+    ),
     "wan_14b_lightx2v": Weights(
         "Distilled LoRA for Wan 2.1 14B: 4 steps", "lora", "lightx2v/Wan2.1-Distill-Loras",
         ("wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors",), ("wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors",), 0.631,

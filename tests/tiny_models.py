@@ -229,6 +229,50 @@ def save_wan_vace(folder: Path) -> Path:
     return _index(folder, "WanVACEPipeline")
 
 
+_WAN_OWN_NAMES = (
+    ("condition_embedder.time_embedder.linear_1", "time_embedding.0"), ("condition_embedder.time_embedder.linear_2", "time_embedding.2"),
+    ("condition_embedder.text_embedder.linear_1", "text_embedding.0"), ("condition_embedder.text_embedder.linear_2", "text_embedding.2"),
+    ("condition_embedder.time_proj", "time_projection.1"), ("condition_embedder.image_embedder.norm1", "img_emb.proj.0"),
+    ("condition_embedder.image_embedder.ff.net.0.proj", "img_emb.proj.1"), ("condition_embedder.image_embedder.ff.net.2", "img_emb.proj.3"),
+    ("condition_embedder.image_embedder.norm2", "img_emb.proj.4"), ("attn1", "self_attn"), ("attn2", "cross_attn"), (".to_q", ".q"),
+    (".to_k", ".k"), (".to_v", ".v"), (".to_out.0", ".o"), (".add_k_proj", ".k_img"), (".add_v_proj", ".v_img"),
+    (".norm_added_k", ".norm_k_img"), ("ffn.net.0.proj", "ffn.0"), ("ffn.net.2", "ffn.2"), (".norm2.", ".norm3."),
+    (".scale_shift_table", ".modulation"), ("proj_out", "head.head"),
+)  # fmt: skip
+
+
+def save_wan_inp(folder: Path) -> Path:
+    """A small Wan Fun InP transformer in the layout and naming of its authors."""
+    from diffusers import WanTransformer3DModel
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    model = WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=36, out_channels=16, text_dim=32, freq_dim=256,
+        ffn_dim=32, num_layers=2, cross_attn_norm=True, qk_norm="rms_norm_across_heads", image_dim=32, added_kv_proj_dim=24,
+    )  # fmt: skip
+    state = {}
+    for name, tensor in _lively(model, 2.0).state_dict().items():
+        for theirs, own in _WAN_OWN_NAMES:
+            name = name.replace(theirs, own)
+        state["head.modulation" if name == "scale_shift_table" else name] = tensor.clone()
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(state, folder / "diffusion_pytorch_model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"model_type": "i2v", "num_heads": 2}), encoding="utf-8")
+    return folder
+
+
+def save_wan_image_encoder(folder: Path) -> Path:
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    torch.manual_seed(0)
+    config = CLIPVisionConfig(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=37, image_size=28, patch_size=14
+    )  # fmt: skip
+    _lively(CLIPVisionModel(config), 4.0).save_pretrained(folder / "image_encoder")
+    return folder
+
+
 def wan_lora(down: str = "lora_down", up: str = "lora_up") -> dict[str, Tensor]:
     """A LoRA for the small Wan, in the naming of Wan's authors, for the kinds of layer that the distilled ones change."""
     g = torch.Generator().manual_seed(0)

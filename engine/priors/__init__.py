@@ -23,6 +23,7 @@ REGISTRY: dict[str, str] = {
     "wan_vace_1.3b": "wan:from_settings",
     "wan_vace_14b": "wan:from_settings",
     "wan_vace_14b_fast": "wan:from_settings",
+    "wan_fun_inp_1.3b": "wan_inp:from_settings",
     "svd": "svd:from_settings",
     "cogvideox_i2v": "cogvideox:from_settings",
     "ltx": "ltx:from_settings",
@@ -45,5 +46,5 @@ def check(name: str) -> None:
 
 def working_multiple(name: str) -> int:
     """What the working width and height must divide by for a prior: known before the prior is made."""
-    fine = {"patch": 8, "cogvideox_i2v": 16, "wan_vace_1.3b": 16, "wan_vace_14b": 16, "wan_vace_14b_fast": 16}
+    fine = {"patch": 8, "cogvideox_i2v": 16, "wan_vace_1.3b": 16, "wan_vace_14b": 16, "wan_vace_14b_fast": 16, "wan_fun_inp_1.3b": 16}
     return fine.get(name, 64)

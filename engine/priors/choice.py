@@ -24,6 +24,7 @@ RANKING = (
     Candidate("viewcrafter_16", 10.5, ("viewcrafter_16",)),
     Candidate("viewcrafter_25_sparse", 15.0, ("viewcrafter_25_sparse",)),
     Candidate("wan_vace_1.3b", 8.2, ("wan_vace_1.3b",)),
+    Candidate("wan_fun_inp_1.3b", 8.2, ("wan_fun_inp_1.3b", "wan_vace_1.3b", "wan_image_encoder")),
     Candidate("viewcrafter_25_512", 6.5, ("viewcrafter_25_512",)),
     Candidate("ltx", 10.0, ("ltx",)),
     Candidate("svd", 8.0, ("svd",)),

@@ -31,6 +31,10 @@ def clip_picture(image: Tensor, size_px: int) -> Tensor:
 
 def clip_pixels(image: Tensor, size_px: int) -> Tensor:
     """[1, 3, h, w] in [0, 1] -> normalised pixels [1, 3, size_px, size_px]."""
-    small = clip_picture(image * 2.0 - 1.0, size_px) * 0.5 + 0.5
+    return normalised(clip_picture(image * 2.0 - 1.0, size_px) * 0.5 + 0.5)
+
+
+def normalised(image: Tensor) -> Tensor:
+    """[1, 3, h, w] in [0, 1] -> less CLIP's mean, over its deviation."""
     mean, std = (torch.tensor(v, device=image.device)[None, :, None, None] for v in (_MEAN, _STD))
-    return (small - mean) / std
+    return (image - mean) / std

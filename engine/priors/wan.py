@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,7 @@ MOST_FRAMES = 81
 PROMPT = "A steady camera moves through a static scene. Photograph, sharp details, natural light."
 NEGATIVE = "blur, distortion, moving people, moving objects, flicker, text, watermark, painting, cartoon"
 _TEXT_TOKENS = 512
-_KNOWN = 0.5  # coverage from which a pixel is kept
+KNOWN = 0.5  # coverage from which a pixel is kept
 _TOKEN_BYTES = 40  # of one branch, per token and channel of the network: estimate
 _DECODER_BYTES = 12_000  # per pixel of a frame: estimate
 
@@ -119,25 +119,17 @@ def mask_channels(unknown: Tensor, factor: int) -> Tensor:
     return F.interpolate(cells, size=((f + factor - 1) // factor, h // 8, w // 8), mode="nearest-exact")[0]
 
 
-class WanVACE:
-    """A video prior (see base.py)."""
+class Wan:
+    """What all Wan models share: latents, levels, memory."""
 
     def __init__(
-        self,
-        spec: PriorSpec,
-        transformer: nn.Module,  # WanVACETransformer3DModel
-        vae: nn.Module,  # AutoencoderKLWan
-        text: Tensor,  # [2, 512, d]: negative, prompt
-        residence: Residence,
-        *,
-        shift: float,
-        guidance: float = GUIDANCE,
-        references: bool = True,
+        self, spec: PriorSpec, transformer: nn.Module, vae: nn.Module, text: Tensor, residence: Residence, *, shift: float, guidance: float
     ) -> None:
+        """`text` [2, 512, d]: the negative sentence and the prompt; `vae` an AutoencoderKLWan."""
         self.spec, self.residence = spec, residence
         self._transformer, self._text = transformer, text
         self._latents = WanLatents(vae, residence.device)
-        self._shift, self._guidance, self._references = shift, guidance, references
+        self._shift, self._guidance = shift, guidance
         self._levels: list[Level] = []
 
     def levels(self, steps: int) -> list[Level]:
@@ -164,10 +156,24 @@ class WanVACE:
 
         return self.residence.run(work)
 
+    def features(self, latents: Tensor) -> Tensor:
+        return notation.patch_features(latents)
+
+    def generator(self, seed: int) -> torch.Generator:
+        return torch.Generator(self.residence.device).manual_seed(seed)
+
+
+class WanVACE(Wan):
+    """A video prior (see base.py) on a WanVACETransformer3DModel."""
+
+    def __init__(self, *parts: Any, shift: float, guidance: float = GUIDANCE, references: bool = True) -> None:
+        super().__init__(*parts, shift=shift, guidance=guidance)
+        self._references = references
+
     @torch.no_grad()
     def condition(self, clip: Clip) -> Condition:
         self.residence.companions()
-        unknown = (clip.known < _KNOWN).to(clip.render)
+        unknown = (clip.known < KNOWN).to(clip.render)
         video = clip.render * 2.0 - 1.0
         kept = self._latents.encode(video * (1.0 - unknown))
         # The part to be replaced is grey: what the render has there is no picture of the scene.
@@ -207,11 +213,13 @@ class WanVACE:
             u = notation.guided(u[runs:], u[:runs], self._guidance)
         return notation.from_flow(u, x, level)
 
-    def features(self, latents: Tensor) -> Tensor:
-        return notation.patch_features(latents)
 
-    def generator(self, seed: int) -> torch.Generator:
-        return torch.Generator(self.residence.device).manual_seed(seed)
+def text_embeddings(folder: Path, prompt: str) -> Tensor:
+    """[2, 512, d] float32: the negative sentence and the prompt ("": the default), zeros where the sentence has ended."""
+    from transformers import UMT5EncoderModel
+
+    text = model_folder.sentence_embeddings(folder, UMT5EncoderModel, [NEGATIVE, prompt or PROMPT], _TEXT_TOKENS)
+    return text["embeddings"].float() * text["mask"][:, :, None]
 
 
 def demand(transformer: nn.Module, vae: nn.Module, frames: int, height: int, width: int) -> Demand:
@@ -242,13 +250,10 @@ def load(
 ) -> WanVACE:
     """The prior `name` of VARIANTS from a folder in diffusers' layout, for clips of `frames` frames of `size` (height, width)."""
     from diffusers import AutoencoderKLWan, WanVACETransformer3DModel
-    from transformers import UMT5EncoderModel
 
     model_folder.require(folder, "WanVACEPipeline")
     cuda = device.startswith("cuda")
-    sentences = [NEGATIVE, prompt or PROMPT]
-    text = model_folder.sentence_embeddings(folder, UMT5EncoderModel, sentences, _TEXT_TOKENS)
-    embeddings = text["embeddings"].float() * text["mask"][:, :, None]  # Wan reads zeros, not padding
+    embeddings = text_embeddings(folder, prompt)
     vae = model_folder.part(folder, "vae", AutoencoderKLWan, torch.float32)
     transformer = model_folder.part(folder, "transformer", WanVACETransformer3DModel, torch.bfloat16 if cuda else torch.float32)
     if lora_file is not None:

@@ -30,10 +30,14 @@ SAVERS = {
     "wan_vace_1.3b": lambda root: tiny.save_wan_vace(root / "wan_vace_1.3b"),
     "wan_vace_14b": lambda root: tiny.save_wan_vace(root / "wan_vace_14b"),
     "wan_vace_14b_fast": lambda root: (tiny.save_wan_vace(root / "wan_vace_14b"), tiny.save_wan_lora(root / "wan_14b_lightx2v")),
+    "wan_fun_inp_1.3b": lambda root: (
+        tiny.save_wan_inp(root / "wan_fun_inp_1.3b"), tiny.save_wan_vace(root / "wan_vace_1.3b"),
+        tiny.save_wan_image_encoder(root / "wan_image_encoder"),
+    ),
     "svd": lambda root: tiny.save_svd(root / "svd"),
     "cogvideox_i2v": lambda root: tiny.save_cogvideox(root / "cogvideox_i2v", SIZE),
     "ltx": lambda root: tiny.save_ltx(root / "ltx"),
-}
+}  # fmt: skip
 NAMES = pytest.mark.parametrize("name", list(REGISTRY))
 
 

@@ -303,7 +303,7 @@ def test_every_entry_is_complete():
     from engine.priors import REGISTRY
 
     for name, entry in weights.WEIGHTS.items():
-        assert entry.kind in ("prior", "lora", "depth", "initialiser", "text")
+        assert entry.kind in ("prior", "lora", "depth", "initialiser", "image", "text")
         assert entry.licence and entry.size_gb > 0 and entry.repository.count("/") == 1
         assert weights.selected(name, list(entry.needs)) == list(entry.needs)
         if entry.kind == "prior":
