@@ -190,12 +190,12 @@ def values(group: SCENESPLATTER_PG_scene) -> dict[str, Any]:
     return found
 
 
-def read(group: SCENESPLATTER_PG_scene, depth_file: Path | None = None) -> SceneSettings:
-    """The engine's settings as the panel has them; `depth_file` is the job's own depth map, where there is one.
+def read(group: SCENESPLATTER_PG_scene, depth_file: str = "") -> SceneSettings:
+    """The engine's settings as the panel has them; `depth_file` names the job's own depth map, where there is one.
 
     Raises UserError, with the setting's name and range, for values that do not go together.
     """
-    return engine_settings.make(**{**values(group), **({"depth": str(depth_file)} if depth_file else {})})
+    return engine_settings.make(**{**values(group), **({"depth": depth_file} if depth_file else {})})
 
 
 CLASSES = (SCENESPLATTER_PG_settings, SCENESPLATTER_PG_scene)

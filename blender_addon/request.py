@@ -135,7 +135,7 @@ def _write_inputs(context: bpy.types.Context, folder: Path, path: CameraPath) ->
     elif group.depth_source == "FILE":
         source = Path(bpy.path.abspath(group.depth_file))
         depth = Path(shutil.copyfile(source, folder / "input" / f"depth{source.suffix.lower()}"))
-    return properties.read(group, depth)
+    return properties.read(group, f"input/{depth.name}" if depth else "")  # relative, so that a job can be moved
 
 
 def save_image(group: properties.SCENESPLATTER_PG_scene, folder: Path) -> Path:

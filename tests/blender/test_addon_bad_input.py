@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,22 @@ def test_a_depth_map_that_is_missing(ready: Any) -> None:
     refused_by_poll("Choose a depth map file")
     ready.scene_splatter.depth_file = "//no.exr"
     refused_by_poll("The depth map no.exr does not exist")
+
+
+def test_a_depth_map_and_a_blockout_go_into_the_job_under_a_relative_name(ready: Any, tmp_path: Path) -> None:
+    np.save(tmp_path / "mine.npy", np.full((36, 64), 3.0, np.float32))
+    ready.scene_splatter.depth_source, ready.scene_splatter.depth_file = "FILE", str(tmp_path / "mine.npy")
+    folder = request.make(bpy.context).folder
+    assert (folder / "input" / "depth.npy").read_bytes() == (tmp_path / "mine.npy").read_bytes()
+    assert json.loads((folder / "settings.json").read_text())["geometry"]["depth"] == "input/depth.npy"
+    ready.scene_splatter.depth_source = "BLOCKOUT"
+    refused("Camera sees no geometry at frame 1")
+    bpy.ops.mesh.primitive_plane_add(size=20.0, location=(0.0, 5.0, 0.0), rotation=(np.pi / 2, 0.0, 0.0))
+    before = snapshot()
+    folder = request.make(bpy.context).folder
+    assert snapshot() == before
+    np.testing.assert_allclose(np.load(folder / "input" / "depth.npy"), 5.0, rtol=1e-4)  # a wall five metres ahead
+    assert json.loads((folder / "settings.json").read_text())["geometry"]["depth"] == "input/depth.npy"
 
 
 def test_a_place_that_cannot_be_written(ready: Any, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_the_depth_source_becomes_the_engines_depth(empty_scene, tmp_path) -> No
     assert "Name a depth model" in properties.depth_problem(group)
     group.depth_source, group.depth_file = "FILE", str(tmp_path / "no.exr")
     assert "no.exr does not exist" in properties.depth_problem(group)
-    assert properties.read(group, tmp_path / "depth.npy").geometry.depth == str(tmp_path / "depth.npy")
+    assert properties.read(group, "input/depth.exr").geometry.depth == "input/depth.exr"
 
 
 def test_frames_are_the_scene_range_or_their_own_with_sub_frames(empty_scene) -> None:
