@@ -21,9 +21,14 @@ SCRIPT = ROOT / "docs" / "flamenco" / "scene_splatter.js"
 _MANAGER = """
 const fs = require('fs'), nodePath = require('path');
 const tasks = [];
-global.path = { join: nodePath.posix.join, dirname: nodePath.posix.dirname, basename: nodePath.posix.basename, stem: (p) => nodePath.posix.parse(p).name };
+const { join, dirname, basename, parse } = nodePath.posix;
+global.path = { join, dirname, basename, stem: (p) => parse(p).name };
 global.author = {
-  Task: (name, type) => ({ name, type, commands: [], dependencies: [], addCommand(c) { this.commands.push(c); }, addDependency(t) { this.dependencies.push(t.name); } }),
+  Task: (name, type) => ({
+    name, type, commands: [], dependencies: [],
+    addCommand(c) { this.commands.push(c); },
+    addDependency(t) { this.dependencies.push(t.name); },
+  }),
   Command: (name, parameters) => ({ name, parameters }),
 };
 global.frameChunker = (frames, size) => {

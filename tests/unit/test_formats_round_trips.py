@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import struct
 
 import numpy as np
 import pytest
@@ -267,3 +268,21 @@ def test_metadata_names_the_format_read(tmp_path):
         assert dataclasses.asdict(_written(tmp_path, ending, random_splats(4, 0)).metadata)["source"] in ending.replace(
             "glb", "gltf"
         ).replace("usdc", "usd")
+
+
+def test_spz_that_names_its_axes_is_turned(tmp_path):
+    """The coordinate-system extension of version 4: record 0xADBE0003, 6 is x right, y down, z forward."""
+    from engine.formats import spz
+
+    splats = random_splats(30, 3)
+    data = spz.encode(splats, version=4)
+    record = struct.pack("<III", 0xADBE0003, 4, 6) + struct.pack("<II", 0x12340001, 3) + b"abc"
+    header = bytearray(data[:32])
+    header[14] |= 2
+    struct.pack_into("<I", header, 16, 32 + len(record))
+    path = tmp_path / "a.spz"
+    path.write_bytes(bytes(header) + record + data[32:])
+    _check(splats, formats.read(path).in_axes("opencv").splats, PROMISES[".spz"])
+    path.write_bytes(bytes(header) + record[:-1] + data[32:])
+    with pytest.raises(UserError):
+        formats.read(path)
