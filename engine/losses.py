@@ -82,10 +82,3 @@ def window_1d(like: Tensor) -> Tensor:
     d = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
     w = torch.exp(-(d**2) / (2 * SIGMA_PX**2))
     return (w / w.sum()).to(like)
-
-
-def linear_to_srgb(c: Tensor) -> Tensor:
-    """IEC 61966-2-1 encoding; gradients are finite at 0, and values past 1 are encoded by the same curve."""
-    low = 12.92 * c
-    high = 1.055 * c.clamp_min(0.0031308) ** (1 / 2.4) - 0.055
-    return torch.where(c <= 0.0031308, low, high)

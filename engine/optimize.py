@@ -21,9 +21,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from .colour import linear_to_srgb
 from .densify import Densify, DensifyState, densify
 from .gaussians import Gaussians
-from .losses import Target, linear_to_srgb, photometric_loss, prepare_target
+from .losses import Target, photometric_loss, prepare_target
 from .rasterize import rasterize
 from .rasterize.adam import Adam
 from .spherical_harmonics import COUNTS

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..colour import srgb_to_linear
 from ..errors import UserError
 from ..spherical_harmonics import evaluate_sh
 from .constants import BLUR_PX2
-from .reference import srgb_to_linear
 
 VERSION = "1.5.3"
 CONSENT = "SCENE_SPLATTER_COMPILE_GSPLAT"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..colour import srgb_to_linear
 from ..spherical_harmonics import evaluate_sh
 from . import constants as k
 
@@ -21,11 +22,6 @@ def rotation_from_quaternion(quats: Tensor) -> Tensor:
         2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
     )  # fmt: skip
     return torch.stack(rows, -1).reshape(*quats.shape[:-1], 3, 3)
-
-
-def srgb_to_linear(c: Tensor) -> Tensor:
-    """IEC 61966-2-1 decoding of non-negative values."""
-    return torch.where(c <= 0.04045, c / 12.92, ((c.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4)
 
 
 def project(gaussians, K: Tensor, camera_from_world: Tensor, width: int, height: int, near: float):

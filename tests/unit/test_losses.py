@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engine.losses import linear_to_srgb, photometric_loss, photometric_loss_torch, prepare_target, ssim_map, window_1d
+from engine.colour import linear_to_srgb, srgb_to_linear
+from engine.losses import photometric_loss, photometric_loss_torch, prepare_target, ssim_map, window_1d
 
 
 def pair(height: int, width: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -74,8 +75,6 @@ def test_the_number_of_threads_does_not_change_a_bit(threads: int, monkeypatch: 
 
 
 def test_srgb_encoding_undoes_the_decoding_and_has_a_finite_slope_at_black() -> None:
-    from engine.rasterize.reference import srgb_to_linear
-
     c = torch.linspace(0, 1, 101, dtype=torch.float64)
     torch.testing.assert_close(linear_to_srgb(srgb_to_linear(c)), c, atol=1e-6, rtol=0)
     black = torch.zeros(1, requires_grad=True)
