@@ -33,7 +33,7 @@ def findings(segments: list[dict[str, Any]], input_psnr: float) -> list[Finding]
     drift = [s["drift_psnr"] for s in segments if s["drift_psnr"] is not None]
     detail = [s["unseen_detail"] for s in segments if s["unseen_detail"] is not None and s["unknown_share"] > 0.01]
     seams = [s["seam"] for s in segments if s["seam"] is not None]
-    fall = [_fall(s["losses"]) for s in segments if len(s["losses"]) >= 20]
+    fall = [loss_fall(s["losses"]) for s in segments if len(s["losses"]) >= 20]
     return [
         _finding("Input view", [input_psnr], INPUT_DB, "{:.1f} dB PSNR against the picture", "Raise refine_steps or anchor_weight."),
         _finding("Consistency drift", drift, DRIFT_DB, "known parts keep {:.1f} dB in the worst segment", "Raise lambda_0."),
@@ -58,7 +58,7 @@ def _finding(name: str, values: list[float], least: float, text: str, advice: st
     return Finding(name, worst >= least, text.format(sign * worst), "" if worst >= least else advice)
 
 
-def _fall(losses: list[float]) -> float:
+def loss_fall(losses: list[float]) -> float:
     """Mean loss of the last tenth of the steps over that of the second tenth."""
     tenth = max(1, len(losses) // 10)
     early = losses[tenth : 2 * tenth]
@@ -97,7 +97,7 @@ def write_report(folder: Path, facts: dict[str, Any], input_psnr: float, path_ps
 
 
 def _plot_losses(path: Path, segments: list[dict[str, Any]]) -> None:
-    figure, axes = _axes("optimiser step", "loss, Eq. (20)")
+    figure, axes = plot_axes("optimiser step", "loss, Eq. (20)")
     start = 0
     for index, segment in enumerate(segments):
         losses = segment["losses"]
@@ -110,12 +110,12 @@ def _plot_losses(path: Path, segments: list[dict[str, Any]]) -> None:
 
 
 def _plot_line(path: Path, values: list[float], x: str, y: str) -> None:
-    figure, axes = _axes(x, y)
+    figure, axes = plot_axes(x, y)
     axes.plot(values, marker=".")
     figure.savefig(path)
 
 
-def _axes(x: str, y: str) -> tuple[Any, Any]:
+def plot_axes(x: str, y: str) -> tuple[Any, Any]:
     from matplotlib.figure import Figure  # slow to import, and only a finished run needs it; no window system is touched
 
     figure = Figure(figsize=(7, 3), dpi=110, layout="constrained")

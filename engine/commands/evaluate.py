@@ -1,4 +1,4 @@
-"""evaluate: the method's experiments on posed pictures, as tables and plots."""
+"""evaluate: the method's experiments on pictures whose other views are known, as tables and plots."""
 
 from __future__ import annotations
 
@@ -8,72 +8,93 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# The variants of each experiment, as settings that differ from the draft preset.
-EXPERIMENTS: dict[str, dict[str, dict[str, Any]]] = {
-    "ablation": {
-        "full": {},
-        "without latent momentum": {"momentum": "pixel"},
-        "without pixel momentum": {"momentum": "latent"},
-        "without diffusion": {"diffusion": False},
-    },
-    "paper_form": {  # latent momentum exactly as printed: no coverage in lambda, so holes are pulled too
-        "full": {"lambda_coverage": False},
-        "without latent momentum": {"momentum": "pixel", "lambda_coverage": False},
-        "without pixel momentum": {"momentum": "latent", "lambda_coverage": False},
-        "free run alone": {"momentum": "none"},
-    },
-    "lambda_0": {f"lambda_0 {x:g}": {"lambda_0": x} for x in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)},
-    "tau": {f"tau {x:g}": {"tau": x} for x in (0.1, 0.3, 0.5, 1.0, 2.0, 4.0)},
-    "similarity": {"patch": {"similarity": "patch"}, "latent": {"similarity": "latent"}},
-    "momentum_start": {f"from {x:.0%}": {"momentum_start": x} for x in (0.0, 0.3, 0.6)},
-}
+from ..errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+SCENES = ROOT / "benchmarks" / "scenes"
+NAMES = (  # those of evaluation.experiments, which the command line does not import before it must
+    "ablation", "printed_form", "drifting_prior", "drifting_printed", "lambda_0", "tau", "momentum_start", "similarity", "segments",
+    "convergence", "view_range",
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", type=Path, nargs="+", help="posed sets: transforms.json, pictures, depth maps or sparse points")
-    parser.add_argument("--experiment", choices=tuple(EXPERIMENTS), default="ablation")
+    parser.add_argument("data", type=Path, nargs="*", help="scenes, posed sets, or folders of them (default: benchmarks/scenes)")
+    parser.add_argument("--experiment", choices=("all", *NAMES), nargs="+", default=["ablation"])
     parser.add_argument("--out", type=Path, default=Path("out") / "evaluation")
-    parser.add_argument("--width", type=int, default=192, help="working width in pixels (default: 192)")
-    parser.add_argument("--views", type=int, default=3, help="true views after the input view (default: 3)")
-    parser.add_argument("--frames", type=int, default=13, help="frames of the path (default: 13)")
+    parser.add_argument("--width", type=int, default=160, help="working width in pixels (default: 160)")
+    parser.add_argument("--views", type=int, default=3, help="true views after the input view of a posed set (default: 3)")
+    parser.add_argument("--frames", type=int, default=13, help="frames of a posed set's path (default: 13)")
+    parser.add_argument("--steps", type=int, default=12, help="denoising steps (default: 12)")
+    parser.add_argument("--refine-steps", type=int, default=100, help="optimiser steps a segment (default: 100)")
     parser.add_argument("--prior", default="patch", help="video prior (default: patch)")
+    parser.add_argument("--border", type=float, default=0.0, help="share to crop from every side before measuring, e.g. 0.05")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", help="only these views, by name")
+    parser.add_argument("--fresh", action="store_true", help="run everything again instead of adding to the results in --out")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the experiment, write <out>/<experiment>.json and .md, and print the table."""
-    from .. import evaluation
-    from .generate import Bars
+    """Run the experiments; write <out>/<experiment>.json, .md and .png after every run; print the means."""
+    from ..evaluation import experiments, scenes, tables
 
-    views = [evaluation.load_posed(folder, views=args.views, frames=args.frames) for folder in args.data]
-    segments = {"segment_length": args.frames, "overlap": max(1, args.frames // 3)}
-    common = {"width": args.width, "seed": args.seed, "prior": args.prior, **segments}
-    variants = {name: {**common, **overrides} for name, overrides in EXPERIMENTS[args.experiment].items()}
-    rows = []
-    for view, variant, score in evaluation.experiment(views, variants, Bars()):
-        rows.append({"view": view, "variant": variant, **score._asdict()})
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / f"{args.experiment}.json").write_text(json.dumps({"common": common, "rows": rows}, indent=1), encoding="utf-8")
-    table = to_table(rows)
-    (args.out / f"{args.experiment}.md").write_text(table, encoding="utf-8")
-    sys.stdout.write(table)
+    folders = scenes.find(args.data or [_shipped()])
+    if args.only:
+        folders = [folder for folder in folders if folder.name in args.only]
+        if not folders:
+            raise UserError("None of the views named by --only is there.", "See the folders' names.")
+    common = {
+        "width": args.width, "seed": args.seed, "prior": args.prior, "steps": args.steps, "refine_steps": args.refine_steps,
+        "views": args.views, "frames": args.frames, "border": args.border, "segment_length": 9, "overlap": 3,
+    }  # fmt: skip
+    for name in NAMES if "all" in args.experiment else args.experiment:
+        data = _earlier(args.out / f"{name}.json", common) if not args.fresh else None
+        data = data or {"common": common, "rows": []}
+        data["circumstances"] = tables.circumstances(ROOT)
+        experiment = experiments.EXPERIMENTS[name]
+        for folder, path, variant in experiments.runs(folders, experiment):
+            if any((row["view"], row["path"], row["variant"]) == (folder.name, path, variant) for row in data["rows"]):
+                continue
+            _add(data, scenes.load(folder, path=path, views=args.views, frames=args.frames), path, variant, experiment.variants[variant])
+            tables.write(args.out, name, data)
+        sys.stdout.write(tables.write(args.out, name, data).split("| view, variant |")[0])
     return 0
 
 
-def to_table(rows: list[dict[str, Any]]) -> str:
-    """A Markdown table of all runs, then the means over views for each variant."""
-    columns = {
-        "psnr": "PSNR", "psnr_seen": "seen", "psnr_invented": "invented", "ssim": "SSIM", "invented_share": "share invented",
-        "input_psnr": "input view", "seconds": "seconds",
-    }  # fmt: skip
-    lines = ["| view | variant | " + " | ".join(columns.values()) + " |", "|---" * (2 + len(columns)) + "|"]
+def _add(data: dict[str, Any], view: Any, path: str, variant: str, overrides: dict[str, Any]) -> None:
+    from ..evaluation import experiments
+    from .generate import Bars
 
-    def line(view: str, variant: str, values: list[float]) -> str:
-        cells = " | ".join(f"{v:.3f}" if key in ("ssim", "invented_share") else f"{v:.2f}" for key, v in zip(columns, values, strict=True))
-        return f"| {view} | {variant} | {cells} |"
+    own = {key: value for key, value in data["common"].items() if key not in ("views", "frames", "border")}
+    with Bars() as bars:
+        measured = experiments.run(view, {**own, **overrides}, bars, border=data["common"]["border"])
+    for suffix, row in measured.items():
+        head = {"view": view.name, "path": path, "variant": variant + suffix, "commit": data["circumstances"]["commit"]}
+        data["rows"].append({**head, **_plain(row)})
 
-    lines += [line(row["view"], row["variant"], [row[key] for key in columns]) for row in rows]
-    for variant in dict.fromkeys(row["variant"] for row in rows):
-        mine = [row for row in rows if row["variant"] == variant]
-        lines.append(line("**mean**", variant, [sum(row[key] for row in mine) / len(mine) for key in columns]))
-    return "\n".join(lines) + "\n"
+
+def _plain(value: Any) -> Any:
+    """NaN, which JSON lacks, as None."""
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return None if value != value else round(value, 5)
+    return value
+
+
+def _shipped() -> Path:
+    if not SCENES.is_dir():
+        raise UserError("There are no scenes beside the engine.", "Make them with benchmarks/make_scenes.py, or name folders of your own.")
+    return SCENES
+
+
+def _earlier(file: Path, common: dict[str, Any]) -> dict[str, Any] | None:
+    """Results to add to. UserError where they were made with other settings: a table must not mix them."""
+    if not file.is_file():
+        return None
+    data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if data["common"] != common:
+        raise UserError(f"{file} was made with other settings.", "Choose another --out, or add --fresh.")
+    return data

@@ -1,0 +1,213 @@
+"""What is compared, and one run of the method against the truth."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from .. import camera_file, images, inputs, pipeline, priors, settings
+from ..job import Job, load_gaussians, prepare, read_json
+from ..measures import psnr
+from ..priors.base import Clip
+from ..report import loss_fall
+from . import metrics
+from .scenes import View
+
+Report = Callable[..., None]
+Row = dict[str, Any]
+
+_SEEN = 0.5  # where no mask is given: a pixel that the first Gaussians cover this much was seen by the input
+FILLED = ", holes filled smoothly"
+
+
+class Experiment(NamedTuple):
+    """Variants of the settings that are run on the same views."""
+
+    question: str
+    variants: dict[str, dict[str, Any]]
+    paths: tuple[str, ...] = ("medium",)  # of the made scenes; posed sets have one path of their own
+
+
+_MULTI = {"segment_length": 5, "overlap": 2}
+TRUST = "render_trust"  # not a setting: what the prior is told of the render's coverage, see `Unsure`
+_UNSURE = {TRUST: 0.75}
+
+
+class Unsure:
+    """A prior that is told less of the render: its `known` times a share, 0.75 being half way from sure to nothing.
+
+    The embedded prior keeps what it is told is known, so its free run hardly drifts and momentum has
+    nothing to hold. A video network sees the render but may change all of it. This makes the embedded
+    prior such a one.
+    """
+
+    def __init__(self, prior: Any, share: float) -> None:
+        self._prior, self._share = prior, share
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._prior, name)
+
+    def condition(self, clip: Clip) -> Any:
+        """What the prior looks at, with `known` reduced."""
+        return self._prior.condition(replace(clip, known=clip.known * self._share))
+
+
+EXPERIMENTS: dict[str, Experiment] = {
+    "ablation": Experiment(
+        "What does each part of the method give?",
+        {
+            "full": {},
+            "without latent momentum": {"momentum": "pixel"},
+            "without pixel momentum": {"momentum": "latent"},
+            "without diffusion": {"diffusion": False},
+        },
+    ),
+    "printed_form": Experiment(
+        "The same with lambda as printed, without our factor of coverage",
+        {
+            "full": {"lambda_coverage": False},
+            "without pixel momentum": {"momentum": "latent", "lambda_coverage": False},
+            "free run alone": {"momentum": "none"},
+        },
+    ),
+    "drifting_prior": Experiment(
+        "The same with a prior that may change what the render shows, as video networks do",
+        {
+            "full": _UNSURE,
+            "without latent momentum": {"momentum": "pixel", **_UNSURE},
+            "without pixel momentum": {"momentum": "latent", **_UNSURE},
+            "free run alone": {"momentum": "none", **_UNSURE},
+        },
+    ),
+    "drifting_printed": Experiment(
+        "A prior that may drift and lambda as printed: the conditions of the paper's ablation",
+        {
+            "full": {"lambda_coverage": False, **_UNSURE},
+            "without latent momentum": {"momentum": "pixel", "lambda_coverage": False, **_UNSURE},
+            "without pixel momentum": {"momentum": "latent", "lambda_coverage": False, **_UNSURE},
+            "free run alone": {"momentum": "none", "lambda_coverage": False, **_UNSURE},
+        },
+    ),
+    "lambda_0": Experiment(
+        "Where does consistency break, where does generation fail?",
+        {f"lambda_0 {x:g}": {"lambda_0": x, **_UNSURE} for x in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)},
+    ),
+    "tau": Experiment(
+        "How large may a Gaussian be and still count as known?",
+        {f"tau {x:g}": {"tau": x} for x in (0.1, 0.3, 0.5, 1.0, 2.0, 4.0)},
+    ),
+    "momentum_start": Experiment(
+        "When may momentum set in?", {f"from {x:.0%}": {"momentum_start": x, **_UNSURE} for x in (0.0, 0.3, 0.6)}
+    ),
+    "similarity": Experiment(
+        "Which features does Eq. (10) compare?", {name: {"similarity": name, **_UNSURE} for name in ("patch", "latent")}
+    ),
+    "segments": Experiment(
+        "Length N and overlap n",
+        {f"N {n}, n {o}": {"segment_length": n, "overlap": o} for n, o in ((13, 1), (9, 1), (9, 3), (9, 6), (5, 1), (5, 2), (5, 4))},
+    ),
+    "convergence": Experiment(
+        "Does the reconstruction converge over segments, with and without momentum?",
+        {"with momentum": {**_MULTI, **_UNSURE}, "without momentum": {**_MULTI, **_UNSURE, "momentum": "none"}},
+    ),
+    "view_range": Experiment(
+        "How far may the camera go?", {"full": {}, "without diffusion": {"diffusion": False}}, ("small", "medium", "hard")
+    ),
+}  # fmt: skip
+
+
+def run(view: View, overrides: dict[str, Any], report: Report, *, border: float = 0.0) -> dict[str, Row]:
+    """Run one variant of the method on a view and compare with the true pictures.
+
+    `border` crops that share from every side before the numbers are taken. Returns the measures by
+    the suffix of the variant's name: "" and, for runs without diffusion, also FILLED, where the
+    holes of the same renders are filled from around them.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        depth, path = Path(scratch) / "depth.npy", Path(scratch) / "path.json"
+        np.save(depth, view.depth_m)
+        camera_file.write(path, view.path)
+        trust = overrides.get(TRUST, 1.0)
+        overrides = {name: value for name, value in overrides.items() if name != TRUST}
+        chosen = settings.make("draft", **{**overrides, "depth": "input/depth.npy", "frame_step": 1})
+        job = prepare(Path(scratch) / "job", chosen, {"image": view.image, "path": path, "depth": depth}, resume=False)
+        before = time.perf_counter()
+        job.start()
+        start = inputs.load(job, torch.device("cpu")).inputs
+        prior = priors.make_prior(chosen, start.image, "cpu")
+        pipeline.generate(job, start, prior if trust == 1.0 else Unsure(prior, trust), report)
+        seconds = time.perf_counter() - before
+        common = {"seconds": seconds, **_without_truth(job, start)}
+        rows = {"": {**common, **compare(job, start, view, border)}}
+        if not chosen.momentum.diffusion:
+            rows[FILLED] = {**common, **compare(job, start, view, border, fill=True)}
+        return rows
+
+
+def compare(job: Job, start: pipeline.Inputs, view: View, border: float, *, fill: bool = False) -> Row:
+    """Measures of the final scene against the true pictures: means over them, and each frame's own."""
+    h, w = start.image.shape[1:]
+    final = load_gaussians(job.segment_folder(job.finished_segments() - 1) / "gaussians.npz", torch.device("cpu"))
+    frames = []
+    for frame, file in view.truth.items():
+        one = slice(frame, frame + 1)
+        drawn = pipeline.render(final, start.K[one], start.camera_from_world[one], start.image, job.settings)
+        picture = metrics.fill_smoothly(drawn.rgb[0], drawn.alpha[0]) if fill else drawn.rgb[0]
+        truth = images.resize(images.load_image(file).pixels, w, h)
+        frames.append({"frame": frame, **metrics.frame_measures(picture, truth, _seen(view, frame, start, job), border)})
+    first = pipeline.render(final, start.K[:1], start.camera_from_world[:1], start.image, job.settings).rgb[0]
+    names = [name for name in frames[0] if name != "frame"] if frames else []
+    means = {name: mean([row[name] for row in frames]) for name in names}
+    return {**means, "input_psnr": psnr(first, start.image), "frames": frames}
+
+
+def _seen(view: View, frame: int, start: pipeline.Inputs, job: Job) -> torch.Tensor:
+    """[h, w] bool: the scene's own mask, made by ray casts, or else what the first Gaussians cover."""
+    h, w = start.image.shape[1:]
+    if frame in view.seen:
+        return images.resize(images.load_image(view.seen[frame]).pixels, w, h)[0] > 0.5
+    one = slice(frame, frame + 1)
+    return pipeline.render(start.gaussians, start.K[one], start.camera_from_world[one], start.image, job.settings).alpha[0] > _SEEN
+
+
+def _without_truth(job: Job, start: pipeline.Inputs) -> Row:
+    """Measures of the enhanced frames that need no truth."""
+    segments = [read_json(job.segment_folder(i) / "stats.json") for i in range(job.finished_segments())]
+    pool: dict[int, torch.Tensor] = {}
+    for i, segment in enumerate(segments):
+        for offset, file in enumerate(sorted((job.segment_folder(i) / "frames").glob("*.png"))):
+            pool[segment["start"] + offset] = images.load_image(file).pixels
+    frames = torch.stack([pool[i] for i in sorted(pool)])
+    final = load_gaussians(job.segment_folder(len(segments) - 1) / "gaussians.npz", torch.device("cpu"))
+    depth = pipeline.render(final, start.K, start.camera_from_world, start.image, job.settings).depth
+    agreement, shared = metrics.consistency(frames, depth, start.K, start.camera_from_world)
+    return {
+        "consistency_psnr": agreement, "consistency_share": shared,
+        "drift_psnr": mean([s["drift_psnr"] for s in segments]), "seam": mean([s["seam"] for s in segments]),
+        "loss_fall": loss_fall(segments[-1]["losses"]), "last_loss": mean(segments[-1]["losses"][-10:]),
+        "losses": [[round(x, 5) for x in s["losses"]] for s in segments],
+        "stage_seconds": {name: mean([s["seconds"].get(name) for s in segments]) for name in ("render", "generate", "refine")},
+        "gaussians": segments[-1]["gaussians"],
+    }  # fmt: skip
+
+
+def mean(values: list[float | None]) -> float | None:
+    """Mean of what is there; None where nothing is."""
+    there = [v for v in values if v is not None and not np.isnan(v)]
+    return float(np.mean(there)) if there else None
+
+
+def runs(folders: list[Path], chosen: Experiment) -> Iterator[tuple[Path, str, str]]:
+    """(folder, path, variant) of an experiment; posed sets have the one path "posed", the same in every experiment."""
+    for folder in folders:
+        posed = (folder / "transforms.json").is_file()
+        for path in ("posed",) if posed else chosen.paths:
+            for variant in chosen.variants:
+                yield folder, path, variant

@@ -1,0 +1,187 @@
+"""Results as Markdown tables and plots."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from ..report import plot_axes
+from .experiments import EXPERIMENTS, FILLED, Row, mean
+
+# key -> (heading, decimals)
+COLUMNS = {
+    "psnr": ("PSNR", 2), "psnr_seen": ("seen", 2), "psnr_invented": ("invented", 2), "ssim": ("SSIM", 3), "structure": ("structure", 3),
+    "structure_invented": ("its invented", 3), "detail_invented": ("detail", 2), "consistency_psnr": ("consistency", 2),
+    "drift_psnr": ("drift", 2), "seam": ("seam", 2), "last_loss": ("loss", 4), "input_psnr": ("input view", 2), "seconds": ("seconds", 1),
+}  # fmt: skip
+LEGEND = """PSNR and SSIM (data range 1) of the final scene over the full true frames; *seen* and *invented*: PSNR over what the input
+view saw and over the rest. *structure*: multi-scale gradient dissimilarity, lower is better, our stand-in for LPIPS, whose weights are
+not part of the project; then over the invented part. *detail*: gradient energy of the invented part over the truth's. *consistency*: PSNR
+between neighbouring enhanced frames after warping; *drift*: enhanced frames against the renders where the scene is known; *seam*: change
+of shared frames in ordinary frame steps; *loss*: end of the last refinement; *input view*: PSNR of the final scene against the picture."""
+RELIABLE_DB = 15.0  # below this a frame has lost the scene; the paper's hard set has Flash3D at 14.4 dB, itself at 17.6
+REPORTED = {"full": "19.81", "without latent momentum": "18.52", "without pixel momentum": "16.31", "without diffusion": "16.14"}
+
+
+def circumstances(root: Path) -> dict[str, Any]:
+    """Machine, versions and commit of this run."""
+    import numpy
+    import torch
+
+    return {
+        "processor": _processor(), "cores": os.cpu_count(), "system": platform.system(), "python": platform.python_version(),
+        "torch": torch.__version__, "numpy": numpy.__version__, "commit": _git(root, "rev-parse", "--short", "HEAD") or "unknown",
+        "changed_since_commit": bool(_git(root, "status", "--porcelain", "--", "engine")),
+    }  # fmt: skip
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if names:
+            return names[0]
+    return platform.processor() or platform.machine()
+
+
+def _git(root: Path, *words: str) -> str:
+    try:
+        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""  # no repository: a zip of the sources
+
+
+def to_table(rows: list[Row]) -> str:
+    """A Markdown table: the means of every variant over all views, then every run."""
+    headings = " | ".join(heading for heading, _ in COLUMNS.values())
+    head = ["| {} | " + headings + " |", "|---" * (1 + len(COLUMNS)) + "|"]
+    variants = list(dict.fromkeys(row["variant"] for row in rows))
+    lines = [head[0].format("mean over all views"), head[1]]
+    for variant in variants:
+        lines.append(_line(variant, means([row for row in rows if row["variant"] == variant])))
+    lines += ["", head[0].format("view, variant"), head[1]]
+    lines += [_line(f"{row['view']} ({row['path']}), {row['variant']}", row) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def means(rows: list[Row]) -> Row:
+    """Means over runs of every column."""
+    return {key: mean([row.get(key) for row in rows]) for key in COLUMNS}
+
+
+def _line(name: str, row: Row) -> str:
+    cells = ("" if row.get(key) is None else f"{row[key]:.{digits}f}" for key, (_, digits) in COLUMNS.items())
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def _whole(rows: list[Row]) -> list[Row]:
+    """Only views on which every variant has been run, so that means compare like with like."""
+    variants = {row["variant"] for row in rows}
+    keys = {(row["view"], row["path"]) for row in rows}
+    whole = {key for key in keys if {row["variant"] for row in rows if (row["view"], row["path"]) == key} == variants}
+    return [row for row in rows if (row["view"], row["path"]) in whole]
+
+
+def main_table(rows: list[Row]) -> str:
+    """The ablation as the README shows it, beside what the paper reports for its own data."""
+    rows = _whole([row for row in rows if row["path"] == "medium"])
+    views = len({row["view"] for row in rows})
+    lines = [
+        f"| medium paths of {views} scenes, mean | PSNR | seen | invented | SSIM | structure | paper's PSNR (reported, other data) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        m = means([row for row in rows if row["variant"] == variant])
+        cells = f"{m['psnr']:.2f} | {m['psnr_seen']:.2f} | {m['psnr_invented']:.2f} | {m['ssim']:.3f} | {m['structure']:.3f}"
+        lines.append(f"| {variant} | {cells} | {REPORTED.get(variant, '')} |")
+    return "\n".join(lines) + "\n"
+
+
+def range_table(rows: list[Row]) -> str:
+    """The greatest share of unseen pixels at which the full method still keeps RELIABLE_DB, scene by scene."""
+    lines = [f"| scene | unseen share up to which PSNR stays above {RELIABLE_DB:g} dB | largest share tried |", "|---|---|---|"]
+    rows = [row for row in rows if row["variant"] == "full" and row["path"] != "posed"]
+    for view in sorted({row["view"] for row in rows}):
+        points = sorted((f["invented_share"], f["psnr"]) for row in rows if row["view"] == view for f in row["frames"])
+        good = 0.0
+        for share, value in points:
+            if value < RELIABLE_DB:
+                break
+            good = share
+        lines.append(f"| {view} | {good:.0%} | {points[-1][0]:.0%} |")
+    return "\n".join(lines) + "\n"
+
+
+def write(out: Path, name: str, data: dict[str, Any]) -> str:
+    """Write <name>.json, <name>.md and the plots of one experiment. Returns the Markdown."""
+    rows = data["rows"]
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{name}.json").write_text(
+        json.dumps(data, indent=None, separators=(",", ":")).replace('},{"view"', '},\n{"view"') + "\n", encoding="utf-8"
+    )
+    made = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in data["circumstances"].items())
+    commits = ", ".join(sorted({row["commit"] for row in rows}))
+    common = ", ".join(f"{key} {value}" for key, value in data["common"].items())
+    text = f"# {name}\n\n{EXPERIMENTS[name].question}\n\nSettings: {common}; others as the draft preset.\n"
+    text += f"Commits of the runs: {commits}.\nLast written: {made}.\n\n"
+    if name == "ablation" and any(row["path"] == "medium" for row in rows):
+        text += main_table(rows) + "\n"
+    if name == "view_range":
+        text += range_table(rows) + "\n"
+    text += to_table(_whole(rows) if len(_whole(rows)) else rows)
+    for plot in _plots(out, name, rows):
+        text += f"\n![{plot}]({plot})\n"
+    text += f"\n{LEGEND}\n"
+    (out / f"{name}.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def _plots(out: Path, name: str, rows: list[Row]) -> list[str]:
+    if not rows:
+        return []
+    if name == "convergence":
+        return [_plot_losses(out / "convergence.png", rows)]
+    if name == "view_range":
+        return [_plot_range(out / "view_range.png", rows)]
+    return [_plot_means(out / f"{name}.png", _whole(rows) or rows)]
+
+
+def _plot_means(file: Path, rows: list[Row]) -> str:
+    figure, axes = plot_axes("", "PSNR, dB")
+    variants = list(dict.fromkeys(row["variant"] for row in rows))
+    for key, label in (("psnr", "full frame"), ("psnr_seen", "seen"), ("psnr_invented", "invented")):
+        values = [means([row for row in rows if row["variant"] == v])[key] for v in variants]
+        axes.plot(range(len(variants)), [float("nan") if v is None else v for v in values], marker="o", label=label)
+    axes.set_xticks(range(len(variants)), [v.replace(FILLED, ",\nfilled") for v in variants], fontsize=7)
+    axes.legend(fontsize=7)
+    figure.savefig(file)
+    return file.name
+
+
+def _plot_losses(file: Path, rows: list[Row]) -> str:
+    """Mean loss over the optimiser's steps of all segments, as the paper's Fig. 6."""
+    figure, axes = plot_axes("optimiser step over all segments", "loss, Eq. (20), mean over views")
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        curves = [[x for segment in row["losses"] for x in segment] for row in rows if row["variant"] == variant]
+        length, window = min(len(c) for c in curves), 10
+        line = [sum(c[i] for c in curves) / len(curves) for i in range(length)]
+        axes.plot([sum(line[i : i + window]) / window for i in range(length - window)], label=variant, linewidth=0.9)
+    axes.set_yscale("log")
+    axes.legend(fontsize=7)
+    figure.savefig(file)
+    return file.name
+
+
+def _plot_range(file: Path, rows: list[Row]) -> str:
+    figure, axes = plot_axes("share of the frame that the input did not see", "PSNR over the full frame, dB")
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        points = [(f["invented_share"], f["psnr"]) for row in rows if row["variant"] == variant for f in row["frames"]]
+        axes.scatter(*zip(*points, strict=True), s=10, label=variant)
+    axes.axhline(RELIABLE_DB, color="grey", linewidth=0.8)
+    axes.legend(fontsize=7)
+    figure.savefig(file)
+    return file.name
