@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import sys
 import tempfile
 import traceback
@@ -53,6 +54,8 @@ def main(arguments: list[str]) -> int:
     """Run one command and return the exit code."""
     _speak_utf8(sys.stdout)
     _speak_utf8(sys.stderr)
+    # read when torch is loaded: its idle threads must not spin while Blender and our own threads want the cores
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     chosen = next((word for word in arguments if word in COMMANDS), None)
     try:
         args = build_parser(chosen).parse_args(arguments)

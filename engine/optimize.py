@@ -52,12 +52,16 @@ class Recipe:
     densify: Densify | None
     largest_px: float | None  # no axis grows beyond so many pixels of the nearest view; None: no limit
 
+    def __post_init__(self) -> None:
+        if self.densify is not None and self.largest_px is not None:
+            raise ValueError("largest_px is worked out once, for the Gaussians given: it does not go with densify")
+
 
 RECIPES: dict[str, Recipe] = {
     # means: gsplat's 1.6e-4 x 10; the rest InstantSplat's. Measured in benchmarks/RESULTS.md.
     "few_views": Recipe(
         means=1.6e-3, means_final=1.6e-5, scales_log=5e-2, quats=1e-2, opacities_logit=5e-2, sh_dc=2.5e-2, sh_rest=1.25e-3,
-        scene_scale=None, shuffled=True, densify=None, largest_px=1.0,
+        scene_scale=None, shuffled=True, densify=None, largest_px=1.5,
     ),
     # Supplement Table 1: 3e-5 -> 1.6e-6 and a spatial scale of 5; frames one after another, as published.
     "paper": Recipe(
