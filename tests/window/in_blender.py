@@ -130,7 +130,7 @@ def look_at_result(window: Any, area: Any) -> Iterator[float]:
         splat_object.set_input(modifier, "Exact in Viewport", True)
     bpy.ops.scene_splatter.prepare_render()
     area.spaces.active.shading.type = "RENDERED"
-    yield 60.0  # the software renderer compiles shaders
+    yield PLAN["settle_s"]  # the software renderer compiles shaders
     yield from wish("4_rendered_view", "shot")
     area.spaces.active.shading.type = "SOLID"
     yield 1.0

@@ -41,12 +41,12 @@ def main() -> int:
     shutil.copyfile(INSIDE, out / INSIDE.name)
     plan = {
         "out": blender.inside(out), "image": blender.inside(out / f"picture{args.image.suffix}"),
-        "preset": args.preset, "set": dict(pair.split("=", 1) for pair in args.set), "frames": args.frames, "limit_s": args.limit,
+        "preset": args.preset, "set": dict(pair.split("=", 1) for pair in args.set), "frames": args.frames, "limit_s": args.limit, "settle_s": args.settle,
     }  # fmt: skip
     (out / "plan.json").write_text(json.dumps(plan))
     with _display() as display:
         blender.environment["DISPLAY"] = display
-        code = _watch(blender, out, args.limit + 180)
+        code = _watch(blender, out, args.limit + 3 * args.settle + 600)
     report = json.loads((out / "report.json").read_text()) if (out / "report.json").is_file() else {"error": "Blender wrote no report"}
     print(json.dumps(report, indent=2))
     return code or int("error" in report)
@@ -62,6 +62,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--preset", default="draft")
     parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="a setting; may be repeated")
     parser.add_argument("--frames", type=int, default=25, help="length of the path")
+    parser.add_argument("--settle", type=float, default=60.0, help="seconds for a software renderer to compile its shaders")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds for the job")
     args = parser.parse_args()
     args.out, args.engine_python = args.out.absolute(), args.engine_python.absolute()
