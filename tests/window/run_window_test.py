@@ -41,7 +41,8 @@ def main() -> int:
     shutil.copyfile(INSIDE, out / INSIDE.name)
     plan = {
         "out": blender.inside(out), "image": blender.inside(out / f"picture{args.image.suffix}"),
-        "preset": args.preset, "set": dict(pair.split("=", 1) for pair in args.set), "frames": args.frames, "limit_s": args.limit, "settle_s": args.settle,
+        "preset": args.preset, "set": dict(pair.split("=", 1) for pair in args.set), "frames": args.frames,
+        "limit_s": args.limit, "settle_s": args.settle,
     }  # fmt: skip
     (out / "plan.json").write_text(json.dumps(plan))
     with _display() as display:
