@@ -33,7 +33,8 @@ def prepare_scene(scene: bpy.types.Scene, ob: bpy.types.Object | None = None) ->
         view = scene.view_settings
         view.view_transform = _TRANSFORM[drawn_blending(ob)]
         view.look, view.exposure, view.gamma, view.use_curve_mapping = "None", 0.0, 1.0, False
-        ob.cycles.use_deform_motion = False
+        if hasattr(ob, "cycles"):
+            ob.cycles.use_deform_motion = False
         for material in ob.data.materials:
             if material is not None and "scene_splatter_version" in material:
                 material.surface_render_method = "BLENDED"

@@ -54,6 +54,8 @@ def create(name: str, splats: Splats, *, blending: str, collection: bpy.types.Co
     (collection or bpy.context.scene.collection).objects.link(ob)
     ob.rotation_euler = UPRIGHT_EULER
     cloud.materials.append(splat_material())
+    if hasattr(ob, "cycles"):
+        ob.cycles.use_deform_motion = False  # the quads are sorted anew in every frame: their motion means nothing
     if not is_native():
         _add_modifier(ob)
     _describe(ob, splats, blending)
