@@ -31,7 +31,7 @@ from mathutils.bvhtree import BVHTree
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from scene_builders import SCENES, View  # noqa: E402
+from scene_builders import SCENES, View
 
 WIDTH, HEIGHT = 192, 128
 FRAMES = 13

@@ -56,14 +56,17 @@ def _git(root: Path, *words: str) -> str:
 
 
 def to_table(rows: list[Row]) -> str:
-    """A Markdown table: the means of every variant over all views, then every run."""
+    """Markdown tables: the means of every variant over the views of each kind of path, then every run."""
     headings = " | ".join(heading for heading, _ in COLUMNS.values())
-    head = ["| {} | " + headings + " |", "|---" * (1 + len(COLUMNS)) + "|"]
-    variants = list(dict.fromkeys(row["variant"] for row in rows))
-    lines = [head[0].format("mean over all views"), head[1]]
-    for variant in variants:
-        lines.append(_line(variant, means([row for row in rows if row["variant"] == variant])))
-    lines += ["", head[0].format("view, variant"), head[1]]
+    rule = "|---" * (1 + len(COLUMNS)) + "|"
+    lines = []
+    for path in dict.fromkeys(row["path"] for row in rows):
+        mine = [row for row in rows if row["path"] == path]
+        lines += [f"| {path} paths, mean of {len({row['view'] for row in mine})} views | {headings} |", rule]
+        for variant in dict.fromkeys(row["variant"] for row in mine):
+            lines.append(_line(variant, means([row for row in mine if row["variant"] == variant])))
+        lines.append("")
+    lines += [f"| view, variant | {headings} |", rule]
     lines += [_line(f"{row['view']} ({row['path']}), {row['variant']}", row) for row in rows]
     return "\n".join(lines) + "\n"
 
