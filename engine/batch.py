@@ -129,7 +129,7 @@ def work(folder: Path, request: Request) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True)
     where = f"{socket.gethostname()}:{os.getpid()}"
     try:
-        _prepare(folder, request)
+        prepare_job(folder, request)
     except UserError as error:
         return _save(folder, Outcome(request.name, "failed", time.time() - started, 1, where, str(error), {}, request.fingerprint()))
     with (folder / ATTEMPTS).open("a", encoding="utf-8") as file:
@@ -144,7 +144,7 @@ def work(folder: Path, request: Request) -> Outcome:
     return _save(folder, Outcome(request.name, "failed", seconds, attempts, where, reason, {}, request.fingerprint()))
 
 
-def _prepare(folder: Path, request: Request) -> None:
+def prepare_job(folder: Path, request: Request) -> None:
     """The folder's inputs, copied and checked; a folder of the same job is taken up where it stopped."""
     if request.kind != "generate":
         return
@@ -155,7 +155,7 @@ def _prepare(folder: Path, request: Request) -> None:
         if not (folder / "settings.json").exists():
             (folder / mine).unlink(missing_ok=True)
     settings = settings_module.make(request.preset, **request.settings)
-    generate._prepare(folder, Path(request.image), request.path, settings, resume=True)
+    generate.prepare_job(folder, Path(request.image), request.path, settings, resume=True)
 
 
 def _progress(folder: Path) -> Callable[..., None]:

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         if image is None:
             job = job_module.Job(_existing(folder))
         else:
-            job = _prepare(folder, image, path or _DEFAULT_MOVE, settings_module.make(preset, **values), resume=args.resume)
+            job = prepare_job(folder, image, path or _DEFAULT_MOVE, settings_module.make(preset, **values), resume=args.resume)
         with Bars() as bars:
             outputs = run_job(job.folder, bars)
     except (KeyboardInterrupt, Cancelled):
@@ -93,7 +93,7 @@ def _existing(folder: Path) -> Path:
     return folder
 
 
-def _prepare(folder: Path, image: Path, path: str, settings: SceneSettings, *, resume: bool) -> Any:
+def prepare_job(folder: Path, image: Path, path: str, settings: SceneSettings, *, resume: bool) -> Any:
     """A job folder with copies of the inputs, after reading each once: bad input leaves nothing behind."""
     from .. import camera_file, geometry, images, moves, priors, trajectory
     from .. import job as job_module
