@@ -129,7 +129,7 @@ def work(folder: Path, request: Request) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True)
     where = f"{socket.gethostname()}:{os.getpid()}"
     try:
-        prepare_job(folder, request)
+        _prepare(folder, request)
     except UserError as error:
         return _save(folder, Outcome(request.name, "failed", time.time() - started, 1, where, str(error), {}, request.fingerprint()))
     with (folder / ATTEMPTS).open("a", encoding="utf-8") as file:
@@ -144,7 +144,7 @@ def work(folder: Path, request: Request) -> Outcome:
     return _save(folder, Outcome(request.name, "failed", seconds, attempts, where, reason, {}, request.fingerprint()))
 
 
-def prepare_job(folder: Path, request: Request) -> None:
+def _prepare(folder: Path, request: Request) -> None:
     """The folder's inputs, copied and checked; a folder of the same job is taken up where it stopped."""
     if request.kind != "generate":
         return
