@@ -7,7 +7,6 @@ user undoes and redoes, and after Blender is gone its folder waits for the next 
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +177,7 @@ def _on_load(*_: Any) -> None:
         return
     if scene_of(folder) is None:
         ticket = jobs.read_ticket(folder)
-        same_file = ticket is not None and ticket.blend and bpy.data.filepath and os.path.samefile(ticket.blend, bpy.data.filepath)
+        same_file = ticket is not None and ticket.blend and Path(ticket.blend) == Path(bpy.data.filepath)
         scene = bpy.data.scenes.get(ticket.scene) if ticket is not None and same_file else None
         if scene is not None:  # the file was reverted to a state from before the job
             scene.scene_splatter.job_folder = str(folder)
@@ -195,7 +194,15 @@ def _on_undo(*_: Any) -> None:
     _waiting.clear()
 
 
-_HANDLERS = (("load_post", _on_load), ("undo_post", _on_undo), ("redo_post", _on_undo))
+@persistent
+def _on_save(*_: Any) -> None:
+    """The file of the job at hand may have a name only now, or another one."""
+    folder = session.status.folder
+    if session.status.busy and folder is not None and scene_of(folder) is not None:
+        session.saved_as(bpy.data.filepath)
+
+
+_HANDLERS = (("load_post", _on_load), ("save_post", _on_save), ("undo_post", _on_undo), ("redo_post", _on_undo))
 
 
 def register() -> None:

@@ -177,6 +177,16 @@ class Session:
             self.status.text = "Cancelling"
         self._changed()
 
+    def saved_as(self, blend: str) -> None:
+        """The file that asked for the job at hand is now `blend`; a full disk is only logged, the job goes on."""
+        if self._ticket is None or self._ticket.blend == blend or self.status.folder is None:
+            return
+        self._ticket = dataclasses.replace(self._ticket, blend=blend)
+        try:
+            jobs.write_ticket(self.status.folder, self._ticket)
+        except UserError as error:
+            log.warning("%s", error)
+
     def fail(self, error: UserError, details: str = "") -> None:
         """Keep an error that happened before the engine had any part in it."""
         self.status.problem = Problem(error.message, error.hint, details or str(error))

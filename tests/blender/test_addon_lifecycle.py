@@ -222,6 +222,18 @@ def _runs(pid: int) -> bool:
     return not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
+def test_a_file_saved_under_another_name_in_mid_job_keeps_its_job(saved: Path, tmp_path: Path) -> None:
+    folder = start(steps=1000, step_s=0.02)
+    until_running()
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "other name.blend"))
+    ticket = jobs.read_ticket(folder)
+    assert ticket is not None and Path(ticket.blend) == tmp_path / "other name.blend"
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "unrelated.blend"))
+    ticket = jobs.read_ticket(folder)
+    assert ticket is not None and Path(ticket.blend) == tmp_path / "other name.blend"
+
+
 def test_a_dismissed_job_is_not_offered_again(saved: Path) -> None:
     start(steps=1000, step_s=0.02)
     until_running()
