@@ -8,6 +8,7 @@ gated models from HF_TOKEN; the token goes to the hub alone, not to where it red
 from __future__ import annotations
 
 import errno
+import functools
 import http.client
 import json
 import logging
@@ -83,12 +84,16 @@ def download(name: str, report: Report = lambda stage, done, total, text: None) 
     try:
         _write_manifest(name, home, files)  # first: from here on a half-fetched model counts as missing
         for file in files:
-            _fetch(name, file, home / file.path, lambda arrived, base=done, f=file: report("download", base + arrived, total, f.path))
+            _fetch(name, file, home / file.path, functools.partial(_report_one, report, file.path, done, total))
             done += file.size
     except OSError as error:
         raise _disk_error(error, home) from error
     report("download", total, total, "")
     return home
+
+
+def _report_one(report: Report, path: str, before: int, total: int, arrived: int) -> None:
+    report("download", before + arrived, total, path)
 
 
 def _write_manifest(name: str, home: Path, files: list[RemoteFile]) -> None:
