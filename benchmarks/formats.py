@@ -43,7 +43,8 @@ def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
     degree = int(sys.argv[2]) if len(sys.argv) > 2 else 3
     scene = SplatScene(trained_like(count, degree))
-    sys.stdout.write(f"{count} splats, SH degree {degree}\n\n| format | write, s | of it CPU | read, s | of it CPU | MB |\n|---|---|---|---|---|---|\n")
+    sys.stdout.write(f"{count} splats, SH degree {degree}\n\n| format | write, s | of it CPU | read, s | of it CPU | MB |\n")
+    sys.stdout.write("|---|---|---|---|---|---|\n")
     with tempfile.TemporaryDirectory() as folder:
         for name in ENDINGS:
             ending, *mode = name.split()
@@ -61,7 +62,8 @@ def main() -> None:
             start, start_cpu = time.perf_counter(), time.process_time()
             formats.read(path)
             took, took_cpu = time.perf_counter() - start, time.process_time() - start_cpu
-            sys.stdout.write(f"| {name} | {wrote:.2f} | {wrote_cpu:.2f} | {took:.2f} | {took_cpu:.2f} | {path.stat().st_size / 1e6:.1f} |\n")
+            megabytes = path.stat().st_size / 1e6
+            sys.stdout.write(f"| {name} | {wrote:.2f} | {wrote_cpu:.2f} | {took:.2f} | {took_cpu:.2f} | {megabytes:.1f} |\n")
             sys.stdout.flush()
             path.unlink()
     sys.stdout.write(f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB\n")
