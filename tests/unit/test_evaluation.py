@@ -159,16 +159,8 @@ def test_a_posed_set_is_one_view(shared_data):
 
 def test_tables_compare_only_views_that_have_every_variant():
     def row(view: str, variant: str, psnr: float) -> dict[str, object]:
-        return {
-            "view": view,
-            "path": "medium",
-            "variant": variant,
-            "psnr": psnr,
-            "psnr_seen": psnr,
-            "psnr_invented": psnr,
-            "ssim": 0.5,
-            "structure": 0.1,
-        }
+        values = {"psnr": psnr, "psnr_seen": psnr, "psnr_invented": psnr, "ssim": 0.5, "structure_invented": 0.1, "detail_invented": 1.0}
+        return {"view": view, "path": "medium", "variant": variant, **values}
 
     rows = [row("a", "full", 20.0), row("a", "other", 10.0), row("b", "full", 22.0), row("b", "other", 14.0), row("c", "full", 90.0)]
     text = tables.main_table(rows)
