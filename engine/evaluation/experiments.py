@@ -37,15 +37,15 @@ class Experiment(NamedTuple):
 
 _MULTI = {"segment_length": 5, "overlap": 2}
 TRUST = "render_trust"  # not a setting: what the prior is told of the render's coverage, see `Unsure`
-_UNSURE = {TRUST: 0.75}
+_UNSURE = {TRUST: 0.6}
 
 
 class Unsure:
-    """A prior that is told less of the render: its `known` times a share, 0.75 being half way from sure to nothing.
+    """A prior that is told less of the render: its `known` times a share.
 
-    The embedded prior keeps what it is told is known, so its free run hardly drifts and momentum has
+    The embedded prior keeps what it is told is known, so its free run does not drift and momentum has
     nothing to hold. A video network sees the render but may change all of it. This makes the embedded
-    prior such a one.
+    prior such a one: at every step it keeps only 2 share - 1 of the render.
     """
 
     def __init__(self, prior: Any, share: float) -> None:
@@ -78,7 +78,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         },
     ),
     "drifting_prior": Experiment(
-        "The same with a prior that may change what the render shows, as video networks do",
+        "The same with a prior that keeps only a fifth of the render at every step, and so drifts as video networks do",
         {
             "full": _UNSURE,
             "without latent momentum": {"momentum": "pixel", **_UNSURE},
@@ -87,7 +87,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         },
     ),
     "drifting_printed": Experiment(
-        "A prior that may drift and lambda as printed: the conditions of the paper's ablation",
+        "The drifting prior (it keeps a fifth of the render), and lambda as printed: nearest to the conditions of the paper's ablation",
         {
             "full": {"lambda_coverage": False, **_UNSURE},
             "without latent momentum": {"momentum": "pixel", "lambda_coverage": False, **_UNSURE},
@@ -96,7 +96,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         },
     ),
     "lambda_0": Experiment(
-        "Where does consistency break, where does generation fail?",
+        "Where does consistency break, where does generation fail? With the drifting prior",
         {f"lambda_0 {x:g}": {"lambda_0": x, **_UNSURE} for x in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)},
     ),
     "tau": Experiment(
@@ -104,17 +104,17 @@ EXPERIMENTS: dict[str, Experiment] = {
         {f"tau {x:g}": {"tau": x} for x in (0.1, 0.3, 0.5, 1.0, 2.0, 4.0)},
     ),
     "momentum_start": Experiment(
-        "When may momentum set in?", {f"from {x:.0%}": {"momentum_start": x, **_UNSURE} for x in (0.0, 0.3, 0.6)}
+        "When may momentum set in? With the drifting prior", {f"from {x:.0%}": {"momentum_start": x, **_UNSURE} for x in (0.0, 0.3, 0.6)}
     ),
     "similarity": Experiment(
-        "Which features does Eq. (10) compare?", {name: {"similarity": name, **_UNSURE} for name in ("patch", "latent")}
+        "Which features does Eq. (10) compare? With the drifting prior", {name: {"similarity": name, **_UNSURE} for name in ("patch", "latent")}
     ),
     "segments": Experiment(
         "Length N and overlap n",
         {f"N {n}, n {o}": {"segment_length": n, "overlap": o} for n, o in ((13, 1), (9, 1), (9, 3), (9, 6), (5, 1), (5, 2), (5, 4))},
     ),
     "convergence": Experiment(
-        "Does the reconstruction converge over segments, with and without momentum?",
+        "Does the reconstruction converge over segments, with and without momentum? With the drifting prior",
         {"with momentum": {**_MULTI, **_UNSURE}, "without momentum": {**_MULTI, **_UNSURE, "momentum": "none"}},
     ),
     "view_range": Experiment(
