@@ -107,7 +107,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         "When may momentum set in? With the drifting prior", {f"from {x:.0%}": {"momentum_start": x, **_UNSURE} for x in (0.0, 0.3, 0.6)}
     ),
     "similarity": Experiment(
-        "Which features does Eq. (10) compare? With the drifting prior", {name: {"similarity": name, **_UNSURE} for name in ("patch", "latent")}
+        "Which features does Eq. (10) compare? With the drifting prior",
+        {name: {"similarity": name, **_UNSURE} for name in ("patch", "latent")},
     ),
     "segments": Experiment(
         "Length N and overlap n",
