@@ -276,17 +276,19 @@ def _disk() -> Iterator[Check]:
 def _models() -> Iterator[Check]:
     """Video priors and depth sources by name, and whether their code and weights are here."""
     from .. import priors, weights
+    from ..priors.choice import RANKING
 
+    needs = {candidate.name: candidate.needs for candidate in RANKING}
     for name, target in priors.REGISTRY.items():
-        yield _model("prior", name, f"{priors.__name__}.{target.split(':')[0]}")
+        yield _model("prior", name, needs[name], f"{priors.__name__}.{target.split(':')[0]}")
     yield Check("depth box", OK, "ready", data={"ready": True})
     yield Check("depth-map files", OK, "ready: EXR, 16-bit PNG, NPY", data={"ready": True})
     for name, entry in weights.WEIGHTS.items():
         if entry.kind == "depth":
-            yield _model("depth", name, f"{__package__.rpartition('.')[0]}.geometry.learned")
+            yield _model("depth", name, (name,), f"{__package__.rpartition('.')[0]}.geometry.learned")
 
 
-def _model(kind: str, name: str, module: str) -> Check:
+def _model(kind: str, name: str, needs: tuple[str, ...], module: str) -> Check:
     """One model; that its weights are not here is no fault, so it is `ok` and says how to get them."""
     from .. import weights
 
@@ -294,9 +296,10 @@ def _model(kind: str, name: str, module: str) -> Check:
         importlib.import_module(module)
     except ImportError as error:
         return Check(f"{kind} {name}", WARN, f"its code cannot be loaded: {error}", REINSTALL, {"ready": False})
-    if name in weights.WEIGHTS and weights.missing(name):
-        entry = weights.WEIGHTS[name]
-        text = f"no weights ({entry.size_gb:g} GB, {entry.licence.partition(':')[0]}): python -m engine weights download {name}"
+    absent = next((need for need in needs if weights.missing(need)), None)
+    if absent is not None:
+        entry = weights.WEIGHTS[absent]
+        text = f"no weights ({entry.size_gb:g} GB, {entry.licence.partition(':')[0]}): python -m engine weights download {absent}"
         return Check(f"{kind} {name}", OK, text, data={"ready": False})
     return Check(f"{kind} {name}", OK, "ready", data={"ready": True})
 
