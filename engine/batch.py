@@ -261,6 +261,11 @@ def _on_ray(requests: list[Request], out: Path, workers: int, retries: int, addr
     environment = {"env_vars": {"PYTHONPATH": str(_ROOT)}}
     try:
         if address == "local":
+            if any(letter.isspace() for letter in sys.executable):  # its shell command for a worker is not quoted: it would wait for ever
+                raise UserError(
+                    f"Ray cannot start workers with {sys.executable}: there is a space in the path.",
+                    "Put the engine's environment elsewhere (install_deps.py --venv), or leave out --ray.",
+                )
             ray.init(num_cpus=workers, include_dashboard=False, runtime_env=environment, log_to_driver=False, configure_logging=False)
         else:
             ray.init(address=address, runtime_env=environment, log_to_driver=False, configure_logging=False)

@@ -118,6 +118,8 @@ def test_a_job_that_always_dies_is_given_up_and_the_others_go_on(tmp_path):
 def test_ray_replaces_a_killed_worker(tmp_path):
     """Two workers on this machine, one killed in mid job: its job ends on another worker."""
     pytest.importorskip("ray", reason="Ray is not installed")
+    if any(letter.isspace() for letter in sys.executable):
+        pytest.skip("Ray needs an environment without a space in its path")
     out = tmp_path / "out"
     path = _batch(
         tmp_path, _rehearsal("victim", steps=80, step_s=0.05), _rehearsal("other", steps=20, step_s=0.05), _rehearsal("third", steps=2)
@@ -158,3 +160,11 @@ def test_a_batch_file_that_is_none_is_refused(tmp_path, text):
     (tmp_path / "jobs.json").write_text(text)
     with pytest.raises(UserError):
         batch.read(tmp_path / "jobs.json")
+
+
+def test_ray_is_refused_where_it_would_wait_for_ever(tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="Ray is not installed")
+    monkeypatch.setattr(sys, "executable", "/opt/my engine/bin/python")
+    requests = batch.read(_batch(tmp_path, _rehearsal("one", steps=1)))
+    with pytest.raises(UserError, match="space"):
+        list(batch.run(requests, tmp_path / "out", ray="local", workers=1))
