@@ -169,7 +169,7 @@ def test_tables_compare_only_views_that_have_every_variant():
 
 
 def test_range_ends_at_the_first_frame_that_is_lost():
-    frames = [{"invented_share": s, "psnr": p} for s, p in ((0.1, 25.0), (0.2, 16.0), (0.3, 12.0), (0.4, 19.0))]
+    frames = [{"invented_share": s, "psnr_invented": p} for s, p in ((0.1, 25.0), (0.2, 16.0), (0.3, 12.0), (0.4, 19.0))]
     text = tables.range_table([{"view": "a", "path": "hard", "variant": "full", "frames": frames}])
     assert "| a | 20% | 40% |" in text
 
