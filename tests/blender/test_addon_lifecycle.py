@@ -22,7 +22,7 @@ from scene_splatter.engine.splat_file import Splats, write_ply  # noqa: E402
 
 pytestmark = pytest.mark.blender
 
-WAIT_S = 30.0
+WAIT_S = 120.0
 COUNT = 50
 
 

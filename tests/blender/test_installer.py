@@ -12,7 +12,7 @@ from scene_splatter.blender_addon.installer import Task
 from scene_splatter.engine.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-WAIT_S = 30.0
+WAIT_S = 240.0
 
 
 def run(script: str, tmp_path: Path) -> Task:

@@ -19,7 +19,7 @@ from scene_splatter.engine.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 TICKET = jobs.Ticket("/project/shot.blend", "Scene", "hall")
-WAIT_S = 30.0
+WAIT_S = 120.0
 
 
 class Desk:
