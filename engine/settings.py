@@ -70,7 +70,7 @@ class MomentumSettings:
     """Latent and pixel momentum."""
 
     momentum: str = _setting("full", "Which momentum is on", choices=("full", "latent", "pixel", "none"))
-    lambda_0: float = _setting(0.9, "Strength of latent momentum, Eq. (10)", limits=(0.0, 1.0))
+    lambda_0: float = _setting(0.7, "Strength of latent momentum, Eq. (10)", limits=(0.0, 1.0))
     tau: float = _setting(2.0, "Gaussian size above which a pixel counts as unseen, Eq. (15)", unit="px", limits=(0.01, 1e3))
     similarity: str = _setting(
         "patch", "Features compared in Eq. (10): the prior's patches, or bare latent cells as printed", choices=("patch", "latent")
