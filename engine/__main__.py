@@ -24,7 +24,7 @@ COMMANDS = {
     "render": "draw a .ply along a camera path, to pictures or a video",
     "convert": "turn a splat file into another format",
     "mesh": "make a proxy mesh of a splat file",
-    "evaluate": "compare a scene with photographs of known cameras",
+    "evaluate": "run the method's experiments on scenes with known truth",
     "batch": "make many scenes, one after another",
     "weights": "list, fetch and check the weights of optional models",
     "doctor": "tell what this machine can do",
