@@ -276,11 +276,15 @@ def _disk() -> Iterator[Check]:
 def _models() -> Iterator[Check]:
     """Video priors and depth sources by name, and whether their code and weights are here."""
     from .. import priors, weights
-    from ..priors.choice import RANKING
 
-    needs = {candidate.name: candidate.needs for candidate in RANKING}
+    try:
+        from ..priors.choice import RANKING
+    except ImportError:  # an environment without torch: each prior's own check below says what is missing
+        needs = {}
+    else:
+        needs = {candidate.name: candidate.needs for candidate in RANKING}
     for name, target in priors.REGISTRY.items():
-        yield _model("prior", name, needs[name], f"{priors.__name__}.{target.split(':')[0]}")
+        yield _model("prior", name, needs.get(name, ()), f"{priors.__name__}.{target.split(':')[0]}")
     yield Check("depth box", OK, "ready", data={"ready": True})
     yield Check("depth-map files", OK, "ready: EXR, 16-bit PNG, NPY", data={"ready": True})
     for name, entry in weights.WEIGHTS.items():
