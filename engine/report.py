@@ -73,16 +73,19 @@ def verdict(found: list[Finding]) -> str:
     return " ".join(f"{f.name}: {f.measured}. {f.advice}" for f in bad)
 
 
-def write_report(folder: Path, facts: dict[str, Any], input_psnr: float, path_psnr: list[float]) -> dict[str, Any]:
+def write_report(
+    folder: Path, facts: dict[str, Any], input_psnr: float, path_psnr: list[float], path_ssim: list[float]
+) -> dict[str, Any]:
     """Write report.json, the plots and report.html into a job folder whose segments are finished.
 
-    `facts` are provenance lines (depth, prior, licences, seed, sentences); `path_psnr` is the
-    final scene's PSNR in dB against every enhanced frame. Returns what report.json holds.
+    `facts` are provenance lines (depth, prior, licences, seed, sentences); `path_psnr` and
+    `path_ssim` compare the final scene with every enhanced frame. Returns what report.json holds.
     """
     segments = [read_json(s / "stats.json") for s in sorted((folder / "segments").glob("[0-9]*"))]
     found = findings(segments, input_psnr)
     data = {
         "facts": facts, "verdict": verdict(found), "input_psnr": input_psnr, "path_psnr": path_psnr,
+        "path_ssim": path_ssim,
         "findings": [f._asdict() for f in found], "segments": segments,
         "seconds_total": sum(sum(s["seconds"].values()) for s in segments),
     }  # fmt: skip
@@ -90,7 +93,8 @@ def write_report(folder: Path, facts: dict[str, Any], input_psnr: float, path_ps
     plots = folder / "plots"
     plots.mkdir(exist_ok=True)
     _plot_losses(plots / "loss.png", segments)
-    _plot_line(plots / "psnr.png", path_psnr, "frame", "PSNR of the final scene against the enhanced frame, dB")
+    _plot_line(plots / "psnr.png", path_psnr, "frame", "PSNR, dB")
+    _plot_line(plots / "ssim.png", path_ssim, "frame", "SSIM")
     with atomic(folder / "report.html") as temporary:
         temporary.write_text(_page(data), encoding="utf-8")
     return data
@@ -152,7 +156,8 @@ def _page(data: dict[str, Any]) -> str:
 <h1>Scene Splatter report</h1><p class="verdict">{e(data["verdict"])}</p>
 <div class="row">{pair}</div>
 <h2>Measures</h2><table><tr><th>what</th><th>measured</th><th>what to change</th></tr>{rows}</table>
-<h2>Optimisation</h2>{_figure("plots/loss.png", "loss over all optimiser steps")}{_figure("plots/psnr.png", "per view")}
+<h2>Optimisation</h2>{_figure("plots/loss.png", "loss over all optimiser steps")}
+{_figure("plots/psnr.png", "the final scene against every enhanced frame: PSNR")}{_figure("plots/ssim.png", "and SSIM")}
 <h2>Segments</h2>{segments}<h2>How it was made</h2><table>{facts}</table></html>
 """
 

@@ -16,6 +16,7 @@ from . import camera_file, images, splat_file
 from .gaussians import Gaussians
 from .inputs import Start
 from .job import Job, atomic
+from .losses import ssim_map
 from .measures import psnr
 from .optimize import refine
 from .pipeline import render
@@ -44,8 +45,9 @@ def write(job: Job, start: Start, gaussians: Gaussians, report: Report) -> dict[
     images.save_png(folder / "input.png", start.inputs.image)
     images.save_png(folder / "input_render.png", drawn[0])
     _write_scene(job, start, gaussians, torch.stack(drawn), report)
-    path_psnr = [psnr(a, images.load_image(b).pixels) for a, b in zip(drawn, pool, strict=True)]
-    data = write_report(folder, start.facts, psnr(drawn[0], start.inputs.image.cpu()), path_psnr)
+    pairs = [(a, images.load_image(b).pixels) for a, b in zip(drawn, pool, strict=True)]
+    path_psnr, path_ssim = [psnr(*pair) for pair in pairs], [float(ssim_map(*pair).mean()) for pair in pairs]
+    data = write_report(folder, start.facts, psnr(drawn[0], start.inputs.image.cpu()), path_psnr, path_ssim)
     report("done", 1, 1, text=data["verdict"])
     names = ("scene.ply", "scene_linear.ply", "cameras.json", "flythrough.mp4", "report.json", "report.html")
     return {Path(n).stem if n != "report.json" else "numbers": str(folder / n) for n in names if (folder / n).exists()}
