@@ -89,7 +89,7 @@ def generate(job: Job, inputs: Inputs, prior: VideoPrior, report: Report) -> Gau
             if settings.momentum.diffusion:
                 gaussians = concatenate(gaussians, scaffold.paint(holes, enhanced.frames))
             with meter("refine"):
-                refined = _refine(gaussians, pool, inputs, settings, index, views, _named(report, f"{name}: refine"))
+                refined = _refine(gaussians, pool, inputs, settings, index, _named(report, f"{name}: refine"))
                 gaussians = refined.gaussians
                 after = render(gaussians, K, cameras, inputs.image, settings)
             view_psnr = [psnr(drawn, frame) for drawn, frame in zip(after.rgb, enhanced.frames, strict=True)]
@@ -176,7 +176,7 @@ def _latent_coefficient(prior: VideoPrior, latents: Tensor, image: Tensor, cover
 
 
 def _refine(
-    gaussians: Gaussians, pool: Tensor, inputs: Inputs, settings: SceneSettings, index: int, views: Views, report: sampler.StepReport
+    gaussians: Gaussians, pool: Tensor, inputs: Inputs, settings: SceneSettings, index: int, report: sampler.StepReport
 ) -> RefineResult:
     """Eq. (20) on all frames so far; frame 0 is the input image and gets its own share of the steps."""
     knobs, count = settings.refine, pool.shape[0]

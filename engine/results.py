@@ -58,11 +58,6 @@ def to_splats(gaussians: Gaussians) -> Splats:
     return Splats(*(np.ascontiguousarray(t.detach().cpu().numpy(), dtype=np.float32) for t in gaussians))
 
 
-def from_splats(splats: Splats, device: torch.device) -> Gaussians:
-    """Arrays of a .ply as Gaussians."""
-    return Gaussians(*(torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in splats))
-
-
 def _write_scene(job: Job, start: Start, gaussians: Gaussians, drawn: Tensor, report: Report) -> None:
     """scene.ply for viewers that blend display values; scene_linear.ply beside it where the job blends in linear light.
 
