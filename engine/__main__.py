@@ -60,7 +60,10 @@ def main(arguments: list[str]) -> int:
     try:
         args = build_parser(chosen).parse_args(arguments)
         level = logging.INFO if args.verbose or args.command == "serve" else logging.WARNING
-        logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        console = logging.StreamHandler(sys.stderr)
+        console.setLevel(level)
+        logging.basicConfig(level=level, handlers=[console], format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logging.getLogger(__package__).setLevel(logging.INFO)  # a job's engine.log tells more than the console
         return int(importlib.import_module(f".commands.{args.command}", __package__).run(args))
     except UserError as error:
         _say(f"error: {error}")

@@ -63,10 +63,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _add(data: dict[str, Any], view: Any, path: str, variant: str, overrides: dict[str, Any]) -> None:
     from ..evaluation import experiments
-    from .generate import Bars
+    from .generate import progress
 
     own = {key: value for key, value in data["common"].items() if key not in ("views", "frames", "border")}
-    with Bars() as bars:
+    with progress() as bars:
         measured = experiments.run(view, {**own, **overrides}, bars, border=data["common"]["border"])
     for suffix, row in measured.items():
         head = {"view": view.name, "path": path, "variant": variant + suffix, "commit": data["circumstances"]["commit"]}

@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..settings import PRESETS, SceneSettings, Setting
 
 DEMO = Path(__file__).resolve().parents[1] / "demo"
 _DEFAULT_MOVE = "dolly:1.0"
+log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
             job = job_module.Job(_existing(folder))
         else:
             job = prepare_job(folder, image, path or _DEFAULT_MOVE, settings_module.make(preset, **values), resume=args.resume)
-        with Bars() as bars:
+        with progress() as bars:
             outputs = run_job(job.folder, bars)
     except (KeyboardInterrupt, Cancelled):
         raise Cancelled(f"Stopped. Finished segments are in {folder}; add --resume to continue.") from None
@@ -138,6 +140,7 @@ def run_job(folder: Path, report: Any, _: Any = None) -> dict[str, str]:
 
     job = Job(folder)
     handler = _log_to(folder)
+    report = _logged(report)
     try:
         with job.locked():
             job.start()
@@ -147,6 +150,8 @@ def run_job(folder: Path, report: Any, _: Any = None) -> dict[str, str]:
             prior = priors.make_prior(job.settings, start.inputs.image, str(device))
             start.facts.update(results.provenance(prior.spec))
             start.facts.update(memory.described(prior))
+            for name, fact in start.facts.items():
+                log.info("%s: %s", name, fact)
             report("prior", 1, 1, start.facts.get("memory of the prior", prior.spec.name))
             gaussians = pipeline.generate(job, start.inputs, prior, report)
             return results.write(job, start, gaussians, report)
@@ -156,14 +161,29 @@ def run_job(folder: Path, report: Any, _: Any = None) -> dict[str, str]:
 
 
 def _log_to(folder: Path) -> logging.Handler:
+    """The job's own log: what this engine has to say, whatever the console shows, and the warnings of its libraries."""
     handler = logging.FileHandler(folder / "engine.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     return handler
 
 
+def _logged(report: Any) -> Any:
+    """`report`, with a line in the log for each stage and each text."""
+    latest = ""
+
+    def told(stage: str, done: int, total: int, text: str = "", preview: Path | None = None) -> None:
+        nonlocal latest
+        if stage != latest or text:
+            log.info("%s%s", stage, f": {text}" if text else "")
+        latest = stage
+        report(stage, done, total, text, preview)
+
+    return told
+
+
 class Bars:
-    """The progress callback of the command line: one bar a stage, with the remaining time."""
+    """Progress on a terminal: one bar a stage, with the remaining time."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -173,20 +193,50 @@ class Bars:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self._close()
 
     def __call__(self, stage: str, done: int, total: int, text: str = "", preview: Path | None = None) -> None:
         from tqdm import tqdm
 
         if stage != self._stage:
-            if self._bar is not None:
-                self._bar.close()
+            self._close()
             self._bar, self._stage = tqdm(total=total, desc=stage, file=sys.stderr, dynamic_ncols=True), stage
+        if text:
+            self._bar.set_postfix_str(text, refresh=False)
         self._bar.n = done
         self._bar.refresh()
-        if text:
-            self._bar.set_postfix_str(text)
         if done >= total:
+            self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
             self._bar.close()
-            self._stage, self._bar = "", None
+        self._stage, self._bar = "", None
+
+
+class Lines:
+    """Progress in a file or a farm's log: a line for each stage, and one now and then within a long one."""
+
+    EVERY_S = 30.0
+
+    def __init__(self) -> None:
+        self._stage, self._told_s = "", 0.0
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __call__(self, stage: str, done: int, total: int, text: str = "", preview: Path | None = None) -> None:
+        now_s = time.monotonic()
+        if stage == self._stage and not text and now_s - self._told_s < self.EVERY_S:
+            return
+        self._stage, self._told_s = stage, now_s
+        count = f" {done}/{total}" if total > 1 else ""
+        sys.stderr.write(f"{stage}{count}{': ' + text if text else ''}\n")
+        sys.stderr.flush()
+
+
+def progress() -> Bars | Lines:
+    return Bars() if sys.stderr.isatty() else Lines()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import engine.__main__ as command_line
+from engine.commands import generate
 from engine.errors import Cancelled, UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,3 +66,14 @@ def test_what_a_command_raises_becomes_a_line_and_an_exit_code(monkeypatch, caps
         report = Path(told.rsplit("is in ", 1)[1].rstrip().rstrip("."))
         assert "Traceback" in report.read_text(encoding="utf-8")
         report.unlink()
+
+
+def test_progress_in_a_file_is_a_line_a_stage(monkeypatch, capsys):
+    clock = iter([0.0, 1.0, 2.0, 40.0, 41.0, 42.0])
+    monkeypatch.setattr(generate.time, "monotonic", lambda: next(clock))
+    with generate.progress() as report:  # standard error is no terminal here
+        for done in (0, 1, 2, 3):
+            report("refine", done, 4)
+        report("refine", 4, 4)
+        report("done", 1, 1, "All is well.")
+    assert capsys.readouterr().err == "refine 0/4\nrefine 3/4\ndone: All is well.\n"
