@@ -37,7 +37,7 @@ class CameraPath(NamedTuple):
     unit: str  # one of UNITS
 
     @property
-    def count(self) -> int:
+    def count(self) -> int:  # type: ignore[override]  # a tuple of fields has no use for tuple.count
         return self.K.shape[0]
 
 

@@ -40,6 +40,10 @@ class DensifyState:
     """Sums over the steps since the last change."""
 
     def __init__(self, count: int, device: torch.device) -> None:
+        self.restart(count, device)
+
+    def restart(self, count: int, device: torch.device) -> None:
+        """Begin again, for another number of Gaussians."""
         self.pull = torch.zeros(count, device=device)
         self.seen = torch.zeros(count, device=device)
         self.radius_px = torch.zeros(count, device=device)
@@ -69,7 +73,7 @@ def densify(
     growing = numbers.start < step < min(numbers.stop, steps - numbers.settle_steps)
     if growing and step % numbers.every == 0:
         changed = _grow_and_prune(params, optimizer, state, numbers, step, scene_scale, max_gaussians, generator)
-        state.__init__(changed.count, changed.means.device)
+        state.restart(changed.count, changed.means.device)
     if growing and step % numbers.reset_every == 0 and steps - step >= numbers.reset_needs_steps:
         changed = params if changed is None else changed
         with torch.no_grad():

@@ -27,7 +27,7 @@ class Gaussians(NamedTuple):
     sh_rest: Tensor  # [n, (d + 1)^2 - 1, 3] higher coefficients, coefficient before channel
 
     @property
-    def count(self) -> int:
+    def count(self) -> int:  # type: ignore[override]  # a tuple of fields has no use for tuple.count
         return self.means.shape[0]
 
     @property

@@ -156,6 +156,7 @@ def refine(
             with torch.no_grad():
                 params.scales_log.clamp_(max=ceiling)
         if chosen.densify is not None:
+            assert offsets is not None and offsets.grad is not None
             state.observe(offsets.grad[0], rendering.info.radii[0], frames.shape[3], frames.shape[2])
             changed = densify(params, optimizer, state, chosen.densify, step + 1, steps, scale, max_gaussians, generator)
             if changed is not None:
@@ -266,7 +267,7 @@ def _check(
     if frames.dim() != 4 or frames.shape[1] != 3 or frames.shape[0] < 1:
         raise ValueError(f"frames must be [f, 3, h, w], got {list(frames.shape)}")
     f, _, h, w = frames.shape
-    expected = [("K", K, (f, 3, 3)), ("camera_from_world", camera_from_world, (f, 4, 4))]
+    expected: list[tuple[str, Tensor, tuple[int, ...]]] = [("K", K, (f, 3, 3)), ("camera_from_world", camera_from_world, (f, 4, 4))]
     if frame_weights is not None:
         expected.append(("frame_weights", frame_weights, (f,)))
     if pixel_weights is not None:

@@ -168,7 +168,7 @@ def _latent_coefficient(prior: VideoPrior, latents: Tensor, image: Tensor, cover
     features_of = prior.features if knobs.similarity == "patch" else (lambda z: z)
     features = features_of(latents)
     pool_frames = 1 + (settings.path.overlap - 1) // prior.spec.t_factor
-    seen = F.adaptive_avg_pool2d(coverage[:pool_frames, None], features.shape[2:])[:, 0] > _KNOWN
+    seen = F.adaptive_avg_pool2d(coverage[:pool_frames, None], (features.shape[2], features.shape[3]))[:, 0] > _KNOWN
     reference = torch.cat([features_of(prior.encode(image[None])).flatten(1), features[:, :pool_frames][:, seen]], dim=1)
     lam = momentum.latent_coefficient(features, reference, knobs.lambda_0)
     lam = F.interpolate(lam[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]

@@ -156,8 +156,9 @@ def table() -> list[Setting]:
     """Every setting, in the order in which groups and fields are declared."""
     rows = []
     for group in dataclasses.fields(SceneSettings):
-        kinds = typing.get_type_hints(type(group.default))
-        for f in dataclasses.fields(type(group.default)):
+        own: Any = type(group.default)
+        kinds = typing.get_type_hints(own)
+        for f in dataclasses.fields(own):
             rows.append(Setting(group.name, f.name, kinds[f.name], f.default, **f.metadata))
     return rows
 
@@ -187,7 +188,8 @@ def make(preset: str = "standard", **values: Any) -> SceneSettings:
 def _checked(row: Setting, value: Any) -> Any:
     if row.type is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if type(value) is not row.type:
+    kind: type = type(value)  # exactly: True is no number
+    if kind is not row.type:
         raise UserError(f"{row.name} must be of type {row.type.__name__}, not {value!r}.")
     if row.choices and value not in row.choices:
         raise UserError(f"{row.name} is {value!r}.", f"It must be one of {', '.join(row.choices)}.")

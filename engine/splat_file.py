@@ -61,7 +61,7 @@ def read_ply(path: str | os.PathLike[str]) -> Splats:
     path = Path(path)
     data = _open(path)
     vertex = _element(data, "vertex", path)
-    if "packed_position" in vertex.dtype.names:
+    if "packed_position" in _names(vertex):
         return _checked(_read_compressed(data, vertex, path), path)
     return _checked(_read_plain(vertex, path), path)
 
@@ -189,12 +189,17 @@ def _columns(splats: Splats, file_k: int | None = None) -> Iterator[tuple[str, n
             yield f"f_rest_{channel * (file_k or k) + j}", splats.sh_rest[:, j, channel]
 
 
+def _names(table: np.ndarray) -> tuple[str, ...]:
+    """The columns of a structured array."""
+    return table.dtype.names or ()
+
+
 def _empty(n: int, k: int) -> Splats:
     return Splats(*(np.empty((n, *tail), np.float32) for tail in ((3,), (4,), (3,), (), (3,), (k, 3))))
 
 
 def _read_plain(vertex: np.ndarray, path: Path) -> Splats:
-    names = vertex.dtype.names
+    names = _names(vertex)
     missing = [name for name in _plain_names(0) if name not in names and name not in ("nx", "ny", "nz")]
     if missing:
         raise UserError(f"{path} is not a Gaussian splat file: it lacks {', '.join(missing)}.", _ANOTHER_FILE)
@@ -225,7 +230,7 @@ def _read_compressed(data: plyfile.PlyData, vertex: np.ndarray, path: Path) -> S
         colour = vertex["packed_color"].astype(np.uint32)
         sh_rest = _compressed_sh(data, n, path)
         unit_rgb = np.stack([_bits(colour, shift, 8) for shift in (24, 16, 8)], axis=1)
-        has_limits = "min_r" in chunks.dtype.names
+        has_limits = "min_r" in _names(chunks)
         rgb = _between(chunks, ("r", "g", "b"), unit_rgb) if has_limits else unit_rgb
         opacity = np.clip(_bits(colour, 0, 8), 0.25 / 255, 1 - 0.25 / 255)
         return Splats(
@@ -280,7 +285,7 @@ def _compressed_sh(data: plyfile.PlyData, n: int, path: Path) -> np.ndarray:
     rows = _element(data, "sh", path)
     if len(rows) != n:
         raise UserError(f"{path} has SH for {len(rows)} of its {n} Gaussians.", _DAMAGED)
-    k = _rest_count(rows.dtype.names, path)
+    k = _rest_count(_names(rows), path)
     kept = min(k, _KEPT)
     levels = (np.arange(256) + 0.5) / 256
     levels[0], levels[255] = 0.0, 1.0
@@ -294,7 +299,7 @@ def _compressed_sh(data: plyfile.PlyData, n: int, path: Path) -> np.ndarray:
 
 def _check_shapes(splats: Splats) -> None:
     n, k = len(splats.means), splats.sh_rest.shape[1] if np.ndim(splats.sh_rest) == 3 else -1
-    expected = Splats((n, 3), (n, 4), (n, 3), (n,), (n, 3), (n, k, 3))
+    expected: list[tuple[int, ...]] = [(n, 3), (n, 4), (n, 3), (n,), (n, 3), (n, k, 3)]
     for name, array, shape in zip(Splats._fields, splats, expected, strict=True):
         if np.shape(array) != shape:
             raise ValueError(f"{name}: expected shape {shape}, received {np.shape(array)}")

@@ -122,7 +122,7 @@ class Document:
     def accessor(self, index: Any, kinds: tuple[str, ...]) -> np.ndarray:
         """[n, width] float32 values (float64 for 32-bit integers), normalised where the accessor says so."""
         accessor = self.item("accessors", index)
-        kind, dtype = accessor.get("type"), _DTYPES.get(accessor.get("componentType"))
+        kind, dtype = accessor.get("type"), _DTYPES.get(accessor.get("componentType", 0))
         count = self.whole(accessor, "count")
         if kind not in kinds or dtype is None or not 1 <= count <= MOST_SPLATS:
             raise damaged(self.path, f"accessor {index} holds {count} x {kind} where {' or '.join(kinds)} was expected")
@@ -135,9 +135,9 @@ class Document:
         if stride < width * size or offset + (count - 1) * stride + width * size > len(data):
             raise damaged(self.path, f"accessor {index} needs more bytes than its view has")
         values = np.ndarray((count, width), dtype, buffer=data, offset=offset, strides=(stride, size))
-        out = values.astype(np.float64 if dtype == "<u4" else np.float32)
+        out: np.ndarray = values.astype(np.float64 if dtype == "<u4" else np.float32)
         if accessor.get("normalized"):
-            out = np.maximum(out / np.float32(np.iinfo(dtype).max), np.float32(-1)) if dtype != "<f4" else out
+            out = np.maximum(out / float(np.iinfo(dtype).max), -1.0) if dtype != "<f4" else out
         return out
 
 
@@ -194,7 +194,7 @@ class Builder:
     def write_binary(self, file: Any) -> None:
         """All parts, padded to fours."""
         for part in self.parts:
-            file.write(memoryview(part).cast("B"))
+            file.write(part.data.cast("B"))
             file.write(b"\0" * (-part.nbytes % 4))
 
     def write_glb(self, file: Any, document: dict[str, Any]) -> None:

@@ -180,7 +180,8 @@ def predict(network: Flash3D, image: Tensor, depth_m: Tensor, K: Tensor) -> Gaus
     depth = F.pad(depth_m[None, None].float(), around, mode="replicate")
     shift = torch.zeros_like(K)
     shift[0, 2] = shift[1, 2] = BORDER_PX
-    gaussians = gaussians_of(*network(padded, depth), K + shift)
+    depths, raw = network(padded, depth)
+    gaussians = gaussians_of(depths, raw, K + shift)
     keep = torch.isfinite(torch.cat([t.flatten(1) if t.ndim > 1 else t[:, None] for t in gaussians], dim=1)).all(dim=1)
     return gaussians.select(keep & (gaussians.means[:, 2] > 0))
 

@@ -58,8 +58,11 @@ class Clip:
 
     def to(self, device: torch.device) -> Clip:
         """The same clip with its tensors on another device."""
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **moved)
+        return self.map(lambda t: t.to(device))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Clip:
+        """The same clip with every tensor changed."""
+        return replace(self, **{name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)})
 
 
 class VideoPrior(Protocol):

@@ -99,8 +99,7 @@ class PatchPrior:
         """Share out what is unknown among the frames and prepare the queries of those that invent."""
         if tuple(clip.render.shape[-2:]) != self.size:
             raise ValueError(f"condition: the picture is {self.size}, the render {tuple(clip.render.shape[-2:])}")
-        fields = (clip.image, clip.render, clip.known, clip.depth, clip.K, clip.world_from_camera)
-        clip = Clip(*(v.detach().cpu().float() for v in fields), clip.prompt)
+        clip = clip.map(lambda t: t.detach().cpu().float())
         order, ties, own, depth = plan(clip)
         # below half coverage the render is mostly background: nothing of it is kept
         trust = (2.0 * clip.known - 1.0).clamp(0.0, 1.0)

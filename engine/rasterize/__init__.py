@@ -93,8 +93,8 @@ def rasterize(
             raise ValueError(f"background must be [3], got {list(background.shape)}")
         rgb = rgb + (1 - alpha) * background[:, None, None]
     expected = depth_sum / alpha.clamp_min(ALPHA_FLOOR)
-    last = [t.permute(0, 2, 3, 1) for t in (rgb, alpha, expected, channels)]
-    return Rendering(*last, RenderInfo(radii, backend))
+    rgb, alpha, expected, channels = (t.permute(0, 2, 3, 1) for t in (rgb, alpha, expected, channels))
+    return Rendering(rgb, alpha, expected, channels, RenderInfo(radii, backend))
 
 
 @functools.cache

@@ -40,7 +40,7 @@ class Adam(torch.optim.Adam):
         self._on_cpu = on_cpu
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # refinement never asks for a closure
         """One update of every tensor that has a gradient."""
         if not self._on_cpu:
             super().step(closure)
@@ -48,15 +48,15 @@ class Adam(torch.optim.Adam):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None and p.numel():
-                    self._update(p, group)
+                    self._update(p, p.grad, group)
 
-    def _update(self, p: torch.Tensor, group: dict) -> None:
+    def _update(self, p: torch.Tensor, grad: torch.Tensor, group: dict) -> None:
         state = self.state[p]
         if not state:
             state.update(step=torch.tensor(0.0), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
         state["step"] += 1
         (beta1, beta2), t = group["betas"], float(state["step"])
-        arrays = [a.detach().view(-1).numpy() for a in (p, p.grad.contiguous(), state["exp_avg"], state["exp_avg_sq"])]
+        arrays = [a.detach().view(-1).numpy() for a in (p, grad.contiguous(), state["exp_avg"], state["exp_avg_sq"])]
         rate, root = group["lr"] / (1 - beta1**t), 1 / math.sqrt(1 - beta2**t)
         numbers = [F32(x) for x in (rate, beta1, beta2, group["eps"], root)]
         run_ranges(lambda a, b: _step(a, b, *arrays, *numbers), p.numel(), 4, _SMALLEST)
