@@ -63,6 +63,13 @@ def _depth(title: str, repository: str, size_gb: float, licence: str, commercial
     return Weights(title, "depth", repository, (*needs, "preprocessor_config.json"), needs, size_gb, licence, commercial_use)
 
 
+def _moge(size: str, suffix: str, size_gb: float, sha256: str = "") -> Weights:
+    title, repository = f"MoGe-2 {size}: metric depth and field of view", f"Ruicheng/moge-2-{suffix}-normal"
+    return Weights(
+        title, "depth", repository, ("model.pt",), ("model.pt",), size_gb, _MIT, True, sha256={"model.pt": sha256} if sha256 else {}
+    )
+
+
 WEIGHTS: dict[str, Weights] = {
     "viewcrafter_25": _viewcrafter("_25", "model.ckpt", "25 frames, 576 x 1024 (the paper's)", "5676e29d8f9d5b6c"),
     "viewcrafter_25_sparse": _viewcrafter("_25_sparse", "model_sparse.ckpt", "25 frames, sparse views, 576 x 1024"),
@@ -90,6 +97,12 @@ WEIGHTS: dict[str, Weights] = {
     ),
     "cogvideox_i2v": _pipeline("CogVideoX 5B image to video", "THUDM/CogVideoX-5b-I2V", 21.6, _COG, False),
     "ltx": _pipeline("LTX-Video 0.9.5", "Lightricks/LTX-Video-0.9.5", 25.0, _LTX, False),
+    "moge_2": _moge("Large", "vitl", 1.32, "280741fd09bc3f403ccff9967784c2a391b52d2c0742ae3efdb21d9f90cc1a01"),
+    "moge_2_small": _moge("Small", "vits", 0.14),
+    "depth_anything_3": Weights(
+        "Depth Anything 3 metric Large", "depth", "depth-anything/DA3METRIC-LARGE", ("model.safetensors", "config.json"),
+        ("model.safetensors",), 1.34, _APACHE, True,
+    ),
     "depth_anything_v2_indoor": _depth(
         "Depth Anything V2 metric Small, indoor", "depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf", 0.1, _APACHE, True
     ),

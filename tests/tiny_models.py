@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gzip
 import json
 import math
 import zlib
@@ -364,6 +365,37 @@ def save_svd(folder: Path, frames: int = 5) -> Path:
     return _index(folder, "StableVideoDiffusionPipeline")
 
 
+@functools.cache
+def depth_keys() -> dict:
+    """Names, shapes and descriptions of the depth networks that are read from one file; see golden/depth.md."""
+    with gzip.open(Path(__file__).parent / "golden" / "depth_keys.json.gz") as file:
+        return json.load(file)
+
+
+def save_moge(path: Path, sees_a_camera: bool = False) -> Path:
+    """A small MoGe-2 in the layout of the released files, normals and all; `sees_a_camera`: its points are about those of one."""
+    state = seeded({name: tuple(shape) for name, shape in depth_keys()["moge_small"].items()})
+    state["points_head.output_blocks.4.bias"] = torch.tensor([0.0, 0.0, -1.0])
+    if sees_a_camera:  # where a pixel lies on the picture goes straight to its answer, the rest is little
+        for stack in ("neck", "points_head"):
+            state[f"{stack}.resamplers.3.1.weight"] *= 0.05
+            state[f"{stack}.input_blocks.4.weight"] = torch.eye(32, state[f"{stack}.input_blocks.4.weight"].shape[1])[:, :, None, None]
+            state[f"{stack}.resamplers.3.1.bias"] = state[f"{stack}.input_blocks.4.bias"] = torch.zeros(32)
+        state["points_head.output_blocks.4.weight"] = torch.eye(3, 32)[:, :, None, None]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"model_config": depth_keys()["moge_small_config"], "model": state}, path)
+    return path
+
+
+def save_depth_anything_3(path: Path) -> Path:
+    """A small metric Depth Anything 3 in the layout of the released file."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(seeded({name: tuple(shape) for name, shape in depth_keys()["depth_anything_3_small"].items()}), path)
+    return path
+
+
 def save_depth_model(name: str, folder: Path, **changes) -> Path:
     """A small depth network in the layout of the released one."""
     from transformers import (
@@ -377,6 +409,10 @@ def save_depth_model(name: str, folder: Path, **changes) -> Path:
         ZoeDepthForDepthEstimation,
     )
 
+    if name.startswith("moge"):
+        return save_moge(folder / "model.pt", sees_a_camera=True).parent
+    if name == "depth_anything_3":
+        return save_depth_anything_3(folder / "model.safetensors").parent
     torch.manual_seed(0)
     if name.startswith("depth_anything"):
         backbone = Dinov2Config(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -16,6 +17,14 @@ class DepthEstimate(NamedTuple):
     licence: str  # SPDX id or the model's own licence name
     name: str
     notes: tuple[str, ...] = ()  # what the report should say: holes that were filled, resampling
+
+
+class Reading(NamedTuple):
+    """What a network says of a picture [3, h, w], before a camera is settled."""
+
+    depth_for: Callable[[float | None], Tensor]  # focal length in pixels (None: the model's own, or a guess) -> [h, w] metres
+    fov_deg: float | None  # horizontal, if the model tells it
+    sky: Tensor  # [h, w] bool
 
 
 class DepthSource(Protocol):

@@ -12,7 +12,6 @@ A border of 32 pixels is added on every side, so that the scene goes on a little
 from __future__ import annotations
 
 import math
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import tensor_file
 from ..errors import UserError
 from ..gaussians import Gaussians
 
@@ -188,21 +188,11 @@ def predict(network: Flash3D, image: Tensor, depth_m: Tensor, K: Tensor) -> Gaus
 
 def load(path: Path, config: Flash3DConfig | None = None) -> Flash3D:
     """The network from the released file, on the CPU. Raises UserError for what is wrong with it; nothing but tensors is unpickled."""
-    if not path.is_file():
-        raise UserError(f"Weights not found: {path}.", _AGAIN)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        state = content["model"]
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{path} holds more than tensors, or is damaged; it was not opened.", _AGAIN) from error
-    except (RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError) as error:
-        raise UserError(f"{path} is truncated, damaged or no Flash3D checkpoint.", _AGAIN) from error
+    content = tensor_file.read(path, _AGAIN)
+    if not isinstance(content.get("model"), dict):
+        raise UserError(f"{path} is no Flash3D checkpoint.", _AGAIN)
     unused = (f"{_PREFIX}unidepth.", f"{_PREFIX}encoder.encoder.fc.", "backproject_depth.")
-    kept = {name.removeprefix(_PREFIX): t for name, t in state.items() if not name.startswith(unused)}
+    kept = {name.removeprefix(_PREFIX): t for name, t in content["model"].items() if not name.startswith(unused)}
     network = Flash3D(config or Flash3DConfig())
-    wanted = {name: tuple(t.shape) for name, t in network.state_dict().items()}
-    wrong = sorted(n for n in wanted.keys() | kept.keys() if n not in wanted or n not in kept or wanted[n] != tuple(kept[n].shape))
-    if wrong:
-        raise UserError(f"{path} does not fit Flash3D: {len(wrong)} tensors, e.g. {', '.join(wrong[:5])}.", _AGAIN)
-    network.load_state_dict(kept)
-    return network.eval().requires_grad_(False)
+    tensor_file.fill(network, kept, torch.float32, str(path), _AGAIN)
+    return network

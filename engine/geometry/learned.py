@@ -7,9 +7,9 @@ folder alone.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from .. import model_folder, weights
 from ..errors import UserError
 from ..settings import GeometrySettings
-from .base import DepthEstimate, DepthSource
+from .base import DepthEstimate, DepthSource, Reading
 
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _SATURATED = 0.98  # share of a model's farthest depth from which it means sky
 _DEPTH_PRO_SKY_M = 5_000.0  # it ends at 10 km
@@ -40,28 +40,21 @@ def network_size(h: int, w: int, wanted: tuple[int, int], multiple: int) -> tupl
     return tuple(max(round(side * scale / multiple), 1) * multiple for side in (h, w))  # type: ignore[return-value]
 
 
-class _Raw(NamedTuple):
-    """What a model says of a picture [3, h, w]."""
-
-    depth_m: Tensor  # [h, w]
-    fov_deg: float | None  # horizontal
-    sky_from_m: float  # depth from which it means sky
-
-
 class _DepthAnything:
     """Depth Anything V2 (arXiv 2406.09414), metric: sides of about 518 in steps of 14, aspect kept."""
 
     def __init__(self, network: nn.Module, outdoor: bool) -> None:
         self.network, self.outdoor = network, outdoor
 
-    def __call__(self, image: Tensor) -> _Raw:
+    def __call__(self, image: Tensor) -> Reading:
         h, w = image.shape[1:]
         size = network_size(h, w, (518, 518), 14)
         small = F.interpolate(image[None], size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0.0, 1.0)
-        depth = self.network(normalised(small, _IMAGENET)).predicted_depth
+        depth = self.network(normalised(small, IMAGENET)).predicted_depth
         far = float(self.network.config.max_depth)  # type: ignore[union-attr, arg-type]
         depth = F.interpolate(depth[None].float(), size=(h, w), mode="bilinear", align_corners=False)[0, 0]
-        return _Raw(depth, None, _SATURATED * far if self.outdoor else float("inf"))
+        sky = depth >= _SATURATED * far if self.outdoor else torch.zeros_like(depth, dtype=torch.bool)
+        return Reading(lambda focal_px: depth, None, sky)
 
 
 class _ZoeDepth:
@@ -70,7 +63,7 @@ class _ZoeDepth:
     def __init__(self, network: nn.Module) -> None:
         self.network = network
 
-    def __call__(self, image: Tensor) -> _Raw:
+    def __call__(self, image: Tensor) -> Reading:
         h, w = image.shape[1:]
         top, left = (min(int((side / 2.0) ** 0.5 * 3.0), side - 1) for side in (h, w))
         padded = F.pad(image[None], (left, left, top, top), mode="reflect")
@@ -78,7 +71,8 @@ class _ZoeDepth:
         small = F.interpolate(padded, size=size, mode="bilinear", align_corners=True)
         depth = self.network(normalised(small, _HALF)).predicted_depth
         depth = F.interpolate(depth[None].float(), size=padded.shape[2:], mode="bicubic", align_corners=False)[0, 0]
-        return _Raw(depth[top : top + h, left : left + w], None, float("inf"))
+        depth = depth[top : top + h, left : left + w]
+        return Reading(lambda focal_px: depth, None, torch.zeros_like(depth, dtype=torch.bool))
 
 
 class _DepthPro:
@@ -89,24 +83,26 @@ class _DepthPro:
     def __init__(self, network: nn.Module) -> None:
         self.network = network
 
-    def __call__(self, image: Tensor) -> _Raw:
+    def __call__(self, image: Tensor) -> Reading:
         h, w = image.shape[1:]
         square = F.interpolate(image[None], size=(self.SIDE, self.SIDE), mode="bilinear", align_corners=False)
         output = self.network(normalised(square, _HALF))
         fov = output.field_of_view.float().reshape(())
-        focal_px = 0.5 * w / torch.tan(0.5 * torch.deg2rad(fov))
-        inverse = output.predicted_depth[None].float() * (w / focal_px)
+        own_focal = float(0.5 * w / torch.tan(0.5 * torch.deg2rad(fov)))
+        inverse = output.predicted_depth[None].float() * (w / own_focal)
         inverse = F.interpolate(inverse, size=(h, w), mode="bilinear", align_corners=False)[0, 0]
-        return _Raw(1.0 / inverse.clamp(1e-4, 1e4), float(fov), _DEPTH_PRO_SKY_M)
+        depth = 1.0 / inverse.clamp(1e-4, 1e4)
+        # inverse depth was scaled by the model's own focal length; a known camera knows better
+        return Reading(lambda focal_px: depth * ((focal_px or own_focal) / own_focal), float(fov), depth >= _DEPTH_PRO_SKY_M)
 
 
 class LearnedDepth:
     """A depth source (see base.py) on a network."""
 
-    def __init__(self, name: str, licence: str, device: torch.device, model: Callable[[Tensor], _Raw]) -> None:
+    def __init__(self, name: str, licence: str, device: torch.device, model: Callable[[Tensor], Reading]) -> None:
         self.name, self.licence = name, licence
         self._device, self._model = device, model
-        self._last: tuple[Tensor, _Raw] | None = None
+        self._last: tuple[Tensor, Reading] | None = None
 
     def intrinsics(self, image: Tensor) -> Tensor | None:
         """K [3, 3] from the model's field of view, with square pixels and the centre in the middle."""
@@ -114,25 +110,23 @@ class LearnedDepth:
         return None if raw.fov_deg is None else _camera(raw.fov_deg, image)
 
     def estimate(self, image: Tensor, K_hint: Tensor | None) -> DepthEstimate:
-        raw = self._look(image)
-        depth, notes = raw.depth_m.to(image.device), []
+        raw, notes = self._look(image), []
+        depth = raw.depth_for(None if K_hint is None else float(K_hint[0, 0] * K_hint[1, 1]) ** 0.5).to(image.device)
+        sky = raw.sky.to(image.device)
         if not bool(torch.isfinite(depth).all()):
             raise UserError(f"{self.name} gave depth that is not a number.", "Its weights may be damaged: python -m engine weights verify.")
-        sky = depth >= raw.sky_from_m
         depth = depth.clamp(min=_NEAREST_M)
         if bool(sky.any()) and not bool(sky.all()):
             depth = depth.masked_fill(sky, float("inf"))
             notes.append(f"{100.0 * float(sky.float().mean()):.0f} % of the picture taken as sky")
         K = None if raw.fov_deg is None else _camera(raw.fov_deg, image)
         if K is not None and K_hint is not None:
-            # inverse depth was scaled by the model's own focal length; a known camera knows better
-            depth = depth * (float(K_hint[0, 0]) / float(K[0, 0]))
+            notes.append(f"focal length given, the model would say {float(K[0, 0]):.0f} px")
             K = K_hint
-            notes.append(f"focal length given, the model would say {float(_camera(raw.fov_deg or 60.0, image)[0, 0]):.0f} px")
         return DepthEstimate(depth, K, True, self.licence, self.name, tuple(notes))
 
     @torch.no_grad()
-    def _look(self, image: Tensor) -> _Raw:
+    def _look(self, image: Tensor) -> Reading:
         """The network's answer, kept: field of view and depth of a picture are asked for one after the other."""
         if self._last is None or self._last[0] is not image:
             self._last = (image, self._model(image.to(self._device, torch.float32)))
@@ -149,22 +143,55 @@ def _camera(fov_deg: float, image: Tensor) -> Tensor:
 
 
 def load(name: str, folder: Path, device: torch.device) -> LearnedDepth:
-    """The model `name` of LEARNED from a folder in transformers' layout. Raises UserError for what is wrong with it."""
-    from transformers import DepthAnythingForDepthEstimation, DepthProForDepthEstimation, ZoeDepthForDepthEstimation
+    """The model `name` of LEARNED from its weights folder. Raises UserError for what is wrong with it."""
+    return LearnedDepth(name, weights.known(name).licence, device, _MODELS[name](name, folder, device))
 
-    kinds: dict[str, tuple[type[nn.Module], Callable[[nn.Module], Callable[[Tensor], _Raw]]]] = {
-        "depth_anything_v2_indoor": (DepthAnythingForDepthEstimation, lambda n: _DepthAnything(n, outdoor=False)),
-        "depth_anything_v2_outdoor": (DepthAnythingForDepthEstimation, lambda n: _DepthAnything(n, outdoor=True)),
-        "zoedepth": (ZoeDepthForDepthEstimation, _ZoeDepth),
-        "depth_pro": (DepthProForDepthEstimation, _DepthPro),
-    }
-    kind, wrap = kinds[name]
-    network = model_folder.part(folder, "", kind, torch.float32).to(device)
-    if kind is DepthAnythingForDepthEstimation and network.config.depth_estimation_type != "metric":  # type: ignore[union-attr]
+
+def _depth_anything_v2(name: str, folder: Path, device: torch.device) -> Callable[[Tensor], Reading]:
+    from transformers import DepthAnythingForDepthEstimation
+
+    network = model_folder.part(folder, "", DepthAnythingForDepthEstimation, torch.float32).to(device)
+    if network.config.depth_estimation_type != "metric":
         raise UserError(f"{folder} holds relative depth, without metres.", "Take the metric weights of Depth Anything V2.")
-    if kind is DepthProForDepthEstimation and not network.config.use_fov_model:  # type: ignore[union-attr]
+    return _DepthAnything(network, outdoor=name.endswith("outdoor"))
+
+
+def _zoedepth(name: str, folder: Path, device: torch.device) -> Callable[[Tensor], Reading]:
+    from transformers import ZoeDepthForDepthEstimation
+
+    return _ZoeDepth(model_folder.part(folder, "", ZoeDepthForDepthEstimation, torch.float32).to(device))
+
+
+def _depth_pro(name: str, folder: Path, device: torch.device) -> Callable[[Tensor], Reading]:
+    from transformers import DepthProForDepthEstimation
+
+    network = model_folder.part(folder, "", DepthProForDepthEstimation, torch.float32).to(device)
+    if not network.config.use_fov_model:
         raise UserError(f"{folder} lacks the field-of-view head.", f"Run: python -m engine weights download {name}")
-    return LearnedDepth(name, weights.known(name).licence, device, wrap(network))
+    return _DepthPro(network)
+
+
+def _moge(name: str, folder: Path, device: torch.device) -> Callable[[Tensor], Reading]:
+    from . import moge
+
+    return functools.partial(moge.read, moge.load(weights.checkpoint_in(name, folder)).to(device))
+
+
+def _depth_anything_3(name: str, folder: Path, device: torch.device) -> Callable[[Tensor], Reading]:
+    from . import depth_anything_3
+
+    return functools.partial(depth_anything_3.read, depth_anything_3.load(weights.checkpoint_in(name, folder)).to(device))
+
+
+_MODELS: dict[str, Callable[[str, Path, torch.device], Callable[[Tensor], Reading]]] = {
+    "moge_2": _moge,
+    "moge_2_small": _moge,
+    "depth_anything_3": _depth_anything_3,
+    "depth_anything_v2_indoor": _depth_anything_v2,
+    "depth_anything_v2_outdoor": _depth_anything_v2,
+    "zoedepth": _zoedepth,
+    "depth_pro": _depth_pro,
+}
 
 
 def _from_settings(name: str) -> Callable[[GeometrySettings, torch.device], DepthSource]:
@@ -172,5 +199,5 @@ def _from_settings(name: str) -> Callable[[GeometrySettings, torch.device], Dept
 
 
 LEARNED: dict[str, Callable[[GeometrySettings, torch.device], DepthSource]] = {
-    name: _from_settings(name) for name, entry in weights.WEIGHTS.items() if entry.kind == "depth"
+    name: _from_settings(name) for name in _MODELS
 }

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import pickle
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .. import tensor_file
 from ..errors import UserError
 from .viewcrafter_resampler import Resampler, ResamplerConfig
 from .viewcrafter_unet import UNetConfig, ViewCrafterUNet
@@ -103,62 +103,17 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     before every name, and an older name of the frame-rate embedding. A .safetensors file
     of the same names is read too. Raises UserError for anything else.
     """
-    _require_file(path)
+    content = tensor_file.read(path, _AGAIN)
     if path.suffix == ".safetensors":
-        state = _read_safetensors(path)
+        state = content
+    elif "state_dict" in content:
+        state = content["state_dict"]
+    elif "module" in content:
+        state = {name[_DEEPSPEED_PREFIX:]: tensor for name, tensor in content["module"].items()}
     else:
-        content = _unpickle(path)
-        if "state_dict" in content:
-            state = content["state_dict"]
-        elif "module" in content:
-            state = {name[_DEEPSPEED_PREFIX:]: tensor for name, tensor in content["module"].items()}
-        else:
-            found = ", ".join(str(key) for key in list(content)[:5])
-            raise UserError(f"{path} is no ViewCrafter checkpoint: it holds {found or 'nothing'}.", _AGAIN)
+        found = ", ".join(str(key) for key in list(content)[:5])
+        raise UserError(f"{path} is no ViewCrafter checkpoint: it holds {found or 'nothing'}.", _AGAIN)
     return {name.replace("framestride_embed", "fps_embedding"): t for name, t in state.items() if isinstance(t, Tensor)}
-
-
-def _require_file(path: Path) -> None:
-    if path.is_dir():
-        inside = sorted(p.name for p in path.iterdir() if p.suffix in (".ckpt", ".pt", ".safetensors"))
-        hint = f"Give the file inside: {', '.join(inside[:3])}." if inside else "Give the path of the .ckpt file."
-        raise UserError(f"{path} is a folder, not a checkpoint.", hint)
-    if not path.is_file():
-        raise UserError(f"Weights not found: {path}.", _AGAIN)
-    with path.open("rb") as file:
-        head = file.read(64)
-    if head.startswith(b"version https://git-lfs"):
-        raise UserError(f"{path} is a Git LFS pointer, not the weights themselves.", _AGAIN)
-    if head.lstrip()[:1] == b"<":
-        raise UserError(f"{path} is a web page, not a checkpoint.", _AGAIN)
-
-
-def _unpickle(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            zipped = file.read(4) == b"PK\x03\x04"
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{path} holds more than tensors, or is damaged; it was not opened ({_first_line(error)}).", _AGAIN) from error
-    except (RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
-        raise UserError(f"{path} is truncated or damaged ({_first_line(error)}).", _AGAIN) from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is no ViewCrafter checkpoint: it holds a {type(content).__name__}.", _AGAIN)
-    return content
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"{path} is truncated or damaged ({_first_line(error)}).", _AGAIN) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
 def build(state: dict[str, Tensor], config: ModelConfig, *, dtype: torch.dtype, where: str) -> Parts:
@@ -166,37 +121,14 @@ def build(state: dict[str, Tensor], config: ModelConfig, *, dtype: torch.dtype, 
     with torch.device("meta"):
         unet, resampler = ViewCrafterUNet(config.unet), Resampler(config.resampler)
         vae, vision = _empty_vae(config.vae), _empty_vision(config)
-    fill(unet, part(state, "model.diffusion_model."), dtype, f"{where}, UNet")
-    fill(resampler, part(state, "image_proj_model."), dtype, f"{where}, image projector")
-    fill(vae, vae_keys(part(state, "first_stage_model.")), dtype, f"{where}, autoencoder")
-    fill(vision, vision_keys(part(state, "embedder.model.visual.")), dtype, f"{where}, CLIP image tower")
+    tensor_file.fill(unet, tensor_file.part(state, "model.diffusion_model."), dtype, f"{where}, UNet", _AGAIN)
+    tensor_file.fill(resampler, tensor_file.part(state, "image_proj_model."), dtype, f"{where}, image projector", _AGAIN)
+    tensor_file.fill(vae, vae_keys(tensor_file.part(state, "first_stage_model.")), dtype, f"{where}, autoencoder", _AGAIN)
+    tensor_file.fill(vision, vision_keys(tensor_file.part(state, "embedder.model.visual.")), dtype, f"{where}, CLIP image tower", _AGAIN)
     vision.embeddings.position_ids = torch.arange(vision.embeddings.num_positions)[None]
     if "scale_arr" not in state:
         raise UserError(f"{where} has no scale_arr.", "This is a checkpoint of another model; " + _AGAIN[0].lower() + _AGAIN[1:])
     return Parts(unet, vae, vision, resampler, state["scale_arr"].float().clone())
-
-
-def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose name begins with `prefix`, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
-def fill(module: nn.Module, state: dict[str, Tensor], dtype: torch.dtype, what: str) -> None:
-    """Give `module` the tensors of `state`; every name and shape must agree. Raises UserError naming the first five."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    for text, names in (
-        ("lacks", sorted(wanted.keys() - state.keys())),
-        ("has unknown", sorted(state.keys() - wanted.keys())),
-        ("has other sizes of", sorted(n for n in wanted.keys() & state.keys() if wanted[n] != tuple(state[n].shape))),
-    ):
-        if names:
-            listed = ", ".join(names[:5])
-            raise UserError(
-                f"{what} {text} {len(names)} of {len(wanted)} tensors: {listed}{', ...' if len(names) > 5 else ''}.",
-                "The file is damaged or belongs to another model. " + _AGAIN,
-            )
-    module.load_state_dict({name: tensor.to(dtype) for name, tensor in state.items()}, assign=True)
-    module.eval().requires_grad_(False)
 
 
 def _empty_vae(config: VAEConfig) -> nn.Module:
@@ -314,7 +246,7 @@ def build_text_tower(state: dict[str, Tensor], config: ModelConfig, *, where: st
     sizes = _tower(dataclasses.replace(config.text, layers=config.text_layers_used))
     with torch.device("meta"):
         text = CLIPTextModel(CLIPTextConfig(**sizes, vocab_size=config.vocabulary, max_position_embeddings=config.unet.text_tokens))
-    tensors = text_keys(part(state, "cond_stage_model.model."), config.text_layers_used)
-    fill(text, tensors, torch.float32, f"{where}, CLIP text tower")
+    tensors = text_keys(tensor_file.part(state, "cond_stage_model.model."), config.text_layers_used)
+    tensor_file.fill(text, tensors, torch.float32, f"{where}, CLIP text tower", _AGAIN)
     text.embeddings.position_ids = torch.arange(config.unet.text_tokens)[None]
     return text

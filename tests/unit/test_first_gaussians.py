@@ -99,9 +99,9 @@ def test_predictions_take_any_size_and_sky(tmp_path):
 def test_what_is_wrong_with_the_file_is_said(tmp_path):
     with pytest.raises(UserError, match="not found"):
         flash3d.load(tmp_path / "absent.pth")
-    with pytest.raises(UserError, match=r"does not fit Flash3D: 1 tensors, e\.g\. stranger"):
+    with pytest.raises(UserError, match=r"has unknown 1 of .* tensors: stranger"):
         flash3d.load(save(tmp_path / "a.pth", **{"models.unidepth_extended.stranger": torch.zeros(1)}), SMALL)
-    with pytest.raises(UserError, match="does not fit"):
+    with pytest.raises(UserError, match=r"lacks .* tensors"):
         flash3d.load(save(tmp_path / "b.pth"), flash3d.Flash3DConfig(blocks=(1, 1, 1, 2)))
     whole = (tmp_path / "b.pth").read_bytes()
     (tmp_path / "c.pth").write_bytes(whole[: len(whole) // 2])

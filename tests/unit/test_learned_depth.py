@@ -14,7 +14,7 @@ from engine.settings import GeometrySettings
 from tests import tiny_models as tiny
 
 CPU = torch.device("cpu")
-NAMES = ("depth_anything_v2_indoor", "depth_anything_v2_outdoor", "zoedepth", "depth_pro")
+NAMES = tuple(learned.LEARNED)
 
 
 def picture(h: int = 60, w: int = 84, seed: int = 0) -> Tensor:
@@ -78,7 +78,7 @@ def test_depth_anything_is_fed_as_the_library_feeds_it(h, w):
             fed.append(x)
             return type("Output", (), {"predicted_depth": x[:, 0]})()
 
-    depth = learned._DepthAnything(Spy(), outdoor=False)(image).depth_m
+    depth = learned._DepthAnything(Spy(), outdoor=False)(image).depth_for(None)
     assert fed[0].shape == theirs.shape
     assert (fed[0] - theirs).abs().max() < 0.05  # theirs goes through bytes
     assert depth.shape == (h, w)
@@ -122,6 +122,12 @@ def test_depth_pro_gives_a_camera_and_depth_for_it(sources, folder):
 
 def test_models_without_a_camera_say_so(sources):
     assert sources("zoedepth").intrinsics(picture()) is None
+    assert sources("depth_anything_3").intrinsics(picture()) is None
+    assert sources("moge_2").intrinsics(picture()) is not None
+
+
+def test_every_depth_model_among_the_weights_is_a_source():
+    assert set(learned.LEARNED) == {name for name, entry in learned.weights.WEIGHTS.items() if entry.kind == "depth"}
 
 
 def test_the_network_looks_once_at_a_picture(sources):
@@ -137,7 +143,9 @@ def test_the_network_looks_once_at_a_picture(sources):
 def test_saturated_depth_outdoors_is_sky(sources):
     source = sources("depth_anything_v2_outdoor")
     raw = source._look(picture())
-    source._model = lambda x: raw._replace(depth_m=torch.where(torch.arange(84) < 20, 16.0, raw.depth_m.clamp(max=10.0)))
+    depth = torch.where(torch.arange(84) < 20, 16.0, raw.depth_for(None).clamp(max=10.0))
+    network = source._model.network
+    network.forward = lambda pixels: type("Output", (), {"predicted_depth": depth[None]})()
     estimate = source.estimate(picture(seed=3), None)
     assert bool(torch.isinf(estimate.depth_m[:, :20]).all()) and bool(torch.isfinite(estimate.depth_m[:, 20:]).all())
     assert any("sky" in note for note in estimate.notes)
@@ -149,7 +157,7 @@ def test_what_cannot_be_believed_is_refused(sources, folder, tmp_path):
     source._model = lambda x: raw._replace(fov_deg=0.0)
     with pytest.raises(UserError, match="takes the field of view"):
         source.intrinsics(picture(seed=4))
-    source._model = lambda x: raw._replace(depth_m=raw.depth_m * float("nan"))
+    source._model = lambda x: raw._replace(depth_for=lambda focal: torch.full((60, 84), float("nan")))
     with pytest.raises(UserError, match="not a number"):
         source.estimate(picture(seed=5), None)
     tiny.save_depth_model("depth_anything_v2_indoor", tmp_path / "relative", depth_estimation_type="relative", max_depth=1)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine import sampler
+from engine import sampler, tensor_file
 from engine.priors import viewcrafter
 from engine.priors import viewcrafter_loader as loader
 from engine.priors.base import Level
@@ -37,7 +37,7 @@ def draws(seed: int):
 
 
 def filled(module: torch.nn.Module) -> torch.nn.Module:
-    loader.fill(module, tiny.seeded(tiny.shapes(module)), torch.float32, "test")
+    tensor_file.fill(module, tiny.seeded(tiny.shapes(module)), torch.float32, "test", "")
     return module
 
 
@@ -166,8 +166,8 @@ def test_full_size_checkpoints_load_without_memory():
         text_state = {n: torch.empty(s) for n, s in tiny.text_shapes(config).items()}
         vae, vision = loader._empty_vae(config.vae), loader._empty_vision(config)
     assert len(vae_state) == 248
-    loader.fill(vae, loader.vae_keys(vae_state), torch.float16, "VAE")
-    loader.fill(vision, loader.vision_keys(vision_state), torch.float16, "vision")
+    tensor_file.fill(vae, loader.vae_keys(vae_state), torch.float16, "VAE", "")
+    tensor_file.fill(vision, loader.vision_keys(vision_state), torch.float16, "vision", "")
     assert len(text_state) == 294
     converted = loader.text_keys(text_state, config.text_layers_used)
     assert sum(t.numel() for t in converted.values()) < sum(t.numel() for t in text_state.values())
