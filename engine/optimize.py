@@ -32,6 +32,7 @@ from .spherical_harmonics import COUNTS
 _log = logging.getLogger(__name__)
 ADAM_EPS = 1e-15
 _REPORT_EVERY_S = 0.1
+LONGEST_RATIO = 3.0  # where sizes are limited: the longest axis against the middle one's limit
 _TARGET_CACHE_BYTES = 1 << 29
 STAGE = "refine"
 
@@ -50,7 +51,7 @@ class Recipe:
     scene_scale: float | None  # None: the median depth of what the first camera sees
     shuffled: bool  # frames in a seeded order; otherwise as they come
     densify: Densify | None
-    largest_px: float | None  # no axis grows beyond so many pixels of the nearest view; None: no limit
+    largest_px: float | None  # how many pixels of the nearest view the middle axis may grow to; None: no limit
 
     def __post_init__(self) -> None:
         if self.densify is not None and self.largest_px is not None:
@@ -125,7 +126,7 @@ def refine(
     generator = torch.Generator().manual_seed(seed)
     params = Gaussians(*(t.detach().clone().contiguous().requires_grad_() for t in _with_degree(gaussians, degree)))
     optimizer = _adam(params, chosen, scale)
-    ceiling = None if chosen.largest_px is None else largest_scales(gaussians, K, camera_from_world, frames.shape[3], chosen.largest_px)
+    limits = None if chosen.largest_px is None else size_limits(gaussians, K, camera_from_world, frames.shape[3], chosen.largest_px)
     state = DensifyState(params.count, params.means.device)
     targets = _Targets(frames, params.means.device)
     history = _History()
@@ -152,9 +153,8 @@ def refine(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        if ceiling is not None:
-            with torch.no_grad():
-                params.scales_log.clamp_(max=ceiling)
+        if limits is not None:
+            limit_sizes(params.scales_log.detach(), limits)
         if chosen.densify is not None:
             assert offsets is not None and offsets.grad is not None
             state.observe(offsets.grad[0], rendering.info.radii[0], frames.shape[3], frames.shape[2])
@@ -198,11 +198,18 @@ def median_depth(gaussians: Gaussians, camera_from_world: Tensor) -> float:
     return float(z.median()) if z.numel() else 1.0
 
 
-def largest_scales(gaussians: Gaussians, K: Tensor, camera_from_world: Tensor, width: int, pixels: float) -> Tensor:
-    """Upper limit of scales_log, [n, 3]: `pixels` of the nearest camera that sees a Gaussian, or the size it has now.
+class SizeLimits(NamedTuple):
+    """Upper limits of sorted scales_log; what is larger at the start may stay, but not grow."""
+
+    middle: Tensor  # [n] of the middle and thus the shortest axis
+    longest: Tensor  # [n, 3] of every axis
+
+
+def size_limits(gaussians: Gaussians, K: Tensor, camera_from_world: Tensor, width: int, pixels: float) -> SizeLimits:
+    """Limits: `pixels` of the nearest camera that sees a Gaussian, and LONGEST_RATIO times that for its longest axis.
 
     In flat regions growing costs the loss nothing, but the scale map of Eq. (14) would call them unseen, and the
-    next segment would invent them anew.
+    next segment would invent them anew. That map looks at the middle axis; the longest one is what draws edges.
     """
     nearest = torch.full((gaussians.count,), -math.inf, device=gaussians.means.device)
     means = gaussians.means.detach()
@@ -214,7 +221,20 @@ def largest_scales(gaussians: Gaussians, K: Tensor, camera_from_world: Tensor, w
         inside = (seen[:, 2] > 1e-6) & (u >= 0) & (u <= width) & (v >= 0) & (v <= 2 * intrinsics[1, 2])
         size = torch.log(pixels * z / torch.sqrt(intrinsics[0, 0] * intrinsics[1, 1]))
         nearest = torch.where(inside & ((size < nearest) | nearest.isinf()), size, nearest)
-    return torch.maximum(gaussians.scales_log.detach(), nearest[:, None])
+    _, middle, longest = gaussians.scales_log.detach().sort(dim=1).values.unbind(1)
+    longest = torch.maximum(longest, nearest + math.log(LONGEST_RATIO))
+    return SizeLimits(torch.maximum(middle, nearest), longest[:, None].repeat(1, 3))
+
+
+def limit_sizes(scales_log: Tensor, limits: SizeLimits) -> None:
+    """Bring scales_log [n, 3] under its limits, in place."""
+    scales_log.clamp_(max=limits.longest)
+    x, y, z = scales_log.unbind(1)
+    middle = torch.maximum(torch.minimum(x, y), torch.minimum(torch.maximum(x, y), z))
+    rows = (middle > limits.middle).nonzero()[:, 0]
+    sizes = scales_log[rows]
+    longest = sizes.argmax(dim=1, keepdim=True)
+    scales_log[rows] = torch.minimum(sizes, limits.middle[rows, None]).scatter_(1, longest, sizes.gather(1, longest))
 
 
 def _adam(params: Gaussians, recipe: Recipe, scale: float) -> Adam:

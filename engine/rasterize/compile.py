@@ -56,9 +56,9 @@ def kernel(signature: str) -> Callable[[Callable], Callable]:
 
     One signature means that a strided or read-only array is an error at the call, not a second compile.
     """
-    return numba.njit(signature, nogil=True, cache=True, fastmath=FAST_MATH, error_model="numpy")
+    return numba.njit(signature, nogil=True, cache=True, fastmath=FAST_MATH, error_model="numpy", no_cfunc_wrapper=True)
 
 
 def inline() -> Callable[[Callable], Callable]:
     """Decorator for a small function used inside kernels of the same file."""
-    return numba.njit(nogil=True, fastmath=FAST_MATH, error_model="numpy", inline="never")
+    return numba.njit(nogil=True, fastmath=FAST_MATH, error_model="numpy", no_cfunc_wrapper=True, no_cpython_wrapper=True)

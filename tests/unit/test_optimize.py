@@ -10,7 +10,8 @@ import torch
 
 from engine.densify import Densify, DensifyState, densify
 from engine.gaussians import Gaussians, sh_dc_from_colour
-from engine.optimize import RECIPES, Recipe, exponential, frame_schedule, median_depth, refine
+from engine.momentum import pixel_coefficient, scale_map
+from engine.optimize import RECIPES, Recipe, SizeLimits, exponential, frame_schedule, limit_sizes, median_depth, refine
 from engine.rasterize import rasterize
 from engine.rasterize.adam import Adam
 
@@ -306,7 +307,7 @@ def detailed_truth(kind: str, width: int, height: int, f_px: float) -> tuple[Gau
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["relief", "steps", "floor"])
 def test_few_views_recipe_beats_gsplat_defaults_on_held_out_views(kind: str) -> None:
-    """By 5 dB after 300 steps on four of seven views, and by 3 dB with the limit on sizes, which serves the scale map instead.
+    """By 5 dB after 300 steps on four of seven views, as shipped: with the limit on sizes, which serves the scale map.
 
     gsplat's position rate is per camera extent and decays over 30 000 steps.
     """
@@ -329,6 +330,47 @@ def test_few_views_recipe_beats_gsplat_defaults_on_held_out_views(kind: str) -> 
         image = rasterize(g, K[held], cameras[held], width, height).rgb.permute(0, 3, 1, 2)
         return float(-10 * (image - frames[held]).square().mean().log10())
 
-    baseline = held_out(gsplat)
-    assert held_out(dataclasses.replace(RECIPES["few_views"], largest_px=None)) >= baseline + 5
-    assert held_out("few_views") >= baseline + 3
+    assert held_out("few_views") >= held_out(gsplat) + 5
+
+
+def test_limited_sizes_keep_the_longest_axis_and_leave_the_rest_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    before = torch.randn(200, 3, generator=generator)
+    middle, longest = torch.full((200,), 0.2), torch.full((200, 3), 1.2)
+    after = before.clone()
+    limit_sizes(after, SizeLimits(middle, longest))
+    expected = before.sort(dim=1).values.clamp(max=torch.tensor([0.2, 0.2, 1.2]))
+    assert torch.equal(after.sort(dim=1).values, expected) and bool((after <= before).all())
+    again = after.clone()
+    limit_sizes(again, SizeLimits(middle, longest))
+    assert torch.equal(again, after)
+
+
+@pytest.mark.slow
+def test_flat_regions_stay_seen_from_segment_to_segment() -> None:
+    """Frames with noise, a flat sky and floor, a camera that goes forward: with the limit on sizes the scale map calls
+    nothing unseen that is covered; without it a tenth and more of it."""
+    width, height, f_px, views = 96, 64, 80.0, 21
+    truth, error = detailed_truth("floor", width, height, f_px)
+    colours = truth.sh_dc.reshape(height, width, 3).clone()
+    colours[:28], colours[28:, :48] = torch.tensor([-0.4, 0.1, 0.9]), torch.tensor([0.3, 0.2, -0.1])
+    truth = truth._replace(sh_dc=colours.reshape(-1, 3))
+    K = torch.tensor([[f_px, 0, width / 2], [0, f_px, height / 2], [0, 0, 1]]).repeat(views, 1, 1)
+    t, cameras = torch.linspace(0, 1, views), torch.eye(4).repeat(views, 1, 1)
+    cameras[:, 0, 3], cameras[:, 2, 3] = -0.5 * t, -0.8 * t
+    frames = rasterize(truth, K, cameras, width, height).rgb.permute(0, 3, 1, 2)
+    frames = (frames + 0.02 * torch.randn(frames.shape, generator=torch.Generator().manual_seed(3))).clamp(0, 1)
+    start = truth._replace(means=truth.means * (1 + error), sh_dc=sh_dc_from_colour(frames[0].reshape(3, -1).T))
+
+    def unseen(recipe: Recipe) -> float:
+        g = start
+        for segment in range(3):
+            train = list(range(0, 7 * (segment + 1), 2))
+            g = refine(g, frames[train], K[train], cameras[train], recipe=recipe, steps=200).gaussians
+        drawn = rasterize(g, K, cameras, width, height, extra=g.scales_log.median(dim=1, keepdim=True).values.exp())
+        size_px = scale_map(drawn.extra[..., 0], drawn.alpha[..., 0], drawn.depth[..., 0], torch.full((views,), f_px))
+        seen = pixel_coefficient(size_px, torch.ones_like(size_px), tau=2.0)[drawn.alpha[..., 0] > 0.9]
+        return float((seen < 0.99).float().mean())
+
+    assert unseen(RECIPES["few_views"]) == 0
+    assert unseen(dataclasses.replace(RECIPES["few_views"], largest_px=None)) > 0.1
