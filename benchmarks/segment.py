@@ -39,14 +39,14 @@ def main() -> None:
     pixels = images.load_image(args.picture).pixels
     width, height = images.working_size((pixels.shape[2], pixels.shape[1]), args.width, 8)
     image, K = images.resize(pixels, width, height), intrinsics_from_fov(60.0, width, height)
-    plan = settings.make("draft", refine_steps=args.steps)
+    plan = settings.make("draft", prior="patch", refine_steps=args.steps)
     first = gaussians_from_depth(image, Box(plan.geometry).estimate(image, K).depth_m, K).gaussians
     path = trajectory.move(args.move, K=K.numpy(), width=width, height=height, frames=args.frames)
     Ks, cameras = torch.from_numpy(path.K).float(), torch.linalg.inv(torch.from_numpy(path.world_from_camera)).float()
     views = pipeline.render(first, Ks, cameras, image, plan, pin_first=True)
     holes, depth = scaffold.build_scaffold(first, Ks, cameras, width, height, sh_degree=0)
     prior = priors.make_prior(plan, image, "cpu")
-    forms = {"plain": settings.make("draft", refine_steps=args.steps, momentum="none"), "with momentum": plan}
+    forms = {"plain": settings.make("draft", prior="patch", refine_steps=args.steps, momentum="none"), "with momentum": plan}
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in forms}
     for _ in range(args.rounds):
         for name, chosen in forms.items():

@@ -40,7 +40,7 @@ def _first_depth(context: bpy.types.Context, path: CameraPath) -> np.ndarray | N
     width, height = _COVERAGE_WIDTH, max(1, round(_COVERAGE_WIDTH * path.height / path.width))
     if group.depth_source == "BLOCKOUT":
         return blockout.measure(context, properties.camera_of(scene), properties.frames(scene)[0], width, height)
-    if group.depth_source == "BOX":
+    if group.depth_source in ("BOX", "AUTO"):  # automatic: which model is here only the engine can tell, so the box stands for it
         K = np.diag([width / path.width, height / path.height, 1.0]) @ path.K[0]
         return coverage.box_depth(K, width, height, properties.read(group).geometry)
     file = Path(bpy.path.abspath(group.depth_file))

@@ -22,12 +22,14 @@ _LABELS = {
 _PRESET_TEXT = {
     "draft": "Small frames and few steps: see quickly whether path and depth fit",
     "standard": "The default",
-    "paper": "The paper's sizes and steps; needs its video model's weights and a GPU",
+    "commercial-safe": "Only weights that are free for commercial use; a model that is not is refused",
+    "paper": "The paper's sizes and steps; needs the weights of ViewCrafter and Flash3D, and a GPU",
 }
 _RELATIVE = "is_path_supports_blend_relative" in bpy.types.Property.bl_rna.properties  # newer Blenders want to be told of //
 _PATH_OPTIONS = {"PATH_SUPPORTS_BLEND_RELATIVE"} if _RELATIVE else set()
 _PRESET_ITEMS = tuple((name, name.title(), _PRESET_TEXT.get(name, "")) for name in engine_settings.PRESETS)
 _DEPTH_SOURCES = (
+    ("AUTO", "Automatic", "The best learned depth model whose weights are here, else the box"),
     ("BOX", "Box", "Floor, walls and back wall from a horizon and a few measures: needs nothing but the picture"),
     ("BLOCKOUT", "Blockout", "Depth of the geometry that stands in the scene under the camera"),
     ("FILE", "Depth Map", "A depth map file: EXR, 16-bit PNG or NPY"),
@@ -186,7 +188,7 @@ def values(group: SCENESPLATTER_PG_scene) -> dict[str, Any]:
     for row in engine_settings.table():
         value = getattr(group.settings, row.name)
         found[row.name] = shortest(value) if row.type is float else value
-    found["depth"] = group.depth_model.strip() if group.depth_source == "MODEL" else "box"
+    found["depth"] = {"MODEL": group.depth_model.strip(), "AUTO": "auto"}.get(group.depth_source, "box")
     return found
 
 

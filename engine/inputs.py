@@ -29,10 +29,13 @@ class Start(NamedTuple):
     facts: dict[str, Any]  # provenance for the report
 
 
-def load(job: Job, device: torch.device) -> Start:
-    """Read picture and path, estimate depth, scale the path, make the first Gaussians. Raises UserError."""
+def load(job: Job, device: torch.device, picture: images.ImageFile | None = None) -> Start:
+    """Read picture and path, estimate depth, scale the path, make the first Gaussians. Raises UserError.
+
+    `picture`: the job's picture, if it has been read before.
+    """
     settings = job.settings
-    picture = images.load_image(job.image)
+    picture = picture or images.load_image(job.image)
     h, w = picture.pixels.shape[1:]
     width, height = images.working_size((w, h), settings.output.width, working_multiple(settings.prior.prior))
     if width * height > MAX_WORKING_PIXELS:

@@ -2,7 +2,7 @@
 
     settings.json         the settings, complete
     input/                image, path.json, depth map: copies, so a job can be moved and replayed
-    job.json              fingerprint of settings and inputs, version of the engine
+    job.json              fingerprint of settings and inputs, the models that were chosen
     segments/000/         one finished segment each; the folder appears by a rename, whole or not at all
     scene.ply ...         results, each written under a temporary name and renamed
 
@@ -64,7 +64,8 @@ class Job:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.settings: SceneSettings = settings_module.from_json(read_json(folder / _SETTINGS))
+        self._written = read_json(folder / _SETTINGS)
+        self.settings: SceneSettings = settings_module.from_json(self._written)
 
     @property
     def image(self) -> Path:
@@ -119,12 +120,22 @@ class Job:
         """
         mine = {"format": FORMAT_VERSION, "fingerprint": self.fingerprint()}
         file = self.folder / _JOB
-        if file.exists() and read_json(file) != mine and self.finished_segments():
+        earlier = read_json(file) if file.exists() else {}
+        same = {name: earlier.get(name) for name in mine} == mine
+        if earlier and not same and self.finished_segments():
             raise UserError(
                 f"{self.folder} holds the work of a job with other settings or inputs.",
                 "Choose another output folder, or delete this one.",
             )
-        write_json(file, mine)
+        write_json(file, earlier if same else mine)
+
+    def models(self) -> dict[str, str]:
+        """The models with which the finished segments were made, by setting; empty before there are any."""
+        return read_json(self.folder / _JOB).get("models", {}) if self.finished_segments() else {}
+
+    def keep_models(self, models: dict[str, str]) -> None:
+        """Note the models that are at work, for a later resume. After `start`."""
+        write_json(self.folder / _JOB, read_json(self.folder / _JOB) | {"models": models})
 
     def discard(self) -> None:
         """Remove a job that never finished a segment, so that it can be started anew. UserError while an engine works on it."""
@@ -136,8 +147,8 @@ class Job:
         (self.folder / _LOCK).unlink()
 
     def fingerprint(self) -> str:
-        """SHA-256 over the settings and the bytes of every input."""
-        digest = hashlib.sha256(json.dumps(settings_module.to_json(self.settings), sort_keys=True).encode())
+        """SHA-256 over the settings as they were written and the bytes of every input."""
+        digest = hashlib.sha256(json.dumps(self._written, sort_keys=True).encode())
         for file in sorted((self.folder / "input").iterdir()):
             digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
         return digest.hexdigest()

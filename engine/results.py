@@ -91,5 +91,5 @@ def _collect_frames(job: Job) -> list[Path]:
 
 def provenance(spec: Any) -> dict[str, str]:
     """Lines about a prior for the report and the .ply."""
-    use = "commercial use allowed" if spec.commercial_use else "no commercial use"
+    use = "commercial use allowed" if spec.commercial_use else "commercial use: no, or with conditions"
     return {"prior": f"{spec.name} ({spec.licence}, {use})"}

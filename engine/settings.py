@@ -50,7 +50,9 @@ class PathSettings:
 class GeometrySettings:
     """Where the first Gaussians come from."""
 
-    depth: str = _setting("box", "Depth source: box, a model's name, or a depth map file (EXR, 16-bit PNG, NPY)")
+    depth: str = _setting(
+        "auto", "Depth source: auto (the best model that is here, else box), box, a model's name, or a file (EXR, 16-bit PNG, NPY)"
+    )
     depth_unit: float = _setting(
         0.0, "Metres of one unit of the depth file; 0: 0.001 for PNG, 1 for EXR and NPY", unit="m", limits=(0.0, 1e3)
     )
@@ -86,7 +88,10 @@ class MomentumSettings:
 class PriorSettings:
     """The video diffusion model."""
 
-    prior: str = _setting("patch", "Video prior: patch needs no weights")
+    prior: str = _setting("auto", "Video prior: auto (the best that fits this machine and whose weights are here), patch, or a name")
+    licences: str = _setting(
+        "any", "Which weights may be used: any, or commercial: only those free for commercial use", choices=("any", "commercial")
+    )
     steps: int = _setting(0, "Denoising steps; 0 is the prior's own default", limits=(0, 1000))
     guidance: float = _setting(-1.0, "Classifier-free guidance; -1 is the prior's own default", limits=(-1.0, 50.0))
     prompt: str = _setting("", "Text for priors that read it; empty is the prior's own default")
@@ -132,8 +137,9 @@ class SceneSettings:
 PRESETS: dict[str, dict[str, Any]] = {
     "draft": {"width": 256, "refine_steps": 150, "segment_length": 9, "overlap": 3, "frame_step": 2},
     "standard": {},
+    "commercial-safe": {"licences": "commercial"},
     "paper": {
-        "width": 1024, "refine_steps": 5000, "recipe": "paper", "prior": "viewcrafter_25",
+        "width": 1024, "refine_steps": 5000, "recipe": "paper", "prior": "viewcrafter_25", "initialiser": "flash3d",
         "sh_degree": 1, "max_gaussians": 6_000_000,
     },
 }  # fmt: skip

@@ -276,13 +276,9 @@ def _disk() -> Iterator[Check]:
 def _models() -> Iterator[Check]:
     """Video priors and depth sources by name, and whether their code and weights are here."""
     from .. import priors, weights
+    from ..choice import RANKING
 
-    try:
-        from ..priors.choice import RANKING
-    except ImportError:  # an environment without torch: each prior's own check below says what is missing
-        needs = {}
-    else:
-        needs = {candidate.name: candidate.needs for candidate in RANKING}
+    needs = {candidate.name: candidate.needs for candidate in RANKING}
     for name, target in priors.REGISTRY.items():
         yield _model("prior", name, needs.get(name, ()), f"{priors.__name__}.{target.split(':')[0]}")
     yield Check("depth box", OK, "ready", data={"ready": True})

@@ -97,11 +97,14 @@ def _existing(folder: Path) -> Path:
 
 def prepare_job(folder: Path, image: Path, path: str, settings: SceneSettings, *, resume: bool) -> Any:
     """A job folder with copies of the inputs, after reading each once: bad input leaves nothing behind."""
-    from .. import camera_file, geometry, images, moves, priors, trajectory
+    from .. import camera_file, choice, geometry, images, moves, priors, trajectory
     from .. import job as job_module
 
-    priors.check(settings.prior.prior)
-    geometry.check(settings.geometry.depth)
+    if settings.prior.prior != choice.AUTO:
+        priors.check(settings.prior.prior)
+    if settings.geometry.depth.strip() != choice.AUTO:
+        geometry.check(settings.geometry.depth)
+    choice.check(settings)
     picture = images.load_image(image)
     inputs = {"image": image}
     with tempfile.TemporaryDirectory() as scratch:
@@ -133,7 +136,7 @@ def run_job(folder: Path, report: Any, _: Any = None) -> dict[str, str]:
     results, name -> file. The server and the command line both come here.
     """
     report("starting", 0, 1)
-    from .. import inputs, pipeline, priors, results
+    from .. import images, inputs, pipeline, priors, results
     from ..device import choose
     from ..job import Job
     from ..priors import memory
@@ -145,10 +148,14 @@ def run_job(folder: Path, report: Any, _: Any = None) -> dict[str, str]:
         with job.locked():
             job.start()
             device = choose(job.settings.output.device)
+            picture = images.load_image(job.image)
+            facts = _settle(job, (picture.pixels.shape[2], picture.pixels.shape[1]), str(device))
+            for name, fact in facts.items():
+                report("models", 1, 1, f"{name}: {fact}")
             report("depth", 0, 1)
-            start = inputs.load(job, device)
+            start = inputs.load(job, device, picture)
             prior = priors.make_prior(job.settings, start.inputs.image, str(device))
-            start.facts.update(results.provenance(prior.spec))
+            start.facts.update(results.provenance(prior.spec) | facts)
             start.facts.update(memory.described(prior))
             for name, fact in start.facts.items():
                 log.info("%s: %s", name, fact)
@@ -158,6 +165,18 @@ def run_job(folder: Path, report: Any, _: Any = None) -> dict[str, str]:
     finally:
         logging.getLogger().removeHandler(handler)
         handler.close()
+
+
+def _settle(job: Any, picture_size: tuple[int, int], device: str) -> dict[str, str]:
+    """Put names in place of "auto", the same for as long as the job lives. Sentences about it."""
+    from .. import choice, images
+    from ..priors import memory
+
+    size = images.working_size(picture_size, job.settings.output.width, 8)
+    chosen = choice.settle(job.settings, size, memory.free_bytes(device), job.models())
+    job.settings = chosen.settings
+    job.keep_models({"prior": chosen.settings.prior.prior, "depth": chosen.settings.geometry.depth})
+    return chosen.facts
 
 
 def _log_to(folder: Path) -> logging.Handler:
@@ -198,6 +217,10 @@ class Bars:
     def __call__(self, stage: str, done: int, total: int, text: str = "", preview: Path | None = None) -> None:
         from tqdm import tqdm
 
+        if stage != self._stage and text and done >= total:  # something to read, not to wait for
+            self._close()
+            sys.stderr.write(f"{stage}: {text}\n")
+            return
         if stage != self._stage:
             self._close()
             self._bar, self._stage = tqdm(total=total, desc=stage, file=sys.stderr, dynamic_ncols=True), stage

@@ -115,7 +115,8 @@ def _verify(args: argparse.Namespace) -> int:
 def _recommend(args: argparse.Namespace) -> int:
     import torch
 
-    from ..priors import choice, memory
+    from .. import choice
+    from ..priors import memory
 
     free = memory.free_bytes("cuda") if torch.cuda.is_available() else None
     here = choice.best_here(free, commercial=args.commercial)

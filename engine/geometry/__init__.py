@@ -46,4 +46,5 @@ def check(name: str) -> None:
 def _unknown(name: str) -> UserError:
     from .learned import LEARNED
 
-    return UserError(f"Unknown depth source {name!r}.", f"Choose one of {', '.join(('box', *LEARNED))}, or an EXR, 16-bit PNG or NPY file.")
+    names = ", ".join(("auto", "box", *LEARNED))
+    return UserError(f"Unknown depth source {name!r}.", f"Choose one of {names}, or an EXR, 16-bit PNG or NPY file.")

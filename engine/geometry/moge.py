@@ -146,18 +146,33 @@ _REMAPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+class _Encoder(nn.Module):
+    """Picture -> the coarsest features [1, c, rows, columns] and the class token [1, d]."""
+
+    def __init__(self, backbone: nn.Module, maps: int, channels: int) -> None:
+        super().__init__()
+        width: Any = backbone.config.hidden_size  # type: ignore[union-attr]
+        self.backbone = backbone
+        self.output_projections = nn.ModuleList(nn.Conv2d(width, channels, 1) for _ in range(maps))
+
+    def forward(self, image: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+        size = (dinov2.PATCH_PX * rows, dinov2.PATCH_PX * columns)
+        small = F.interpolate(image[None], size=size, mode="bilinear", align_corners=False, antialias=True)
+        maps = self.backbone(normalised(small, IMAGENET)).feature_maps
+        grids = [m[:, 1:].transpose(1, 2).unflatten(2, (rows, columns)) for m in maps]
+        projected = [p(g) for p, g in zip(self.output_projections, grids, strict=True)]
+        return torch.stack(projected).sum(dim=0), maps[-1][:, 0]
+
+
 class MoGe(nn.Module):
     """Picture -> points [3, h, w] up to scale and shift, mask [h, w] in 0..1 of what has a distance, metres of one unit."""
 
     def __init__(self, config: dict[str, Any], backbone: nn.Module) -> None:
         """`config` is the checkpoint's own description."""
         super().__init__()
-        width = backbone.config.hidden_size  # type: ignore[union-attr]
         taken = config["encoder"]["intermediate_layers"]
-        count = taken if isinstance(taken, int) else len(taken)
-        self.encoder = nn.Module()
-        self.encoder.backbone = backbone
-        self.encoder.output_projections = nn.ModuleList(nn.Conv2d(width, config["encoder"]["dim_out"], 1) for _ in range(count))
+        maps = taken if isinstance(taken, int) else len(taken)
+        self.encoder = _Encoder(backbone, maps, config["encoder"]["dim_out"])
         self.neck, self.points_head, self.mask_head = (
             _Stack(StackConfig.of(config[name])) for name in ("neck", "points_head", "mask_head")
         )
@@ -170,7 +185,7 @@ class MoGe(nn.Module):
         h, w = image.shape[1:]
         aspect = w / h
         rows, columns = (max(round((self.tokens * a) ** 0.5), 1) for a in (1.0 / aspect, aspect))
-        features, class_token = self._encode(image, rows, columns)
+        features, class_token = self.encoder(image, rows, columns)
         levels = []
         for k in range(len(self.neck.res_blocks)):
             plane = view_plane(rows * 2**k, columns * 2**k, aspect)[None].to(image)
@@ -181,14 +196,6 @@ class MoGe(nn.Module):
             for head in (self.points_head, self.mask_head)
         )
         return self._remap(points[:2], points[2:]), mask[0].sigmoid(), float(self.scale_head(class_token).exp())
-
-    def _encode(self, image: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-        size = (dinov2.PATCH_PX * rows, dinov2.PATCH_PX * columns)
-        small = F.interpolate(image[None], size=size, mode="bilinear", align_corners=False, antialias=True)
-        maps = self.encoder.backbone(normalised(small, IMAGENET)).feature_maps
-        grids = [m[:, 1:].transpose(1, 2).unflatten(2, (rows, columns)) for m in maps]
-        projected = [p(g) for p, g in zip(self.encoder.output_projections, grids, strict=True)]
-        return torch.stack(projected).sum(dim=0), maps[-1][:, 0]
 
 
 def shift_and_focal(points: Tensor, mask: Tensor, focal: float | None = None) -> tuple[float, float]:

@@ -39,9 +39,9 @@ def make_prior(settings: SceneSettings, image: Tensor, device: str) -> VideoPrio
 
 
 def check(name: str) -> None:
-    """Raise UserError where no prior has this name."""
+    """Raise UserError where no prior has this name. "auto" is none: it is for choice.py to settle."""
     if name not in REGISTRY:
-        raise UserError(f"Unknown video prior: {name}.", f"Choose one of: {', '.join(REGISTRY)}.")
+        raise UserError(f"Unknown video prior: {name}.", f"Choose one of: auto, {', '.join(REGISTRY)}.")
 
 
 def working_multiple(name: str) -> int:

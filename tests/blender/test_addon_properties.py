@@ -86,6 +86,8 @@ def test_values_that_do_not_go_together_name_both_settings(empty_scene) -> None:
 
 def test_the_depth_source_becomes_the_engines_depth(empty_scene, tmp_path) -> None:
     group = empty_scene.scene_splatter
+    assert properties.read(group).geometry.depth == "auto"
+    group.depth_source = "BOX"
     assert properties.read(group).geometry.depth == "box"
     group.depth_source, group.depth_model = "MODEL", " depth_anything "
     assert properties.read(group).geometry.depth == "depth_anything"

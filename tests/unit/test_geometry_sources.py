@@ -77,7 +77,7 @@ def test_a_ceiling_below_the_camera_is_refused() -> None:
     "values", [{}, {"box_width": 0.0}, {"box_height": 2.5}, {"horizon": 0.0}, {"horizon": 1.0}, {"fov": 170.0}, {"box_depth": 1e4}]
 )
 def test_every_setting_gives_usable_depth(values: dict[str, float]) -> None:
-    source = make_depth_source(make("standard", **values).geometry, "cpu")
+    source = make_depth_source(make("standard", depth="box", **values).geometry, "cpu")
     hint = intrinsics_from_fov(values["fov"], W, H) if "fov" in values else None
     depth = source.estimate(IMAGE, hint).depth_m
     assert depth.shape == (H, W) and bool((depth > 0).all()) and bool(torch.isfinite(depth).any())
@@ -219,7 +219,7 @@ class Knows:
 
 def test_the_order_of_who_knows_the_field_of_view() -> None:
     path = trajectory.move("dolly", K=intrinsics_from_fov(40.0, W, H).numpy(), width=W, height=H)
-    box = make_depth_source(GeometrySettings(), "cpu")
+    box = make_depth_source(GeometrySettings(depth="box"), "cpu")
     cases = [((35.0, path, 45.0, Knows()), 35, "as set"), ((0.0, path, 45.0, Knows()), 40, "path"),
              ((0.0, None, 45.0, Knows()), 50, "that knows"),
              ((0.0, None, 45.0, box), 45, "EXIF"), ((0.0, None, None, None), 60, "assumed")]  # fmt: skip

@@ -76,6 +76,34 @@ def test_finished_segments_of_other_inputs_are_refused(tmp_path, inputs):
         job.start()
 
 
+def test_a_job_of_an_older_engine_can_be_resumed(tmp_path, inputs):
+    """Its settings.json lacks what has been added since; its job.json names no models."""
+    folder = _prepare(tmp_path, inputs, prior="patch", depth="box").folder
+    written = json.loads((folder / "settings.json").read_text())
+    del written["prior"]["licences"]
+    (folder / "settings.json").write_text(json.dumps(written))
+    job = job_module.Job(folder)
+    (folder / "job.json").write_text(json.dumps({"format": 1, "fingerprint": job.fingerprint()}))
+    with job.new_segment(0):
+        pass
+    again = job_module.Job(folder)
+    again.start()
+    assert again.settings.prior.licences == "any" and again.models() == {}
+
+
+def test_the_models_of_finished_segments_are_kept(tmp_path, inputs):
+    job = _prepare(tmp_path, inputs)
+    job.start()
+    job.keep_models({"prior": "patch", "depth": "box"})
+    assert job.models() == {}  # nothing is made with them yet
+    with job.new_segment(0):
+        pass
+    again = job_module.Job(job.folder)
+    again.start()
+    assert again.models() == {"prior": "patch", "depth": "box"}
+    assert json.loads((job.folder / "job.json").read_text())["fingerprint"] == job.fingerprint()
+
+
 def test_a_segment_appears_whole_or_not_at_all(tmp_path, inputs):
     job = _prepare(tmp_path, inputs)
     with pytest.raises(RuntimeError), job.new_segment(0) as folder:

@@ -15,7 +15,7 @@ from engine.priors.patch import STEPS, PatchPrior
 from engine.priors.patch_clip import plan
 from engine.priors.patch_search import CANDIDATES, LENGTH, RADIUS, SIDE
 from engine.priors.patch_warp import draw_into, project
-from engine.settings import SceneSettings
+from engine.settings import make
 
 H, W = 32, 48
 
@@ -77,7 +77,7 @@ def test_decode_inverts_encode() -> None:
 
 
 def test_registry_makes_the_patch_prior() -> None:
-    assert make_prior(SceneSettings(), picture(), "cpu").spec.name == "patch"
+    assert make_prior(make(prior="patch"), picture(), "cpu").spec.name == "patch"
 
 
 # ---------------------------------------------------------------- the posterior against the formula
