@@ -27,7 +27,7 @@ from torch import Tensor
 
 from . import patch_bank
 from .base import Clip, Level, PriorSpec
-from .patch_clip import SURELY_KNOWN, PatchCondition, look, plan, queries_at
+from .patch_clip import SURELY_KNOWN, PatchCondition, expected_colour, look, plan, queries_at
 from .patch_denoise import invent
 
 if TYPE_CHECKING:
@@ -109,7 +109,8 @@ class PatchPrior:
         condition = PatchCondition(2.0 * clip.render - 1.0, trust, mine, others, order, ties, depth)
         padded = [patch_bank.pad_to(v, self.bank[0].factor) for v in (condition.render, trust, mine, others)]
         for f in order:
-            condition.queries[f] = [queries_at(scale.factor, *(v[f] for v in padded)) for scale in self.bank]
+            expected = expected_colour(padded[0][f], padded[1][f])
+            condition.queries[f] = [queries_at(scale.factor, *(v[f] for v in padded), expected) for scale in self.bank]
         return condition
 
     def predict(self, x: Tensor, i: int, condition: PatchCondition) -> tuple[Tensor, Tensor]:

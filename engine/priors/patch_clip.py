@@ -18,6 +18,9 @@ from .patch_warp import draw_into, project
 
 _FAST = {"contract", "reassoc", "nsz", "arcp", "afn"}
 _OPTIONS = {"nogil": True, "cache": True, "fastmath": _FAST, "error_model": "numpy"}
+EXPECT_CELLS = 64  # a side, of the grid of `expected_colour`
+EXPECT_COLUMN = 0.35  # distance between columns where that between rows is 1
+EXPECT_NEAR = 0.25  # squared distance, in rows, within which known cells weigh alike
 SURELY_KNOWN = 0.98  # coverage from which a pixel of the render is not invented at all
 
 
@@ -43,6 +46,7 @@ class Queries:
     tied: Tensor  # [h, w] share that another frame invents
     own: Tensor  # [h, w] share that this frame invents
     shown: Tensor  # [3, h, w] colour of the known share
+    expected: Tensor  # [3, h, w] colour that the known ones around let expect
 
 
 @dataclass(frozen=True)
@@ -132,15 +136,36 @@ def _close_slits(seen: Tensor, source: Tensor, take: Tensor, left: Tensor, reach
     return seen, source, take
 
 
-def queries_at(factor: int, render: Tensor, trust: Tensor, own: Tensor, tied: Tensor) -> Queries:
-    """Queries of one frame at one scale. render [3, h, w], the others [1, h, w], all padded to the scale."""
-    pooled = F.avg_pool2d(torch.cat([render * trust, trust, own, tied])[None], factor)[0]
+def queries_at(factor: int, render: Tensor, trust: Tensor, own: Tensor, tied: Tensor, expected: Tensor) -> Queries:
+    """Queries of one frame at one scale. render and expected [3, h, w], the others [1, h, w], all padded to the scale."""
+    pooled = F.avg_pool2d(torch.cat([render * trust, trust, own, tied, expected])[None], factor)[0]
     known, mine, others = pooled[3], pooled[4], pooled[5]
     near = F.max_pool2d((mine > 0).float()[None], 2 * RADIUS + 1, stride=1, padding=RADIUS)[0] > 0
     rows, columns = (v.numpy() for v in torch.nonzero(near, as_tuple=True))
     index = np.full(tuple(known.shape), -1, np.int32)
     index[rows, columns] = np.arange(len(rows), dtype=np.int32)
-    return Queries(rows, columns, index, known, others, mine, pooled[:3] / known.clamp(min=1e-6))
+    return Queries(rows, columns, index, known, others, mine, pooled[:3] / known.clamp(min=1e-6), pooled[6:])
+
+
+def expected_colour(render: Tensor, trust: Tensor) -> Tensor:
+    """Colour to expect at every pixel from the known ones, [3, h, w]: inverse distance weighting (Shepard 1968).
+
+    Worked out on at most EXPECT_CELLS cells a side, where columns count as nearer than rows: what a
+    move uncovers at a side continues along rows. render [3, h, w], trust [1, h, w]; 0 where nothing is known.
+    """
+    h, w = render.shape[-2:]
+    factor = -(-max(h, w) // EXPECT_CELLS)
+    padded = F.pad(torch.cat([render * trust, trust]), (0, -w % factor, 0, -h % factor))
+    cells = F.avg_pool2d(padded[None], factor)[0]
+    weight = cells[3].flatten()
+    if float(weight.max()) == 0.0:
+        return torch.zeros_like(render)
+    y, x = torch.meshgrid(torch.arange(cells.shape[1]), torch.arange(cells.shape[2]), indexing="ij")
+    place = torch.stack([y, EXPECT_COLUMN * x], dim=-1).flatten(0, 1).float()
+    near = weight / (torch.cdist(place, place).square() + EXPECT_NEAR) ** 2  # squared distances, so weights fall as d^-4
+    colours = (cells[:3] / cells[3].clamp(min=1e-6)).flatten(1)
+    expected = (colours @ (near / near.sum(dim=1, keepdim=True)).T).unflatten(1, cells.shape[1:])
+    return F.interpolate(expected[None], scale_factor=factor, mode="bilinear", align_corners=False)[0, :, :h, :w]
 
 
 @njit(**_OPTIONS)

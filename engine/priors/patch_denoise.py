@@ -3,7 +3,8 @@
 Notation: `sigma` = b / a, the noise of x / a. A cell of scale s is the mean of s x s pixels, so
 its noise is sigma / s. The exponent of the posterior is a sum over the cells of a patch of
 precision * (evidence - patch)^2 / 2, where the evidence is the noisy latents where the frame
-invents, the render where the scene is known and what other frames invented where they did.
+invents, the render where the scene is known and what other frames invented where they did; where
+the frame invents, also the colour that the known ones around let expect.
 
 Every constant was chosen by measurement; docs/patch_prior.md has the numbers.
 """
@@ -25,6 +26,7 @@ from .patch_search import CANDIDATES, LENGTH, RADIUS, SIDE
 
 S_KNOWN = 0.1  # noise of the render where the scene is known, of colours in [-1, 1]
 S_TIED = 0.15  # noise of what another frame invented
+S_EXPECTED = 0.5  # of an invented cell's colour around that which the known ones let expect
 S_HEIGHT = 0.15  # of the height in the frame, in heights of the frame
 FLOOR = 0.1  # least noise in the exponent
 HANDOVER = 1.5  # noise per cell at which the next finer scale takes over
@@ -98,15 +100,16 @@ def invent(
 
 
 def _gather_evidence(packed: Tensor, noise: float, factor: int, queries: Queries) -> Evidence:
-    """Precision-weighted mean of the latents, the render and the other frames. packed [1, 8, h, w]: see `invent`."""
+    """Precision-weighted mean of the latents, the render, the other frames and the colour to expect. packed [1, 8, h, w]: see `invent`."""
     pooled = F.avg_pool2d(packed, factor)[0]
     observed = pooled[:3] / pooled[3].clamp(min=1e-6)
     told = pooled[4:7] / pooled[7].clamp(min=1e-6)
     known = queries.known / S_KNOWN**2
     others = queries.tied / max(S_TIED, 0.5 * noise) ** 2
     own = queries.own / max(noise, FLOOR) ** 2
-    precision = known + others + own
-    colour = (queries.shown * known + told * others + observed * own) / precision.clamp(min=1e-9)
+    expected = queries.own / S_EXPECTED**2
+    precision = known + others + own + expected
+    colour = (queries.shown * known + told * others + observed * own + queries.expected * expected) / precision.clamp(min=1e-9)
     border = (RADIUS, RADIUS, RADIUS, RADIUS)
     return Evidence(F.pad(colour, border).permute(1, 2, 0).contiguous().numpy(), F.pad(precision, border).contiguous().numpy())
 

@@ -12,7 +12,7 @@ import torch
 from engine.priors import make_prior, patch_bank, patch_search
 from engine.priors.base import Clip
 from engine.priors.patch import STEPS, PatchPrior
-from engine.priors.patch_clip import plan
+from engine.priors.patch_clip import expected_colour, plan
 from engine.priors.patch_search import CANDIDATES, LENGTH, RADIUS, SIDE
 from engine.priors.patch_warp import draw_into, project
 from engine.settings import make
@@ -246,6 +246,34 @@ def test_noise_decides_what_is_invented() -> None:
     condition = prior.condition(clip_of(image, unknown_columns=20))
     a, b = (run(prior, condition, (3, 1, H, W), seed=s) for s in (0, 1))
     assert float((a - b).abs()[..., W - 12 :].mean()) > 1e-3
+
+
+def test_expected_colours_are_means_of_the_known_ones_and_follow_the_rows() -> None:
+    image = 2 * picture(48, 90) - 1
+    known = torch.ones(1, 48, 90)
+    known[..., 60:] = 0.0
+    nothing = torch.full_like(image, 7.0)  # what the render shows where it is not trusted must not matter
+    expected = expected_colour(torch.where(known > 0, image, nothing), known)
+    seen = image[..., :60].flatten(1)
+    assert bool((expected.flatten(1) >= seen.amin(dim=1, keepdim=True) - 1e-5).all())
+    assert bool((expected.flatten(1) <= seen.amax(dim=1, keepdim=True) + 1e-5).all())
+    flat = expected_colour(torch.full((3, 48, 90), 0.3) * known, known)
+    torch.testing.assert_close(flat, torch.full_like(flat, 0.3), atol=1e-5, rtol=0)
+    layers = torch.linspace(-1, 1, 48)[:, None].expand(3, 48, 90)
+    hidden = expected_colour(layers * known, known)[..., 62:80]
+    assert float((hidden - layers[..., 62:80]).abs().mean()) < 0.25  # the mean over the whole frame is off by 0.5
+    assert float(expected_colour(layers, torch.zeros_like(known)).abs().max()) == 0.0
+
+
+def test_a_wall_goes_on_as_a_wall() -> None:
+    """Half of the picture is an object that belongs at the left; a hole in the wall at the right must not fill with it."""
+    image = torch.full((3, 32, 64), 0.8)
+    image[:, :, :32] = 0.1 + 0.2 * torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    prior = PatchPrior(image)
+    clip = clip_of(image, unknown_columns=16)
+    for seed in range(4):
+        out = prior.decode(run(prior, prior.condition(clip), (3, 1, 32, 64), seed=seed)[0])[0]
+        assert float((out[..., 50:] - 0.8).abs().mean()) < 0.1
 
 
 @pytest.mark.parametrize("size", [(33, 47), (17, 90), (24, 24)])
