@@ -92,21 +92,37 @@ def _jumps(path: CameraPath, frames: list[float]) -> list[str]:
     metres, degrees = _steps(path)
     fov = 2 * math.degrees(math.atan(path.width / 2 / path.K[:, 0, 0].max()))
     found = []
-    for index in range(len(metres)):
+    usual, usual_turn, largest = _median_of_others(metres), _median_of_others(degrees), _largest_of_others(metres)
+    cut = degrees > fov / 2
+    turned = (degrees > np.maximum(_JUMP * usual_turn, _JUMP_DEG)) & ~cut
+    moved = (metres > _JUMP * usual) & (metres > 0.05) & (metres > 1.5 * largest)
+    for index in np.flatnonzero(cut | turned | moved):
         between = f"between frames {frames[index]:g} and {frames[index + 1]:g}"
-        others = np.delete(metres, index)
-        usual, usual_turn = np.median(others), np.median(np.delete(degrees, index))
-        if degrees[index] > fov / 2:
+        if cut[index]:
             found.append(f"The camera turns {degrees[index]:.0f} degrees {between}: the two views share too little.")
-        elif degrees[index] > max(_JUMP * usual_turn, _JUMP_DEG):
-            found.append(f"The camera turns {degrees[index]:.0f} degrees {between}, {usual_turn:.1f} elsewhere: is that a jump?")
-        if metres[index] > _JUMP * usual and metres[index] > 0.05 and metres[index] > 1.5 * others.max():
-            found.append(f"The camera moves {metres[index]:.2g} m {between}, {usual:.2g} m elsewhere: is that a jump?")
+        elif turned[index]:
+            found.append(f"The camera turns {degrees[index]:.0f} degrees {between}, {usual_turn[index]:.1f} elsewhere: is that a jump?")
+        if moved[index]:
+            found.append(f"The camera moves {metres[index]:.2g} m {between}, {usual[index]:.2g} m elsewhere: is that a jump?")
     zoom = path.K[1:, 0, 0] / path.K[:-1, 0, 0]
     for index in np.flatnonzero(np.abs(np.log(zoom)) > math.log(1.25)):
         between = f"between frames {frames[index]:g} and {frames[index + 1]:g}"
         found.append(f"The lens changes by {abs(zoom[index] - 1) * 100:.0f} % {between}: is that a jump?")
     return found
+
+
+def _median_of_others(values: np.ndarray) -> np.ndarray:
+    """[n > 1] -> [n]: for each value the median of all others."""
+    order = np.argsort(values, kind="stable")
+    rank, ordered = np.argsort(order), values[order]
+    low, high = (len(values) - 2) // 2, (len(values) - 1) // 2  # the middle of n - 1 values
+    return (ordered[low + (rank <= low)] + ordered[high + (rank <= high)]) / 2
+
+
+def _largest_of_others(values: np.ndarray) -> np.ndarray:
+    """[n > 1] -> [n]: for each value the largest of all others."""
+    second, first = np.argsort(values, kind="stable")[-2:]
+    return np.where(np.arange(len(values)) == first, values[second], values[first])
 
 
 def _standstill(path: CameraPath, frames: list[float]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,7 +11,8 @@ import numpy as np
 
 from ..engine.camera_file import CameraPath
 from ..engine.errors import UserError
-from . import blockout, camera_moves, cameras, coverage, properties, request
+from . import blockout, camera_moves, cameras, coverage, delivery, properties, request
+from .slices import Step
 
 _MOVE_TEXT = {"dolly": "Forward, in metres", "truck": "To the right, in metres", "orbit": "To the right round a point ahead, in degrees"}
 _COVERAGE_WIDTH = 96  # pixels of the depth that a coverage check looks at
@@ -18,19 +20,29 @@ _COVERAGE_WIDTH = 96  # pixels of the depth that a coverage check looks at
 notes: dict[str, list[str]] = {}  # what the last check said, by scene
 
 
-def check(context: bpy.types.Context, path: CameraPath) -> list[str]:
-    """Warnings about the path of the panel's camera, and how much of it has to be invented. Raises UserError."""
+def check_in_slices(context: bpy.types.Context, path: CameraPath, depth_file: Path | None = None) -> Generator[Step, None, list[str]]:
+    """Warnings about the path of the panel's camera, and how much of it has to be invented. Raises UserError.
+
+    depth_file: a depth map of the first view that is there already, NPY. The warnings stay in `notes`.
+    `context` must have the same scene at every slice.
+    """
     scene = context.scene
-    camera = properties.camera_of(scene)
-    found = camera_moves.path_warnings(path, properties.frames(scene), scene, camera)
-    depth = _first_depth(context, path)
+    found = camera_moves.path_warnings(path, properties.frames(scene), scene, properties.camera_of(scene))
+    depth = _first_depth(context, path) if depth_file is None else np.load(depth_file, allow_pickle=False)
     if depth is None:
         found.append("How much has to be invented is known when the depth is estimated.")
     else:
-        share = coverage.invented_share(path, depth)
+        share = yield from coverage.invented_in_slices(path, depth)
         found.append(f"To be invented: {share.mean():.0%} of the path's views, {share.max():.0%} of the worst.")
-    notes[scene.name] = found
+    notes[context.scene.name] = found
     return found
+
+
+def export_and_check(context: bpy.types.Context) -> Generator[Step, None, list[str]]:
+    """Read the panel's camera path and `check_in_slices` it."""
+    scene = context.scene
+    path = yield from cameras.export_in_slices(scene, properties.camera_of(scene), properties.frames(scene))
+    return (yield from check_in_slices(context, path))
 
 
 def _first_depth(context: bpy.types.Context, path: CameraPath) -> np.ndarray | None:
@@ -125,16 +137,23 @@ class SCENESPLATTER_OT_check_path(_OnCamera, bpy.types.Operator):
     bl_label = "Check Path"
     bl_options: ClassVar[set[str]] = {"REGISTER"}
 
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Not while a job runs: the panel shows one progress."""
+        if delivery.session.status.busy:
+            cls.poll_message_set("A job is running")
+            return False
+        return super().poll(context)
+
     def execute(self, context: bpy.types.Context) -> set[str]:
         """The panel shows what was found."""
-        scene = context.scene
         try:
-            path = cameras.export(scene, properties.camera_of(scene), properties.frames(scene))
-            found = check(context, path)
+            delivery.prepare(context, export_and_check(context), " ".join)
         except UserError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
-        self.report({"INFO"}, " ".join(found))
+        if bpy.app.background:
+            self.report({"INFO"}, delivery.session.status.outcome)
         return {"FINISHED"}
 
 

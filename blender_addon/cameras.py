@@ -8,7 +8,8 @@ the world as for the camera, and metres; a scene whose unit is not the metre is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Generator, Iterable, Sequence
 
 import bpy
 import numpy as np
@@ -16,6 +17,7 @@ from mathutils import Matrix
 
 from ..engine.camera_file import CameraPath
 from ..engine.errors import UserError
+from .slices import SLICE_S, Step, run
 
 OPENCV_FROM_BLENDER = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # z up -> y down
 _FLIP = np.diag([1.0, -1.0, -1.0, 1.0])  # looks along -z, y up -> looks along z, y down
@@ -79,23 +81,49 @@ def export(scene: bpy.types.Scene, camera: bpy.types.Object, frames: Iterable[fl
     Lens, shift and sensor may be animated, the render's size may not. The scene's frame is put back.
     Raises UserError for cameras that are no perspective ones.
     """
-    frames = list(frames)
+    return run(export_in_slices(scene, camera, frames, math.inf))
+
+
+def export_in_slices(
+    scene: bpy.types.Scene, camera: bpy.types.Object, frames: Iterable[float], slice_s: float = SLICE_S
+) -> Generator[Step, None, CameraPath]:
+    """As `export`, but gives Blender back after every `slice_s` seconds; between slices the scene's frame is the user's.
+
+    What the user does between two slices counts from there on. Raises UserError, also where scene or
+    camera are gone by then: both are looked up by name, because undo makes new objects.
+    """
+    frames, names = list(frames), (scene.name, camera.name)
     if not frames:
         raise UserError("The frame range is empty.", "Choose at least one frame.")
-    before = scene.frame_current, scene.frame_subframe
-    size = render_size(scene.render)
-    matrices, lenses = [], []
-    try:
-        for frame in frames:
-            scene.frame_set(math.floor(frame), subframe=frame - math.floor(frame))
-            evaluated = camera.evaluated_get(bpy.context.evaluated_depsgraph_get())
-            lenses.append(intrinsics(evaluated.data, scene.render))
-            matrices.append(world_from_camera(evaluated.matrix_world, scene.unit_settings.scale_length, camera.name))
-    finally:
-        scene.frame_set(before[0], subframe=before[1])
-    fps = scene.render.fps / scene.render.fps_base
+    size, metres, fps = render_size(scene.render), scene.unit_settings.scale_length, scene.render.fps / scene.render.fps_base
+    matrices: list[np.ndarray] = []
+    lenses: list[np.ndarray] = []
+    while len(matrices) < len(frames):
+        done = len(matrices)
+        if done:
+            yield Step("Reading the camera path", done, len(frames))
+            scene, camera = _still_there(*names, size)
+        before = scene.frame_current, scene.frame_subframe
+        end = time.perf_counter() + slice_s
+        try:
+            for frame in frames[done:]:
+                if len(matrices) > done and time.perf_counter() > end:
+                    break
+                scene.frame_set(math.floor(frame), subframe=frame - math.floor(frame))
+                evaluated = camera.evaluated_get(bpy.context.evaluated_depsgraph_get())
+                lenses.append(intrinsics(evaluated.data, scene.render))
+                matrices.append(world_from_camera(evaluated.matrix_world, metres, names[1]))
+        finally:
+            scene.frame_set(before[0], subframe=before[1])
     step = (frames[-1] - frames[0]) / (len(frames) - 1) if len(frames) > 1 else 1.0
     return CameraPath(np.stack(lenses), np.stack(matrices), *size, fps / abs(step) if step else fps, "m")
+
+
+def _still_there(scene_name: str, camera_name: str, size: tuple[int, int]) -> tuple[bpy.types.Scene, bpy.types.Object]:
+    scene, camera = bpy.data.scenes.get(scene_name), bpy.data.objects.get(camera_name)
+    if scene is None or camera is None or camera.type != "CAMERA" or render_size(scene.render) != size:
+        raise UserError("The scene or its camera was changed while the path was read.", "Press the button again.")
+    return scene, camera
 
 
 def _orthonormal(matrix: np.ndarray) -> np.ndarray:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
 
 from ..engine.camera_file import CameraPath
+from .slices import Step, run
 
 CELLS = 64  # across the picture
 _SAMPLES = 4  # points a cell and axis: a surface may come four times closer and still be without holes
@@ -37,6 +39,11 @@ def invented_share(path: CameraPath, depth_m: np.ndarray) -> np.ndarray:
 
     depth_m [h, w]: the first view's depth along z in metres, inf for sky; 0 and NaN cover nothing.
     """
+    return run(invented_in_slices(path, depth_m))
+
+
+def invented_in_slices(path: CameraPath, depth_m: np.ndarray) -> Generator[Step, None, np.ndarray]:
+    """`invented_share`, a view at a time."""
     h, w = depth_m.shape
     columns = CELLS
     rows = max(1, round(columns * path.height / path.width))
@@ -48,7 +55,11 @@ def invented_share(path: CameraPath, depth_m: np.ndarray) -> np.ndarray:
     rays = np.linalg.inv(path.K[0]) @ np.stack([u[known] * path.width, v[known] * path.height, np.ones(len(z))])
     world = path.world_from_camera[0] @ np.concatenate([rays * z, np.ones((1, len(z)))])
     views = np.unique(np.linspace(0, path.count - 1, min(path.count, _VIEWS)).round().astype(int))
-    return np.array([1.0 - _covered(path, view, world, rows, columns) for view in views])
+    shares = []
+    for number, view in enumerate(views):
+        yield Step("Looking for what has to be invented", number, len(views))
+        shares.append(1.0 - _covered(path, view, world, rows, columns))
+    return np.array(shares)
 
 
 def _covered(path: CameraPath, view: int, world: np.ndarray, rows: int, columns: int) -> float:

@@ -7,6 +7,7 @@ user undoes and redoes, and after Blender is gone its folder waits for the next 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from bpy.app.handlers import persistent
 
 from ..engine.errors import UserError
 from . import jobs, places
-from .session import Delivery, Session
+from .session import Delivery, Phase, Session
+from .slices import Result, Step, run
 
 log = logging.getLogger(__name__)
 
@@ -69,12 +71,8 @@ def import_result(result: Path, scene: bpy.types.Scene, ticket: jobs.Ticket) -> 
     before = set(scene.objects)
     replaced = ticket.replace if ticket.replace in bpy.data.objects else ""
     arguments = {"filepath": str(result), "replace": replaced, "collection": ticket.shot}
-    window = next((w for w in bpy.context.window_manager.windows if w.scene == scene), None)
-    override = {"scene": scene, "view_layer": window.view_layer if window else scene.view_layers[0]}
-    if window is not None:
-        override["window"] = window
     try:
-        with bpy.context.temp_override(**override):
+        with _in_scene(scene):
             bpy.ops.scene_splatter.import_splats("EXEC_DEFAULT", True, **arguments)
     except RuntimeError as error:  # an operator's ERROR report arrives as this
         raise UserError(_report_text(error), f"The result is kept in {result.parent}.") from error
@@ -87,6 +85,15 @@ def import_result(result: Path, scene: bpy.types.Scene, ticket: jobs.Ticket) -> 
         made = new[0]
     scene.scene_splatter.last_object = made
     return made.name
+
+
+def _in_scene(scene: bpy.types.Scene) -> Any:
+    """A context whose scene this is, in the window that shows it; a timer's own has none."""
+    window = next((w for w in bpy.context.window_manager.windows if w.scene == scene), None)
+    override = {"scene": scene, "view_layer": window.view_layer if window else scene.view_layers[0]}
+    if window is not None:
+        override["window"] = window
+    return bpy.context.temp_override(**override)
 
 
 def _report_text(error: RuntimeError) -> str:
@@ -116,6 +123,42 @@ def run_timer() -> None:
     """See to it that `pump` is called. The timer outlives file loads."""
     if not bpy.app.timers.is_registered(_tick):
         bpy.app.timers.register(_tick, first_interval=0.05, persistent=True)
+
+
+def prepare(context: bpy.types.Context, steps: Generator[Step, None, Result], finish: Callable[[Result], str]) -> None:
+    """Do sliced work for the scene of `context`, then call `finish` with its result. Without a window, at once.
+
+    Raises UserError if a job runs, and without a window whatever the work and `finish` raise.
+    """
+    if bpy.app.background:
+        session.status.outcome = finish(run(steps))
+        return
+    name = context.scene.name
+
+    def finish_in_scene(result: Result) -> str:
+        with _in_scene(bpy.data.scenes[name]):
+            return finish(result)
+
+    session.prepare(_always_in(name, steps), finish_in_scene)
+    _owner.update(scene=name, detached=False)
+    run_timer()
+
+
+def _always_in(name: str, steps: Generator[Step, None, Result]) -> Generator[Step, None, Result]:
+    """`steps`, with the scene `name` as the context's at every slice."""
+    try:
+        while True:
+            scene = bpy.data.scenes.get(name)
+            if scene is None:
+                raise UserError(f"The scene {name} is gone.", "Press the button again.")
+            with _in_scene(scene):
+                try:
+                    step = next(steps)
+                except StopIteration as stop:
+                    return stop.value
+            yield step
+    finally:
+        steps.close()
 
 
 def begin(
@@ -172,6 +215,8 @@ def jobs_parent() -> Path:
 def _on_load(*_: Any) -> None:
     """Another file is open: the job goes on, but may no longer have a scene to go to."""
     _waiting.clear()
+    if session.status.phase is Phase.PREPARING:  # its camera and scene are gone
+        session.cancel()
     folder = session.status.folder
     if not session.status.busy or folder is None:
         return

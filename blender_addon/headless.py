@@ -12,8 +12,9 @@ import bpy
 
 from ..engine import settings as engine_settings
 from ..engine.errors import UserError
-from . import delivery, properties, request
+from . import camera_tools, delivery, operators, properties
 from .session import PUMP_S, Problem
+from .slices import run
 
 EXIT_OK, EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -56,7 +57,9 @@ def generate(context: bpy.types.Context | None = None, out: str | Path | None = 
     itself is in the outcome.
     """
     context = context or bpy.context
-    job = request.make(context, Path(out) if out else None)
+    job = run(operators.make_and_check(context, Path(out) if out else None))
+    for note in camera_tools.notes[context.scene.name] if stream is not None else ():
+        print(note, file=stream, flush=True)
     delivery.begin(context, job.folder, job.ticket)
     wait(stream)
     made = context.scene.scene_splatter.last_object

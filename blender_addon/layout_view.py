@@ -7,6 +7,8 @@ the 3D views, and sets `Exact in Viewport` of the file's splat objects when the 
 from __future__ import annotations
 
 import bpy
+import numpy as np
+from mathutils import Matrix, Vector
 
 from . import splat_object
 
@@ -47,14 +49,73 @@ def sync(window_manager: bpy.types.WindowManager) -> int:
     return changed
 
 
+def shows_no_colours(space: bpy.types.Space | None) -> bool:
+    """Whether a 3D view draws points without their colours: Solid and Wireframe shading know none of a point cloud."""
+    return space is not None and space.type == "VIEW_3D" and space.shading.type in ("SOLID", "WIREFRAME")
+
+
+class SCENESPLATTER_OT_show_colours(bpy.types.Operator):
+    """Switch this view to Material Preview: Solid shading draws point clouds without colours"""
+
+    bl_idname = "scene_splatter.show_colours"
+    bl_label = "Show in Colour"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Only in a 3D view without colours."""
+        cls.poll_message_set("This view shows colours already")
+        return shows_no_colours(context.space_data)
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """A setting of the view, so there is nothing to undo."""
+        context.space_data.shading.type = "MATERIAL"
+        return {"FINISHED"}
+
+
+class SCENESPLATTER_OT_add_crop_box(bpy.types.Operator):
+    """Add a box round the active splats, outside of which the viewport shows nothing; scale and move it as you like"""
+
+    bl_idname = "scene_splatter.add_crop_box"
+    bl_label = "Add Crop Box"
+    bl_options = {"REGISTER", "UNDO"}  # noqa: RUF012 (Blender reads a plain set)
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Only with an active splat object that our nodes draw."""
+        cls.poll_message_set("Make a splat object active that the add-on's nodes draw")
+        ob = context.view_layer.objects.active
+        return splat_object.is_splat_object(ob) and splat_object.modifier_of(ob) is not None and ob.is_editable
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """An empty that holds nine tenths of the Gaussians' means on every axis, stray ones aside."""
+        ob = context.view_layer.objects.active
+        points = splat_object.positions(ob)
+        low, high = np.quantile(points, 0.05, axis=0), np.quantile(points, 0.95, axis=0)
+        size = np.maximum(high - low, 1e-3)
+        box = bpy.data.objects.new(f"{ob.name} crop", None)
+        box.empty_display_type = "CUBE"
+        for collection in ob.users_collection:
+            collection.objects.link(box)
+        box.matrix_world = ob.matrix_world @ Matrix.LocRotScale(Vector((low + high) / 2), None, Vector(size / 2))
+        modifier = splat_object.modifier_of(ob)
+        splat_object.set_input(modifier, "Crop Box", box)
+        splat_object.set_input(modifier, "Crop", True)
+        return {"FINISHED"}
+
+
 def _tick() -> float:
     if not bpy.app.is_job_running("RENDER"):
         sync(bpy.context.window_manager)
     return _INTERVAL_S
 
 
+_CLASSES = (SCENESPLATTER_OT_show_colours, SCENESPLATTER_OT_add_crop_box)
+
+
 def register() -> None:
-    """Add the scene's choice and, where there is a viewport, the timer."""
+    """Add the operators, the scene's choice and, where there is a viewport, the timer."""
+    for cls in _CLASSES:
+        bpy.utils.register_class(cls)
     bpy.types.Scene.scene_splatter_view = bpy.props.EnumProperty(
         name="Layout View", description="How the viewport shows Gaussians; renders are always exact", items=_ITEMS
     )
@@ -67,3 +128,5 @@ def unregister() -> None:
     if bpy.app.timers.is_registered(_tick):
         bpy.app.timers.unregister(_tick)
     del bpy.types.Scene.scene_splatter_view
+    for cls in reversed(_CLASSES):
+        bpy.utils.unregister_class(cls)

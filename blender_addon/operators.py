@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+from collections.abc import Generator
 from pathlib import Path
 
 import bpy
@@ -11,6 +13,26 @@ from ..engine import camera_file
 from ..engine.errors import UserError
 from . import camera_tools, delivery, jobs, request
 from .delivery import session
+from .slices import Step
+
+
+def make_and_check(context: bpy.types.Context, parent: Path | None = None) -> Generator[Step, None, request.Job]:
+    """Write a job (`request.make_in_slices`) and name what is wrong with its path before any work starts."""
+    job = yield from request.make_in_slices(context, parent)
+    try:
+        depth = job.folder / "input" / "depth.npy"
+        path = camera_file.read(job.folder / "input" / "path.json")
+        yield from camera_tools.check_in_slices(context, path, depth if depth.is_file() else None)
+    except BaseException:  # also when the user cancels, which closes the generator
+        shutil.rmtree(job.folder, ignore_errors=True)
+        raise
+    return job
+
+
+def hand_over(job: request.Job) -> str:
+    """Give a job to the engine. Raises UserError."""
+    delivery.begin(bpy.context, job.folder, job.ticket)
+    return ""
 
 
 class SCENESPLATTER_OT_generate(bpy.types.Operator):
@@ -27,14 +49,11 @@ class SCENESPLATTER_OT_generate(bpy.types.Operator):
         return not reason
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        """Write the job folder and hand it to the engine; returns at once."""
+        """Have the job folder written and handed to the engine; in a window this returns at once."""
         try:
-            job = request.make(context)
-            warnings = camera_tools.check(context, camera_file.read(job.folder / "input" / "path.json"))
-            delivery.begin(context, job.folder, job.ticket)
+            delivery.prepare(context, make_and_check(context), hand_over)
         except UserError as error:
             return _failed(self, error)
-        self.report({"INFO"}, " ".join(warnings))
         return {"FINISHED"}
 
 

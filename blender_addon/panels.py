@@ -9,7 +9,7 @@ import bpy
 import bpy.utils.previews
 
 from ..engine import settings as engine_settings
-from . import camera_tools, delivery, places, properties, request
+from . import camera_tools, delivery, layout_view, places, properties, request
 from .layout import clock, draw_wrapped, sidebar_width
 from .session import Phase, Status
 
@@ -37,41 +37,48 @@ class SCENESPLATTER_PT_main(_InSidebar, bpy.types.Panel):
         _draw_problem(layout, context, status)
         _draw_waiting(layout, context)
         if status.busy:
-            _draw_progress(layout, status)
+            _draw_progress(layout, context, status)
             return
         _draw_inputs(layout, scene)
         _draw_choices(layout, scene.scene_splatter)
         _draw_generate(layout, context)
         if status.outcome:
             draw_wrapped(layout, status.outcome, sidebar_width(context), icon="INFO")
+        if scene.scene_splatter.last_object is not None and layout_view.shows_no_colours(context.space_data):
+            layout.operator("scene_splatter.show_colours", icon="SHADING_TEXTURE")
 
 
 def _draw_inputs(layout: bpy.types.UILayout, scene: bpy.types.Scene) -> None:
     group = scene.scene_splatter
-    column = layout.column()
+    column = _settings_column(layout)
     column.prop(group, "shot")
     column.row().prop(group, "image_from", expand=True)
     if group.image_from == "FILE":
-        column.prop(group, "image_path", text="")
+        column.prop(group, "image_path", text=" ")
     else:
         column.template_ID(group, "image", open="image.open")
     column.prop(group, "camera", text="Camera")
-    if group.camera is None:
-        column.label(text=f"Scene camera: {scene.camera.name}" if scene.camera else "The scene has no camera", icon="CAMERA_DATA")
+    if group.camera is None and scene.camera is not None:
+        column.label(text=f"Scene camera: {scene.camera.name}", icon="CAMERA_DATA")
     column.prop(group, "use_scene_range")
     if not group.use_scene_range:
-        row = column.row(align=True)
-        row.prop(group, "frame_start")
-        row.prop(group, "frame_end")
-    row = column.row(align=True)
-    row.prop(group.settings, "frame_step")
-    row.prop(group, "samples_per_frame", text="Per Frame")
+        frames = column.column(align=True)
+        frames.prop(group, "frame_start")
+        frames.prop(group, "frame_end")
+    column.prop(group.settings, "frame_step")
+    column.prop(group, "samples_per_frame")
 
 
-def _draw_choices(layout: bpy.types.UILayout, group: properties.SCENESPLATTER_PG_scene) -> None:
+def _settings_column(layout: bpy.types.UILayout) -> bpy.types.UILayout:
+    """Names at the left, values at the right, no keyframe dots."""
     column = layout.column()
     column.use_property_split = True
     column.use_property_decorate = False
+    return column
+
+
+def _draw_choices(layout: bpy.types.UILayout, group: properties.SCENESPLATTER_PG_scene) -> None:
+    column = _settings_column(layout)
     column.prop(group, "preset")
     column.prop(group, "depth_source")
     if group.depth_source == "FILE":
@@ -96,9 +103,10 @@ def _draw_generate(layout: bpy.types.UILayout, context: bpy.types.Context) -> No
         layout.operator("preferences.addon_show", text="Open Preferences", icon="PREFERENCES").module = places.ROOT
 
 
-def _draw_progress(layout: bpy.types.UILayout, status: Status) -> None:
+def _draw_progress(layout: bpy.types.UILayout, context: bpy.types.Context, status: Status) -> None:
     column = layout.column()
-    column.label(text=status.stage or "Working", icon="TIME")
+    stage = status.stage or "Working"
+    column.label(text=stage[0].upper() + stage[1:], icon="TIME")
     remaining = status.remaining_s()
     left = f", {clock(remaining)} left in this stage" if remaining is not None else ""
     column.progress(factor=status.factor, text=f"{status.done} of {status.total}" if status.total else "")
@@ -112,6 +120,14 @@ def _draw_progress(layout: bpy.types.UILayout, status: Status) -> None:
     icon = _preview_icon(status.preview)
     if icon:
         column.template_icon(icon, scale=9.0)
+    if status.phase is not Phase.PREPARING:
+        _draw_notes(column, context)
+
+
+def _draw_notes(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+    """What the last check of the path said."""
+    for note in camera_tools.notes.get(context.scene.name, []):
+        draw_wrapped(layout, note, sidebar_width(context), icon="DOT")
 
 
 def _preview_icon(path: str) -> int:
@@ -170,33 +186,25 @@ class SCENESPLATTER_PT_camera(_InSidebar, bpy.types.Panel):
         column.operator("scene_splatter.match_camera", icon="IMAGE_BACKGROUND")
         column.operator_menu_enum("scene_splatter.add_move", "move", icon="ANIM")
         column.operator("scene_splatter.check_path", icon="VIEWZOOM")
-        for note in camera_tools.notes.get(context.scene.name, []):
-            draw_wrapped(column, note, sidebar_width(context), icon="DOT")
+        _draw_notes(column, context)
 
 
-class SCENESPLATTER_PT_segments(_InSidebar, bpy.types.Panel):
-    """How the path will be cut."""
-
-    bl_idname = "SCENESPLATTER_PT_segments"
-    bl_parent_id = "SCENESPLATTER_PT_main"
-    bl_label = "Segments"
-    bl_options: ClassVar[set[str]] = {"DEFAULT_CLOSED"}
-
-    def draw(self, context: bpy.types.Context) -> None:
-        """A line for each segment, in scene frames."""
-        scene = context.scene
-        taken = properties.frames(scene)[:: scene.scene_splatter.settings.frame_step]
-        planned = request.segments(scene)
-        if not planned:
-            draw_wrapped(self.layout, "No segments: the range is empty, or the overlap is not below the length.", sidebar_width(context))
-            return
-        column = self.layout.column(align=True)
-        column.label(text=f"{len(taken)} cameras in {len(planned)} segments")
-        for number, segment in enumerate(planned[:_SHOWN_SEGMENTS], start=1):
-            first, last = taken[segment.start], taken[segment.stop - 1]
-            column.label(text=f"{number}:  frames {first:g} to {last:g},  {segment.stop - segment.new} new")
-        if len(planned) > _SHOWN_SEGMENTS:
-            column.label(text=f"and {len(planned) - _SHOWN_SEGMENTS} more")
+def _draw_segments(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+    """How the path will be cut: a line for each segment, in scene frames."""
+    scene = context.scene
+    taken = properties.frames(scene)[:: scene.scene_splatter.settings.frame_step]
+    planned = request.segments(scene)
+    if not planned:
+        why = "No segments: the range is empty, or the overlap is not below the length."
+        draw_wrapped(layout, why, sidebar_width(context), icon="ERROR")
+        return
+    column = layout.column(align=True)
+    column.label(text=f"{len(taken)} cameras in {len(planned)} segment{'s' if len(planned) > 1 else ''}")
+    for number, segment in enumerate(planned[:_SHOWN_SEGMENTS], start=1):
+        first, last = taken[segment.start], taken[segment.stop - 1]
+        column.label(text=f"{number}:  frames {first:g} to {last:g},  {segment.stop - segment.new} new")
+    if len(planned) > _SHOWN_SEGMENTS:
+        column.label(text=f"and {len(planned) - _SHOWN_SEGMENTS} more")
 
 
 class SCENESPLATTER_PT_result(_InSidebar, bpy.types.Panel):
@@ -225,12 +233,12 @@ def _make_settings_panel(name: str) -> type:
     rows = [row for row in engine_settings.table() if row.group == name and row.name not in properties.ON_THE_MAIN_PANEL]
 
     def draw(self: bpy.types.Panel, context: bpy.types.Context) -> None:
-        column = self.layout.column()
-        column.use_property_split = True
-        column.use_property_decorate = False
+        column = _settings_column(self.layout)
         values = context.scene.scene_splatter.settings
         for row in rows:
             column.prop(values, row.name)
+        if name == "path":
+            _draw_segments(self.layout, context)
 
     namespace = {
         "bl_idname": f"SCENESPLATTER_PT_{name}",
@@ -245,7 +253,7 @@ def _make_settings_panel(name: str) -> type:
 
 
 SETTINGS_PANELS = tuple(_make_settings_panel(name) for name in dict.fromkeys(row.group for row in engine_settings.table()))
-CLASSES = (SCENESPLATTER_PT_main, SCENESPLATTER_PT_result, SCENESPLATTER_PT_camera, SCENESPLATTER_PT_segments, *SETTINGS_PANELS)
+CLASSES = (SCENESPLATTER_PT_main, SCENESPLATTER_PT_result, SCENESPLATTER_PT_camera, *SETTINGS_PANELS)
 
 
 def register() -> None:

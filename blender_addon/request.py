@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,9 +15,9 @@ from ..engine import camera_file
 from ..engine import settings as engine_settings
 from ..engine.camera_file import CameraPath
 from ..engine.errors import UserError
-from ..engine.settings import SceneSettings
 from ..engine.trajectory import Segment, plan_segments
 from . import blockout, cameras, delivery, jobs, places, properties
+from .slices import Step, run
 
 _SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif", "WEBP": ".webp", "BMP": ".bmp", "TARGA": ".tga", "JPEG2000": ".jp2"}
 _REFUSED_SOURCES = {"MOVIE": "a movie", "SEQUENCE": "an image sequence", "TILED": "a set of tiles", "VIEWER": "a render result"}
@@ -90,31 +90,39 @@ def segments(scene: bpy.types.Scene) -> list[Segment]:
 
 
 def make(context: bpy.types.Context, parent: Path | None = None) -> Job:
+    """`make_in_slices`, all at once."""
+    return run(make_in_slices(context, parent))
+
+
+def make_in_slices(context: bpy.types.Context, parent: Path | None = None) -> Generator[Step, None, Job]:
     """Write a new job folder (under `parent`, else where job folders go) for the scene of `context`.
 
-    Raises UserError for whatever is wrong with the input; then no folder is left behind, and the
-    scene is as it was.
+    Raises UserError for whatever is wrong with the input; then, and when it is closed, no folder is
+    left behind, and the scene is as it was. `context` must have the same scene at every slice.
     """
-    scene = context.scene
-    group = scene.scene_splatter
     reason = why_not(context)
     if reason:
         raise UserError(reason + ".")
-    camera = properties.camera_of(scene)
-    path = cameras.export(scene, camera, properties.frames(scene))
-    _refuse_standstill(path, camera.name)
-    properties.read(group)  # a bad setting is found before anything is written
-    folder = jobs.new_folder(parent or delivery.jobs_parent(), group.shot)
+    properties.read(context.scene.scene_splatter)  # a bad setting is found before anything is written
+    path = yield from cameras.export_in_slices(context.scene, properties.camera_of(context.scene), properties.frames(context.scene))
+    _refuse_standstill(path, properties.camera_of(context.scene).name)
+    folder = jobs.new_folder(parent or delivery.jobs_parent(), context.scene.scene_splatter.shot)
     try:
-        settings = _write_inputs(context, folder, path)
+        yield Step("Writing the picture", 0, 2)
+        camera_file.write(folder / "input" / "path.json", path)
+        save_image(context.scene.scene_splatter, folder / "input")
+        yield Step("Writing the depth", 1, 2)
+        group = context.scene.scene_splatter  # asked for anew: an undo between two slices makes new objects
+        settings = properties.read(group, _write_depth(context, folder))
         jobs.write_json(folder / "settings.json", engine_settings.to_json(settings))
-    except (UserError, OSError) as error:
+    except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise UserError(f"{error.strerror}: {error.filename or folder}.", "Free some space, or save in another place.") from error
+        raise UserError(f"{error.strerror}: {error.filename or folder}.", "Free some space, or save in another place.") from error
+    except BaseException:  # also when the user cancels, which closes the generator
+        shutil.rmtree(folder, ignore_errors=True)
         raise
     replaced = group.last_object.name if group.replace_last and group.last_object else ""
-    return Job(folder, jobs.Ticket(bpy.data.filepath, scene.name, group.shot, camera.name, replaced))
+    return Job(folder, jobs.Ticket(bpy.data.filepath, context.scene.name, group.shot, properties.camera_of(context.scene).name, replaced))
 
 
 def _refuse_standstill(path: CameraPath, name: str) -> None:
@@ -123,19 +131,18 @@ def _refuse_standstill(path: CameraPath, name: str) -> None:
         raise UserError(f"{name} does not move in this frame range.", "Animate it, add a camera move, or choose a single frame.")
 
 
-def _write_inputs(context: bpy.types.Context, folder: Path, path: CameraPath) -> SceneSettings:
+def _write_depth(context: bpy.types.Context, folder: Path) -> str:
+    """Give the job its own depth map, where the panel asks for one; its name relative to the folder, so that a job can be moved."""
     group = context.scene.scene_splatter
-    camera_file.write(folder / "input" / "path.json", path)
-    save_image(group, folder / "input")
-    depth = None
     if group.depth_source == "BLOCKOUT":
         depth = folder / "input" / "depth.npy"
-        camera = properties.camera_of(context.scene)
-        blockout.write_depth(context, camera, properties.frames(context.scene)[0], depth)
+        blockout.write_depth(context, properties.camera_of(context.scene), properties.frames(context.scene)[0], depth)
     elif group.depth_source == "FILE":
         source = Path(bpy.path.abspath(group.depth_file))
         depth = Path(shutil.copyfile(source, folder / "input" / f"depth{source.suffix.lower()}"))
-    return properties.read(group, f"input/{depth.name}" if depth else "")  # relative, so that a job can be moved
+    else:
+        return ""
+    return f"input/{depth.name}"
 
 
 def save_image(group: properties.SCENESPLATTER_PG_scene, folder: Path) -> Path:

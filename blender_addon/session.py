@@ -10,7 +10,7 @@ import dataclasses
 import enum
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from ..engine.client import EngineClient, EngineDied
 from ..engine.errors import UserError
 from ..engine.protocol import Cancel, Cancelled, Done, Failed, Hello, Message, Progress, Quit, Start
 from . import jobs
+from .slices import Result, Step
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class Phase(enum.Enum):
     """Where the job at hand stands."""
 
     IDLE = "idle"
+    PREPARING = "preparing"  # Blender reads the camera and writes the inputs, slice by slice
     STARTING = "starting"  # the engine has not said Hello
     RUNNING = "running"
     CANCELLING = "cancelling"
@@ -129,6 +131,9 @@ class Session:
         self._start: Start | None = None
         self._ticket: jobs.Ticket | None = None
         self._count = 0
+        self._steps: Generator[Step, None, Any] | None = None
+        self._take_prepared: Callable[[Any], str] = lambda _: ""
+        self._shown_s = 0.0
 
     @property
     def device(self) -> str:
@@ -138,6 +143,19 @@ class Session:
     @property
     def engine_pid(self) -> int | None:
         return self._client.process.pid if self._client and self._client.alive else None
+
+    def prepare(self, steps: Generator[Step, None, Result], finish: Callable[[Result], str]) -> None:
+        """Let `pump` do sliced work, then call `finish` with its result: one line for the user, empty if it started a job.
+
+        Raises UserError if a job runs.
+        """
+        if self.status.busy:
+            steps.close()
+            raise UserError("A job is running already.", "Wait for it or cancel it.")
+        now = time.monotonic()
+        self.status = Status(Phase.PREPARING, started_s=now, stage_started_s=now)
+        self._steps, self._take_prepared = steps, finish
+        self._changed()
 
     def start(
         self, command: EngineCommand, folder: Path, ticket: jobs.Ticket, kind: str = "generate", settings: dict[str, Any] | None = None
@@ -166,7 +184,9 @@ class Session:
 
     def cancel(self) -> None:
         """Ask the job to stop; `pump` sees to it that it does within two seconds."""
-        if self.status.phase is Phase.STARTING:
+        if self.status.phase is Phase.PREPARING:
+            self._end_preparing("Cancelled before it began.")
+        elif self.status.phase is Phase.STARTING:
             self._finish("Cancelled before it began.")
         elif self.status.phase is Phase.DELIVERING:
             self._finish("Not imported. The result is in the job folder.")
@@ -207,16 +227,54 @@ class Session:
             self._watch_the_clock()
             if self.status != before:
                 self._changed()
-        if self.status.phase is Phase.DELIVERING:
+        if self.status.phase is Phase.PREPARING:
+            self._prepare()
+        elif self.status.phase is Phase.DELIVERING:
             self._try_to_deliver()
+        if self.status.phase is Phase.PREPARING:
+            return 0.0
         return PUMP_S if self.status.busy else (1.0 if self._client else None)
 
     def close(self) -> None:
         """End the engine. What a job had finished stays in its folder, to be resumed."""
+        if self._steps is not None:
+            self._end_preparing()
         if self._client is not None:
             self._client.close()
         self._drop_engine()
         self._finish("")
+
+    def _prepare(self) -> None:
+        """One slice."""
+        assert self._steps is not None
+        status = self.status
+        try:
+            status.stage, status.done, status.total = next(self._steps)
+            if time.monotonic() - self._shown_s > PUMP_S:  # drawing after every slice would take longer than the work
+                self._shown_s = time.monotonic()
+                self._changed()
+        except StopIteration as stop:
+            self._end_preparing()
+            try:
+                outcome = self._take_prepared(stop.value)
+            except UserError as error:
+                self.fail(error)
+            else:
+                self.status.outcome = outcome or self.status.outcome
+                self._changed()
+        except UserError as error:
+            self._end_preparing()
+            self.fail(error)
+        except BaseException as error:  # a bug goes on to Blender's console, but must not leave work that never ends
+            self._end_preparing()
+            self.fail(UserError(f"The job could not be prepared ({error}).", "Copy Details for a bug report."))
+            raise
+
+    def _end_preparing(self, outcome: str = "") -> None:
+        if self._steps is not None:
+            self._steps.close()
+        self._steps = None
+        self._finish(outcome)
 
     def _need_engine(self, command: EngineCommand) -> None:
         if self._client is not None and self._client.alive and command == self._command and not self._leaving:

@@ -120,6 +120,11 @@ def to_splats(ob: bpy.types.Object) -> Splats:
     return Splats(_get(cloud, "position"), quats, scales_log, opacities_logit, np.ascontiguousarray(base[:, :3]), rest)
 
 
+def positions(ob: bpy.types.Object) -> np.ndarray:
+    """[n, 3] means of an object's Gaussians, in its own axes."""
+    return _get(ob.data, "position")
+
+
 def modifier_of(ob: bpy.types.Object) -> bpy.types.NodesModifier | None:
     """The modifier that draws the Gaussians; None on Blenders that draw them natively, or where the user removed it."""
     for modifier in ob.modifiers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bpy
 
-from . import collections, render_check, splat_nodes, splat_object
+from . import collections, layout_view, render_check, splat_nodes, splat_object
 from .layout import draw_wrapped, sidebar_width
 
 _LAYOUT = ("Percentage", "Point Size", "Crop", "Crop Box")
@@ -63,12 +63,16 @@ class SCENESPLATTER_PT_splats(bpy.types.Panel):
         """For the active object."""
         layout, ob, width = self.layout, _active(context), sidebar_width(context)
         layout.label(text=f"{len(ob.data.points):,} Gaussians", icon="OUTLINER_OB_POINTCLOUD")
+        if layout_view.shows_no_colours(context.space_data):
+            layout.operator("scene_splatter.show_colours", icon="SHADING_TEXTURE")
         modifier = splat_object.modifier_of(ob)
         if modifier is not None:
             layout.prop(context.scene, "scene_splatter_view", text="Layout View")
             column = layout.column(heading="Layout")
             for name in _LAYOUT:
                 _draw_input(column, modifier, name)
+            if splat_object.get_input(modifier, "Crop Box") is None:
+                column.operator("scene_splatter.add_crop_box", icon="CUBE")
             column = layout.column(heading="Render")
             for name in _RENDER:
                 _draw_input(column, modifier, name)

@@ -6,6 +6,9 @@ pictures to look at in --out:
 
     python tests/window/run_window_test.py --engine-python .venv/bin/python --image photo.jpg --out out/window
 
+Two stories can be played: `generate` (story_generate.py), and `incidents` (story_incidents.py, then
+story_return.py in a new Blender): cancelling, crashes of engine and Blender, undo, other files.
+
 Blender may live in a chroot (`--chroot DIR`, as root): then `--out` must be a folder of that
 chroot, and the repository's environment must be visible in it under the same path.
 """
@@ -24,7 +27,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-INSIDE = Path(__file__).with_name("in_blender.py")
+HERE = Path(__file__).resolve().parent
+INSIDE = ("in_blender.py", "stage.py", "story_generate.py", "story_incidents.py", "story_return.py", "second_blender.py")
+STORIES = {"generate": ("story_generate",), "incidents": ("story_incidents", "story_return")}
+ENGINE_LEAVES_S = 5.0  # after the death of its Blender
 SIZE = (1600, 900)
 DISPLAY = ":97"
 
@@ -38,18 +44,27 @@ def main() -> int:
     blender = _Blender(args, out)
     blender.install(_build(blender, out))
     shutil.copyfile(args.image, out / f"picture{args.image.suffix}")
-    shutil.copyfile(INSIDE, out / INSIDE.name)
+    for name in INSIDE:
+        shutil.copyfile(HERE / name, out / name)
+    with _display() as display:
+        blender.environment["DISPLAY"] = display
+        return max(_play(blender, args, story) for name in args.story for story in STORIES[name])
+
+
+def _play(blender: _Blender, args: argparse.Namespace, story: str) -> int:
+    """Play one story in one Blender; print its report. 0 if it came to its end."""
+    out: Path = args.out
     plan = {
-        "out": blender.inside(out), "image": blender.inside(out / f"picture{args.image.suffix}"),
+        "story": story, "image": blender.inside(out / f"picture{args.image.suffix}"),
         "preset": args.preset, "set": dict(pair.split("=", 1) for pair in args.set), "frames": args.frames,
         "limit_s": args.limit, "settle_s": args.settle,
     }  # fmt: skip
     (out / "plan.json").write_text(json.dumps(plan))
-    with _display() as display:
-        blender.environment["DISPLAY"] = display
-        code = _watch(blender, out, args.limit + 3 * args.settle + 600)
+    (out / "report.json").unlink(missing_ok=True)
+    code = _watch(blender, out, story, 6 * args.limit + 3 * args.settle + 600)
     report = json.loads((out / "report.json").read_text()) if (out / "report.json").is_file() else {"error": "Blender wrote no report"}
-    print(json.dumps(report, indent=2))
+    (out / f"report_{story}.json").write_text(json.dumps(report, indent=2))
+    print(f"{story}: {json.dumps(report, indent=2)}", flush=True)
     return code or int("error" in report)
 
 
@@ -60,6 +75,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--engine-python", type=Path, required=True)
     parser.add_argument("--image", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--story", nargs="+", choices=list(STORIES), default=["generate"])
     parser.add_argument("--preset", default="draft")
     parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="a setting; may be repeated")
     parser.add_argument("--frames", type=int, default=25, help="length of the path")
@@ -136,15 +152,22 @@ def _display() -> Iterator[str]:
         server.wait()
 
 
-def _watch(blender: _Blender, out: Path, limit_s: float) -> int:
-    """Run Blender's window; whenever it asks for a picture of the screen, take one."""
-    arguments = ["--window-geometry", "0", "0", *map(str, SIZE), "--python-exit-code", "3", "--python", blender.inside(out / INSIDE.name)]
-    with open(out / "blender.log", "wb") as log:
+def _watch(blender: _Blender, out: Path, story: str, limit_s: float) -> int:
+    """Run Blender's window and grant its wishes; its exit code, 0 where it wished to be killed and its engine left with it."""
+    script = blender.inside(out / "in_blender.py")
+    arguments = ["--window-geometry", "0", "0", *map(str, SIZE), "--python-exit-code", "3", "--python", script]
+    with open(out / f"{story}.log", "wb") as log:
         process = subprocess.Popen([*blender.command, *arguments], env=blender.environment, stdout=log, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + limit_s
         while process.poll() is None and time.monotonic() < deadline:
             for wish in sorted(out.glob("*.wish")):
-                _act(wish, blender.environment["DISPLAY"])
+                if wish.read_text() == "kill":
+                    wish.unlink()
+                    process.kill()
+                    process.wait()
+                    (out / "incidents.json").rename(out / "report.json")
+                    return _engine_left(int((out / "engine.pid").read_text()))
+                _grant(wish, blender, out)
             time.sleep(0.1)
         if process.poll() is None:
             process.kill()
@@ -152,17 +175,35 @@ def _watch(blender: _Blender, out: Path, limit_s: float) -> int:
         return process.wait()
 
 
-def _act(wish: Path, display: str) -> None:
-    """A wish is a file: NAME.wish holds "click X Y" or "shot"; it is deleted when it is granted."""
+def _engine_left(pid: int) -> int:
+    """0 if the engine ends by itself soon after its Blender."""
+    deadline = time.monotonic() + ENGINE_LEAVES_S
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            print(f"the engine left {ENGINE_LEAVES_S - deadline + time.monotonic():.1f} s after its Blender was killed")
+            return 0
+        time.sleep(0.1)
+    print("the engine outlived its Blender", file=sys.stderr)
+    return 1
+
+
+def _grant(wish: Path, blender: _Blender, out: Path) -> None:
+    """A wish is a file: NAME.wish holds "click X Y", "shot" or "second" (Blender); it is deleted when it is granted."""
     words = wish.read_text().split()
-    environment = {**os.environ, "DISPLAY": display}
-    if words[:1] == ["click"]:
+    environment = {**os.environ, "DISPLAY": blender.environment["DISPLAY"]}
+    if words[0] == "click":
         subprocess.run(["xdotool", "mousemove", words[1], words[2], "sleep", "0.3", "click", "1"], env=environment, check=True)
-    elif words[:1] == ["shot"]:
+    elif words[0] == "shot":
         subprocess.run(["import", "-window", "root", str(wish.with_suffix(".png"))], env=environment, check=True)
-        print(f"picture: {wish.with_suffix('.png').name}")
-    else:
-        return  # not written to its end yet
+        print(f"picture: {wish.with_suffix('.png').name}", flush=True)
+    elif words[0] == "second":
+        script = blender.inside(out / "second_blender.py")
+        arguments = ["-b", blender.inside(out / "demo.blend"), "--python-exit-code", "3", "--python", script]
+        with open(out / "second.log", "wb") as log:
+            code = subprocess.call([*blender.command, *arguments], env=blender.environment, stdout=log, stderr=subprocess.STDOUT)
+        (out / "second.txt").write_text(str(code))
     wish.unlink()
 
 

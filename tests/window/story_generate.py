@@ -1,0 +1,144 @@
+"""Generate from the panel with a click, and look at everything on the way: panels, viewports, rendered frames."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import bpy
+from mathutils import Euler
+from stage import HERE, PLAN, addon, check_main_thread, in_view, make_scene, report, show_sidebar, until, view3d, watch_main_thread, wish
+
+GENERATE_AT = (1174, 415)  # the button in a window of 1600 x 900 with the default theme
+LONG_PATH = 2000  # frames
+
+MOMENTS = {
+    "2_during_generate": lambda status: "generate" in status.stage and status.done > 0,
+    "2_during_refine": lambda status: "refine" in status.stage and status.done > 5,
+    "2_during_preview": lambda status: bool(status.preview),
+}
+
+# What takes longer than 50 ms, and why: Blender itself evaluates a new point cloud; a real import cannot be cut into pieces.
+EXCEPTIONS = {"pump while delivering", "SCENESPLATTER_OT_import_splats.execute"}
+
+
+def story() -> Iterator[float]:
+    """Yields the seconds to wait before the next step."""
+    yield 2.0
+    make_scene()
+    watch_main_thread()
+    yield from show_sidebar()
+    yield from wish("1_before", "shot")
+    yield from check_a_long_path()
+    session = addon("delivery").session
+    yield from wish("click_generate", "click {} {}".format(*GENERATE_AT))
+    yield 1.0
+    report["clicked"] = session.status.busy
+    if not session.status.busy:  # another version or theme puts the button elsewhere
+        with in_view():
+            bpy.ops.scene_splatter.generate("INVOKE_DEFAULT")
+    yield from watch_job(session)
+    assert session.status.problem is None, session.status.problem
+    yield from look_at_result()
+    check_main_thread(EXCEPTIONS)
+    yield from render_frames()
+
+
+def check_a_long_path() -> Iterator[float]:
+    """Blender must not stand still while thousands of frames are read."""
+    scene, session = bpy.context.scene, addon("delivery").session
+    scene.scene_splatter.use_scene_range = False
+    scene.scene_splatter.frame_start, scene.scene_splatter.frame_end = 1, LONG_PATH
+    with in_view():
+        bpy.ops.scene_splatter.check_path("INVOKE_DEFAULT")
+    yield from until(lambda: not session.status.busy, "the check of a long path", 120)
+    assert session.status.problem is None, session.status.problem
+    report["long_path"] = addon("camera_tools").notes[scene.name]
+    scene.scene_splatter.use_scene_range = True
+
+
+def watch_job(session: Any) -> Iterator[float]:
+    """Until the job is over: pictures of the panel on the way."""
+    began, left = time.monotonic(), dict(MOMENTS)
+    while session.status.busy:
+        assert time.monotonic() - began < PLAN["limit_s"], f"not done in time: {session.status}"
+        for name in [name for name, has_come in left.items() if has_come(session.status)]:
+            del left[name]
+            yield 0.3
+            yield from wish(name, "shot")
+        yield 0.1
+    report["job_s"] = round(time.monotonic() - began, 1)
+    report["outcome"] = session.status.outcome
+    report["moments_missed"] = sorted(left)
+
+
+def look_at_result() -> Iterator[float]:
+    """The panel afterwards; the viewport in colour, exact and as points from another side, thinned and cropped."""
+    _, area = view3d()
+    scene, space = bpy.context.scene, area.spaces.active
+    cloud = scene.scene_splatter.last_object
+    assert cloud is not None, "nothing was imported"
+    report["object"], report["points"] = cloud.name, len(cloud.data.points)
+    report["collections"] = [collection.name for collection in bpy.data.collections]
+    cloud.select_set(False)  # its outline would hide it
+    yield 1.0
+    yield from wish("3_after", "shot")
+    with in_view():
+        bpy.ops.scene_splatter.prepare_render()
+        bpy.ops.scene_splatter.show_colours()
+    yield PLAN["settle_s"]  # the software renderer compiles shaders
+    yield from wish("4_camera_view", "shot")
+    space.shading.type = "RENDERED"
+    yield PLAN["settle_s"] / 3
+    yield from wish("4_rendered_view", "shot")
+    space.shading.type = "MATERIAL"
+    region = space.region_3d
+    region.view_perspective = "PERSP"
+    region.view_location, region.view_distance = (0.0, 6.0, 1.5), 9.0
+    region.view_rotation = Euler((math.radians(70), 0, math.radians(25))).to_quaternion()
+    yield PLAN["settle_s"] / 3
+    yield from wish("5_layout_view", "shot")
+    splat_object = addon("splat_object")
+    modifier = splat_object.modifier_of(cloud)
+    if modifier is not None:  # 5.3 draws by itself
+        assert not splat_object.get_input(modifier, "Exact in Viewport"), "quads are drawn while orbiting"
+        yield from crop(cloud, modifier)
+    region.view_perspective = "CAMERA"
+    space.shading.type = "SOLID"
+    yield 1.0
+
+
+def crop(cloud: Any, modifier: Any) -> Iterator[float]:
+    """A fifth of the points, then a crop box."""
+    splat_object = addon("splat_object")
+    splat_object.set_input(modifier, "Percentage", 20.0)
+    yield 5.0
+    yield from wish("5_layout_fifth", "shot")
+    splat_object.set_input(modifier, "Percentage", 100.0)
+    with in_view():
+        bpy.ops.scene_splatter.add_crop_box()
+    box = splat_object.get_input(modifier, "Crop Box")
+    box.location, box.scale = (0.0, 5.0, 1.5), (1.5, 6.0, 2.0)
+    yield 5.0
+    yield from wish("5_layout_crop", "shot")
+    splat_object.set_input(modifier, "Crop", False)
+
+
+def render_frames() -> Iterator[float]:
+    """The first and the last frame in Cycles and EEVEE, to files."""
+    scene = bpy.context.scene
+    scene.render.resolution_percentage = 50
+    scene.cycles.samples, scene.cycles.use_denoising = 2, False  # Debian's Blender has no denoiser
+    eevee = "BLENDER_EEVEE" if bpy.app.version >= (5, 0, 0) else "BLENDER_EEVEE_NEXT"
+    for engine in ("CYCLES", eevee):
+        scene.render.engine = engine
+        for frame in (1, PLAN["frames"]):
+            scene.frame_set(frame)
+            scene.render.filepath = str(HERE / f"6_{engine.split('_')[-1].lower()}_{frame:03d}.png")
+            began = time.monotonic()
+            bpy.ops.render.render(write_still=True)
+            report[f"render_{engine.lower()}_{frame}_s"] = round(time.monotonic() - began, 1)
+            yield 0.5
+    bpy.ops.wm.save_mainfile()
