@@ -206,7 +206,10 @@ def _mark(root: bpy.types.Collection, description: str) -> None:
 
 
 def _set_preview(root: bpy.types.Collection) -> None:
-    """The picture that the scene was made from, or a plain square: rendering a preview needs a window."""
+    """The picture that the scene was made from, or a plain square: rendering a preview needs a window.
+
+    Blender 5.0 and 5.1 leave it out when they write the library.
+    """
     picture = next((ob.data for ob in root.all_objects if ob.type == "EMPTY" and isinstance(ob.data, bpy.types.Image)), None)
     pixels = np.tile(np.array([0.2, 0.25, 0.35, 1.0], np.float32), (_PREVIEW_PX, _PREVIEW_PX, 1))
     if picture is not None and picture.size[0] > 0 and picture.channels == 4:

@@ -105,7 +105,7 @@ def watch_main_thread() -> None:
             if isinstance(cls, type) and cls.__module__ == module.__name__ and issubclass(cls, bpy.types.Operator | bpy.types.Panel):
                 for method in ("execute", "draw"):
                     if method in vars(cls):
-                        setattr(cls, method, _timed(vars(cls)[method], f"{cls.__name__}.{method}"))
+                        setattr(cls, method, _timed_method(vars(cls)[method], f"{cls.__name__}.{method}"))
     session = addon("delivery").session
     session.pump = _timed(session.pump, lambda: f"pump while {session.status.phase.value}")
     layout_view = addon("layout_view")
@@ -114,16 +114,21 @@ def watch_main_thread() -> None:
 
 def _timed(function: Callable[..., Any], name: str | Callable[[], str]) -> Callable[..., Any]:
     @functools.wraps(function)
-    def measured(*args: Any, **kwargs: Any) -> Any:
+    def measured(*args: Any) -> Any:
         label = name if isinstance(name, str) else name()
         clock, computing = time.perf_counter(), time.thread_time()
         try:
-            return function(*args, **kwargs)
+            return function(*args)
         finally:
             taken = (1e3 * (time.perf_counter() - clock), 1e3 * (time.thread_time() - computing))
             durations.setdefault(label, []).append(taken)
 
     return measured
+
+
+def _timed_method(method: Callable[..., Any], name: str) -> Callable[..., Any]:
+    measured = _timed(method, name)
+    return lambda self, context: measured(self, context)  # Blender counts the arguments
 
 
 def main_thread_table() -> dict[str, dict[str, float]]:
