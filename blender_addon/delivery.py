@@ -131,6 +131,7 @@ def prepare(context: bpy.types.Context, steps: Generator[Step, None, Result], fi
     Raises UserError if a job runs, and without a window whatever the work and `finish` raise.
     """
     if bpy.app.background:
+        session.refuse_if_busy()
         session.status.outcome = finish(run(steps))
         return
     name = context.scene.name

@@ -57,6 +57,7 @@ def generate(context: bpy.types.Context | None = None, out: str | Path | None = 
     itself is in the outcome.
     """
     context = context or bpy.context
+    delivery.session.refuse_if_busy()
     job = run(operators.make_and_check(context, Path(out) if out else None))
     for note in camera_tools.notes[context.scene.name] if stream is not None else ():
         print(note, file=stream, flush=True)

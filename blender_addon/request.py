@@ -33,11 +33,14 @@ class Job(NamedTuple):
 
 def why_not(context: bpy.types.Context) -> str:
     """Why Generate cannot be pressed now, or an empty text. Cheap: it is asked at every drawing."""
+    return "A job is running" if delivery.session.status.busy else why_not_inputs(context)
+
+
+def why_not_inputs(context: bpy.types.Context) -> str:
+    """What is missing for a job, or an empty text."""
     scene = context.scene
-    reason = places.why_no_engine(context)
-    if delivery.session.status.busy:
-        reason = "A job is running"
-    return reason or why_not_camera(scene) or _why_not_image(scene.scene_splatter) or properties.depth_problem(scene.scene_splatter)
+    group = scene.scene_splatter
+    return places.why_no_engine(context) or why_not_camera(scene) or _why_not_image(group) or properties.depth_problem(group)
 
 
 def why_not_camera(scene: bpy.types.Scene) -> str:
@@ -100,7 +103,7 @@ def make_in_slices(context: bpy.types.Context, parent: Path | None = None) -> Ge
     Raises UserError for whatever is wrong with the input; then, and when it is closed, no folder is
     left behind, and the scene is as it was. `context` must have the same scene at every slice.
     """
-    reason = why_not(context)
+    reason = why_not_inputs(context)
     if reason:
         raise UserError(reason + ".")
     properties.read(context.scene.scene_splatter)  # a bad setting is found before anything is written

@@ -144,14 +144,17 @@ class Session:
     def engine_pid(self) -> int | None:
         return self._client.process.pid if self._client and self._client.alive else None
 
+    def refuse_if_busy(self) -> None:
+        """Raises UserError while a job runs."""
+        if self.status.busy:
+            raise UserError("A job is running already.", "Wait for it or cancel it.")
+
     def prepare(self, steps: Generator[Step, None, Result], finish: Callable[[Result], str]) -> None:
         """Let `pump` do sliced work, then call `finish` with its result: one line for the user, empty if it started a job.
 
         Raises UserError if a job runs.
         """
-        if self.status.busy:
-            steps.close()
-            raise UserError("A job is running already.", "Wait for it or cancel it.")
+        self.refuse_if_busy()
         now = time.monotonic()
         self.status = Status(Phase.PREPARING, started_s=now, stage_started_s=now)
         self._steps, self._take_prepared = steps, finish
@@ -164,8 +167,7 @@ class Session:
 
         Raises UserError if a job runs, the folder is at work elsewhere, or the engine cannot be started.
         """
-        if self.status.busy:
-            raise UserError("A job is running already.", "Wait for it or cancel it.")
+        self.refuse_if_busy()
         claim = jobs.Claim(folder)
         try:
             jobs.write_ticket(folder, ticket)
