@@ -182,11 +182,11 @@ def draw_install(layout: bpy.types.UILayout) -> None:
     if task.running:
         draw_running(layout, task)
         return
-    installed = places.own_python().is_file()
-    layout.operator("scene_splatter.install_engine", text="Repair or Update Engine" if installed else "Install Engine", icon="IMPORT")
+    there = places.own_python().is_file()
+    layout.operator("scene_splatter.install_engine", text="Repair or Update Engine" if there else "Install Engine", icon="IMPORT")
     if task.code:
         draw_failed(layout, task)
-    elif task.code == 0:
+    elif not places.why_own_engine_incomplete():
         layout.label(text="The engine is installed", icon="CHECKMARK")
 
 

@@ -6,6 +6,7 @@ a log. A task never blocks: `pump` empties a queue.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import queue
@@ -13,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+import tomllib
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,38 @@ from ..engine.errors import UserError
 
 _WINDOWS = os.name == "nt"
 LOG_LINES = 2000
+STAMP = "scene_splatter.json"  # install_deps.py writes it at the end of a whole installation, with what it installed
 
 
 def python_in(environment: Path) -> Path:
     """The interpreter of a virtual environment."""
     return environment / ("Scripts/python.exe" if _WINDOWS else "bin/python")
+
+
+def why_incomplete(environment: Path, pyproject: Path) -> str:
+    """Why an environment of install_deps.py is not the engine that `pyproject` asks for, or an empty text. Cheap."""
+    if not python_in(environment).is_file():
+        return "The engine is not installed: press Install in the add-on's preferences"
+    try:
+        changed = (environment / STAMP).stat().st_mtime_ns
+    except OSError:
+        return "The engine's installation did not come to its end: press Repair in the add-on's preferences"
+    if not _wanted(pyproject) <= _installed(environment / STAMP, changed):
+        return "The engine is of an older version of this add-on: press Repair or Update in the add-on's preferences"
+    return ""
+
+
+@functools.lru_cache(maxsize=4)
+def _wanted(pyproject: Path) -> frozenset[str]:
+    return frozenset(tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"])
+
+
+@functools.lru_cache(maxsize=4)
+def _installed(stamp: Path, _changed: int) -> frozenset[str]:
+    try:
+        return frozenset(json.loads(stamp.read_text(encoding="utf-8"))["has"]["requirements"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return frozenset()
 
 
 def installing_python() -> str:

@@ -59,14 +59,16 @@ def _draw_inputs(layout: bpy.types.UILayout, scene: bpy.types.Scene) -> None:
         column.template_ID(group, "image", open="image.open")
     column.prop(group, "camera", text="Camera")
     if group.camera is None and scene.camera is not None:
-        column.label(text=f"Scene camera: {scene.camera.name}", icon="CAMERA_DATA")
+        row = column.split(factor=0.4)
+        row.label(text="")
+        row.label(text=f"{scene.camera.name} (scene's)", icon="CAMERA_DATA")
     column.prop(group, "use_scene_range")
     if not group.use_scene_range:
         frames = column.column(align=True)
         frames.prop(group, "frame_start")
         frames.prop(group, "frame_end")
     column.prop(group.settings, "frame_step")
-    column.prop(group, "samples_per_frame")
+    column.prop(group, "samples_per_frame", text="Per Frame")
 
 
 def _settings_column(layout: bpy.types.UILayout) -> bpy.types.UILayout:

@@ -28,6 +28,11 @@ def own_python() -> Path:
     return installer.python_in(user_folder("engine"))
 
 
+def why_own_engine_incomplete() -> str:
+    """Why the environment that Install makes is not there as it should be, or an empty text."""
+    return installer.why_incomplete(user_folder("engine"), PACKAGE / "pyproject.toml")
+
+
 def preferences_in(context: bpy.types.Context) -> bpy.types.AddonPreferences | None:
     """Our preferences; None where the extension was registered by a script and not enabled."""
     addon = context.preferences.addons.get(ROOT)
@@ -51,7 +56,9 @@ def why_no_engine(context: bpy.types.Context) -> str:
         python = engine_python(context)
     except UserError as error:
         return str(error)
-    return "" if python.is_file() else "The engine is not installed: press Install in the add-on's preferences"
+    if python == own_python():
+        return why_own_engine_incomplete()
+    return "" if python.is_file() else f"The engine's Python {python} does not exist: choose another in the add-on's preferences"
 
 
 def engine_environment(context: bpy.types.Context) -> dict[str, str]:

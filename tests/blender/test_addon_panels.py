@@ -112,7 +112,7 @@ def test_the_checking_layout_can_fail(empty_scene) -> None:
 def test_a_disabled_generate_says_why(empty_scene, status: Status, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(places.PYTHON_VARIABLE, "/no/python")
     text = text_of(panels.SCENESPLATTER_PT_main)
-    assert "The engine is not installed" in text and "Open Preferences" in text
+    assert "The engine's Python /no/python does not exist" in text and "Open Preferences" in text
     monkeypatch.setenv(places.PYTHON_VARIABLE, __file__)
     assert "There is no camera" in text_of(panels.SCENESPLATTER_PT_main)
 
@@ -249,7 +249,7 @@ def test_the_preferences_draw_before_during_and_after(empty_scene, monkeypatch: 
     engine_setup.draw_install(layout)
     engine_setup.draw_check(layout, bpy.context)
     engine_setup.draw_licences(layout)
-    assert "The engine is not installed" in " ".join(layout.seen) and "GPL-3.0-or-later" in " ".join(layout.seen)
+    assert "/no/python does not exist" in " ".join(layout.seen) and "GPL-3.0-or-later" in " ".join(layout.seen)
     task = engine_setup.tasks["install"]
     monkeypatch.setattr(task, "running", True)
     monkeypatch.setattr(task, "factor", 0.5)

@@ -90,7 +90,7 @@ def test_an_engine_of_ones_own_choice(addon: Any, tmp_path: Path, monkeypatch: p
     assert "press Install" in places.why_no_engine(bpy.context)
     monkeypatch.setenv(places.PYTHON_VARIABLE, str(tmp_path / "python"))
     assert places.engine_python(bpy.context) == tmp_path / "python"
-    assert "not installed" in places.why_no_engine(bpy.context)
+    assert "does not exist" in places.why_no_engine(bpy.context)
 
 
 @pytest.mark.parametrize("build", ["auto", "cpu", "cuda"])

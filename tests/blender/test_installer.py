@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import sys
 import time
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
-from scene_splatter.blender_addon.installer import Task
+from scene_splatter.blender_addon.installer import Task, python_in, why_incomplete
 from scene_splatter.engine.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,6 +83,30 @@ time.sleep(60)
 def test_an_interpreter_that_is_missing_is_a_plain_message(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"could not be started.*Choose another Python"):
         Task("Check").start([str(tmp_path / "python")], tmp_path)
+
+
+def test_only_a_whole_installation_of_this_version_counts(tmp_path: Path) -> None:
+    """install_deps.py makes the interpreter first and its stamp last; between them a cancelled installation lies."""
+    environment, wants = tmp_path / "engine", ROOT / "pyproject.toml"
+    assert "is not installed: press Install" in why_incomplete(environment, wants)
+    python_in(environment).parent.mkdir(parents=True)
+    python_in(environment).touch()
+    assert "did not come to its end: press Repair" in why_incomplete(environment, wants)
+    pins = tomllib.loads(wants.read_text(encoding="utf-8"))["project"]["dependencies"]
+    stamps = {"": [*pins, "ray==1.0"], "older version": ["torch==1.0", *pins[1:]], "older": []}
+    for number, (words, has) in enumerate(stamps.items()):
+        stamp = environment / install_deps().STAMP
+        stamp.write_text(json.dumps({"has": {"requirements": has}}) if has else "damaged")
+        os.utime(stamp, ns=(number, number))
+        assert words in why_incomplete(environment, wants) and bool(words) == bool(why_incomplete(environment, wants))
+
+
+def install_deps() -> Any:
+    """The real installer, as a module."""
+    spec = importlib.util.spec_from_file_location("install_deps", ROOT / "install_deps.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_pump_never_waits(tmp_path: Path) -> None:

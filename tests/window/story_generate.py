@@ -11,7 +11,7 @@ import bpy
 from mathutils import Euler
 from stage import HERE, PLAN, addon, check_main_thread, in_view, make_scene, report, show_sidebar, until, view3d, watch_main_thread, wish
 
-GENERATE_AT = (1174, 415)  # the button in a window of 1600 x 900 with the default theme
+GENERATE_AT = (1174, 438)  # the button in a window of 1600 x 900 with the default theme
 LONG_PATH = 2000  # frames
 
 MOMENTS = {
