@@ -15,7 +15,7 @@ import bpy
 from bpy.app.handlers import persistent
 
 from ..engine.errors import UserError
-from . import jobs, places
+from . import jobs, places, results
 from .session import Delivery, Phase, Session
 from .slices import Result, Step, run
 
@@ -34,8 +34,11 @@ def redraw() -> None:
                         region.tag_redraw()
 
 
-def why_not_now() -> str:
-    """Why a result cannot be imported at this moment, or an empty text."""
+def why_not_now(folder: Path) -> str:
+    """Why the result in `folder` cannot be imported at this moment, or an empty text."""
+    result = jobs.result_of(folder)
+    if result is not None and scene_of(folder) is not None and not results.read_ahead(result):
+        return "Reading the result"
     if bpy.app.is_job_running("RENDER"):
         return "Waiting for the render to end"
     for window in bpy.context.window_manager.windows:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import threading
 import tomllib
+from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,25 +32,66 @@ class Source(NamedTuple):
     """A splat file and what lies around it in a job folder."""
 
     path: Path
-    splats: Splats
+    prepared: splat_object.Prepared
     blending: str  # what the Gaussians were made for
     comments: list[str]
     cameras: CameraPath | None  # the path as it was asked for, in the world of the one who asked
     image: Path | None  # the picture that the scene was made from
     camera_name: str  # of the camera object whose path it was, empty if none
 
+    @property
+    def splats(self) -> Splats:
+        """The Gaussians as the file has them."""
+        return self.prepared.splats
+
+
+_Version = tuple[Path, int, int]
+_ahead: dict[_Version, Future[Source]] = {}  # files that a thread reads, or has read
+
+
+def read_ahead(path: Path) -> bool:
+    """Have a thread read a file that will be asked for soon; whether it is ready. Nothing of Blender is touched."""
+    version = _version(path)
+    if version not in _ahead:
+        future: Future[Source] = Future()
+        _ahead.clear()  # one is enough: what nobody fetched is let go
+        _ahead[version] = future
+        threading.Thread(target=_read_into, args=(future, path), name="read splats", daemon=True).start()
+    return _ahead[version].done()
+
+
+def _version(path: Path) -> _Version:
+    try:
+        found = path.stat()
+    except OSError:
+        return path, 0, 0
+    return path, found.st_mtime_ns, found.st_size
+
+
+def _read_into(future: Future[Source], path: Path) -> None:
+    try:
+        future.set_result(_read(path))
+    except BaseException as error:  # it is raised where the result is asked for
+        future.set_exception(error)
+
 
 def read(path: Path, blending: str = "") -> Source:
     """Read a splat file; `blending` overrides what the file says. Raises UserError."""
-    splats = splat_file.read_ply(path)
+    future = _ahead.pop(_version(path), None)
+    source = future.result() if future is not None else _read(path)
+    return source._replace(blending=blending or source.blending)
+
+
+def _read(path: Path) -> Source:
+    prepared = splat_object.prepare(splat_file.read_ply(path))
     comments = splat_file.read_comments(path)
-    blending = blending or splat_file.blending_of(comments)
+    blending = splat_file.blending_of(comments)
     folder = path.parent / "input"
     if not (path.parent / "settings.json").is_file() or not folder.is_dir():
-        return Source(path, splats, blending, comments, None, None, "")
+        return Source(path, prepared, blending, comments, None, None, "")
     image = next((file for file in sorted(folder.glob("image.*")) if file.suffix.lower() in _IMAGES), None)
     ticket = jobs.read_ticket(path.parent)
-    return Source(path, splats, blending, comments, _job_path(folder / "path.json"), image, ticket.camera if ticket else "")
+    return Source(path, prepared, blending, comments, _job_path(folder / "path.json"), image, ticket.camera if ticket else "")
 
 
 def _job_path(path: Path) -> CameraPath | None:
@@ -68,7 +111,7 @@ def add(scene: bpy.types.Scene, source: Source, *, shot: str = "", collection: b
     root = collections.new_set(scene, shot) if shot else None
     where = collections.part_of(root, "splats") if root else collection
     ob = splat_object.create(
-        f"{root.name} Gaussians" if root else source.path.stem, source.splats, blending=source.blending, collection=where
+        f"{root.name} Gaussians" if root else source.path.stem, source.prepared, blending=source.blending, collection=where
     )
     if source.cameras is not None:
         ob.matrix_world = cameras.placement(source.cameras, scene)
@@ -86,7 +129,7 @@ def add(scene: bpy.types.Scene, source: Source, *, shot: str = "", collection: b
 
 def replace(scene: bpy.types.Scene, ob: bpy.types.Object, source: Source) -> None:
     """Give an object other Gaussians; where it stands, its materials, animation and links stay. Raises UserError."""
-    splat_object.replace(ob, source.splats, blending=source.blending)
+    splat_object.replace(ob, source.prepared, blending=source.blending)
     _write_facts(ob, collections.set_of(ob), source)
     render_check.prepare_scene(scene)
 

@@ -115,8 +115,8 @@ Deliver = Callable[[Path, jobs.Ticket, dict[str, Any]], Delivery]
 class Session:
     """One engine, one job. Nothing here knows Blender: who draws and who imports is handed in."""
 
-    def __init__(self, deliver: Deliver, can_deliver: Callable[[], str], changed: Callable[[], None]) -> None:
-        """`deliver` brings the result into Blender; `can_deliver` says why that cannot be now; `changed` redraws."""
+    def __init__(self, deliver: Deliver, can_deliver: Callable[[Path], str], changed: Callable[[], None]) -> None:
+        """`deliver` brings the result into Blender; `can_deliver` says why that cannot be now, or nothing; `changed` redraws."""
         self.status = Status()
         self._deliver = deliver
         self._can_deliver = can_deliver
@@ -343,11 +343,11 @@ class Session:
             log.warning("%s", error)
 
     def _try_to_deliver(self) -> None:
-        reason = self._can_deliver()
+        assert self._ticket and self.status.folder
+        reason = self._can_deliver(self.status.folder)
         if reason:
             self.status.text = reason
             return
-        assert self._ticket and self.status.folder
         try:
             delivery = self._deliver(self.status.folder, self._ticket, self.status.outputs)
             if delivery.imported:

@@ -28,7 +28,7 @@ from .node_builder import NodeBuilder, Value
 from .sh_nodes import BASE, colour_nodes, constant_colour
 
 GROUP_NAME = "Scene Splatter Gaussians"
-GROUP_VERSION = 1  # raise it when the tree changes: an older tree in a file is left as it is
+GROUP_VERSION = 2  # raise it when the tree changes: an older tree in a file is left as it is
 
 ALPHA_MIN = 1.0 / 255.0  # the engine's rasterize.constants, which are gsplat 1.5.3's
 FRUSTUM_MARGIN = 0.15
@@ -53,7 +53,7 @@ _INPUTS = (
 _VIEWPORT_INPUTS = (
     ("Exact in Viewport", "Bool", False, None, None, "Quads in the viewport too; they face the scene camera"),
     ("Percentage", "Float", 100.0, 0.0, 100.0, "Share of the Gaussians that the viewport shows; renders show all"),
-    ("Point Size", "Float", 1.0, 0.0, 100.0, "Radius of the points in standard deviations"),
+    ("Point Size", "Float", 1.0, 0.0, 100.0, "Radius of the points in standard deviations along the surface"),
     ("Crop", "Bool", False, None, None, "The viewport shows only what lies in the crop box; renders show all"),
     ("Crop Box", "Object", None, None, None, "An object whose unit cube (-1 to 1 on its axes) is the crop box, e.g. a Cube empty"),
 )  # fmt: skip
@@ -138,7 +138,8 @@ def _as_points(b: NodeBuilder, inputs: _Values) -> _Values:
     """Plain points in the constant colour: fast from every side."""
     points = b.store(inputs["Geometry"], COLOUR, "FLOAT_COLOR", constant_colour(b, inputs["Linear Light"]))
     x, y, z = b.attribute("scale", "FLOAT_VECTOR").xyz()
-    radius = b.math("POWER", x * y * z, 1.0 / 3.0) * inputs["Point Size"]
+    flat = x.minimum(y).minimum(z).maximum(1e-12)  # surfaces are flat: their thickness says nothing of the gap to the next point
+    radius = (x * y * z / flat).sqrt() * inputs["Point Size"]
     points = b.output("GeometryNodeSetPointRadius", 0, {"Points": points, "Radius": radius})
     return {"Geometry": b.output("GeometryNodeSetMaterial", 0, {"Geometry": points, "Material": inputs["Material"]})}
 

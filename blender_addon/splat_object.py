@@ -13,6 +13,7 @@ upright. So nothing is resampled, SH need no rotation, and the object's transfor
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import bpy
 import numpy as np
@@ -32,6 +33,29 @@ _FIELDS = {"FLOAT_VECTOR": "vector", "FLOAT": "value", "QUATERNION": "value", "F
 _SAME = 2e-6  # relative: an activated value closer than this to the stored one's has not been edited
 
 
+class Prepared(NamedTuple):
+    """Gaussians, and the attributes that Blender keeps of them: (name, data type, values one after the other)."""
+
+    splats: Splats
+    attributes: list[tuple[str, str, np.ndarray]]
+
+
+def prepare(splats: Splats) -> Prepared:
+    """Compute the attributes. Needs no Blender, so it may run in a thread."""
+    base = np.concatenate([splats.sh_dc, _sigmoid(splats.opacities_logit)[:, None]], axis=1)
+    attributes = [
+        ("position", "FLOAT_VECTOR", splats.means),
+        ("scale", "FLOAT_VECTOR", np.exp(splats.scales_log)),
+        ("rotation", "QUATERNION", _normalised(splats.quats)),
+        (BASE, "FLOAT4", base),
+        *((coefficient_name(i), "FLOAT_VECTOR", splats.sh_rest[:, i]) for i in range(splats.sh_rest.shape[1])),
+        (_STORED_SCALE, "FLOAT_VECTOR", splats.scales_log),
+        (_STORED_OPACITY, "FLOAT", splats.opacities_logit),
+        (_STORED_ROTATION, "QUATERNION", splats.quats),
+    ]
+    return Prepared(splats, [(name, kind, np.ascontiguousarray(values, np.float32).ravel()) for name, kind, values in attributes])
+
+
 def is_native() -> bool:
     """Whether this Blender (5.3 and later) draws Gaussians by itself."""
     return "type" in bpy.types.PointCloud.bl_rna.properties
@@ -42,14 +66,15 @@ def is_splat_object(ob: bpy.types.Object | None) -> bool:
     return ob is not None and ob.type == "POINTCLOUD" and all(name in ob.data.attributes for name in ("scale", "rotation", BASE))
 
 
-def create(name: str, splats: Splats, *, blending: str, collection: bpy.types.Collection | None = None) -> bpy.types.Object:
+def create(name: str, splats: Splats | Prepared, *, blending: str, collection: bpy.types.Collection | None = None) -> bpy.types.Object:
     """A new, upright object that shows `splats`, linked to `collection` (default: the scene's own).
 
     blending: the space the Gaussians were optimised for, one of BLENDINGS.
     """
     if blending not in BLENDINGS:
         raise ValueError(f"blending must be one of {BLENDINGS}, received {blending!r}")
-    cloud = _new_cloud(name, splats)
+    prepared = splats if isinstance(splats, Prepared) else prepare(splats)
+    cloud = _new_cloud(name, prepared)
     ob = bpy.data.objects.new(name, cloud)
     (collection or bpy.context.scene.collection).objects.link(ob)
     ob.rotation_euler = UPRIGHT_EULER
@@ -58,11 +83,11 @@ def create(name: str, splats: Splats, *, blending: str, collection: bpy.types.Co
         ob.cycles.use_deform_motion = False  # the quads are sorted anew in every frame: their motion means nothing
     if not is_native():
         _add_modifier(ob)
-    _describe(ob, splats, blending)
+    _describe(ob, prepared.splats, blending)
     return ob
 
 
-def replace(ob: bpy.types.Object, splats: Splats, *, blending: str) -> None:
+def replace(ob: bpy.types.Object, splats: Splats | Prepared, *, blending: str) -> None:
     """Give `ob`, and all objects that share its data, other Gaussians. Transform, materials, animation and links stay.
 
     Raises UserError if the object is no splat or is linked from another file.
@@ -73,7 +98,8 @@ def replace(ob: bpy.types.Object, splats: Splats, *, blending: str) -> None:
         raise UserError(f"{ob.name} is linked from another file.", "Replace it in that file, or make it local.")
     old = ob.data
     name = old.name
-    new = _new_cloud(name, splats)
+    prepared = splats if isinstance(splats, Prepared) else prepare(splats)
+    new = _new_cloud(name, prepared)
     for material in old.materials:
         new.materials.append(material)
     for key, value in old.items():
@@ -88,7 +114,7 @@ def replace(ob: bpy.types.Object, splats: Splats, *, blending: str) -> None:
     bpy.data.pointclouds.remove(old)
     new.name = name
     for user in users:
-        _describe(user, splats, blending)
+        _describe(user, prepared.splats, blending)
 
 
 def to_splats(ob: bpy.types.Object) -> Splats:
@@ -176,19 +202,13 @@ def _add_modifier(ob: bpy.types.Object) -> None:
 # --- attributes ----------------------------------------------------------------------------------
 
 
-def _new_cloud(name: str, splats: Splats) -> bpy.types.PointCloud:
-    cloud = _empty_cloud(name, len(splats.means))
-    opacity = _sigmoid(splats.opacities_logit)
+def _new_cloud(name: str, prepared: Prepared) -> bpy.types.PointCloud:
+    cloud = _empty_cloud(name, len(prepared.splats.means))
     has_float4 = "FLOAT4" in bpy.types.Attribute.bl_rna.properties["data_type"].enum_items
-    _set(cloud, "position", "FLOAT_VECTOR", splats.means)
-    _set(cloud, "scale", "FLOAT_VECTOR", np.exp(splats.scales_log))
-    _set(cloud, "rotation", "QUATERNION", _normalised(splats.quats))
-    _set(cloud, BASE, "FLOAT4" if has_float4 else "FLOAT_COLOR", np.concatenate([splats.sh_dc, opacity[:, None]], axis=1))
-    for i in range(splats.sh_rest.shape[1]):
-        _set(cloud, coefficient_name(i), "FLOAT_VECTOR", splats.sh_rest[:, i])
-    _set(cloud, _STORED_SCALE, "FLOAT_VECTOR", splats.scales_log)
-    _set(cloud, _STORED_OPACITY, "FLOAT", splats.opacities_logit)
-    _set(cloud, _STORED_ROTATION, "QUATERNION", splats.quats)
+    for attribute, kind, values in prepared.attributes:
+        kind = "FLOAT_COLOR" if kind == "FLOAT4" and not has_float4 else kind
+        made = cloud.attributes.get(attribute) or cloud.attributes.new(attribute, kind, "POINT")
+        made.data.foreach_set(_FIELDS[kind], values)
     if is_native():
         cloud.type = "GAUSSIAN_SPLAT"
     return cloud
@@ -217,11 +237,6 @@ def _empty_cloud(name: str, count: int) -> bpy.types.PointCloud:
         bpy.data.pointclouds.remove(cloud)
     made.name = name
     return made
-
-
-def _set(cloud: bpy.types.PointCloud, name: str, data_type: str, values: np.ndarray) -> None:
-    attribute = cloud.attributes.get(name) or cloud.attributes.new(name, data_type, "POINT")
-    attribute.data.foreach_set(_FIELDS[data_type], np.ascontiguousarray(values, np.float32).ravel())
 
 
 def _get(cloud: bpy.types.PointCloud, name: str) -> np.ndarray:

@@ -31,7 +31,7 @@ class Desk:
         self.reason = ""
         self.error: UserError | None = None
         self.imported = "hall"
-        self.session = Session(self.deliver, lambda: self.reason, lambda: None)
+        self.session = Session(self.deliver, lambda _folder: self.reason, lambda: None)
         self.command = EngineCommand(Path(sys.executable), ROOT, {}, tmp_path / "engine.log")
 
     def deliver(self, folder: Path, ticket: jobs.Ticket, outputs: dict[str, Any]) -> Delivery:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ bpy = pytest.importorskip("bpy")
 pytestmark = pytest.mark.blender
 
 from mathutils import Euler, Matrix, Vector  # noqa: E402
-from scene_splatter.blender_addon import cameras, collections, exporting, layout_view, splat_object  # noqa: E402
+from scene_splatter.blender_addon import cameras, collections, exporting, layout_view, results, splat_object  # noqa: E402
 from scene_splatter.engine import camera_file, splat_file  # noqa: E402
 from scene_splatter.engine.errors import UserError  # noqa: E402
 
@@ -223,3 +224,56 @@ def test_the_layout_view_follows_what_the_3d_view_looks_at(scene) -> None:
 def test_menus_have_the_entries() -> None:
     for menu in (bpy.types.TOPBAR_MT_file_import, bpy.types.TOPBAR_MT_file_export):
         assert any(getattr(f, "__module__", "").endswith("blender_addon.io_operators") for f in menu._dyn_ui_initialize())
+
+
+def test_a_file_read_ahead_is_the_file_and_a_newer_one_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.ply"
+    for count in (5, 7):
+        splat_file.write_ply(path, random_splats(count, 0), ("scene_splatter blending linear",))
+        end = time.monotonic() + 30
+        while not results.read_ahead(path):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        ahead, now = results.read(path), results.read(path)
+        assert len(ahead.splats.means) == count and ahead.blending == "linear"
+        for one, other in zip(ahead.splats, now.splats, strict=True):
+            np.testing.assert_array_equal(one, other)
+    results.read_ahead(path)
+    splat_file.write_ply(path, random_splats(9, 0))  # a resumed job made it anew
+    assert len(results.read(path, "linear").splats.means) == 9
+    path.write_bytes(b"ply damaged")
+    while not results.read_ahead(path):
+        time.sleep(0.01)
+    with pytest.raises(UserError, match=r"damaged|cannot be read"):
+        results.read(path)
+
+
+def test_a_crop_box_holds_the_splats_and_the_viewport_shows_what_is_inside(tmp_path: Path) -> None:
+    splats = random_splats(400, 0)
+    splat_file.write_ply(tmp_path / "a.ply", splats)
+    ob = run_import(tmp_path / "a.ply")
+    modifier = splat_object.modifier_of(ob)
+    if modifier is None:
+        pytest.skip("this Blender draws splats by itself")
+    ob.location = (3, 2, 1)
+    bpy.context.view_layer.update()
+    assert bpy.ops.scene_splatter.add_crop_box() == {"FINISHED"}
+    box = splat_object.get_input(modifier, "Crop Box")
+    assert box.type == "EMPTY" and box.name == "a crop" and splat_object.get_input(modifier, "Crop")
+
+    def shown() -> np.ndarray:
+        graph = bpy.context.evaluated_depsgraph_get()
+        cloud = ob.evaluated_get(graph).data
+        found = np.empty(len(cloud.points) * 3, np.float32)
+        cloud.attributes["position"].data.foreach_get("vector", found)
+        return found.reshape(-1, 3)
+
+    bpy.context.view_layer.update()
+    assert 0.6 * 400 < len(shown()) < 400  # nine tenths on each of three axes
+    in_box = np.array(box.matrix_world.inverted() @ ob.matrix_world)
+    local = shown() @ in_box[:3, :3].T + in_box[:3, 3]
+    assert np.abs(local).max() <= 1 + 1e-5
+    box.scale = (1e-4, 1e-4, 1e-4)
+    bpy.context.view_layer.update()
+    assert len(shown()) == 0
+    assert not bpy.ops.scene_splatter.show_colours.poll()  # there is no 3D view here

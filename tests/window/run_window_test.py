@@ -48,7 +48,10 @@ def main() -> int:
         shutil.copyfile(HERE / name, out / name)
     with _display() as display:
         blender.environment["DISPLAY"] = display
-        return max(_play(blender, args, story) for name in args.story for story in STORIES[name])
+        for story in (story for name in args.story for story in STORIES[name]):
+            if code := _play(blender, args, story):
+                return code
+    return 0
 
 
 def _play(blender: _Blender, args: argparse.Namespace, story: str) -> int:

@@ -94,8 +94,8 @@ def undo() -> Iterator[float]:
         bpy.ops.mesh.primitive_cube_add()
         bpy.ops.ed.undo_push(message="cube")
         bpy.ops.ed.undo()
-        bpy.ops.ed.undo()
-    assert "Cube" not in bpy.data.objects and session().status.busy
+    assert "Cube" not in bpy.data.objects
+    assert session().status.busy, session().status
     yield from until_over()
     assert session().status.problem is None, session().status.problem
     assert clouds() == ["SS_demo_v001 Gaussians"]
