@@ -133,16 +133,18 @@ def _draw_notes(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
 
 
 def _preview_icon(path: str) -> int:
-    """The icon of the newest preview frame; 0 where there is none. Loads a file once."""
+    """The icon of the newest preview frame; 0 where there is none. A file is loaded again only when it has changed."""
     collection = _previews.get("frames")
     if not path or collection is None:
         return 0
-    if path not in collection:
-        if not Path(path).is_file():
-            return 0
+    try:
+        key = f"{path} {Path(path).stat().st_mtime_ns}"
+    except OSError:
+        return 0
+    if key not in collection:
         collection.clear()
-        collection.load(path, path, "IMAGE")
-    return collection[path].icon_id
+        collection.load(key, path, "IMAGE")
+    return collection[key].icon_id
 
 
 def _draw_problem(layout: bpy.types.UILayout, context: bpy.types.Context, status: Status) -> None:

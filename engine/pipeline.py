@@ -8,6 +8,7 @@ arguments; every finished segment is on disk before the next begins.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,8 +83,10 @@ def generate(job: Job, inputs: Inputs, prior: VideoPrior, report: Report) -> Gau
                 holes, depth = scaffold.build_scaffold(
                     gaussians, K, cameras, inputs.image.shape[2], inputs.image.shape[1], sh_degree=settings.refine.sh_degree
                 )
+            _show(job, views.rgb[-1] * views.alpha[-1], report, f"{name}: render")
             with meter("generate"):
                 enhanced = enhance(views, depth, inputs.image, K, cameras, prior, settings, index, _named(report, f"{name}: generate"))
+            _show(job, enhanced.frames[-1], report, f"{name}: generate")
             overlap = pool[segment.start : segment.new]
             pool = torch.cat([pool[: segment.start], enhanced.frames])
             if settings.momentum.diffusion:
@@ -95,7 +98,7 @@ def generate(job: Job, inputs: Inputs, prior: VideoPrior, report: Report) -> Gau
             view_psnr = [psnr(drawn, frame) for drawn, frame in zip(after.rgb, enhanced.frames, strict=True)]
             stats = _measure(views, enhanced, overlap, refined, gaussians, view_psnr, segment, meter)
             _write_segment(folder, segment, views, enhanced, gaussians, stats)
-        report(name, index + 1, len(segments), preview=job.segment_folder(index) / "preview.png")
+        _show(job, after.rgb[-1], report, name, index + 1, len(segments))
     return gaussians
 
 
@@ -243,7 +246,6 @@ def _write_segment(folder: Path, segment: Segment, views: Views, enhanced: Enhan
     for name, clip in rows.items():
         for position, offset in {"first": 0, "middle": last // 2, "last": last}.items():
             images.save_png(folder / "maps" / f"{name}_{position}.png", clip[offset])
-    images.save_png(folder / "preview.png", enhanced.frames[-1])
     save_gaussians(folder / "gaussians.npz", gaussians)
     write_json(folder / "stats.json", stats)
 
@@ -255,6 +257,15 @@ def _grey(values: Tensor) -> Tensor:
 def _eight_bits(frames: Tensor) -> Tensor:
     """Round to what a PNG holds, so that a resumed run sees the very same frames."""
     return (frames.clamp(0.0, 1.0) * 255.0).round() / 255.0
+
+
+def _show(job: Job, frame: Tensor, report: Report, stage: str, done: int = 1, total: int = 1) -> None:
+    """Report, with the newest picture [3, h, w] of the end of the path for whoever watches."""
+    preview = job.folder / "preview.png"
+    partial = preview.with_name("preview.png.partial")
+    images.save_png(partial, frame)
+    os.replace(partial, preview)
+    report(stage, done, total, preview=preview)
 
 
 def _named(report: Report, stage: str) -> sampler.StepReport:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -138,8 +139,10 @@ def test_the_newest_preview_frame_is_shown(empty_scene, status: Status, tmp_path
     image.filepath_raw, image.file_format = str(tmp_path / "preview.png"), "PNG"
     image.save()
     status.preview = image.filepath_raw
-    drawn(panels.SCENESPLATTER_PT_main)
-    assert list(panels._previews["frames"]) == [status.preview]  # without a window Blender gives it no icon yet
+    for seconds in (1, 1, 2):  # the engine writes every preview to the same place
+        os.utime(status.preview, (seconds, seconds))
+        drawn(panels.SCENESPLATTER_PT_main)
+        assert list(panels._previews["frames"]) == [f"{status.preview} {seconds}000000000"]  # without a window Blender gives it no icon yet
 
 
 def test_the_last_error_stays_with_its_remedy_and_its_buttons(empty_scene, status: Status, tmp_path: Path) -> None:
