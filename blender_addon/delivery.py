@@ -191,15 +191,19 @@ def waiting_job(scene: bpy.types.Scene) -> jobs.Leftover | None:
 
 
 def _find_waiting(scene: bpy.types.Scene) -> jobs.Leftover | None:
-    remembered = scene.scene_splatter.job_folder
+    remembered, since = scene.scene_splatter.job_folder, 0.0
     if remembered:
         folder = Path(remembered)
-        return jobs.look_at(folder if folder.is_dir() else jobs_parent() / folder.name)  # the project may have moved
+        folder = folder if folder.is_dir() else jobs_parent() / folder.name  # the project may have moved
+        found = jobs.look_at(folder)
+        if found is not None:
+            return found
+        since = jobs.last_changed(folder)
     if not bpy.data.filepath:
         return None
     # Blender died before the file was saved: the jobs beside the file know whose they are
-    found = jobs.leftovers(jobs_parent(), bpy.data.filepath)
-    return next((leftover for leftover in found if leftover.ticket.scene == scene.name), None)
+    later = jobs.leftovers(jobs_parent(), bpy.data.filepath, since)
+    return next((leftover for leftover in later if leftover.ticket.scene == scene.name), None)
 
 
 def look_again() -> None:

@@ -158,12 +158,20 @@ def look_at(folder: Path) -> Leftover | None:
     return Leftover(folder, ticket, ticket.done and result_of(folder) is not None)
 
 
-def leftovers(parent: Path, blend: str) -> Iterator[Leftover]:
-    """Jobs under `parent` that `blend` asked for and never got, newest first."""
+def last_changed(folder: Path) -> float:
+    """When a job's ticket was written last, in seconds; 0 where there is none."""
+    try:
+        return (folder / TICKET).stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def leftovers(parent: Path, blend: str, since: float = 0.0) -> Iterator[Leftover]:
+    """Jobs under `parent` that `blend` asked for after `since` and never got, newest first."""
     if not parent.is_dir():
         return
-    folders = [path for path in parent.iterdir() if (path / TICKET).is_file()]
-    for folder in sorted(folders, key=lambda path: (path / TICKET).stat().st_mtime, reverse=True):
+    dated = [(last_changed(path), path) for path in parent.iterdir()]
+    for _, folder in sorted((pair for pair in dated if pair[0] > since), reverse=True):
         found = look_at(folder)
         if found is not None and found.ticket.blend == blend:
             yield found

@@ -163,6 +163,30 @@ def test_after_a_crash_of_blender_the_reopened_file_offers_to_resume(saved: Path
     assert bpy.ops.scene_splatter.resume.poll() and bpy.ops.scene_splatter.dismiss.poll()
 
 
+def test_a_file_with_an_older_result_offers_the_later_job_that_it_never_heard_of(saved: Path) -> None:
+    """Saved after the first job, not after the start of the second."""
+    first = start()
+    finish()
+    bpy.ops.wm.save_mainfile()
+    assert delivery.waiting_job(bpy.context.scene) is None
+    second = start(steps=1000, step_s=0.02)
+    until_running()
+    delivery.session.close()
+    bpy.ops.wm.open_mainfile(filepath=str(saved))
+    assert bpy.context.scene.scene_splatter.job_folder == str(first)
+    left = delivery.waiting_job(bpy.context.scene)
+    assert left is not None and not left.finished and left.folder == second
+
+
+def test_a_job_older_than_the_one_that_the_file_has_is_not_offered(saved: Path) -> None:
+    start(steps=1000, step_s=0.02)
+    until_running()
+    delivery.session.close()
+    start()
+    finish()
+    assert delivery.waiting_job(bpy.context.scene) is None
+
+
 VICTIM = """
 import importlib.util, os, sys, time
 from pathlib import Path

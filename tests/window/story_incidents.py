@@ -139,6 +139,7 @@ def another_file() -> Iterator[float]:
     assert session().status.problem is None and "demo.blend" in session().status.outcome, session().status
     assert clouds() == []
     report["another_file"] = session().status.outcome
+    yield 1.0
     yield from wish("7_belongs_elsewhere", "shot")
     with in_view():
         bpy.ops.wm.open_mainfile(filepath=str(BLEND))
