@@ -76,7 +76,7 @@ class _OnCamera:
 
 
 class SCENESPLATTER_OT_match_camera(_OnCamera, bpy.types.Operator):
-    """Give the render the picture's shape and show the picture behind the camera's view"""
+    """Give the render the picture's shape and the camera its lens, and show the picture behind the camera's view"""
 
     bl_idname = "scene_splatter.match_camera"
     bl_label = "Match Camera to Image"
@@ -86,8 +86,10 @@ class SCENESPLATTER_OT_match_camera(_OnCamera, bpy.types.Operator):
     )
     height_m: bpy.props.FloatProperty(name="Height", description="Metres above the origin", default=1.6, min=0.0, max=1000.0)
     fov_deg: bpy.props.FloatProperty(
-        name="Field of View", description="Horizontal, in degrees; 0 keeps the lens", default=0.0, min=0.0, max=170.0
-    )
+        name="Field of View",
+        description="Horizontal, in degrees; 0 takes the photo's own, if its file tells",
+        default=0.0, min=0.0, max=170.0,
+    )  # fmt: skip
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """One undo step."""
@@ -96,7 +98,7 @@ class SCENESPLATTER_OT_match_camera(_OnCamera, bpy.types.Operator):
             image = request.image_of(group)
             camera = properties.camera_of(context.scene)
             cameras.match_camera_to_image(
-                context.scene, camera, image, place=self.place, height_m=self.height_m, fov_deg=self.fov_deg
+                context.scene, camera, image, request.header_of(group), place=self.place, height_m=self.height_m, fov_deg=self.fov_deg
             )  # fmt: skip
         except UserError as error:
             self.report({"ERROR"}, str(error))

@@ -17,6 +17,7 @@ from mathutils import Matrix
 
 from ..engine.camera_file import CameraPath
 from ..engine.errors import UserError
+from .picture_header import Header
 from .slices import SLICE_S, Step, run
 
 OPENCV_FROM_BLENDER = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # z up -> y down
@@ -209,37 +210,51 @@ def match_camera_to_image(
     scene: bpy.types.Scene,
     camera: bpy.types.Object,
     image: bpy.types.Image,
+    header: Header | None = None,
     *,
     place: bool = True,
     height_m: float = 1.6,
     fov_deg: float = 0.0,
 ) -> None:
-    """Give the render the image's shape, and show the image behind the camera's view.
+    """Give the render the image's shape and the camera its lens, and show the image behind the camera's view.
 
-    place: also stand the camera level, `height_m` above the origin, looking along +y. fov_deg: set the
-    lens to this horizontal angle, 0 leaves it. Raises UserError if the image has no size.
+    The render becomes no larger than the image, nor than it was.
+    header: what the image's file says, where it is known; a photo held upright is shown upright. place: also
+    stand the camera level, `height_m` above the origin, looking along +y. fov_deg: horizontal angle of the
+    lens; 0 takes the photo's own, or leaves the lens where that is not known. Raises UserError if the image has no size.
     """
-    width, height = image.size
+    width, height = (header.width, header.height) if header is not None else image.size
     if not width or not height:
         raise UserError(f"{image.name} cannot be read.", "Choose an image that Blender can open.")
     render = scene.render
-    render.resolution_x, render.resolution_y = width, height
+    share = min(1.0, max(render.resolution_x, render.resolution_y) / max(width, height))
+    render.resolution_x, render.resolution_y = max(round(width * share), 1), max(round(height * share), 1)
     render.pixel_aspect_x = render.pixel_aspect_y = 1.0
     if place:
         metres = scene.unit_settings.scale_length
         camera.matrix_world = Matrix.Translation((0, 0, height_m / metres)) @ Matrix.Rotation(math.pi / 2, 4, "X")
+    fov_deg = fov_deg or (header.fov_deg if header is not None and header.fov_deg else 0.0)
     if fov_deg:
         lens = camera.data
         lens.sensor_fit = "HORIZONTAL"
         lens.lens = lens.sensor_width / 2 / math.tan(math.radians(fov_deg) / 2)
-    show_behind(camera, image)
+    show_behind(camera, image, header)
 
 
-def show_behind(camera: bpy.types.Object, image: bpy.types.Image) -> None:
-    """Make `image` the camera's background; one that is there already is used again."""
+_TURNS = {3: 180.0, 4: 180.0, 5: 90.0, 6: 90.0, 7: -90.0, 8: -90.0}  # degrees clockwise that make a photo of this orientation upright
+_MIRRORED = (2, 4, 5, 7)
+
+
+def show_behind(camera: bpy.types.Object, image: bpy.types.Image, header: Header | None = None) -> None:
+    """Make `image` the camera's background, upright; one that is there already is used again."""
     backgrounds = camera.data.background_images
     background = next((b for b in backgrounds if b.image == image), None) or backgrounds.new()
     background.image = image
     background.alpha = 0.5
-    background.frame_method = "STRETCH"
+    orientation = header.orientation if header is not None else 1
+    background.rotation = math.radians(_TURNS.get(orientation, 0.0))
+    background.use_flip_x, background.use_flip_y = orientation in _MIRRORED, False
+    lies = header is not None and header.lies
+    background.frame_method = "FIT" if lies else "STRETCH"  # Blender fits first and turns then
+    background.scale = max(header.width, header.height) / min(header.width, header.height) if lies else 1.0
     camera.data.show_background_images = True

@@ -101,6 +101,8 @@ def _draw_generate(layout: bpy.types.UILayout, context: bpy.types.Context) -> No
     reason = request.why_not(context)
     if reason:
         draw_wrapped(layout, reason, sidebar_width(context), icon="INFO")
+    if reason and reason == request.why_not_shape(context.scene):
+        layout.operator("scene_splatter.match_camera", icon="IMAGE_BACKGROUND")
     if places.why_no_engine(context):
         layout.operator("preferences.addon_show", text="Open Preferences", icon="PREFERENCES").module = places.ROOT
 

@@ -15,8 +15,9 @@ from ..engine import camera_file
 from ..engine import settings as engine_settings
 from ..engine.camera_file import CameraPath
 from ..engine.errors import UserError
-from ..engine.trajectory import Segment, plan_segments
-from . import blockout, cameras, delivery, jobs, places, properties
+from ..engine.trajectory import ASPECT_TOLERANCE, Segment, plan_segments
+from . import blockout, cameras, delivery, jobs, picture_header, places, properties
+from .picture_header import Header
 from .slices import Step, run
 
 _SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif", "WEBP": ".webp", "BMP": ".bmp", "TARGA": ".tga", "JPEG2000": ".jp2"}
@@ -40,7 +41,8 @@ def why_not_inputs(context: bpy.types.Context) -> str:
     """What is missing for a job, or an empty text."""
     scene = context.scene
     group = scene.scene_splatter
-    return places.why_no_engine(context) or why_not_camera(scene) or _why_not_image(group) or properties.depth_problem(group)
+    reason = places.why_no_engine(context) or why_not_camera(scene) or _why_not_image(group) or properties.depth_problem(group)
+    return reason or why_not_shape(scene)
 
 
 def why_not_camera(scene: bpy.types.Scene) -> str:
@@ -70,6 +72,27 @@ def _why_not_image(group: properties.SCENESPLATTER_PG_scene) -> str:
     if path.suffix.lower() in bpy.path.extensions_movie:
         return f"{path.name} is a movie: choose a single picture"
     return "" if path.is_file() else f"{path.name} does not exist"
+
+
+def header_of(group: properties.SCENESPLATTER_PG_scene) -> Header | None:
+    """Size, orientation and lens of the chosen picture, as the engine will see it; None where only the engine can tell."""
+    if group.image_from == "FILE":
+        return picture_header.read(Path(bpy.path.abspath(group.image_path)))
+    image = group.image
+    if image.source == "FILE" and not image.is_dirty and image.packed_file is None:
+        return picture_header.read(Path(bpy.path.abspath(image.filepath)))
+    return Header(*image.size, 1, None) if image.has_data and image.packed_file is None else None
+
+
+def why_not_shape(scene: bpy.types.Scene) -> str:
+    """Why the chosen picture cannot be what the camera sees, or an empty text."""
+    header = header_of(scene.scene_splatter)
+    if header is None:
+        return ""
+    width, height = cameras.render_size(scene.render)
+    if abs(width * header.height / (height * header.width) - 1) <= ASPECT_TOLERANCE:
+        return ""
+    return f"The render is {width} x {height}, the picture {header.width} x {header.height}: press Match Camera to Image"
 
 
 def image_of(group: properties.SCENESPLATTER_PG_scene) -> bpy.types.Image:

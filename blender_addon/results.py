@@ -21,7 +21,7 @@ from ..engine import camera_file, splat_file
 from ..engine.camera_file import CameraPath
 from ..engine.errors import UserError
 from ..engine.splat_file import Splats
-from . import cameras, collections, jobs, render_check, splat_object
+from . import cameras, collections, jobs, picture_header, render_check, splat_object
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def add(scene: bpy.types.Scene, source: Source, *, shot: str = "", collection: b
         camera = _camera(scene, root, source)
         image = _picture(source)
         if camera is not None and image is not None:
-            cameras.show_behind(camera, image)
+            cameras.show_behind(camera, image, picture_header.read(source.image))
         if image is not None:
             _show_source(root, image)
     render_check.prepare_scene(scene)

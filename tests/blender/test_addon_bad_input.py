@@ -135,29 +135,44 @@ def test_a_packed_image_goes_over_byte_by_byte(ready: Any, tmp_path: Path, save_
 
 
 def test_a_painted_image_goes_over_as_it_looks(ready: Any) -> None:
-    image = bpy.data.images.new("painted", 4, 2)
-    image.pixels.foreach_set(np.tile(np.float32([0.2, 0.4, 0.6, 1.0]), 8))
+    image = bpy.data.images.new("painted", 8, 4)
+    image.pixels.foreach_set(np.tile(np.float32([0.2, 0.4, 0.6, 1.0]), 32))
     ready.scene_splatter.image_from, ready.scene_splatter.image = "IMAGE", image
+    ready.render.resolution_x, ready.render.resolution_y = image.size
     before = (image.filepath, image.filepath_raw, image.is_dirty, image.source)
     got = written_picture(request.make(bpy.context).folder)
-    assert got.shape == (2, 4, 4)
-    np.testing.assert_allclose(got[..., :3], np.broadcast_to([0.2, 0.4, 0.6], (2, 4, 3)), atol=1 / 255)
+    assert got.shape == (4, 8, 4)
+    np.testing.assert_allclose(got[..., :3], np.broadcast_to([0.2, 0.4, 0.6], (4, 8, 3)), atol=1 / 255)
     assert (image.filepath, image.filepath_raw, image.is_dirty, image.source) == before
 
 
 def test_light_goes_over_as_the_standard_view_shows_it(ready: Any, tmp_path: Path) -> None:
     """Linear 0.214 is sRGB 0.5; light above 1 is white."""
-    image = bpy.data.images.new("light", 2, 1, float_buffer=True)
+    image = bpy.data.images.new("light", 8, 4, float_buffer=True)
+    ready.render.resolution_x, ready.render.resolution_y = image.size
     image.filepath_raw, image.file_format = str(tmp_path / "light.exr"), "OPEN_EXR"
     image.colorspace_settings.name = "Linear Rec.709"  # of the file; the path's ending resets it, and it resets the pixels
-    image.pixels.foreach_set(np.float32([0.2140411, 0.0, 1.0, 1.0, 0.0031308, 7.0, 0.5, 1.0]))
+    image.pixels.foreach_set(np.tile(np.float32([0.2140411, 0.0, 1.0, 1.0, 0.0031308, 7.0, 0.5, 1.0]), 16))
     ready.scene_splatter.image_from, ready.scene_splatter.image = "IMAGE", image
     got = written_picture(request.make(bpy.context).folder)
-    np.testing.assert_allclose(got[0, :, :3], [[0.5, 0.0, 1.0], [0.04045, 1.0, 0.7354]], atol=1 / 255)
+    np.testing.assert_allclose(got[0, :2, :3], [[0.5, 0.0, 1.0], [0.04045, 1.0, 0.7354]], atol=1 / 255)
     image.save()
     ready.scene_splatter.image_from, ready.scene_splatter.image_path = "FILE", str(tmp_path / "light.exr")
     again = written_picture(request.make(bpy.context).folder)
     np.testing.assert_allclose(again, got, atol=2 / 255)
+
+
+@pytest.mark.parametrize("kind", ["FILE", "IMAGE"])
+def test_a_picture_of_another_shape_than_the_render(ready: Any, kind: str) -> None:
+    """The engine would refuse it later; the button that mends it is named."""
+    group = ready.scene_splatter
+    if kind == "IMAGE":
+        group.image_from, group.image = "IMAGE", bpy.data.images.load(group.image_path)
+    ready.render.resolution_x, ready.render.resolution_y = 1920, 1280
+    refused_by_poll("The render is 1920 x 1280, the picture 64 x 36: press Match Camera to Image")
+    bpy.ops.scene_splatter.match_camera()
+    assert (ready.render.resolution_x, ready.render.resolution_y) == (64, 36)
+    assert request.why_not(bpy.context) == ""
 
 
 def test_no_engine(ready: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.blender
 from bpy_extras.object_utils import world_to_camera_view  # noqa: E402
 from mathutils import Euler, Matrix, Vector  # noqa: E402
 from scene_splatter.blender_addon import camera_moves, cameras  # noqa: E402
+from scene_splatter.blender_addon.picture_header import Header  # noqa: E402
 from scene_splatter.engine import camera_file  # noqa: E402
 from scene_splatter.engine.errors import UserError  # noqa: E402
 
@@ -178,6 +179,21 @@ def test_match_camera_to_image(scene) -> None:
         missing = bpy.data.images.new("gone", 1, 1)
         missing.source, missing.filepath = "FILE", "//nowhere.png"
         cameras.match_camera_to_image(scene, scene.camera, missing)
+
+
+def test_a_photo_held_upright_gives_an_upright_render_and_its_lens(scene) -> None:
+    """Orientation 6: the file has 4000 x 3000 pixels, and is to be turned by a quarter clockwise."""
+    image = bpy.data.images.new("photo", 40, 30)
+    cameras.match_camera_to_image(scene, scene.camera, image, Header(3000, 4000, 6, 53.0))
+    assert (scene.render.resolution_x, scene.render.resolution_y) == (1440, 1920)  # the longer side stays
+    assert math.degrees(scene.camera.data.angle_x) == pytest.approx(53, abs=1e-3)
+    background = scene.camera.data.background_images[0]
+    assert background.rotation == pytest.approx(math.pi / 2) and background.frame_method == "FIT"
+    assert background.scale == pytest.approx(4 / 3)  # the lying picture fits the width; turned it shall fit the height
+    cameras.match_camera_to_image(scene, scene.camera, image, Header(400, 300, 1, None))
+    assert (scene.render.resolution_x, scene.render.resolution_y) == (400, 300)
+    assert (background.rotation, background.scale, background.frame_method) == (0, 1, "STRETCH")
+    assert math.degrees(scene.camera.data.angle_x) == pytest.approx(53, abs=1e-3)
 
 
 @pytest.mark.parametrize("mode", ["XYZ", "QUATERNION"])

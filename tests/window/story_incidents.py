@@ -119,7 +119,6 @@ def second_blender() -> Iterator[float]:
     yield from until_refining()
     yield from wish("second", "second")
     assert (HERE / "second.txt").read_text() == "0", "see second.log"
-    report["both_at_once"] = session().status.busy
     yield from until_over()
     assert session().status.problem is None, session().status.problem
 
