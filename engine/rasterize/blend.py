@@ -53,11 +53,12 @@ def _gather(first, count, size, pairs, records, x0, y0, loc, lo, hi):
         du, dd = _TWO * s_max * c - det * up * up, _TWO * s_max * c - det * down * down
         high = my + (math.sqrt(max(du, _ZERO)) - cb * up) / c + _ROUNDING_PX
         low = my - (math.sqrt(max(dd, _ZERO)) + cb * down) / c - _ROUNDING_PX
-        r0 = math.ceil(min(max(low - y0 - _HALF, _ZERO), F32(_TH)))
-        r1 = math.floor(min(max(high - y0 - _HALF, -_ONE), F32(_TH - 1))) + _ONE
+        # First row whose centre is at or below `low`, and one past the last: conversions cut towards 0 (a ceiling or
+        # floor would be a call, and the loop one row at a time).
+        r0 = _TH - np.int32(min(max(y0 + F32(_TH) + _HALF - low, _ZERO), F32(_TH)))
+        r1 = np.int32(min(max(high - y0 + _HALF, _ZERO), F32(_TH)))
         # A needle's square root may just miss zero by rounding; such rows are drawn, the exponent decides.
-        if not (r1 > r0):
-            r0 = r1 = _ZERO
+        r0 = r0 if r1 > r0 else r1
         lo[b] = U(r0) * U(_TW)
         hi[b] = U(r1) * U(_TW)
 

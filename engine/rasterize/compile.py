@@ -61,4 +61,4 @@ def kernel(signature: str) -> Callable[[Callable], Callable]:
 
 def inline() -> Callable[[Callable], Callable]:
     """Decorator for a small function used inside kernels of the same file."""
-    return numba.njit(nogil=True, fastmath=FAST_MATH, error_model="numpy", no_cfunc_wrapper=True, no_cpython_wrapper=True)
+    return numba.njit(nogil=True, fastmath=FAST_MATH, error_model="numpy", forceinline=True, no_cfunc_wrapper=True, no_cpython_wrapper=True)

@@ -5,6 +5,9 @@ Notation (name here -> symbol): m -> mean in camera axes, J -> Jacobian of the p
 screen covariance is T T^T. Working with the 2x3 factor T keeps det(T T^T) = |T_0 x T_1|^2 exact for
 needles, where ac - b^2 cancels. After Zwicker et al. 2001 (EWA splatting) and Kerbl et al. 2023.
 
+Matrices are tuples, row by row: they live in registers. Small arrays in their place, which the compiler must
+write to memory, took 2 to 2.5 times as long.
+
 The camera arrives as one float32 array: R row-major 0..8, t 9..11, centre 12..14, fx fy cx cy 15..18,
 width height 19..20, near 21, slope limits x-, x+, y-, y+ 22..25, blur 26.
 """
@@ -26,6 +29,7 @@ FLAG_DEPTH = 4
 _ZERO, _HALF, _ONE, _TWO, _THREE, _FOUR = F32(0), F32(0.5), F32(1), F32(2), F32(3), F32(4)
 _ALPHA_MIN = F32(ALPHA_MIN)
 _LARGEST = F32(3.4e38)
+U = np.uint64
 _REC, _TW, _TH = RECORD, TILE_W, TILE_H
 _C0 = F32(0.28209479177387814)
 _C1 = F32(0.4886025119029199)
@@ -100,38 +104,62 @@ def _to_linear_slope(c):
 
 
 @inline()
-def _factor(i, m, means, quats, scales_log, cam, half, t):
-    """Fill half [9] and t [6] of Gaussian i whose camera-axes mean is m; return the four entries of J and the clamps."""
-    w, x, y, z = quats[i, 0], quats[i, 1], quats[i, 2], quats[i, 3]
-    n = _ONE / math.sqrt(w * w + x * x + y * y + z * z)
-    w, x, y, z = w * n, x * n, y * n, z * n
-    for j in range(3):
-        s = math.exp(scales_log[i, j])
-        if j == 0:
-            a, b, c = _ONE - _TWO * (y * y + z * z), _TWO * (x * y + w * z), _TWO * (x * z - w * y)
-        elif j == 1:
-            a, b, c = _TWO * (x * y - w * z), _ONE - _TWO * (x * x + z * z), _TWO * (y * z + w * x)
-        else:
-            a, b, c = _TWO * (x * z + w * y), _TWO * (y * z - w * x), _ONE - _TWO * (x * x + y * y)
-        for r in range(3):
-            half[3 * r + j] = (cam[3 * r] * a + cam[3 * r + 1] * b + cam[3 * r + 2] * c) * s
-    rz = _ONE / m[2]
-    fx, fy = cam[15], cam[16]
-    sx, sy = m[0] * rz, m[1] * rz
-    cx, cy = min(max(sx, cam[22]), cam[23]), min(max(sy, cam[24]), cam[25])
-    j00, j11 = fx * rz, fy * rz
-    j02, j12 = -fx * rz * cx, -fy * rz * cy
-    for j in range(3):
-        t[j] = j00 * half[j] + j02 * half[6 + j]
-        t[3 + j] = j11 * half[3 + j] + j12 * half[6 + j]
-    return j00, j11, j02, j12, sx == cx, sy == cy
+def _camera(cam):
+    """The camera array as a tuple: what is stored later cannot change it, so it is read once."""
+    return (
+        cam[0], cam[1], cam[2], cam[3], cam[4], cam[5], cam[6], cam[7], cam[8], cam[9], cam[10], cam[11], cam[12], cam[13],
+        cam[14], cam[15], cam[16], cam[17], cam[18], cam[19], cam[20], cam[21], cam[22], cam[23], cam[24], cam[25], cam[26],
+    )  # fmt: skip
 
 
 @inline()
-def _camera_mean(i, means, cam, m):
+def _times(a, b):
+    """Product of two 3x3 matrices."""
+    return (
+        a[0] * b[0] + a[1] * b[3] + a[2] * b[6], a[0] * b[1] + a[1] * b[4] + a[2] * b[7], a[0] * b[2] + a[1] * b[5] + a[2] * b[8],
+        a[3] * b[0] + a[4] * b[3] + a[5] * b[6], a[3] * b[1] + a[4] * b[4] + a[5] * b[7], a[3] * b[2] + a[4] * b[5] + a[5] * b[8],
+        a[6] * b[0] + a[7] * b[3] + a[8] * b[6], a[6] * b[1] + a[7] * b[4] + a[8] * b[7], a[6] * b[2] + a[7] * b[5] + a[8] * b[8],
+    )  # fmt: skip
+
+
+@inline()
+def _unit_quaternion(i, quats):
+    """(w, x, y, z) of length 1, and 1 / the stored length."""
+    w, x, y, z = quats[i, 0], quats[i, 1], quats[i, 2], quats[i, 3]
+    n = _ONE / math.sqrt(w * w + x * x + y * y + z * z)
+    return w * n, x * n, y * n, z * n, n
+
+
+@inline()
+def _factor(x, y, z, q, s0, s1, s2, cam):
+    """(half, t, j00, j11, j02, j12, x free, y free) of a mean in camera axes, a unit quaternion and scales."""
+    qw, qx, qy, qz, _ = q
+    rotation = (
+        _ONE - _TWO * (qy * qy + qz * qz), _TWO * (qx * qy - qw * qz), _TWO * (qx * qz + qw * qy),
+        _TWO * (qx * qy + qw * qz), _ONE - _TWO * (qx * qx + qz * qz), _TWO * (qy * qz - qw * qx),
+        _TWO * (qx * qz - qw * qy), _TWO * (qy * qz + qw * qx), _ONE - _TWO * (qx * qx + qy * qy),
+    )  # fmt: skip
+    h = _times(cam, rotation)
+    h = (h[0] * s0, h[1] * s1, h[2] * s2, h[3] * s0, h[4] * s1, h[5] * s2, h[6] * s0, h[7] * s1, h[8] * s2)
+    rz = _ONE / z
+    sx, sy = x * rz, y * rz
+    cx, cy = min(max(sx, cam[22]), cam[23]), min(max(sy, cam[24]), cam[25])
+    j00, j11 = cam[15] * rz, cam[16] * rz
+    j02, j12 = -j00 * cx, -j11 * cy
+    t = (
+        j00 * h[0] + j02 * h[6], j00 * h[1] + j02 * h[7], j00 * h[2] + j02 * h[8],
+        j11 * h[3] + j12 * h[6], j11 * h[4] + j12 * h[7], j11 * h[5] + j12 * h[8],
+    )  # fmt: skip
+    return h, t, j00, j11, j02, j12, sx == cx, sy == cy
+
+
+@inline()
+def _camera_mean(i, means, cam):
     x, y, z = means[i, 0], means[i, 1], means[i, 2]
-    for r in range(3):
-        m[r] = cam[3 * r] * x + cam[3 * r + 1] * y + cam[3 * r + 2] * z + cam[9 + r]
+    return (
+        cam[0] * x + cam[1] * y + cam[2] * z + cam[9], cam[3] * x + cam[4] * y + cam[5] * z + cam[10],
+        cam[6] * x + cam[7] * y + cam[8] * z + cam[11],
+    )  # fmt: skip
 
 
 @inline()
@@ -146,34 +174,36 @@ def _covariance(t, blur):
 
 
 @inline()
-def _direction(i, means, cam, d):
-    """Unit direction camera centre -> mean into d; return 1 / distance."""
+def _direction(i, means, cam):
+    """Unit direction camera centre -> mean, and 1 / distance."""
     x, y, z = means[i, 0] - cam[12], means[i, 1] - cam[13], means[i, 2] - cam[14]
     n = _ONE / math.sqrt(max(x * x + y * y + z * z, F32(1e-24)))
-    d[0], d[1], d[2] = x * n, y * n, z * n
-    return n
+    return x * n, y * n, z * n, n
 
 
 @inline()
-def _colour(i, means, sh_dc, sh_rest, sh_count, cam, linear, d, basis, records, bad):
-    """max(0.5 + SH, 0) towards the camera into the record, decoded from sRGB if `linear`."""
-    if sh_count:
-        _direction(i, means, cam, d)
-        _basis(d[0], d[1], d[2], sh_count, basis)
-    for k in range(3):
-        v = _HALF + _C0 * sh_dc[i, k]
-        for j in range(sh_count):
-            v += basis[j] * sh_rest[i, 3 * j + k]
-        if not (abs(v) < _LARGEST):
-            bad[0] = 1
-        v = max(v, _ZERO)
-        records[i, _REC + k] = _to_linear(v) if linear else v
+def _raw_colour(i, sh_dc, sh_rest, sh_count, basis):
+    """0.5 + SH, as it is before the cut at 0."""
+    r, g, b = _HALF + _C0 * sh_dc[i, 0], _HALF + _C0 * sh_dc[i, 1], _HALF + _C0 * sh_dc[i, 2]
+    for j in range(U(sh_count)):
+        k = U(3) * j
+        r += basis[j] * sh_rest[i, k]
+        g += basis[j] * sh_rest[i, k + U(1)]
+        b += basis[j] * sh_rest[i, k + U(2)]
+    return r, g, b
 
 
 @inline()
 def _reach(s_max, variance):
     """Half the side of the box around the ellipse, a hair larger so that rounding cannot lose a pixel on its rim."""
     return math.sqrt(_TWO * s_max * variance) * F32(1.0001) + F32(1e-3)
+
+
+@inline()
+def _ceiling(x):
+    """Least whole number >= x of x >= 0; math.ceil would be a call."""
+    whole = np.int32(x)
+    return whole + np.int32(F32(whole) < x)
 
 
 @inline()
@@ -191,7 +221,7 @@ def _usable(i, means, quats, scales_log, opacities_logit, sh_dc):
     "float32[:,::1],int64,float32[::1],int64,float32[:,::1],float32[::1],int32[:,::1],int32[::1],float32[::1],int64[::1])"
 )
 def project(
-    start, stop, means, quats, scales_log, opacities_logit, sh_dc, sh_rest, extra, offsets_px, sh_count, cam, flags,
+    start, stop, means, quats, scales_log, opacities_logit, sh_dc, sh_rest, extra, offsets_px, sh_count, camera, flags,
     records, depths, rects, tiles, radii, bad,
 ):  # fmt: skip
     """Fill record, depth, tile rectangle (x, y, w, h), tile count and radius of Gaussians start..stop; 0 tiles means not seen.
@@ -200,19 +230,19 @@ def project(
     with conic (A B; B C), and s_max = ln(255 opacity): where the exponent passes it, alpha is under 1/255.
     bad[0] becomes 1 where a parameter is not finite, a quaternion is zero or the colour of a Gaussian in view is not finite.
     """
-    m, half, t = np.empty(3, np.float32), np.empty(9, np.float32), np.empty(6, np.float32)
-    d, basis = np.empty(3, np.float32), np.empty(16, np.float32)
-    has_offset = offsets_px.shape[0] > 0
-    for i in range(np.uint64(start), np.uint64(stop)):
+    basis, cam = np.empty(16, np.float32), _camera(camera)
+    has_offset, linear = offsets_px.shape[0] > 0, (flags & FLAG_LINEAR) != 0
+    for i in range(U(start), U(stop)):
         tiles[i] = 0
         radii[i] = _ZERO
         if not _usable(i, means, quats, scales_log, opacities_logit, sh_dc):
             bad[0] = 1
             continue
-        _camera_mean(i, means, cam, m)
-        if not (m[2] >= cam[21]):
+        mx, my, mz = _camera_mean(i, means, cam)
+        if not (mz >= cam[21]):
             continue
-        _factor(i, m, means, quats, scales_log, cam, half, t)
+        s0, s1, s2 = math.exp(scales_log[i, 0]), math.exp(scales_log[i, 1]), math.exp(scales_log[i, 2])
+        t = _factor(mx, my, mz, _unit_quaternion(i, quats), s0, s1, s2, cam)[1]
         a, b, c, det, det0 = _covariance(t, cam[26])
         if not (det > _ZERO and det < F32(1e37)):
             continue
@@ -222,31 +252,43 @@ def project(
         if not (opacity >= _ALPHA_MIN):
             continue
         s_max = math.log(opacity * F32(255))
-        x, y = cam[15] * m[0] / m[2] + cam[17], cam[16] * m[1] / m[2] + cam[18]
+        x, y = cam[15] * mx / mz + cam[17], cam[16] * my / mz + cam[18]
         if has_offset:
             x += offsets_px[i, 0]
             y += offsets_px[i, 1]
         ex, ey = _reach(s_max, a), _reach(s_max, c)
-        x0, x1 = math.ceil(max(x - ex - _HALF, _ZERO)), math.floor(min(x + ex - _HALF, cam[19] - _ONE))
-        y0, y1 = math.ceil(max(y - ey - _HALF, _ZERO)), math.floor(min(y + ey - _HALF, cam[20] - _ONE))
-        if not (x0 <= x1 and y0 <= y1):
+        left, right = max(x - ex - _HALF, _ZERO), min(x + ex - _HALF, cam[19] - _ONE)
+        upper, lower = max(y - ey - _HALF, _ZERO), min(y + ey - _HALF, cam[20] - _ONE)
+        if not (left <= right and upper <= lower and right >= _ZERO and lower >= _ZERO):
+            continue
+        x0, x1, y0, y1 = _ceiling(left), np.int32(right), _ceiling(upper), np.int32(lower)
+        if x0 > x1 or y0 > y1:
             continue
         radii[i] = max(ex, ey)
-        depths[i] = m[2]
-        tx, ty = np.int32(x0) // _TW, np.int32(y0) // _TH
-        tw, th = np.int32(x1) // _TW - tx + 1, np.int32(y1) // _TH - ty + 1
+        depths[i] = mz
+        tx, ty = x0 // _TW, y0 // _TH
+        tw, th = x1 // _TW - tx + 1, y1 // _TH - ty + 1
         rects[i, 0], rects[i, 1], rects[i, 2], rects[i, 3] = tx, ty, tw, th
         tiles[i] = tw * th
         rd = _ONE / det
         records[i, 0], records[i, 1] = x, y
         records[i, 2], records[i, 3], records[i, 4] = _HALF * c * rd, -b * rd, _HALF * a * rd
         records[i, 5], records[i, 6], records[i, 7] = opacity, s_max, rd
-        _colour(i, means, sh_dc, sh_rest, sh_count, cam, (flags & FLAG_LINEAR) != 0, d, basis, records, bad)
-        at = _REC + 3
+        if sh_count:
+            dx, dy, dz, _ = _direction(i, means, cam)
+            _basis(dx, dy, dz, sh_count, basis)
+        red, green, blue = _raw_colour(i, sh_dc, sh_rest, sh_count, basis)
+        if not (abs(red) + abs(green) + abs(blue) < _LARGEST):
+            bad[0] = 1
+        red, green, blue = max(red, _ZERO), max(green, _ZERO), max(blue, _ZERO)
+        if linear:
+            red, green, blue = _to_linear(red), _to_linear(green), _to_linear(blue)
+        records[i, _REC], records[i, _REC + 1], records[i, _REC + 2] = red, green, blue
+        at = U(_REC + 3)
         if flags & FLAG_DEPTH:
-            records[i, at] = m[2]
-            at += 1
-        for k in range(extra.shape[1]):
+            records[i, at] = mz
+            at += U(1)
+        for k in range(U(extra.shape[1])):
             if not (abs(extra[i, k]) < _LARGEST):
                 bad[0] = 1
             records[i, at + k] = extra[i, k]
@@ -259,17 +301,20 @@ def _sum(old, new, first):
 
 
 @inline()
-def _covariance_gradient(sums, i, records, a, b, c, det, det0, opacity0, antialiased, blur):
-    """Gradient (00, 01, 11) of the loss with respect to the symmetric matrix T T^T, both off-diagonals as one half each."""
-    A, B, C = _TWO * records[i, 2], records[i, 3], _TWO * records[i, 4]
-    va, vb, vc = -_HALF * sums[3], -_HALF * sums[4], -_HALF * sums[5]  # d/d(A, off-diagonal, C)
+def _covariance_gradient(u, conic, a, b, c, det, det0, opacity, opacity0, antialiased, blur):
+    """Gradient (00, 01, 11) of the loss with respect to the symmetric matrix T T^T, both off-diagonals as one half each.
+
+    u: a Gaussian's summed slot; conic (A, B, C).
+    """
+    A, B, C = conic
+    va, vb, vc = -_HALF * u[3], -_HALF * u[4], -_HALF * u[5]  # d/d(A, off-diagonal, C)
     p00, p01 = A * va + B * vb, A * vb + B * vc
     p10, p11 = B * va + C * vb, B * vb + C * vc
     m00, m01, m11 = -(p00 * A + p01 * B), -(p00 * B + p01 * C), -(p10 * B + p11 * C)
     if antialiased:  # opacity = opacity0 * sqrt(det0 / det)
         ratio = math.sqrt(det0 / det)
         if ratio > F32(1e-6):
-            v = sums[0] / records[i, 5] * opacity0 * _HALF / (ratio * det)
+            v = u[0] / opacity * opacity0 * _HALF / (ratio * det)
             k = v * (_ONE - det0 / det)
             lost = v * det0 / det * blur
             m00 += k * (c - blur) - lost
@@ -279,22 +324,23 @@ def _covariance_gradient(sums, i, records, a, b, c, det, det0, opacity0, antiali
 
 
 @inline()
-def _mean_gradient(m, m00, m01, m11, t, half, j00, j11, j02, j12, free_x, free_y, vx, vy, vh):
-    """Gradient of the camera-axes mean, through the projected mean (vx, vy) and through J; vh [9] receives dL/dH."""
-    v00, v11, v02, v12 = _ZERO, _ZERO, _ZERO, _ZERO  # dL/dJ
-    for j in range(3):
-        ta = _TWO * (m00 * t[j] + m01 * t[3 + j])
-        tb = _TWO * (m01 * t[j] + m11 * t[3 + j])
-        v00 += ta * half[j]
-        v02 += ta * half[6 + j]
-        v11 += tb * half[3 + j]
-        v12 += tb * half[6 + j]
-        vh[j] = j00 * ta
-        vh[3 + j] = j11 * tb
-        vh[6 + j] = j02 * ta + j12 * tb
-    rz = _ONE / m[2]
+def _factor_gradient(t, half, m00, m01, m11, j00, j11, j02, j12):
+    """(dL/dH, dL/dj00, dL/dj11, dL/dj02, dL/dj12)"""
+    a0, a1, a2 = _TWO * (m00 * t[0] + m01 * t[3]), _TWO * (m00 * t[1] + m01 * t[4]), _TWO * (m00 * t[2] + m01 * t[5])
+    b0, b1, b2 = _TWO * (m01 * t[0] + m11 * t[3]), _TWO * (m01 * t[1] + m11 * t[4]), _TWO * (m01 * t[2] + m11 * t[5])
+    vh = (j00 * a0, j00 * a1, j00 * a2, j11 * b0, j11 * b1, j11 * b2, j02 * a0 + j12 * b0, j02 * a1 + j12 * b1, j02 * a2 + j12 * b2)
+    v00, v02 = a0 * half[0] + a1 * half[1] + a2 * half[2], a0 * half[6] + a1 * half[7] + a2 * half[8]
+    v11, v12 = b0 * half[3] + b1 * half[4] + b2 * half[5], b0 * half[6] + b1 * half[7] + b2 * half[8]
+    return vh, v00, v11, v02, v12
+
+
+@inline()
+def _mean_gradient(x, y, z, vx, vy, vj, j00, j11, j02, j12, free_x, free_y):
+    """Gradient of the camera-axes mean, through the projected mean (vx, vy) and through J (vj)."""
+    v00, v11, v02, v12 = vj
+    rz = _ONE / z
     gx, gy = j00 * vx, j11 * vy
-    gz = -(j00 * m[0] * vx + j11 * m[1] * vy + j00 * v00 + j11 * v11) * rz
+    gz = -(j00 * x * vx + j11 * y * vy + j00 * v00 + j11 * v11) * rz
     if free_x:
         gx -= j00 * rz * v02
         gz -= _TWO * j02 * rz * v02
@@ -309,68 +355,77 @@ def _mean_gradient(m, m00, m01, m11, t, half, j00, j11, j02, j12, free_x, free_y
 
 
 @inline()
-def _quaternion_gradient(i, quats, v, out, first):
-    """out[i] (+)= gradient with respect to the raw quaternion, v [9] that with respect to its rotation matrix."""
-    w, x, y, z = quats[i, 0], quats[i, 1], quats[i, 2], quats[i, 3]
-    n = _ONE / math.sqrt(w * w + x * x + y * y + z * z)
-    w, x, y, z = w * n, x * n, y * n, z * n
+def _quaternion_gradient(q, v):
+    """Gradient with respect to the raw quaternion, v that with respect to its rotation matrix."""
+    w, x, y, z, n = q
     gw = _TWO * (x * (v[7] - v[5]) + y * (v[2] - v[6]) + z * (v[3] - v[1]))
     gx = _TWO * (-_TWO * x * (v[4] + v[8]) + y * (v[1] + v[3]) + z * (v[2] + v[6]) + w * (v[7] - v[5]))
     gy = _TWO * (x * (v[1] + v[3]) - _TWO * y * (v[0] + v[8]) + z * (v[5] + v[7]) + w * (v[2] - v[6]))
     gz = _TWO * (x * (v[2] + v[6]) + y * (v[5] + v[7]) - _TWO * z * (v[0] + v[4]) + w * (v[3] - v[1]))
     dot = gw * w + gx * x + gy * y + gz * z
-    out[i, 0] = _sum(out[i, 0], (gw - dot * w) * n, first)
-    out[i, 1] = _sum(out[i, 1], (gx - dot * x) * n, first)
-    out[i, 2] = _sum(out[i, 2], (gy - dot * y) * n, first)
-    out[i, 3] = _sum(out[i, 3], (gz - dot * z) * n, first)
+    return (gw - dot * w) * n, (gx - dot * x) * n, (gy - dot * y) * n, (gz - dot * z) * n
 
 
 @inline()
-def _colour_gradient(i, sums, means, sh_dc, sh_rest, sh_count, cam, linear, first, g_dc, g_rest, g_dir, basis, vb, d):
-    """Gradients of the SH coefficients from sums [6:9]; g_dir [3] receives the mean's share through the view direction."""
-    rn = _ZERO
-    if sh_count:
-        rn = _direction(i, means, cam, d)
-        _basis(d[0], d[1], d[2], sh_count, basis)
-        for j in range(sh_count):
-            vb[j] = _ZERO
-    for k in range(3):
-        v = _HALF + _C0 * sh_dc[i, k]
-        for j in range(sh_count):
-            v += basis[j] * sh_rest[i, 3 * j + k]
-        g = sums[6 + k]
-        if v < _ZERO:
-            g = _ZERO
-        elif linear:
-            g *= _to_linear_slope(v)
-        g_dc[i, k] = _sum(g_dc[i, k], _C0 * g, first)
-        for j in range(sh_count):
-            vb[j] += g * sh_rest[i, 3 * j + k]
-            g_rest[i, 3 * j + k] = _sum(g_rest[i, 3 * j + k], g * basis[j], first)
+def _colour_gradient(i, v, raw, linear, first, sh_rest, sh_count, basis, vb, g_dc, g_rest):
+    """Gradients of the SH coefficients from v, that of the record's colour; vb[j] becomes that of basis j."""
+    r, g, b = v
+    r, g, b = _ZERO if raw[0] < _ZERO else r, _ZERO if raw[1] < _ZERO else g, _ZERO if raw[2] < _ZERO else b
+    if linear:
+        r *= _to_linear_slope(max(raw[0], _ZERO))
+        g *= _to_linear_slope(max(raw[1], _ZERO))
+        b *= _to_linear_slope(max(raw[2], _ZERO))
+    g_dc[i, 0], g_dc[i, 1] = _sum(g_dc[i, 0], _C0 * r, first), _sum(g_dc[i, 1], _C0 * g, first)
+    g_dc[i, 2] = _sum(g_dc[i, 2], _C0 * b, first)
+    for j in range(U(sh_count)):
+        k = U(3) * j
+        vb[j] = r * sh_rest[i, k] + g * sh_rest[i, k + U(1)] + b * sh_rest[i, k + U(2)]
+        g_rest[i, k] = _sum(g_rest[i, k], r * basis[j], first)
+        g_rest[i, k + U(1)] = _sum(g_rest[i, k + U(1)], g * basis[j], first)
+        g_rest[i, k + U(2)] = _sum(g_rest[i, k + U(2)], b * basis[j], first)
     if first:
-        for j in range(3 * sh_count, g_rest.shape[1]):
-            g_rest[i, j] = _ZERO
-    g_dir[0], g_dir[1], g_dir[2] = _ZERO, _ZERO, _ZERO
-    if sh_count:
-        _basis_gradient(d[0], d[1], d[2], sh_count, vb, g_dir)
-        dot = g_dir[0] * d[0] + g_dir[1] * d[1] + g_dir[2] * d[2]
-        for k in range(3):
-            g_dir[k] = (g_dir[k] - dot * d[k]) * rn
+        for k in range(U(3 * sh_count), U(g_rest.shape[1])):
+            g_rest[i, k] = _ZERO
 
 
 @inline()
 def _clear(i, g_means, g_quats, g_scales, g_opacities, g_dc, g_rest, g_extra):
-    for k in range(3):
+    for k in range(U(3)):
         g_means[i, k] = _ZERO
         g_scales[i, k] = _ZERO
         g_dc[i, k] = _ZERO
         g_quats[i, k] = _ZERO
     g_quats[i, 3] = _ZERO
     g_opacities[i] = _ZERO
-    for k in range(g_rest.shape[1]):
+    for k in range(U(g_rest.shape[1])):
         g_rest[i, k] = _ZERO
-    for k in range(g_extra.shape[1]):
+    for k in range(U(g_extra.shape[1])):
         g_extra[i, k] = _ZERO
+
+
+@inline()
+def _sum_slots(start, stop, slots):
+    """The first nine columns of rows start..stop, summed."""
+    u0, u1, u2, u3, u4, u5, u6, u7, u8 = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
+    for j in range(start, stop):
+        u0 += slots[j, 0]
+        u1 += slots[j, 1]
+        u2 += slots[j, 2]
+        u3 += slots[j, 3]
+        u4 += slots[j, 4]
+        u5 += slots[j, 5]
+        u6 += slots[j, 6]
+        u7 += slots[j, 7]
+        u8 += slots[j, 8]
+    return u0, u1, u2, u3, u4, u5, u6, u7, u8
+
+
+@inline()
+def _sum_column(start, stop, column, slots):
+    total = _ZERO
+    for j in range(start, stop):
+        total += slots[j, column]
+    return total
 
 
 @kernel(
@@ -379,55 +434,64 @@ def _clear(i, g_means, g_quats, g_scales, g_opacities, g_dc, g_rest, g_extra):
     "float32[:,::1],float32[:,::1],float32[:,::1])"
 )
 def project_backward(
-    start, stop, means, quats, scales_log, opacities_logit, sh_dc, sh_rest, sh_count, cam, flags,
+    start, stop, means, quats, scales_log, opacities_logit, sh_dc, sh_rest, sh_count, camera, flags,
     first, records, tiles, slot_of, slots, g_means, g_quats, g_scales, g_opacities, g_dc, g_rest, g_extra, g_offsets,
 ):  # fmt: skip
     """Sum each Gaussian's slots and carry them to its parameters; `first` writes, otherwise adds.
 
     A slot holds, for one tile: sums of u, u dx, u dy, u dx^2, u dx dy, u dy^2 (u = alpha dL/dalpha), then one per channel.
     """
-    m, half, t = np.empty(3, np.float32), np.empty(9, np.float32), np.empty(6, np.float32)
-    d, basis, vb, g_dir = np.empty(3, np.float32), np.empty(16, np.float32), np.empty(16, np.float32), np.empty(3, np.float32)
-    width = slots.shape[1]
-    sums, vh, vr = np.empty(width, np.float32), np.empty(9, np.float32), np.empty(9, np.float32)
+    basis, vb, g_dir, cam = np.empty(16, np.float32), np.empty(16, np.float32), np.empty(3, np.float32), _camera(camera)
     antialiased, linear = (flags & FLAG_ANTIALIASED) != 0, (flags & FLAG_LINEAR) != 0
-    for i in range(np.uint64(start), np.uint64(stop)):
+    for i in range(U(start), U(stop)):
         if tiles[i] == 0:
             if first:
                 _clear(i, g_means, g_quats, g_scales, g_opacities, g_dc, g_rest, g_extra)
             if g_offsets.shape[0]:
                 g_offsets[i, 0], g_offsets[i, 1] = _ZERO, _ZERO
             continue
-        for k in range(width):
-            sums[k] = _ZERO
-        for j in range(np.uint64(slot_of[i]), np.uint64(slot_of[i] + tiles[i])):
-            for k in range(width):
-                sums[k] += slots[j, k]
-        _camera_mean(i, means, cam, m)
-        j00, j11, j02, j12, free_x, free_y = _factor(i, m, means, quats, scales_log, cam, half, t)
+        slot, end = U(slot_of[i]), U(slot_of[i] + tiles[i])
+        u = _sum_slots(slot, end, slots)
+        x, y, z = _camera_mean(i, means, cam)
+        q = _unit_quaternion(i, quats)
+        s0, s1, s2 = math.exp(scales_log[i, 0]), math.exp(scales_log[i, 1]), math.exp(scales_log[i, 2])
+        half, t, j00, j11, j02, j12, free_x, free_y = _factor(x, y, z, q, s0, s1, s2, cam)
         a, b, c, det, det0 = _covariance(t, cam[26])
         opacity0 = _ONE / (_ONE + math.exp(-opacities_logit[i]))
-        g_opacities[i] = _sum(g_opacities[i], sums[0] * (_ONE - opacity0), first)
-        m00, m01, m11 = _covariance_gradient(sums, i, records, a, b, c, det, det0, opacity0, antialiased, cam[26])
-        vx = _TWO * records[i, 2] * sums[1] + records[i, 3] * sums[2]
-        vy = records[i, 3] * sums[1] + _TWO * records[i, 4] * sums[2]
+        g_opacities[i] = _sum(g_opacities[i], u[0] * (_ONE - opacity0), first)
+        conic = (_TWO * records[i, 2], records[i, 3], _TWO * records[i, 4])
+        m00, m01, m11 = _covariance_gradient(u, conic, a, b, c, det, det0, records[i, 5], opacity0, antialiased, cam[26])
+        vx, vy = conic[0] * u[1] + conic[1] * u[2], conic[1] * u[1] + conic[2] * u[2]
         if g_offsets.shape[0]:
             g_offsets[i, 0], g_offsets[i, 1] = vx, vy
-        gx, gy, gz = _mean_gradient(m, m00, m01, m11, t, half, j00, j11, j02, j12, free_x, free_y, vx, vy, vh)
-        at = 9
+        vh, v00, v11, v02, v12 = _factor_gradient(t, half, m00, m01, m11, j00, j11, j02, j12)
+        gx, gy, gz = _mean_gradient(x, y, z, vx, vy, (v00, v11, v02, v12), j00, j11, j02, j12, free_x, free_y)
+        at = U(9)
         if flags & FLAG_DEPTH:
-            gz += sums[9]
-            at = 10
-        for k in range(g_extra.shape[1]):
-            g_extra[i, k] = _sum(g_extra[i, k], sums[at + k], first)
-        _colour_gradient(i, sums, means, sh_dc, sh_rest, sh_count, cam, linear, first, g_dc, g_rest, g_dir, basis, vb, d)
-        for k in range(3):
-            g_means[i, k] = _sum(g_means[i, k], cam[k] * gx + cam[3 + k] * gy + cam[6 + k] * gz + g_dir[k], first)
-        for j in range(3):  # H = R_camera R_q S: undo the camera, then split rotation and scale
-            s = math.exp(scales_log[i, j])
-            vs = _ZERO
-            for r in range(3):
-                vs += vh[3 * r + j] * half[3 * r + j]
-                vr[3 * r + j] = (cam[r] * vh[j] + cam[3 + r] * vh[3 + j] + cam[6 + r] * vh[6 + j]) * s
-            g_scales[i, j] = _sum(g_scales[i, j], vs, first)
-        _quaternion_gradient(i, quats, vr, g_quats, first)
+            gz += _sum_column(slot, end, at, slots)
+            at += U(1)
+        for k in range(U(g_extra.shape[1])):
+            g_extra[i, k] = _sum(g_extra[i, k], _sum_column(slot, end, at + k, slots), first)
+        g_dir[0], g_dir[1], g_dir[2] = _ZERO, _ZERO, _ZERO
+        dx, dy, dz, rn = _ZERO, _ZERO, _ZERO, _ZERO
+        if sh_count:
+            dx, dy, dz, rn = _direction(i, means, cam)
+            _basis(dx, dy, dz, sh_count, basis)
+        raw = _raw_colour(i, sh_dc, sh_rest, sh_count, basis)
+        _colour_gradient(i, (u[6], u[7], u[8]), raw, linear, first, sh_rest, sh_count, basis, vb, g_dc, g_rest)
+        if sh_count:
+            _basis_gradient(dx, dy, dz, sh_count, vb, g_dir)
+        radial = g_dir[0] * dx + g_dir[1] * dy + g_dir[2] * dz
+        px, py, pz = (g_dir[0] - radial * dx) * rn, (g_dir[1] - radial * dy) * rn, (g_dir[2] - radial * dz) * rn
+        g_means[i, 0] = _sum(g_means[i, 0], cam[0] * gx + cam[3] * gy + cam[6] * gz + px, first)
+        g_means[i, 1] = _sum(g_means[i, 1], cam[1] * gx + cam[4] * gy + cam[7] * gz + py, first)
+        g_means[i, 2] = _sum(g_means[i, 2], cam[2] * gx + cam[5] * gy + cam[8] * gz + pz, first)
+        g_scales[i, 0] = _sum(g_scales[i, 0], vh[0] * half[0] + vh[3] * half[3] + vh[6] * half[6], first)
+        g_scales[i, 1] = _sum(g_scales[i, 1], vh[1] * half[1] + vh[4] * half[4] + vh[7] * half[7], first)
+        g_scales[i, 2] = _sum(g_scales[i, 2], vh[2] * half[2] + vh[5] * half[5] + vh[8] * half[8], first)
+        # H = R_camera R_q S: undo scale and camera for the rotation
+        vr = (vh[0] * s0, vh[1] * s1, vh[2] * s2, vh[3] * s0, vh[4] * s1, vh[5] * s2, vh[6] * s0, vh[7] * s1, vh[8] * s2)
+        vr = _times((cam[0], cam[3], cam[6], cam[1], cam[4], cam[7], cam[2], cam[5], cam[8]), vr)
+        gw, gqx, gqy, gqz = _quaternion_gradient(q, vr)
+        g_quats[i, 0], g_quats[i, 1] = _sum(g_quats[i, 0], gw, first), _sum(g_quats[i, 1], gqx, first)
+        g_quats[i, 2], g_quats[i, 3] = _sum(g_quats[i, 2], gqy, first), _sum(g_quats[i, 3], gqz, first)
