@@ -14,7 +14,7 @@ from engine.axes import rotation_of
 from engine.splat_file import Splats
 
 ROOT = Path(__file__).resolve().parents[1]
-NODE_PACKAGES = ("@playcanvas/splat-transform@2.7.1", "gltf-validator@2.0.0-dev.3.10")
+NODE_PACKAGES = ("@playcanvas/splat-transform@2.7.1", "gltf-validator@2.0.0-dev.3.10", "@gltf-transform/core@4.5.1")
 
 
 def random_splats(count: int, degree: int, seed: int = 0) -> Splats:
@@ -57,7 +57,7 @@ def node_folder() -> Path:
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("Node.js and npm are not installed")
     folder = ROOT / "build" / "npm"
-    if not (folder / "node_modules" / ".bin" / "splat-transform").exists() or not (folder / "node_modules" / "gltf-validator").exists():
+    if not all((folder / "node_modules" / package.rsplit("@", 1)[0]).exists() for package in NODE_PACKAGES):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "package.json").write_text('{"private": true}\n')
         command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", *NODE_PACKAGES]

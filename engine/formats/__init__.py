@@ -99,7 +99,7 @@ FORMATS: dict[str, Format] = {
             False,
             False,
             True,
-            "lossy: 16-bit positions, codebooks, SH palette; written by splat-transform",
+            "lossy: 16-bit positions, codebooks of 256, SH palette",
         ),
         Format("ksplat", (".ksplat",), "ksplat", "opencv", (), False, False, False, "read only; 8-bit colour"),
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..axes import preset, quaternion_of
 from ..camera_file import CameraPath
+from ..errors import UserError
 from .scene import log
 
 _LOOKS_BACK = np.diag([1.0, -1.0, -1.0, 1.0])  # OpenCV camera -> camera that looks along -Z, +Y up
@@ -33,8 +34,10 @@ def path_from_nodes(
     """Inverse of `node_matrices`: [f, 4, 4] node matrices and K [f, 3, 3] -> CameraPath in metres.
 
     Scale that a node inherits (a scene exported in centimetres under a scaled root) is taken off
-    the camera's axes; its position keeps it.
+    the camera's axes; its position keeps it. UserError when a number is not finite.
     """
+    if not (np.isfinite(matrices).all() and np.isfinite(K).all() and np.isfinite([fps, metres_per_unit]).all()):
+        raise UserError("The file's camera holds numbers that are not finite.", "Export it again, or without the camera.")
     turn = np.eye(4)
     turn[:3, :3] = preset(axes).from_opencv
     world = turn.T @ np.asarray(matrices, np.float64) @ _LOOKS_BACK

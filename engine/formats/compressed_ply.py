@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..sh_rotation import SH_C0
+from .packing import morton_order, smallest_three
 from .ply import provenance
 from .scene import SplatScene, replacing, sigmoid
 
@@ -21,18 +22,6 @@ _CHUNK = 256
 _CHUNK_PROPERTIES = [
     f"{end}_{group}{name}" for group, names in (("", "xyz"), ("scale_", "xyz"), ("", "rgb")) for end in ("min", "max") for name in names
 ]
-
-
-def morton_order(means: np.ndarray) -> np.ndarray:
-    """[n, 3] -> [n] indices along a Z curve of 10 bits an axis, so that neighbours share a chunk."""
-    low = means.min(axis=0).astype(np.float64)
-    size = np.maximum(means.max(axis=0) - low, 1e-30)
-    cells = np.minimum((means - low) / size * 1024, 1023).astype(np.uint64)
-    code = np.zeros(len(means), np.uint64)
-    for bit in range(10):
-        for axis in range(3):
-            code |= ((cells[:, axis] >> np.uint64(bit)) & np.uint64(1)) << np.uint64(3 * bit + axis)
-    return np.argsort(code, kind="stable")
 
 
 def _unit(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -53,12 +42,8 @@ def _pack_11_10_11(unit: np.ndarray) -> np.ndarray:
 
 def _pack_quaternions(quats: np.ndarray) -> np.ndarray:
     """[n, 4] w x y z -> [n] uint32: index of the largest component, then the other three in order."""
-    q = quats / np.linalg.norm(quats, axis=1, keepdims=True)
-    rows = np.arange(len(q))
-    largest = np.abs(q).argmax(axis=1)
-    q = np.where(q[rows, largest][:, None] < 0, -q, q)
-    others = np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])[largest]
-    three = _levels(q[rows[:, None], others] * np.sqrt(0.5) + 0.5, 10)
+    largest, others = smallest_three(quats)
+    three = _levels(others * np.sqrt(0.5) + 0.5, 10)
     return largest.astype(np.uint32) << 30 | three[:, 0] << 20 | three[:, 1] << 10 | three[:, 2]
 
 

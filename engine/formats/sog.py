@@ -1,4 +1,4 @@
-"""PlayCanvas' SOG version 2: reading (.sog zip, or meta.json with its pictures), writing by splat-transform.
+"""PlayCanvas' SOG version 2: a .sog zip, or meta.json with its pictures.
 
 Lossless WebP pictures hold one splat a pixel: means_l and means_u the low and high byte of
 sign(x) ln(1 + |x|) between limits, quats the three smallest components of w x y z and the index of
@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
-import shutil
-import subprocess
-import tempfile
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +23,18 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import UserError
-from ..sh_rotation import COEFFICIENTS
-from ..splat_file import Splats, write_ply
-from .scene import MOST_SPLATS, Metadata, SplatScene, damaged, logit, read_bytes, replacing_path
+from ..sh_rotation import COEFFICIENTS, degree_of
+from ..splat_file import Splats
+from .packing import from_smallest_three, morton_order, smallest_three
+from .palette import codebook, nearest_level, palette
+from .scene import MOST_SPLATS, Metadata, SplatScene, damaged, logit, read_bytes, replacing, sigmoid
 
 LOSSY = ("positions to 16 bits", "scales and colours to codebooks of 256", "rotations to 8 bits", "SH to a palette")
 _META_LIMIT = 16 << 20
 _PICTURE_LIMIT = 1 << 30
 _PALETTE_WIDTH = 64
-_TOOL = "SPLAT_TRANSFORM"  # environment: where the command is, when it is not on PATH
-_TIMEOUT_S = 3600
+_PALETTE_LIMIT = 65536  # labels have 16 bits
+_EFFORT = 2  # of the WebP encoder: more costs double for a few hundredths of the size
 
 Loader = Callable[[str, int], bytes]
 
@@ -140,15 +141,10 @@ def _splats(meta: dict[str, Any], count: int, picture: Callable[[str, int], np.n
 
 
 def _quaternions(raw: np.ndarray) -> np.ndarray:
-    tag = raw[:, 3].astype(np.int64) - 252
-    three = (raw[:, :3] / 255.0 * 2 - 1) * np.sqrt(0.5)
-    rows = np.arange(len(raw))[:, None]
-    others = np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])[np.maximum(tag, 0)]
-    quats = np.zeros((len(raw), 4))
-    quats[rows, others] = three
-    quats[rows[:, 0], np.maximum(tag, 0)] = np.sqrt(np.maximum(0, 1 - (three**2).sum(axis=1)))
+    tag = raw[:, 3].astype(np.intp) - 252
+    quats = from_smallest_three(np.maximum(tag, 0), (raw[:, :3] / 255.0 * 2 - 1) * np.sqrt(0.5))
     quats[tag < 0] = (1, 0, 0, 0)  # an unknown tag means nothing; other readers do the same
-    return quats.astype(np.float32)
+    return quats
 
 
 def _harmonics(meta: dict[str, Any], count: int, picture: Callable, pixels: Callable, path: Path) -> np.ndarray:
@@ -171,39 +167,93 @@ def _harmonics(meta: dict[str, Any], count: int, picture: Callable, pixels: Call
     return palette[label].astype(np.float32)
 
 
-def tool() -> list[str]:
-    """The splat-transform command. UserError with the way to get it when it is not there."""
-    named = os.environ.get(_TOOL)
-    found = named if named and Path(named).is_file() else shutil.which("splat-transform")
-    if not found:
-        raise UserError(
-            "Writing SOG needs PlayCanvas' splat-transform, which is not installed.",
-            f"Install Node.js, run: npm install -g @playcanvas/splat-transform, or name the command in {_TOOL}.",
-        )
-    return [found]
+# ---- writing
 
 
 def write(path: Path, scene: SplatScene) -> None:
-    """A bundled .sog, or meta.json with pictures beside it, made by splat-transform on the CPU."""
+    """A bundled .sog, or a meta.json with its pictures beside it. UserError when the files cannot be written."""
     path = Path(path)
-    command = tool()
-    if not path.parent.is_dir():
-        raise UserError(f"The folder {path.parent} does not exist.", "Create it, or choose another place.")
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        source, target = Path(folder) / "in.ply", Path(folder) / "out" / path.name
-        target.parent.mkdir()
-        write_ply(source, scene.splats)
-        try:
-            done = subprocess.run(
-                [*command, "-q", "-w", "-g", "cpu", str(source), str(target)],
-                capture_output=True, text=True, timeout=_TIMEOUT_S, stdin=subprocess.DEVNULL, check=False,
-            )  # fmt: skip
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise UserError(f"splat-transform did not run: {error}.", "Check the installation of Node.js and splat-transform.") from error
-        if done.returncode != 0 or not target.is_file():
-            tail = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]
-            raise UserError(f"splat-transform failed: {tail[0]}", "Run it by hand on a .ply to see more.")
-        others = [made for made in target.parent.iterdir() if made != target]
-        for made in [*others, target]:  # meta.json last: it is what makes the pictures a scene
-            with replacing_path(path.parent / made.name) as final:
-                os.replace(made, final)
+    files = _encoded(scene)
+    if path.name == "meta.json":
+        for name, data in files.items():  # meta.json comes last: it is what makes the pictures a scene
+            with replacing(path.parent / name) as file:
+                file.write(data)
+        return
+    with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+
+
+def _encoded(scene: SplatScene) -> dict[str, bytes]:
+    """Name -> bytes of every file, meta.json last. Splats go in Morton order, so that neighbours are alike."""
+    s = Splats(*(array[order] for order in (morton_order(scene.splats.means),) for array in scene.splats))
+    means = np.sign(s.means) * np.log1p(np.abs(s.means.astype(np.float64)))
+    low, high = means.min(axis=0), means.max(axis=0)
+    level = np.rint((means - low) / np.where(high > low, high - low, 1.0) * 65535).astype(np.uint16)
+    scales, colours = codebook(s.scales_log), codebook(s.sh_dc)
+    opacity = np.rint(sigmoid(s.opacities_logit) * 255).astype(np.uint8)
+    pictures = {
+        "means_l": _square(level & 255),
+        "means_u": _square(level >> 8),
+        "quats": _square(_packed_quaternions(s.quats)),
+        "scales": _square(nearest_level(s.scales_log, scales)),
+        "sh0": _square(np.concatenate([nearest_level(s.sh_dc, colours), opacity[:, None]], axis=1)),
+    }
+    meta: dict[str, Any] = {
+        "version": 2,
+        "asset": {"generator": "Scene Splatter"},
+        "count": scene.count,
+        "antialias": scene.metadata.antialiased,
+        "means": {"mins": low.tolist(), "maxs": high.tolist(), "files": ["means_l.webp", "means_u.webp"]},
+        "scales": {"codebook": scales.tolist(), "files": ["scales.webp"]},
+        "quats": {"files": ["quats.webp"]},
+        "sh0": {"codebook": colours.tolist(), "files": ["sh0.webp"]},
+    }
+    if s.sh_rest.shape[1]:
+        meta["shN"], more = _packed_harmonics(s.sh_rest)
+        pictures |= more
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        files = dict(zip((f"{name}.webp" for name in pictures), pool.map(_webp, pictures.values()), strict=True))
+    return files | {"meta.json": json.dumps(meta, allow_nan=False).encode()}
+
+
+def _packed_quaternions(quats: np.ndarray) -> np.ndarray:
+    """[n, 4] w x y z -> [n, 4] uint8."""
+    largest, three = smallest_three(quats)
+    return np.column_stack([np.rint((three * np.sqrt(2) + 1) * 127.5), 252 + largest]).astype(np.uint8)
+
+
+def _packed_harmonics(sh_rest: np.ndarray) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """[n, k, 3] -> the shN section and its two pictures."""
+    n, k, _ = sh_rest.shape
+    size = min(_PALETTE_LIMIT, 1 << (n.bit_length() - 1))
+    entries, label = palette(sh_rest.reshape(n, 3 * k), size)
+    book = codebook(entries)
+    rows = -(-len(entries) // _PALETTE_WIDTH)
+    pixels = np.zeros((rows * _PALETTE_WIDTH * k, 3), np.uint8)
+    pixels[: len(entries) * k] = nearest_level(entries, book).reshape(-1, 3)
+    section = {
+        "count": len(entries), "bands": degree_of(k), "codebook": book.tolist(), "files": ["shN_centroids.webp", "shN_labels.webp"]
+    }  # fmt: skip
+    labels = np.column_stack([label & 255, label >> 8, np.zeros(n, np.int64)])
+    return section, {"shN_centroids": _opaque(pixels).reshape(rows, _PALETTE_WIDTH * k, 4), "shN_labels": _square(labels)}
+
+
+def _opaque(values: np.ndarray) -> np.ndarray:
+    return np.concatenate([values.astype(np.uint8), np.full((len(values), 1), 255, np.uint8)], axis=1)
+
+
+def _square(values: np.ndarray) -> np.ndarray:
+    """[n, 3 or 4] -> a picture [h, w, 4] uint8 that is about square, sides multiples of four."""
+    n = len(values)
+    width = 4 * math.ceil(math.sqrt(n) / 4)
+    height = 4 * math.ceil(n / width / 4)
+    picture = np.zeros((height * width, 4), np.uint8)
+    picture[:n] = values if values.shape[1] == 4 else _opaque(values)
+    return picture.reshape(height, width, 4)
+
+
+def _webp(picture: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(picture).save(out, "WEBP", lossless=True, exact=True, method=_EFFORT)
+    return out.getvalue()

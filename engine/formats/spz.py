@@ -22,6 +22,7 @@ from ..axes import similarity, transform_splats
 from ..errors import UserError
 from ..sh_rotation import COEFFICIENTS, degree_of
 from ..splat_file import Splats
+from .packing import from_smallest_three, smallest_three
 from .scene import MOST_SPLATS, Metadata, SplatScene, damaged, log, logit, read_bytes, replacing, sigmoid
 
 LOSSY = ("positions to 24-bit fixed point", "opacity, colour and scales to 8 bits", "rotations to 10 bits", "SH to 6 bits")
@@ -198,31 +199,17 @@ def _unpack_first_three(raw: np.ndarray) -> np.ndarray:
 
 def _unpack_smallest_three(raw: np.ndarray) -> np.ndarray:
     word = raw.reshape(-1, 4).copy().view("<u4")[:, 0]
-    largest = (word >> 30).astype(np.intp)
-    rows = np.arange(len(word))
-    xyzw = np.zeros((len(word), 4))
-    others = np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])[largest]
-    for slot in range(3):  # the first kept component sits in the highest bits
-        field = (word >> np.uint32(20 - 10 * slot)) & np.uint32(1023)
-        value = (field & 511) * (np.sqrt(0.5) / 511)
-        xyzw[rows, others[:, slot]] = np.where(field & 512, -value, value)
-    xyzw[rows, largest] = np.sqrt(np.maximum(0, 1 - (xyzw**2).sum(axis=1)))
-    return xyzw[:, [3, 0, 1, 2]].astype(np.float32)
+    field = np.stack([word >> np.uint32(shift) & np.uint32(1023) for shift in (20, 10, 0)], axis=1)  # the first kept has the highest bits
+    value = (field & 511) * (np.sqrt(0.5) / 511)
+    xyzw = from_smallest_three((word >> 30).astype(np.intp), np.where(field & 512, -value, value))
+    return np.ascontiguousarray(xyzw[:, [3, 0, 1, 2]])
 
 
 def _pack_smallest_three(quats: np.ndarray) -> np.ndarray:
     """[n, 4] w x y z -> [n, 4] bytes."""
-    q = quats[:, [1, 2, 3, 0]].astype(np.float64)
-    q /= np.linalg.norm(q, axis=1, keepdims=True)
-    rows = np.arange(len(q))
-    largest = np.abs(q).argmax(axis=1)
-    q = np.where(q[rows, largest][:, None] < 0, -q, q)
-    word = largest.astype(np.uint32)
-    others = np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])[largest]
-    for slot in range(3):
-        value = q[rows, others[:, slot]]
-        size = np.minimum(np.rint(np.abs(value) * (511 / np.sqrt(0.5))), 511).astype(np.uint32)
-        word = word << np.uint32(10) | (value < 0).astype(np.uint32) << np.uint32(9) | size
+    largest, three = smallest_three(quats[:, [1, 2, 3, 0]].astype(np.float64))
+    size = np.minimum(np.rint(np.abs(three) * (511 / np.sqrt(0.5))), 511).astype(np.uint32) | (three < 0).astype(np.uint32) << np.uint32(9)
+    word = largest.astype(np.uint32) << 30 | size[:, 0] << 20 | size[:, 1] << 10 | size[:, 2]
     return word.astype("<u4").view(np.uint8).reshape(-1, 4)
 
 

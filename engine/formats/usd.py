@@ -9,7 +9,11 @@ are tenths of the stage's unit, as UsdGeom.Camera defines them.
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +36,7 @@ except ImportError as error:
 
 Y_UP = ("gltf", "houdini", "nuke")
 Z_UP = ("blender",)
+_ROOT = Path(__file__).resolve().parents[2]
 _SENSOR_MM = 36.0
 _FIRST_FRAME = 1  # the first time code, as Blender, Nuke and Houdini count
 _COLOUR_NAMES = {DISPLAY: "srgb_rec709_scene", LINEAR: "lin_rec709_scene"}  # the names USD's colour API knows
@@ -176,7 +181,11 @@ def read(path: Path) -> SplatScene:
 
     UserError for files that USD cannot open, fields whose arrays do not fit, and stages without any.
     """
-    stage = _open(path)
+    with _complaints_of_usd(path):
+        return _read_stage(_open(path), path)
+
+
+def _read_stage(stage: Any, path: Path) -> SplatScene:
     axes = "blender" if UsdGeom.GetStageUpAxis(stage) == UsdGeom.Tokens.z else "gltf"
     unit = UsdGeom.GetStageMetersPerUnit(stage)
     fields = [UsdVol.ParticleField3DGaussianSplat(p) for p in stage.Traverse() if p.IsA(UsdVol.ParticleField3DGaussianSplat)]
@@ -193,12 +202,28 @@ def read(path: Path) -> SplatScene:
     return SplatScene(splats, metadata, read_cameras(stage, axes, unit))
 
 
-def _open(path: Path) -> Any:
+@contextlib.contextmanager
+def _complaints_of_usd(path: Path) -> Iterator[None]:
+    """USD's errors, which it raises at any access, as one of ours."""
     try:
-        stage = Usd.Stage.Open(str(path))
-    except Tf.ErrorException as error:
-        raise damaged(path, f"USD cannot open it ({str(error).strip().splitlines()[-1]})") from error
-    return stage
+        yield
+    except (Tf.ErrorException, UnicodeDecodeError, RuntimeError) as error:
+        try:
+            reason = str(error).strip().splitlines()[-1].strip()
+        except UnicodeDecodeError:  # the message quotes the file
+            reason = "it holds bytes that are no text"
+        raise damaged(path, f"USD cannot read it ({reason})") from error
+
+
+def _open(path: Path) -> Any:
+    """The stage. Some damaged binary files end the process that reads them, so one of its own tries first."""
+    with Path(path).open("rb") as file:
+        binary = file.read(8).startswith((b"PXR-USDC", b"PK"))
+    if binary:
+        done = subprocess.run([sys.executable, "-m", __name__, str(Path(path).resolve())], cwd=_ROOT, capture_output=True, check=False)
+        if done.returncode not in (0, 1):
+            raise damaged(path, f"reading it ends USD with code {done.returncode}")
+    return Usd.Stage.Open(str(path))
 
 
 def _read_field(field: Any, path: Path) -> Splats:
@@ -271,6 +296,19 @@ def _resolution(prim: Any, name: str) -> int:
 
 def cameras_of(path: Path) -> CameraPath | None:
     """The first camera of a stage file that need not hold splats, or None. Raises UserError."""
-    stage = _open(path)
-    axes = "blender" if UsdGeom.GetStageUpAxis(stage) == UsdGeom.Tokens.z else "gltf"
-    return read_cameras(stage, axes, UsdGeom.GetStageMetersPerUnit(stage))
+    with _complaints_of_usd(path):
+        stage = _open(path)
+        axes = "blender" if UsdGeom.GetStageUpAxis(stage) == UsdGeom.Tokens.z else "gltf"
+        return read_cameras(stage, axes, UsdGeom.GetStageMetersPerUnit(stage))
+
+
+def _try(path: str) -> None:
+    """Touch all that `read` and `cameras_of` would. Whatever is wrong short of a crash is theirs to say."""
+    with contextlib.suppress(UserError, Tf.ErrorException, UnicodeDecodeError, RuntimeError):
+        stage = Usd.Stage.Open(path)
+        read_cameras(stage, "gltf", 1.0)
+        _read_stage(stage, Path(path))
+
+
+if __name__ == "__main__":
+    _try(sys.argv[1])

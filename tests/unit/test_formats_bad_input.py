@@ -23,7 +23,7 @@ from engine.formats.scene import repaired, replacing
 from engine.splat_file import Splats
 from tests.format_samples import random_splats
 
-ENDINGS = (".ply", ".compressed.ply", ".spz", ".splat", ".glb", ".gltf", ".usdc")
+ENDINGS = (".ply", ".compressed.ply", ".spz", ".splat", ".glb", ".gltf", ".usdc", ".sog")
 
 
 def _file(tmp_path: Path, ending: str, degree: int = 3) -> Path:
@@ -329,7 +329,7 @@ def test_a_scene_of_nothing_but_nan_is_refused(tmp_path):
 # ---- never half a file
 
 
-@pytest.mark.parametrize("ending", [".ply", ".compressed.ply", ".spz", ".splat", ".glb", ".gltf", ".usdc", ".usdz"])
+@pytest.mark.parametrize("ending", [".ply", ".compressed.ply", ".spz", ".splat", ".glb", ".gltf", ".usdc", ".usdz", ".sog"])
 def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch, ending):
     path = _file(tmp_path, ending, 0)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
@@ -351,7 +351,7 @@ def test_an_exception_in_mid_write_leaves_no_litter(tmp_path):
 
 
 def test_a_missing_folder_is_said(tmp_path):
-    for ending in (".ply", ".glb", ".spz", ".usdc", ".usdz"):
+    for ending in (".ply", ".glb", ".spz", ".usdc", ".usdz", ".sog"):
         with pytest.raises(UserError, match="does not exist"):
             formats.write(tmp_path / "nowhere" / f"a{ending}", SplatScene(random_splats(2, 0)))
 

@@ -10,8 +10,9 @@ import plyfile
 import pytest
 
 from engine import formats
+from engine.axes import similarity, transform_splats
 from engine.formats import SplatScene, WriteOptions
-from engine.formats.compressed_ply import morton_order
+from engine.formats.packing import morton_order
 from engine.splat_file import Splats
 from tests.format_samples import covariances, node_folder, opacity, random_splats, rotation_error, splat_transform
 
@@ -132,7 +133,7 @@ def _sources(shared_data):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["train1000", "leica"])
-@pytest.mark.parametrize("ending", [".ply", ".compressed.ply", ".spz", ".splat"])
+@pytest.mark.parametrize("ending", [".ply", ".compressed.ply", ".spz", ".splat", ".sog"])
 def test_splat_transform_reads_our_files_splat_by_splat(tmp_path, shared_data, name, ending):
     """Ours -> splat-transform -> .ply, read by plyfile's dialect, against what our own reader sees."""
     node_folder()
@@ -179,8 +180,6 @@ def test_we_read_what_splat_transform_writes(tmp_path, shared_data, ending, argu
 
 def _turned_like_playcanvas(scene: SplatScene) -> Splats:
     """PlayCanvas calls a .ply's axes right-handed y-up turned by 180 degrees about z."""
-    from engine.axes import similarity, transform_splats
-
     return transform_splats(scene.splats, similarity(np.diag([-1.0, -1.0, 1.0])))
 
 
@@ -189,6 +188,46 @@ def test_their_order_of_compressed_splats_is_a_z_curve_too():
     ordered = means[morton_order(means)]
     steps = np.linalg.norm(np.diff(ordered, axis=0), axis=1).mean()
     assert steps < 0.5 * np.linalg.norm(np.diff(means, axis=0), axis=1).mean()
+
+
+_READ_GLB = """
+const { NodeIO } = require('@gltf-transform/core'), fs = require('fs');
+new NodeIO().read(process.argv[1]).then((document) => {
+  for (const mesh of document.getRoot().listMeshes()) for (const primitive of mesh.listPrimitives())
+    for (const name of primitive.listSemantics()) {
+      const values = new Float32Array(primitive.getAttribute(name).getArray());
+      fs.writeFileSync(process.argv[2] + '/' + name.replace(':', '+'), new Uint8Array(values.buffer));
+    }
+});
+"""
+
+
+@pytest.mark.parametrize("ending", [".glb", ".gltf"])
+@pytest.mark.parametrize("name", ["train1000", "leica"])
+def test_gltf_transform_reads_our_gltf_splat_by_splat(tmp_path, shared_data, name, ending):
+    """A general glTF library, which knows nothing of splats, finds the numbers of the .ply under the extension's names."""
+    folder = node_folder()
+    s = formats.read(_sources(shared_data)[name]).splats
+    target = tmp_path / f"a{ending}"
+    formats.write(target, SplatScene(s))
+    subprocess.run(["node", "-e", _READ_GLB, str(target), str(tmp_path)], cwd=folder, timeout=120, check=True)
+
+    def attribute(semantic: str, width: int) -> np.ndarray:
+        return np.fromfile(tmp_path / semantic, "<f4").reshape(-1, width)
+
+    base = "KHR_gaussian_splatting+"
+    np.testing.assert_array_equal(attribute("POSITION", 3), s.means * (1, -1, -1))
+    unit = s.quats / np.linalg.norm(s.quats, axis=1, keepdims=True)
+    np.testing.assert_allclose(attribute(f"{base}ROTATION", 4), unit[:, [1, 2, 3, 0]] * (1, -1, -1, 1), atol=1e-6)
+    np.testing.assert_allclose(attribute(f"{base}SCALE", 3), np.exp(s.scales_log), rtol=1e-6)
+    np.testing.assert_allclose(attribute(f"{base}OPACITY", 1)[:, 0], opacity(s), atol=1e-6)
+    np.testing.assert_array_equal(attribute(f"{base}SH_DEGREE_0_COEF_0", 3), s.sh_dc)
+    signs = (-1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1)  # bands 1 to 3, y and z turned round: by the parity of each polynomial
+    i = 0
+    for degree in (1, 2, 3):
+        for order in range(2 * degree + 1):
+            np.testing.assert_array_equal(attribute(f"{base}SH_DEGREE_{degree}_COEF_{order}", 3), s.sh_rest[:, i] * signs[i])
+            i += 1
 
 
 _VALIDATE = """

@@ -12,7 +12,7 @@ from engine import formats
 from engine.camera_file import CameraPath
 from engine.errors import UserError
 from engine.formats import SplatScene, WriteOptions
-from engine.formats.compressed_ply import morton_order
+from engine.formats.packing import morton_order
 from engine.formats.scene import DISPLAY, LINEAR, Metadata, linear_to_srgb, srgb_to_linear
 from engine.sh_rotation import SH_C0, basis, sphere_directions
 from engine.splat_file import Splats
@@ -30,6 +30,8 @@ PROMISES = {
     ".splat": (0, 1e-4, 1e-6, 0.5 / 255 + 1e-6, 0.5 / 255 / SH_C0 + 1e-6, None),
     # 11-bit positions and scales inside chunks of at most the whole scene
     ".compressed.ply": (0.012, 1e-5, 0.01, 0.5 / 255 + 1e-6, 0.02, 1 / 32 + 1e-6),
+    # 16-bit positions on a logarithmic scale, codebooks of 256, 8-bit rotations; a palette promises nothing of random SH
+    ".sog": (6e-4, 3e-5, 0.05, 0.5 / 255 + 1e-6, 0.02, None),
 }
 
 
@@ -60,15 +62,25 @@ def _check(before: Splats, after: Splats, promise) -> None:
 def test_every_format_keeps_what_it_promises(tmp_path, ending, degree):
     splats = random_splats(700, degree, seed=degree)
     scene = _written(tmp_path, ending, splats).in_axes("opencv", 1.0)
-    if ending == ".compressed.ply":
+    if ending in (".compressed.ply", ".sog"):
         splats = Splats(*(array[morton_order(splats.means)] for array in splats))
     _check(splats, scene.splats, PROMISES[ending])
 
 
 @pytest.mark.parametrize("count", [1, 255, 256, 257])
-@pytest.mark.parametrize("ending", [".compressed.ply", ".spz", ".glb", ".splat", ".usdc"])
+@pytest.mark.parametrize("ending", [".compressed.ply", ".spz", ".glb", ".splat", ".usdc", ".sog"])
 def test_any_number_of_splats_fits(tmp_path, ending, count):
     assert _written(tmp_path, ending, random_splats(count, 1)).count == count
+
+
+def test_sog_beside_its_pictures_is_the_bundle(tmp_path):
+    """meta.json as the target writes the pictures beside it; both hold the same bytes."""
+    splats = random_splats(900, 2)
+    bundle = _written(tmp_path, ".sog", splats).splats
+    (tmp_path / "folder").mkdir()
+    formats.write(tmp_path / "folder" / "meta.json", SplatScene(splats))
+    for a, b in zip(bundle, formats.read(tmp_path / "folder").splats, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_ply_is_bit_equal_even_for_odd_floats(tmp_path):
