@@ -21,7 +21,7 @@ _FORMATS = (
     (".usdc", "OpenUSD", "Lossless; ParticleField3DGaussianSplat, with the animated camera"),
     (".compressed.ply", "Compressed PLY", "Lossy; PlayCanvas and SuperSplat"),
     (".splat", "splat", "Lossy, no view-dependent colour"),
-    (".sog", "SOG", "Very small, lossy; needs splat-transform"),
+    (".sog", "SOG", "Smallest, lossy; PlayCanvas and SuperSplat"),
     (".ply", "PLY in other axes", "Lossless"),
 )
 _READABLE = "*.spz;*.glb;*.gltf;*.usd;*.usda;*.usdc;*.usdz;*.sog;*.splat;*.ksplat;*.ply;meta.json"

@@ -220,7 +220,12 @@ def _open(path: Path) -> Any:
     with Path(path).open("rb") as file:
         binary = file.read(8).startswith((b"PXR-USDC", b"PK"))
     if binary:
-        done = subprocess.run([sys.executable, "-m", __name__, str(Path(path).resolve())], cwd=_ROOT, capture_output=True, check=False)
+        command = [sys.executable, "-m", __name__, str(Path(path).resolve())]
+        limit_s = 60 + Path(path).stat().st_size / 5e6
+        try:
+            done = subprocess.run(command, cwd=_ROOT, capture_output=True, timeout=limit_s, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise damaged(path, f"USD has not read it in {limit_s:.0f} s") from error
         if done.returncode not in (0, 1):
             raise damaged(path, f"reading it ends USD with code {done.returncode}")
     return Usd.Stage.Open(str(path))
