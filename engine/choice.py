@@ -25,7 +25,7 @@ class Candidate(NamedTuple):
 
     name: str
     needs: tuple[str, ...]  # names of weights
-    least_gib: float  # GPU memory at its trained size: memory.py's leanest useful rung; quoted where it has none of its own
+    least_gib: float  # GPU memory at its trained size: what a useful rung of memory.py asks for, or what is quoted if that is more
     fixed_gib: float  # of that, what does not depend on the size: the weights, as far as they must be on the device
     width: int  # trained
     most_frames: float  # at a time
@@ -34,17 +34,17 @@ class Candidate(NamedTuple):
 
 # Best first: those that see the render, then by quality; the patch prior needs neither GPU nor weights.
 RANKING = (
-    Candidate("viewcrafter_25", ("viewcrafter_25",), 15.0, 2.7, 1024, 25),
-    Candidate("wan_vace_14b_fast", ("wan_vace_14b", "wan_14b_lightx2v"), 22.0, 16.0, 832, 81),
-    Candidate("wan_vace_14b", ("wan_vace_14b",), 22.0, 16.0, 1280, 81),
-    Candidate("viewcrafter_16", ("viewcrafter_16",), 10.5, 2.7, 1024, 16),
-    Candidate("viewcrafter_25_sparse", ("viewcrafter_25_sparse",), 15.0, 2.7, 1024, 25),
-    Candidate("wan_vace_1.3b", ("wan_vace_1.3b",), 8.2, 4.0, 832, 81),
-    Candidate("wan_fun_inp_1.3b", ("wan_fun_inp_1.3b", "wan_vace_1.3b", "wan_image_encoder"), 8.2, 4.0, 832, 81),
-    Candidate("viewcrafter_25_512", ("viewcrafter_25_512",), 6.5, 2.7, 512, 25),
+    Candidate("viewcrafter_25", ("viewcrafter_25",), 16.2, 3.0, 1024, 25),
+    Candidate("wan_vace_14b_fast", ("wan_vace_14b", "wan_14b_lightx2v"), 22.0, 17.5, 832, 81),
+    Candidate("wan_vace_14b", ("wan_vace_14b",), 23.6, 17.5, 1280, 81),
+    Candidate("viewcrafter_16", ("viewcrafter_16",), 11.5, 3.0, 1024, 16),
+    Candidate("viewcrafter_25_sparse", ("viewcrafter_25_sparse",), 16.2, 3.0, 1024, 25),
+    Candidate("wan_vace_1.3b", ("wan_vace_1.3b",), 8.2, 4.5, 832, 81),
+    Candidate("wan_fun_inp_1.3b", ("wan_fun_inp_1.3b", "wan_vace_1.3b", "wan_image_encoder"), 8.2, 4.5, 832, 81),
+    Candidate("viewcrafter_25_512", ("viewcrafter_25_512",), 6.7, 3.0, 512, 25),
     Candidate("ltx", ("ltx",), 10.0, 4.0, 704, 161),
-    Candidate("svd", ("svd",), 8.0, 3.0, 1024, 25),
-    Candidate("cogvideox_i2v", ("cogvideox_i2v",), 19.0, 11.0, 720, 49, (720, 480)),
+    Candidate("svd", ("svd",), 13.9, 3.5, 1024, 25),
+    Candidate("cogvideox_i2v", ("cogvideox_i2v",), 19.0, 12.0, 720, 49, (720, 480)),
     Candidate("patch", (), 0.0, 0.0, 0, math.inf),
 )
 # Best first: metres with a field of view, then metres.
@@ -69,7 +69,7 @@ def suitable(
     `frames` at a time; `commercial` leaves out whatever may not be used commercially without further ado.
     """
     gib = 0.0 if free_bytes is None else free_bytes / GIB
-    fit = [c for c in RANKING if _needed_gib(c, size) <= gib and frames <= c.most_frames and not (commercial and not free_to_use(c))]
+    fit = [c for c in RANKING if needed_gib(c, size) <= gib and frames <= c.most_frames and not (commercial and not free_to_use(c))]
     if size is None:
         return fit
     fit = [c for c in fit if c.only_size in (None, size)]
@@ -81,7 +81,8 @@ def near(candidate: Candidate, width: int) -> bool:
     return candidate.width == 0 or 1.0 / _OFF <= width / candidate.width <= _OFF
 
 
-def _needed_gib(candidate: Candidate, size: tuple[int, int] | None) -> float:
+def needed_gib(candidate: Candidate, size: tuple[int, int] | None) -> float:
+    """GPU memory that a prior is taken to need at frames of `size` (width, height), None: as trained."""
     if size is None or candidate.width == 0:
         return candidate.least_gib
     share = size[0] * size[1] / (candidate.width**2 * 9 / 16)
@@ -180,6 +181,7 @@ def licences(settings: SceneSettings) -> dict[str, str]:
     text = f"allowed by the licences of all weights used: {'; '.join(named.values())}" if used else "free: no weights are used"
     if settings.prior.licences == "commercial":
         text = f"commercial-safe was asked for; {text}"
-    if Path(settings.geometry.initialiser.strip()).suffix:
-        text += f". {settings.geometry.initialiser.strip()} was given as a file: only you know the licence of what made it"
+    files = [f.strip() for f in (settings.geometry.initialiser, settings.prior.lora, settings.prior.gguf) if Path(f.strip()).suffix]
+    if files:
+        text += f". Given as files, of which only you know the licence: {', '.join(Path(f).name for f in files)}"
     return {"commercial use": text}

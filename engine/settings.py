@@ -94,6 +94,14 @@ class PriorSettings:
     )
     steps: int = _setting(0, "Denoising steps; 0 is the prior's own default", limits=(0, 1000))
     guidance: float = _setting(-1.0, "Classifier-free guidance; -1 is the prior's own default", limits=(-1.0, 50.0))
+    reuse: float = _setting(
+        0.0, "Leave network calls out while the clean estimate changes by less than this share a step; 0: never", limits=(0.0, 0.5)
+    )
+    lora: str = _setting("", "LoRA file (.safetensors) that is added to the weights of a Wan prior")
+    gguf: str = _setting("", "GGUF file with the network of Wan VACE or LTX in few bits, in place of its own weights")
+    attention: str = _setting(
+        "native", "Attention kernel; others than native and flex must be installed", choices=("native", "flash", "sage", "xformers", "flex")
+    )
     prompt: str = _setting("", "Text for priors that read it; empty is the prior's own default")
 
 

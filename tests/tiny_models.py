@@ -214,13 +214,13 @@ def _wan_vae():
     ).eval()
 
 
-def save_wan_vace(folder: Path) -> Path:
-    """A small Wan 2.1 VACE in the layout of the released ones."""
+def save_wan_vace(folder: Path, head: int = 12) -> Path:
+    """A small Wan 2.1 VACE in the layout of the released ones, of 2 heads of `head` channels."""
     from diffusers import WanVACETransformer3DModel
 
     torch.manual_seed(0)
     transformer = WanVACETransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16, text_dim=32,
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=head, in_channels=16, out_channels=16, text_dim=32,
         freq_dim=256, ffn_dim=32, num_layers=3, cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=32,
         vace_layers=[0, 2], vace_in_channels=96,
     )  # fmt: skip

@@ -122,6 +122,9 @@ def prepare_job(folder: Path, image: Path, path: str, settings: SceneSettings, *
                 raise UserError(f"The depth map {depth} does not exist.", "Check the name, or use --depth box.")
             inputs["depth"] = depth
             settings = settings_module.make(**{**_flat(settings), "depth": f"input/depth{depth.suffix.lower()}"})
+        # weights stay where they are: too large to copy
+        places = {n: str(Path(v).expanduser().resolve()) for n, v in (("lora", settings.prior.lora), ("gguf", settings.prior.gguf)) if v}
+        settings = settings_module.make(**{**_flat(settings), **places})
         return job_module.prepare(folder, settings, inputs, resume=resume)
 
 

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from .. import model_folder
 from ..errors import UserError
-from . import notation
+from . import notation, transformer
 from .base import Clip, Level, PriorSpec
 from .memory import GIB, Demand, Residence, Rung
+from .transformer import NO_WISHES, Wishes
 
 if TYPE_CHECKING:
     from ..settings import SceneSettings
@@ -197,9 +198,22 @@ def _require_size(transformer: nn.Module, size: tuple[int, int], frames: int) ->
         raise UserError(f"CogVideoX makes at most {most} frames at a time.", f"Set segment_length to {most} or less.")
 
 
+def demand(network: nn.Module, vae: nn.Module, frames: int, height: int, width: int, asked: Wishes = NO_WISHES) -> Demand:
+    """Memory at a working size."""
+    config: Any = network.config
+    tokens = (1 + (frames - 1) // 4) * (height // 16) * (width // 16)
+    return Demand(
+        denoiser=transformer.weight_bytes(network, asked),
+        companions=model_folder.in_16_bits(vae),
+        branch=_TOKEN_BYTES * config.num_attention_heads * config.attention_head_dim * tokens,
+        decode=max(_DECODER_BYTES * height * width, GIB // 4),
+        can_store_8bit=asked.gguf is None,
+    )
+
+
 def load(
     name: str, folder: Path, *, device: str, size: tuple[int, int], frames: int, prompt: str = "", guidance: float = -1.0,
-    rung: Rung | None = None,
+    asked: Wishes = NO_WISHES, rung: Rung | None = None,
 ) -> CogVideoX:  # fmt: skip
     """The prior from a folder in diffusers' layout, for clips of `frames` frames of `size` (height, width)."""
     from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
@@ -211,18 +225,10 @@ def load(
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     text = model_folder.sentence_embeddings(folder, T5EncoderModel, ["", prompt or PROMPT], _TEXT_TOKENS, masked=False)
     vae = model_folder.part(folder, "vae", AutoencoderKLCogVideoX, dtype)
-    transformer = model_folder.part(folder, "transformer", CogVideoXTransformer3DModel, dtype)
-    _require_size(transformer, size, frames)
-    height, width = size
-    config = transformer.config
-    tokens = (1 + (frames - 1) // 4) * (height // 16) * (width // 16)
-    demand = Demand(
-        denoiser=model_folder.in_16_bits(transformer),
-        companions=model_folder.in_16_bits(vae),
-        branch=_TOKEN_BYTES * config.num_attention_heads * config.attention_head_dim * tokens,
-        decode=max(_DECODER_BYTES * height * width, GIB // 4),
-        can_store_8bit=True,
-    )
+    transformer.refuse(name, asked, attention=True)
+    network = transformer.load(folder, CogVideoXTransformer3DModel, dtype, asked)
+    _require_size(network, size, frames)
+    config = network.config
     spec = PriorSpec(
         name=name,
         frames=frames_rule(name, _FRAMES_APART, config.sample_frames),
@@ -237,11 +243,9 @@ def load(
         commercial_use=False,
         starts_from_render=True,
     )
-    residence = Residence(device, demand, transformer, [vae], rung)
-    if residence.rung.store_8bit:
-        transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
+    residence = transformer.settle(device, demand(network, vae, frames, *size, asked), network, [vae], dtype, rung)
     scale = GUIDANCE if guidance < 0 else guidance
-    return CogVideoX(spec, transformer, vae, text["embeddings"].float(), _schedule(folder), residence, guidance=scale)
+    return CogVideoX(spec, network, vae, text["embeddings"].float(), _schedule(folder), residence, guidance=scale)
 
 
 def from_settings(settings: SceneSettings, image: Tensor, device: str) -> CogVideoX:
@@ -251,4 +255,5 @@ def from_settings(settings: SceneSettings, image: Tensor, device: str) -> CogVid
     name, chosen = settings.prior.prior, settings.prior
     size = (image.shape[1], image.shape[2])
     frames = 1 + -(-(settings.path.segment_length - 1) // _FRAMES_APART) * _FRAMES_APART
-    return load(name, weights.require(name), device=device, size=size, frames=frames, prompt=chosen.prompt, guidance=chosen.guidance)
+    asked, folder = transformer.wishes(settings), weights.require(name)
+    return load(name, folder, device=device, size=size, frames=frames, prompt=chosen.prompt, guidance=chosen.guidance, asked=asked)

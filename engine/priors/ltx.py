@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from .. import model_folder
 from ..errors import UserError
-from . import notation
+from . import notation, transformer
 from .base import Clip, Level, PriorSpec
 from .memory import GIB, Demand, Residence, Rung
+from .transformer import NO_WISHES, Wishes
 
 if TYPE_CHECKING:
     from ..settings import SceneSettings
@@ -164,9 +165,22 @@ class LTXVideo:
         return torch.Generator(self.residence.device).manual_seed(seed)
 
 
+def demand(network: nn.Module, vae: nn.Module, frames: int, height: int, width: int, asked: Wishes = NO_WISHES) -> Demand:
+    """Memory at a working size."""
+    config: Any = network.config
+    tokens = (1 + (frames - 1) // 8) * (height // 32) * (width // 32)
+    return Demand(
+        denoiser=transformer.weight_bytes(network, asked),
+        companions=model_folder.in_16_bits(vae),
+        branch=_TOKEN_BYTES * config.num_attention_heads * config.attention_head_dim * tokens,
+        decode=max(_DECODER_BYTES * height * width, GIB // 4),
+        can_store_8bit=asked.gguf is None,
+    )
+
+
 def load(
     name: str, folder: Path, *, device: str, size: tuple[int, int], frames: int, prompt: str = "", guidance: float = -1.0,
-    rung: Rung | None = None,
+    asked: Wishes = NO_WISHES, rung: Rung | None = None,
 ) -> LTXVideo:  # fmt: skip
     """The prior from a folder in diffusers' layout, for clips of `frames` frames of `size` (height, width)."""
     from diffusers import AutoencoderKLLTXVideo, LTXVideoTransformer3DModel
@@ -178,17 +192,9 @@ def load(
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     text = model_folder.sentence_embeddings(folder, T5EncoderModel, [NEGATIVE, prompt or PROMPT], _TEXT_TOKENS)
     vae = model_folder.part(folder, "vae", AutoencoderKLLTXVideo, dtype)
-    transformer = model_folder.part(folder, "transformer", LTXVideoTransformer3DModel, dtype)
-    config: Any = transformer.config
-    height, width = size
-    tokens = (1 + (frames - 1) // 8) * (height // 32) * (width // 32)
-    demand = Demand(
-        denoiser=model_folder.in_16_bits(transformer),
-        companions=model_folder.in_16_bits(vae),
-        branch=_TOKEN_BYTES * config.num_attention_heads * config.attention_head_dim * tokens,
-        decode=max(_DECODER_BYTES * height * width, GIB // 4),
-        can_store_8bit=True,
-    )
+    transformer.refuse(name, asked, attention=True, gguf=True)
+    network = transformer.load(folder, LTXVideoTransformer3DModel, dtype, asked)
+    config: Any = network.config
     spec = PriorSpec(
         name=name,
         frames=frames_rule(name, 8, MOST_FRAMES),
@@ -203,10 +209,8 @@ def load(
         commercial_use=False,
         starts_from_render=True,
     )
-    residence = Residence(device, demand, transformer, [vae], rung)
-    if residence.rung.store_8bit:
-        transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
-    return LTXVideo(spec, transformer, vae, text, residence, guidance=GUIDANCE if guidance < 0 else guidance)
+    residence = transformer.settle(device, demand(network, vae, frames, *size, asked), network, [vae], dtype, rung)
+    return LTXVideo(spec, network, vae, text, residence, guidance=GUIDANCE if guidance < 0 else guidance)
 
 
 def from_settings(settings: SceneSettings, image: Tensor, device: str) -> LTXVideo:
@@ -217,4 +221,5 @@ def from_settings(settings: SceneSettings, image: Tensor, device: str) -> LTXVid
     name, chosen = settings.prior.prior, settings.prior
     size = (image.shape[1], image.shape[2])
     frames = frames_rule(name, 8, MOST_FRAMES)(settings.path.segment_length)
-    return load(name, weights.require(name), device=device, size=size, frames=frames, prompt=chosen.prompt, guidance=chosen.guidance)
+    asked, folder = transformer.wishes(settings), weights.require(name)
+    return load(name, folder, device=device, size=size, frames=frames, prompt=chosen.prompt, guidance=chosen.guidance, asked=asked)

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import patch_bank
+from . import patch_bank, transformer
 from .base import Clip, Level, PriorSpec
 from .patch_clip import SURELY_KNOWN, PatchCondition, expected_colour, look, plan, queries_at
 from .patch_denoise import invent
@@ -41,6 +41,7 @@ COLOUR = 1.0  # weight of the mean colour in `features`; 5 would be its full sha
 
 def from_settings(settings: SceneSettings, image: Tensor, device: str) -> PatchPrior:
     """The registry's factory. The prior computes on the CPU whatever the device."""
+    transformer.refuse("patch", transformer.wishes(settings))
     return PatchPrior(image, seed=settings.output.seed)
 
 

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from .. import model_folder
 from ..errors import UserError
-from . import notation
+from . import notation, transformer
 from .base import Clip, Level, PriorSpec
 from .clip_image import clip_pixels
 from .memory import GIB, Demand, Residence, Rung
+from .transformer import NO_WISHES, Wishes
 
 if TYPE_CHECKING:
     from ..settings import SceneSettings
@@ -165,9 +166,20 @@ def _frames_rule(frames: int):
     return rule
 
 
+def demand(unet: nn.Module, vae: nn.Module, vision: nn.Module, frames: int, height: int, width: int) -> Demand:
+    """Memory at a working size."""
+    return Demand(
+        denoiser=model_folder.in_16_bits(unet),
+        companions=2 * model_folder.in_16_bits(vae) + model_folder.in_16_bits(vision),
+        branch=_CELL_BYTES * frames * (height // 8) * (width // 8),
+        decode=max(_DECODER_BYTES * height * width * _MOST_AT_ONCE, GIB // 4),
+    )
+
+
 def load(
-    name: str, folder: Path, *, device: str, size: tuple[int, int], guidance: float = -1.0, rung: Rung | None = None
-) -> StableVideo:
+    name: str, folder: Path, *, device: str, size: tuple[int, int], guidance: float = -1.0, asked: Wishes = NO_WISHES,
+    rung: Rung | None = None,
+) -> StableVideo:  # fmt: skip
     """The prior from a folder in diffusers' layout, for frames of `size` (height, width)."""
     from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
     from transformers import CLIPVisionModelWithProjection
@@ -177,14 +189,9 @@ def load(
     unet = model_folder.part(folder, "unet", UNetSpatioTemporalConditionModel, dtype)
     vae = model_folder.part(folder, "vae", AutoencoderKLTemporalDecoder, torch.float32)  # it overflows in 16 bits
     vision = model_folder.part(folder, "image_encoder", CLIPVisionModelWithProjection, dtype)
+    transformer.refuse(name, asked, attention=True)
+    transformer.set_attention(unet, asked.attention)
     frames, levels = int(unet.config.num_frames), len(unet.config.block_out_channels)
-    height, width = size
-    demand = Demand(
-        denoiser=model_folder.in_16_bits(unet),
-        companions=2 * model_folder.in_16_bits(vae) + model_folder.in_16_bits(vision),
-        branch=_CELL_BYTES * frames * (height // 8) * (width // 8),
-        decode=max(_DECODER_BYTES * height * width * _MOST_AT_ONCE, GIB // 4),
-    )
     spec = PriorSpec(
         name=name,
         frames=_frames_rule(frames),
@@ -199,7 +206,7 @@ def load(
         commercial_use=False,
         starts_from_render=True,
     )
-    residence = Residence(device, demand, unet, [vae, vision], rung)
+    residence = Residence(device, demand(unet, vae, vision, frames, *size), unet, [vae, vision], rung)
     return StableVideo(spec, unet, vae, vision, residence, guidance=GUIDANCE if guidance < 0 else guidance)
 
 
@@ -209,6 +216,7 @@ def from_settings(settings: SceneSettings, image: Tensor, device: str) -> Stable
 
     name = settings.prior.prior
     size = (image.shape[1], image.shape[2])
-    prior = load(name, weights.require(name), device=device, size=size, guidance=settings.prior.guidance)
+    asked, folder = transformer.wishes(settings), weights.require(name)
+    prior = load(name, folder, device=device, size=size, guidance=settings.prior.guidance, asked=asked)
     prior.spec.frames(settings.path.segment_length)  # refused now rather than in the middle of the work
     return prior

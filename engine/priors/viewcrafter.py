@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from . import notation
+from . import notation, transformer
 from .base import Clip, Level, PriorSpec
 from .clip_image import clip_pixels
 from .memory import GIB, Demand, Residence, Rung
@@ -299,6 +299,7 @@ def from_settings(settings: SceneSettings, image: Tensor, device: str) -> ViewCr
     from .. import weights
 
     name = settings.prior.prior
+    transformer.refuse(name, transformer.wishes(settings))
     height, width = image.shape[1:]
     folder = weights.require(name)
     checkpoint = weights.checkpoint_in(name, folder)

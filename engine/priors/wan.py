@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from .. import model_folder
 from ..errors import UserError
-from . import lora, notation
+from . import notation, transformer
 from .base import Clip, Level, PriorSpec
 from .memory import GIB, Demand, Residence, Rung
+from .transformer import NO_WISHES, Wishes
 
 if TYPE_CHECKING:
     from ..settings import SceneSettings
@@ -222,17 +223,17 @@ def text_embeddings(folder: Path, prompt: str) -> Tensor:
     return text["embeddings"].float() * text["mask"][:, :, None]
 
 
-def demand(transformer: nn.Module, vae: nn.Module, frames: int, height: int, width: int) -> Demand:
+def demand(network: nn.Module, vae: nn.Module, frames: int, height: int, width: int, asked: Wishes = NO_WISHES) -> Demand:
     """Memory at a working size."""
-    config = transformer.config  # type: ignore[union-attr]
+    config = network.config  # type: ignore[union-attr]
     tokens = ((frames - 1) // 4 + 2) * (height // 16) * (width // 16)
     channels = config.num_attention_heads * config.attention_head_dim
     return Demand(
-        denoiser=model_folder.in_16_bits(transformer),
+        denoiser=transformer.weight_bytes(network, asked),
         companions=2 * model_folder.in_16_bits(vae),  # in 32 bits
         branch=_TOKEN_BYTES * channels * tokens,
         decode=max(_DECODER_BYTES * height * width, GIB // 4),
-        can_store_8bit=True,
+        can_store_8bit=asked.gguf is None,
     )
 
 
@@ -245,22 +246,18 @@ def load(
     frames: int = MOST_FRAMES,
     prompt: str = "",
     guidance: float = -1.0,
-    lora_file: Path | None = None,
+    asked: Wishes = NO_WISHES,
     rung: Rung | None = None,
 ) -> WanVACE:
     """The prior `name` of VARIANTS from a folder in diffusers' layout, for clips of `frames` frames of `size` (height, width)."""
     from diffusers import AutoencoderKLWan, WanVACETransformer3DModel
 
     model_folder.require(folder, "WanVACEPipeline")
-    cuda = device.startswith("cuda")
     embeddings = text_embeddings(folder, prompt)
     vae = model_folder.part(folder, "vae", AutoencoderKLWan, torch.float32)
-    transformer = model_folder.part(folder, "transformer", WanVACETransformer3DModel, torch.bfloat16 if cuda else torch.float32)
-    if lora_file is not None:
-        _log.info("%s: %d layers changed", lora_file.name, lora.fuse(transformer, lora_file))
-    residence = Residence(device, demand(transformer, vae, frames, *size), transformer, [vae], rung)
-    if residence.rung.store_8bit:
-        transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16)
+    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    network = transformer.load(folder, WanVACETransformer3DModel, dtype, asked)
+    residence = transformer.settle(device, demand(network, vae, frames, *size, asked), network, [vae], dtype, rung)
     variant = VARIANTS[name]
     spec = PriorSpec(
         name=name,
@@ -276,7 +273,7 @@ def load(
         commercial_use=True,
     )
     scale = variant.guidance if guidance < 0 else guidance
-    return WanVACE(spec, transformer, vae, embeddings, residence, shift=variant.shift, guidance=scale)
+    return WanVACE(spec, network, vae, embeddings, residence, shift=variant.shift, guidance=scale)
 
 
 def from_settings(settings: SceneSettings, image: Tensor, device: str) -> WanVACE:
@@ -288,5 +285,6 @@ def from_settings(settings: SceneSettings, image: Tensor, device: str) -> WanVAC
     size = (image.shape[1], image.shape[2])
     variant = VARIANTS[name]
     folder = weights.require(variant.checkpoint or name)
-    extra = weights.checkpoint_in(variant.lora, weights.require(variant.lora)) if variant.lora else None
-    return load(name, folder, device=device, size=size, frames=frames, prompt=chosen.prompt, guidance=chosen.guidance, lora_file=extra)
+    own_lora = weights.checkpoint_in(variant.lora, weights.require(variant.lora)) if variant.lora else None
+    asked = transformer.wishes(settings, own_lora)
+    return load(name, folder, device=device, size=size, frames=frames, prompt=chosen.prompt, guidance=chosen.guidance, asked=asked)

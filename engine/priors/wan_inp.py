@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from .. import model_folder
 from ..errors import UserError
-from . import lora, notation, wan
+from . import lora, notation, transformer, wan
 from .base import Clip, PriorSpec
 from .clip_image import normalised
-from .memory import Residence, Rung
+from .memory import Rung
+from .transformer import NO_WISHES, Wishes
 
 if TYPE_CHECKING:
     from ..settings import SceneSettings
@@ -151,7 +152,7 @@ def load_transformer(folder: Path, dtype: torch.dtype) -> nn.Module:
 
 def load(
     name: str, transformer_folder: Path, vace_folder: Path, vision_folder: Path, *, device: str, size: tuple[int, int],
-    frames: int = wan.MOST_FRAMES, prompt: str = "", guidance: float = -1.0, rung: Rung | None = None,
+    frames: int = wan.MOST_FRAMES, prompt: str = "", guidance: float = -1.0, asked: Wishes = NO_WISHES, rung: Rung | None = None,
 ) -> WanInP:  # fmt: skip
     """The prior, for clips of `frames` frames of `size` (height, width); autoencoder and text encoder are taken from `vace_folder`."""
     from diffusers import AutoencoderKLWan
@@ -161,7 +162,9 @@ def load(
     text = wan.text_embeddings(vace_folder, prompt)
     vae = model_folder.part(vace_folder, "vae", AutoencoderKLWan, torch.float32)
     vision = model_folder.part(vision_folder, "image_encoder", CLIPVisionModel, dtype)
-    transformer = load_transformer(transformer_folder, dtype)
+    transformer.refuse(name, asked, lora=True, attention=True)
+    network = load_transformer(transformer_folder, dtype)
+    transformer.finish(network, asked)
     spec = PriorSpec(
         name=name,
         frames=wan.frames_rule(name, 4, wan.MOST_FRAMES),
@@ -175,9 +178,9 @@ def load(
         licence="Apache-2.0",
         commercial_use=True,
     )
-    residence = Residence(device, wan.demand(transformer, vae, frames, *size), transformer, [vae, vision], rung)
+    residence = transformer.settle(device, wan.demand(network, vae, frames, *size), network, [vae, vision], dtype, rung)
     scale = GUIDANCE if guidance < 0 else guidance
-    return WanInP(spec, transformer, vae, text, residence, vision=vision, guidance=scale)
+    return WanInP(spec, network, vae, text, residence, vision=vision, guidance=scale)
 
 
 def from_settings(settings: SceneSettings, image: Tensor, device: str) -> WanInP:
@@ -187,5 +190,5 @@ def from_settings(settings: SceneSettings, image: Tensor, device: str) -> WanInP
     name, chosen = settings.prior.prior, settings.prior
     frames = wan.frames_rule(name, 4, wan.MOST_FRAMES)(settings.path.segment_length)
     folders = [weights.require(n) for n in (name, "wan_vace_1.3b", "wan_image_encoder")]
-    size = (image.shape[1], image.shape[2])
-    return load(name, *folders, device=device, size=size, frames=frames, prompt=chosen.prompt, guidance=chosen.guidance)
+    size, asked = (image.shape[1], image.shape[2]), transformer.wishes(settings)
+    return load(name, *folders, device=device, size=size, frames=frames, prompt=chosen.prompt, guidance=chosen.guidance, asked=asked)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from engine import choice, settings, weights
 from engine.__main__ import main
@@ -49,7 +51,7 @@ def test_only_what_is_there_is_used(tmp_path, monkeypatch):
     (tmp_path / "viewcrafter_16").mkdir()
     (tmp_path / "viewcrafter_16" / "model.ckpt").write_bytes(b"x")
     assert choice.best_here(80 * GIB) == "viewcrafter_16"
-    assert choice.best_here(9 * GIB) == "svd"
+    assert choice.best_here(9 * GIB) == "patch"
 
 
 @pytest.fixture
@@ -70,6 +72,22 @@ def here(tmp_path, monkeypatch):
 def test_every_depth_model_is_ranked_once():
     assert sorted(choice.DEPTHS) == sorted(LEARNED)
     assert choice.GIB == memory.GIB
+
+
+def test_what_is_chosen_fits(monkeypatch):
+    """With the memory that a prior is said to need, memory.py finds an arrangement for it: at its trained size and below."""
+    from benchmarks import prior_memory
+
+    ranked = {c.name: c for c in choice.RANKING}
+    with torch.device("meta"):
+        known = list(prior_memory.demands())
+    assert {"viewcrafter_25", "wan_vace_1.3b", "wan_vace_14b", "svd", "ltx", "cogvideox_i2v"} <= {name for name, _, _ in known}
+    for name, clip, demand in known:
+        frames, height, width = (int(n) for n in clip.split(" x "))
+        for shrunk in (1, 2, 4):
+            smaller = dataclasses.replace(demand, branch=demand.branch // shrunk**2, decode=demand.decode // shrunk**2)
+            memory.plan(int(choice.needed_gib(ranked[name], (width // shrunk, height // shrunk)) * GIB) + 1, smaller)
+        assert frames <= ranked[name].most_frames
 
 
 def test_the_width_at_work_decides_between_variants(here):
@@ -154,8 +172,9 @@ def test_weights_that_are_not_used_are_not_asked_for(here):
     choice.check(settings.make("commercial-safe", prior="svd", diffusion=False))
 
 
-def test_a_given_scene_is_said_to_have_a_licence_of_its_own(here):
-    assert "only you know the licence" in settled(initialiser="sharp.ply").facts["commercial use"]
+def test_given_files_are_said_to_have_licences_of_their_own(here):
+    text = settled(initialiser="sharp.ply", lora="/x/style.safetensors").facts["commercial use"]
+    assert "only you know the licence: sharp.ply, style.safetensors" in text
 
 
 def test_the_papers_preset_is_viewcrafter_and_flash3d():
