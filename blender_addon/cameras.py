@@ -251,10 +251,10 @@ def show_behind(camera: bpy.types.Object, image: bpy.types.Image, header: Header
     background = next((b for b in backgrounds if b.image == image), None) or backgrounds.new()
     background.image = image
     background.alpha = 0.5
+    background.frame_method, background.scale = "STRETCH", 1.0
+    if header is not None and header.lies:  # Blender fits first and turns then
+        background.frame_method, background.scale = "FIT", max(header.width, header.height) / min(header.width, header.height)
     orientation = header.orientation if header is not None else 1
     background.rotation = math.radians(_TURNS.get(orientation, 0.0))
     background.use_flip_x, background.use_flip_y = orientation in _MIRRORED, False
-    lies = header is not None and header.lies
-    background.frame_method = "FIT" if lies else "STRETCH"  # Blender fits first and turns then
-    background.scale = max(header.width, header.height) / min(header.width, header.height) if lies else 1.0
     camera.data.show_background_images = True

@@ -82,7 +82,7 @@ class NeedsSplats:
         """An active splat object, an engine, and no errand under way."""
         reason = why_not(context)
         if reason:
-            cls.poll_message_set(reason)
+            cls.poll_message_set(reason)  # type: ignore[attr-defined]
         return not reason
 
 

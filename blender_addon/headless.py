@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import bpy
 
@@ -29,7 +29,7 @@ class Outcome(NamedTuple):
     problem: Problem | None
 
 
-def wait(stream: object = None) -> None:
+def wait(stream: TextIO | None = None) -> None:
     """Call `pump` until the job at hand is over. Ctrl-C cancels the job and raises KeyboardInterrupt."""
     session, shown = delivery.session, ""
     try:
@@ -49,7 +49,7 @@ def wait(stream: object = None) -> None:
         raise
 
 
-def generate(context: bpy.types.Context | None = None, out: str | Path | None = None, stream: object = None) -> Outcome:
+def generate(context: bpy.types.Context | None = None, out: str | Path | None = None, stream: TextIO | None = None) -> Outcome:
     """Generate a scene as the panel would, wait, and import it. For scripts without a window.
 
     `out` is the folder under which the job folder is made, by default where the panel makes it;

@@ -6,12 +6,12 @@ a tuple of three stands for a constant. Nodes are placed in columns by what they
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias, Union
 
 import bpy
 
-Operand = "Value | float | tuple[float, float, float]"
+Operand: TypeAlias = Union["Value", float, tuple[float, float, float]]
 
 _COLUMN_WIDTH, _ROW_HEIGHT = 180, 60
 _GROUP_NODES = {"GeometryNodeTree": "GeometryNodeGroup", "ShaderNodeTree": "ShaderNodeGroup"}
@@ -91,7 +91,8 @@ class Value:
 
     def xyz(self) -> tuple[Value, Value, Value]:
         node = self.builder.node("ShaderNodeSeparateXYZ", {0: self})
-        return tuple(Value(self.builder, socket) for socket in node.outputs)
+        x, y, z = (Value(self.builder, socket) for socket in node.outputs)
+        return x, y, z
 
 
 class NodeBuilder:
@@ -101,7 +102,7 @@ class NodeBuilder:
         self.tree = tree
         self._column: dict[str, int] = {}
 
-    def node(self, kind: str, inputs: dict[int | str, Any] | None = None, **properties: Any) -> bpy.types.Node:
+    def node(self, kind: str, inputs: Mapping[Any, Any] | None = None, **properties: Any) -> bpy.types.Node:
         """A node with its properties set, then its inputs linked (Value) or given a constant.
 
         An input is named by index, or by the name of an enabled socket (several sockets share names).
@@ -151,10 +152,10 @@ class NodeBuilder:
             tree.interface.new_socket(key, in_out="OUTPUT", socket_type=_SOCKETS[value.socket.type])
         inner.node("NodeGroupOutput", {key: results[key] for key in results})
         inner.arrange()
-        node = self.node(_GROUP_NODES[self.tree.bl_idname], node_tree=tree, inputs=dict(inputs))
+        node = self.node(_GROUP_NODES[self.tree.bl_idname], inputs, node_tree=tree)
         return {key: Value(self, node.outputs[key]) for key in results}
 
-    def output(self, kind: str, output: int | str = 0, inputs: dict[int | str, Any] | None = None, **properties: Any) -> Value:
+    def output(self, kind: str, output: int | str = 0, inputs: Mapping[Any, Any] | None = None, **properties: Any) -> Value:
         """One output of a new node."""
         node = self.node(kind, inputs, **properties)
         if isinstance(output, int):

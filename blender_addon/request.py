@@ -81,7 +81,8 @@ def header_of(group: properties.SCENESPLATTER_PG_scene) -> Header | None:
     image = group.image
     if image.source == "FILE" and not image.is_dirty and image.packed_file is None:
         return picture_header.read(Path(bpy.path.abspath(image.filepath)))
-    return Header(*image.size, 1, None) if image.has_data and image.packed_file is None else None
+    width, height = image.size if image.has_data and image.packed_file is None else (0, 0)
+    return Header(width, height, 1, None) if width and height else None
 
 
 def why_not_shape(scene: bpy.types.Scene) -> str:
@@ -130,8 +131,11 @@ def make_in_slices(context: bpy.types.Context, parent: Path | None = None) -> Ge
     if reason:
         raise UserError(reason + ".")
     properties.read(context.scene.scene_splatter)  # a bad setting is found before anything is written
-    path = yield from cameras.export_in_slices(context.scene, properties.camera_of(context.scene), properties.frames(context.scene))
-    _refuse_standstill(path, properties.camera_of(context.scene).name)
+    camera = properties.camera_of(context.scene)
+    assert camera is not None  # why_not_inputs
+    name = camera.name
+    path = yield from cameras.export_in_slices(context.scene, camera, properties.frames(context.scene))
+    _refuse_standstill(path, name)
     folder = jobs.new_folder(parent or delivery.jobs_parent(), context.scene.scene_splatter.shot)
     try:
         yield Step("Writing the picture", 0, 2)
@@ -143,12 +147,13 @@ def make_in_slices(context: bpy.types.Context, parent: Path | None = None) -> Ge
         jobs.write_json(folder / "settings.json", engine_settings.to_json(settings))
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise UserError(f"{error.strerror}: {error.filename or folder}.", "Free some space, or save in another place.") from error
+        where = error.filename2 or error.filename or folder
+        raise UserError(f"{error.strerror}: {where}.", "Free some space, or save in another place.") from error
     except BaseException:  # also when the user cancels, which closes the generator
         shutil.rmtree(folder, ignore_errors=True)
         raise
     replaced = group.last_object.name if group.replace_last and group.last_object else ""
-    return Job(folder, jobs.Ticket(bpy.data.filepath, context.scene.name, group.shot, properties.camera_of(context.scene).name, replaced))
+    return Job(folder, jobs.Ticket(bpy.data.filepath, context.scene.name, group.shot, name, replaced))
 
 
 def _refuse_standstill(path: CameraPath, name: str) -> None:

@@ -119,9 +119,9 @@ def add(scene: bpy.types.Scene, source: Source, *, shot: str = "", collection: b
     if root is not None:
         camera = _camera(scene, root, source)
         image = _picture(source)
-        if camera is not None and image is not None:
-            cameras.show_behind(camera, image, picture_header.read(source.image))
-        if image is not None:
+        if image is not None and source.image is not None:
+            if camera is not None:
+                cameras.show_behind(camera, image, picture_header.read(source.image))
             _show_source(root, image)
     render_check.prepare_scene(scene)
     return ob

@@ -114,10 +114,10 @@ def _make_tree(group: bpy.types.NodeTree) -> None:
         "Geometry"
     ]
     points = b.switch(in_viewport, inputs["Geometry"], thinned, "GEOMETRY")
-    names = ("Material", "Linear Light", "Point Size")
-    as_points = b.group("Points", _as_points, {"Geometry": points} | {name: inputs[name] for name in names})["Geometry"]
-    names = ("Material", "Linear Light", "Along Rays", "Low-pass", "SH Degree", *(row[0] for row in CAMERA_INPUTS))
-    as_quads = b.group("Quads", _as_quads, {"Geometry": points} | {name: inputs[name] for name in names})["Geometry"]
+    of_points = ("Material", "Linear Light", "Point Size")
+    as_points = b.group("Points", _as_points, {"Geometry": points} | {name: inputs[name] for name in of_points})["Geometry"]
+    of_quads = ("Material", "Linear Light", "Along Rays", "Low-pass", "SH Degree", *(row[0] for row in CAMERA_INPUTS))
+    as_quads = b.group("Quads", _as_quads, {"Geometry": points} | {name: inputs[name] for name in of_quads})["Geometry"]
     b.node("NodeGroupOutput", {0: b.switch(exact, as_points, as_quads, "GEOMETRY")})
     b.arrange()
 

@@ -62,6 +62,7 @@ class SCENESPLATTER_PT_splats(bpy.types.Panel):
     def draw(self, context: bpy.types.Context) -> None:
         """For the active object."""
         layout, ob, width = self.layout, _active(context), sidebar_width(context)
+        assert ob is not None  # poll
         layout.label(text=f"{len(ob.data.points):,} Gaussians", icon="OUTLINER_OB_POINTCLOUD")
         if layout_view.shows_no_colours(context.space_data):
             layout.operator("scene_splatter.show_colours", icon="SHADING_TEXTURE")
