@@ -12,6 +12,7 @@ import numpy as np
 from ..engine.camera_file import CameraPath
 from ..engine.errors import UserError
 from . import blockout, camera_moves, cameras, coverage, delivery, properties, request
+from .greyed import GreyWithReason
 from .slices import Step
 
 _MOVE_TEXT = {"dolly": "Forward, in metres", "truck": "To the right, in metres", "orbit": "To the right round a point ahead, in degrees"}
@@ -62,17 +63,15 @@ def _first_depth(context: bpy.types.Context, path: CameraPath) -> np.ndarray | N
     return None
 
 
-class _OnCamera:
+class _OnCamera(GreyWithReason):
     """Operators on the panel's camera."""
 
     bl_options: ClassVar[set[str]] = {"REGISTER", "UNDO"}
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
+    def why_not(cls, context: bpy.types.Context) -> str:
         """Only with a perspective camera and frames."""
-        reason = request.why_not_camera(context.scene)
-        cls.poll_message_set(reason)  # type: ignore[attr-defined]
-        return not reason
+        return request.why_not_camera(context.scene)
 
 
 class SCENESPLATTER_OT_match_camera(_OnCamera, bpy.types.Operator):
@@ -140,12 +139,9 @@ class SCENESPLATTER_OT_check_path(_OnCamera, bpy.types.Operator):
     bl_options: ClassVar[set[str]] = {"REGISTER"}
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
+    def why_not(cls, context: bpy.types.Context) -> str:
         """Not while a job runs: the panel shows one progress."""
-        if delivery.session.status.busy:
-            cls.poll_message_set("A job is running")
-            return False
-        return super().poll(context)
+        return "A job is running" if delivery.session.status.busy else super().why_not(context)
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """The panel shows what was found."""
@@ -161,14 +157,4 @@ class SCENESPLATTER_OT_check_path(_OnCamera, bpy.types.Operator):
 
 CLASSES = (SCENESPLATTER_OT_match_camera, SCENESPLATTER_OT_add_move, SCENESPLATTER_OT_check_path)
 
-
-def register() -> None:
-    """Add the operators."""
-    for cls in CLASSES:
-        bpy.utils.register_class(cls)
-
-
-def unregister() -> None:
-    """Remove them."""
-    for cls in reversed(CLASSES):
-        bpy.utils.unregister_class(cls)
+register, unregister = bpy.utils.register_classes_factory(CLASSES)

@@ -9,6 +9,7 @@ import bpy
 
 from ..engine.errors import UserError
 from . import places, properties
+from .greyed import GreyWithReason
 from .installer import Task, installing_python
 from .layout import draw_wrapped
 
@@ -71,18 +72,16 @@ def install_command(torch_build: str) -> list[str]:
     return [installing_python(), "-I", "-u", script, "--env", environment, "--json", "--torch", torch_build]
 
 
-class SCENESPLATTER_OT_install_engine(bpy.types.Operator):
+class SCENESPLATTER_OT_install_engine(GreyWithReason, bpy.types.Operator):
     """Make the engine's own Python environment in your user folder. Blender's Python is not touched"""
 
     bl_idname = "scene_splatter.install_engine"
     bl_label = "Install Engine"
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
+    def why_not(cls, context: bpy.types.Context) -> str:
         """Not while it runs, and only where Blender may go online."""
-        reason = why_busy() or why_offline()
-        cls.poll_message_set(reason)
-        return not reason
+        return why_busy() or why_offline()
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         """Say size and licences first."""
@@ -122,18 +121,16 @@ class SCENESPLATTER_OT_cancel_install(bpy.types.Operator):
         return {"FINISHED"}
 
 
-class SCENESPLATTER_OT_check_engine(bpy.types.Operator):
+class SCENESPLATTER_OT_check_engine(GreyWithReason, bpy.types.Operator):
     """Ask the engine what it can do on this machine"""
 
     bl_idname = "scene_splatter.check_engine"
     bl_label = "Check"
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
+    def why_not(cls, context: bpy.types.Context) -> str:
         """Only with an engine."""
-        reason = places.why_no_engine(context) or why_busy()
-        cls.poll_message_set(reason)
-        return not reason
+        return places.why_no_engine(context) or why_busy()
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Start `doctor --json` and return at once."""

@@ -14,6 +14,7 @@ from ..engine import camera_file
 from ..engine.errors import UserError
 from . import cameras, exporting, places, splat_object
 from .errands import Errand
+from .greyed import GreyWithReason
 
 errand = Errand()
 
@@ -74,16 +75,13 @@ def why_not(context: bpy.types.Context, *, need_splats: bool = True) -> str:
     return places.why_no_engine(context)
 
 
-class NeedsSplats:
+class NeedsSplats(GreyWithReason):
     """Operators on the active splat object."""
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
+    def why_not(cls, context: bpy.types.Context) -> str:
         """An active splat object, an engine, and no errand under way."""
-        reason = why_not(context)
-        if reason:
-            cls.poll_message_set(reason)  # type: ignore[attr-defined]
-        return not reason
+        return why_not(context)
 
 
 def write_inputs(context: bpy.types.Context, folder: Path, *, camera: bool) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from mathutils import Matrix, Vector
 
 from . import splat_object
+from .greyed import GreyWithReason
 
 _INTERVAL_S = 0.25
 _ITEMS = (
@@ -54,17 +55,16 @@ def shows_no_colours(space: bpy.types.Space | None) -> bool:
     return space is not None and space.type == "VIEW_3D" and space.shading.type in ("SOLID", "WIREFRAME")
 
 
-class SCENESPLATTER_OT_show_colours(bpy.types.Operator):
+class SCENESPLATTER_OT_show_colours(GreyWithReason, bpy.types.Operator):
     """Switch this view to Material Preview: Solid shading draws point clouds without colours"""
 
     bl_idname = "scene_splatter.show_colours"
     bl_label = "Show in Colour"
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
+    def why_not(cls, context: bpy.types.Context) -> str:
         """Only in a 3D view without colours."""
-        cls.poll_message_set("This view shows colours already")
-        return shows_no_colours(context.space_data)
+        return "" if shows_no_colours(context.space_data) else "This view shows colours already"
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """A setting of the view, so there is nothing to undo."""
@@ -72,7 +72,7 @@ class SCENESPLATTER_OT_show_colours(bpy.types.Operator):
         return {"FINISHED"}
 
 
-class SCENESPLATTER_OT_add_crop_box(bpy.types.Operator):
+class SCENESPLATTER_OT_add_crop_box(GreyWithReason, bpy.types.Operator):
     """Add a box round the active splats, outside of which the viewport shows nothing; scale and move it as you like"""
 
     bl_idname = "scene_splatter.add_crop_box"
@@ -80,11 +80,11 @@ class SCENESPLATTER_OT_add_crop_box(bpy.types.Operator):
     bl_options = {"REGISTER", "UNDO"}  # noqa: RUF012 (Blender reads a plain set)
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
+    def why_not(cls, context: bpy.types.Context) -> str:
         """Only with an active splat object that our nodes draw."""
-        cls.poll_message_set("Make a splat object active that the add-on's nodes draw")
         ob = context.view_layer.objects.active
-        return splat_object.is_splat_object(ob) and splat_object.modifier_of(ob) is not None and ob.is_editable
+        ours = splat_object.is_splat_object(ob) and splat_object.modifier_of(ob) is not None and ob.is_editable
+        return "" if ours else "Make a splat object active that the add-on's nodes draw"
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """An empty that holds nine tenths of the Gaussians' means on every axis, stray ones aside."""

@@ -13,6 +13,7 @@ from ..engine import camera_file
 from ..engine.errors import UserError
 from . import camera_tools, delivery, jobs, request
 from .delivery import session
+from .greyed import GreyWithReason
 from .slices import Step
 
 
@@ -35,18 +36,16 @@ def hand_over(job: request.Job) -> str:
     return ""
 
 
-class SCENESPLATTER_OT_generate(bpy.types.Operator):
+class SCENESPLATTER_OT_generate(GreyWithReason, bpy.types.Operator):
     """Make a Gaussian scene from the image, along the camera's path"""
 
     bl_idname = "scene_splatter.generate"
     bl_label = "Generate Scene"
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        """Grey with a reason."""
-        reason = request.why_not(context)
-        cls.poll_message_set(reason)
-        return not reason
+    def why_not(cls, context: bpy.types.Context) -> str:
+        """Whatever is missing."""
+        return request.why_not(context)
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Have the job folder written and handed to the engine; in a window this returns at once."""
@@ -57,17 +56,16 @@ class SCENESPLATTER_OT_generate(bpy.types.Operator):
         return {"FINISHED"}
 
 
-class SCENESPLATTER_OT_cancel(bpy.types.Operator):
+class SCENESPLATTER_OT_cancel(GreyWithReason, bpy.types.Operator):
     """Stop the job. What is finished stays, and Resume goes on from there"""
 
     bl_idname = "scene_splatter.cancel"
     bl_label = "Cancel"
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
+    def why_not(cls, context: bpy.types.Context) -> str:
         """Only while a job runs."""
-        cls.poll_message_set("No job is running")
-        return session.status.busy
+        return "" if session.status.busy else "No job is running"
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Ask the engine; `pump` sees to the rest."""
@@ -76,14 +74,13 @@ class SCENESPLATTER_OT_cancel(bpy.types.Operator):
         return {"FINISHED"}
 
 
-class _OnWaitingJob:
+class _OnWaitingJob(GreyWithReason):
     """Operators on the job that an earlier session left to this scene."""
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
+    def why_not(cls, context: bpy.types.Context) -> str:
         """Only where there is one."""
-        cls.poll_message_set("No unfinished job waits for this scene")  # type: ignore[attr-defined]
-        return delivery.waiting_job(context.scene) is not None
+        return "" if delivery.waiting_job(context.scene) is not None else "No unfinished job waits for this scene"
 
 
 class SCENESPLATTER_OT_resume(_OnWaitingJob, bpy.types.Operator):
@@ -143,14 +140,13 @@ class SCENESPLATTER_OT_dismiss(_OnWaitingJob, bpy.types.Operator):
         return {"FINISHED"}
 
 
-class _OnProblem:
+class _OnProblem(GreyWithReason):
     """Operators on the error that the panel shows."""
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
+    def why_not(cls, context: bpy.types.Context) -> str:
         """Only while one is shown."""
-        cls.poll_message_set("There is no error")  # type: ignore[attr-defined]
-        return session.status.problem is not None
+        return "" if session.status.problem is not None else "There is no error"
 
 
 class SCENESPLATTER_OT_copy_details(_OnProblem, bpy.types.Operator):
@@ -166,18 +162,17 @@ class SCENESPLATTER_OT_copy_details(_OnProblem, bpy.types.Operator):
         return {"FINISHED"}
 
 
-class SCENESPLATTER_OT_open_log(bpy.types.Operator):
+class SCENESPLATTER_OT_open_log(GreyWithReason, bpy.types.Operator):
     """Open the engine's log in the system's text editor"""
 
     bl_idname = "scene_splatter.open_log"
     bl_label = "Open Log"
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
+    def why_not(cls, context: bpy.types.Context) -> str:
         """Only where there is a log."""
-        cls.poll_message_set("There is no log")
         problem = session.status.problem
-        return problem is not None and problem.log is not None
+        return "" if problem is not None and problem.log is not None else "There is no log"
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """In the system's editor for text files."""
@@ -201,17 +196,16 @@ class SCENESPLATTER_OT_forget_problem(_OnProblem, bpy.types.Operator):
         return {"FINISHED"}
 
 
-class SCENESPLATTER_OT_open_folder(bpy.types.Operator):
+class SCENESPLATTER_OT_open_folder(GreyWithReason, bpy.types.Operator):
     """Open the job's folder, with report.html and the fly-through"""
 
     bl_idname = "scene_splatter.open_folder"
     bl_label = "Open Job Folder"
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
+    def why_not(cls, context: bpy.types.Context) -> str:
         """Only where the scene has a job."""
-        cls.poll_message_set("This scene has no job yet")
-        return bool(context.scene.scene_splatter.job_folder)
+        return "" if context.scene.scene_splatter.job_folder else "This scene has no job yet"
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """In the system's file browser."""
@@ -241,14 +235,4 @@ CLASSES = (
     SCENESPLATTER_OT_open_folder,
 )
 
-
-def register() -> None:
-    """Add the operators."""
-    for cls in CLASSES:
-        bpy.utils.register_class(cls)
-
-
-def unregister() -> None:
-    """Remove them."""
-    for cls in reversed(CLASSES):
-        bpy.utils.unregister_class(cls)
+register, unregister = bpy.utils.register_classes_factory(CLASSES)

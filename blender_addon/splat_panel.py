@@ -5,6 +5,7 @@ from __future__ import annotations
 import bpy
 
 from . import collections, layout_view, render_check, splat_nodes, splat_object
+from .greyed import GreyWithReason
 from .layout import draw_wrapped, sidebar_width
 
 _LAYOUT = ("Percentage", "Point Size", "Crop", "Crop Box")
@@ -26,7 +27,7 @@ def _draw_input(layout: bpy.types.UILayout, modifier: bpy.types.NodesModifier, n
         layout.prop(modifier, f'["{identifier}"]', text=name)
 
 
-class SCENESPLATTER_OT_prepare_render(bpy.types.Operator):
+class SCENESPLATTER_OT_prepare_render(GreyWithReason, bpy.types.Operator):
     """Set what exact rendering needs: transparent bounces, the view transform, the material's render method"""
 
     bl_idname = "scene_splatter.prepare_render"
@@ -34,10 +35,9 @@ class SCENESPLATTER_OT_prepare_render(bpy.types.Operator):
     bl_options = {"REGISTER", "UNDO"}  # noqa: RUF012 (Blender reads a plain set)
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
+    def why_not(cls, context: bpy.types.Context) -> str:
         """Only with a splat object."""
-        cls.poll_message_set("Make a splat object active")
-        return _active(context) is not None
+        return "" if _active(context) is not None else "Make a splat object active"
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """One undo step."""
@@ -95,14 +95,4 @@ class SCENESPLATTER_PT_splats(bpy.types.Panel):
 
 CLASSES = (SCENESPLATTER_OT_prepare_render, SCENESPLATTER_PT_splats)
 
-
-def register() -> None:
-    """Add operator and panel."""
-    for cls in CLASSES:
-        bpy.utils.register_class(cls)
-
-
-def unregister() -> None:
-    """Remove them."""
-    for cls in reversed(CLASSES):
-        bpy.utils.unregister_class(cls)
+register, unregister = bpy.utils.register_classes_factory(CLASSES)

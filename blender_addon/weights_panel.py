@@ -9,6 +9,7 @@ import bpy
 from ..engine.errors import UserError
 from . import engine_setup, places
 from .engine_setup import tasks
+from .greyed import GreyWithReason
 from .layout import draw_wrapped
 
 
@@ -28,25 +29,23 @@ def _run(operator: bpy.types.Operator, context: bpy.types.Context, task: str, *a
     return {"FINISHED"}
 
 
-class SCENESPLATTER_OT_list_weights(bpy.types.Operator):
+class SCENESPLATTER_OT_list_weights(GreyWithReason, bpy.types.Operator):
     """Ask the engine which models it can use, what they weigh and under which licence they come. Needs no network"""
 
     bl_idname = "scene_splatter.list_weights"
     bl_label = "List Models"
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
+    def why_not(cls, context: bpy.types.Context) -> str:
         """Only with an engine."""
-        reason = places.why_no_engine(context) or engine_setup.why_busy()
-        cls.poll_message_set(reason)
-        return not reason
+        return places.why_no_engine(context) or engine_setup.why_busy()
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Start it and return at once."""
         return _run(self, context, "weights", "list")
 
 
-class SCENESPLATTER_OT_download_weights(bpy.types.Operator):
+class SCENESPLATTER_OT_download_weights(GreyWithReason, bpy.types.Operator):
     """Fetch a model's weights into the weights folder"""
 
     bl_idname = "scene_splatter.download_weights"
@@ -58,11 +57,9 @@ class SCENESPLATTER_OT_download_weights(bpy.types.Operator):
     )
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
+    def why_not(cls, context: bpy.types.Context) -> str:
         """Only where Blender may go online."""
-        reason = places.why_no_engine(context) or engine_setup.why_busy() or engine_setup.why_offline()
-        cls.poll_message_set(reason)
-        return not reason
+        return places.why_no_engine(context) or engine_setup.why_busy() or engine_setup.why_offline()
 
     def _facts(self) -> dict[str, Any]:
         return next((line for line in known() if line["name"] == self.model), {})
@@ -119,14 +116,4 @@ def draw(layout: bpy.types.UILayout) -> None:
 
 CLASSES = (SCENESPLATTER_OT_list_weights, SCENESPLATTER_OT_download_weights)
 
-
-def register() -> None:
-    """Add the operators."""
-    for cls in CLASSES:
-        bpy.utils.register_class(cls)
-
-
-def unregister() -> None:
-    """Remove them."""
-    for cls in reversed(CLASSES):
-        bpy.utils.unregister_class(cls)
+register, unregister = bpy.utils.register_classes_factory(CLASSES)

@@ -131,6 +131,7 @@ def render_frames() -> Iterator[float]:
     scene = bpy.context.scene
     scene.render.resolution_percentage = 50
     scene.cycles.samples, scene.cycles.use_denoising = 2, False  # Debian's Blender has no denoiser
+    scene.eevee.taa_render_samples = 4
     eevee = "BLENDER_EEVEE" if bpy.app.version >= (5, 0, 0) else "BLENDER_EEVEE_NEXT"
     for engine in ("CYCLES", eevee):
         scene.render.engine = engine
