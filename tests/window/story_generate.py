@@ -133,13 +133,13 @@ def render_frames() -> Iterator[float]:
     scene.cycles.samples, scene.cycles.use_denoising = 2, False  # Debian's Blender has no denoiser
     scene.eevee.taa_render_samples = 4
     eevee = "BLENDER_EEVEE" if bpy.app.version >= (5, 0, 0) else "BLENDER_EEVEE_NEXT"
-    for engine in ("CYCLES", eevee):
+    for engine, name in (("CYCLES", "cycles"), (eevee, "eevee")):
         scene.render.engine = engine
         for frame in (1, PLAN["frames"]):
             scene.frame_set(frame)
-            scene.render.filepath = str(HERE / f"6_{engine.split('_')[-1].lower()}_{frame:03d}.png")
+            scene.render.filepath = str(HERE / f"6_{name}_{frame:03d}.png")
             began = time.monotonic()
             bpy.ops.render.render(write_still=True)
-            report[f"render_{engine.lower()}_{frame}_s"] = round(time.monotonic() - began, 1)
+            report[f"render_{name}_{frame}_s"] = round(time.monotonic() - began, 1)
             yield 0.5
     bpy.ops.wm.save_mainfile()
