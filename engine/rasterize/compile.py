@@ -14,6 +14,9 @@ from pathlib import Path
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
 
 F32 = np.float32
 # No nnan and no ninf: masked lanes may hold either, and must stay masked.
@@ -62,3 +65,20 @@ def kernel(signature: str) -> Callable[[Callable], Callable]:
 def inline() -> Callable[[Callable], Callable]:
     """Decorator for a small function used inside kernels of the same file."""
     return numba.njit(nogil=True, fastmath=FAST_MATH, error_model="numpy", forceinline=True, no_cfunc_wrapper=True, no_cpython_wrapper=True)
+
+
+@intrinsic
+def prefetch(typing_context, array, row, column):
+    """Ask for the cache line of array[row, column] without waiting for it; array is C-ordered, the indices are unsigned."""
+
+    def generate(context, builder, signature, arguments):
+        view = context.make_array(signature.args[0])(context, builder, arguments[0])
+        address = cgutils.get_item_pointer(context, builder, signature.args[0], view, list(arguments[1:]), wraparound=False)
+        address = builder.bitcast(address, ir.IntType(8).as_pointer())
+        i32 = ir.IntType(32)
+        function = ir.FunctionType(ir.VoidType(), [address.type, i32, i32, i32])
+        read, keep_close, data = i32(0), i32(3), i32(1)
+        builder.call(builder.module.declare_intrinsic("llvm.prefetch", [address.type], function), [address, read, keep_close, data])
+        return context.get_dummy_value()
+
+    return types.void(array, row, column), generate

@@ -41,12 +41,11 @@ class _Drawn(NamedTuple):
     frame: Frame
     camera: np.ndarray
     records: np.ndarray
-    rects: np.ndarray
     counts: np.ndarray
-    slot_of: np.ndarray
+    first_of: np.ndarray
+    pairs_of: np.ndarray
     pairs: np.ndarray
     tile_first: np.ndarray
-    pair_count: int
     image: np.ndarray
 
 
@@ -65,13 +64,12 @@ def _draw(
     scene: list[np.ndarray], offsets: np.ndarray, camera: np.ndarray, options: Options, image: np.ndarray, radii: np.ndarray
 ) -> _Drawn:
     """One camera into image [channels + 1, h, w] and radii [n]."""
-    n, frame = scene[0].shape[0], Frame(SCRATCH)
+    n, frame, spare = scene[0].shape[0], Frame(SCRATCH), Frame(SCRATCH)
     channels = image.shape[0] - 1
-    records, depths = frame.empty((n, RECORD + channels), np.float32), frame.empty((n,), np.float32)
-    rects, counts = frame.empty((n, 4), np.int32), frame.empty((n,), np.int32)
-    slot_of = frame.empty((n + 1,), np.int64)
+    records, counts = frame.empty((n, RECORD + channels), np.float32), frame.empty((n,), np.int32)
+    first_of = frame.empty((n + 1,), np.int64)
+    depths, rects = spare.empty((n,), np.float32), spare.empty((n, 4), np.int32)
     sh_count = COUNTS[options.sh_degree]
-
     bad = np.zeros(1, np.int64)
 
     def project(a: int, b: int) -> None:
@@ -80,24 +78,28 @@ def _draw(
     run_ranges(project, n, 4, _SMALLEST)
     if bad[0]:
         raise ValueError("a Gaussian holds values that are not finite, or a quaternion of zero length")
-    spare = Frame(SCRATCH)
     order, order_spare = spare.empty((n,), np.int32), spare.empty((n,), np.int32)
     keys, keys_spare = spare.empty((n,), np.uint32), spare.empty((n,), np.uint32)
-    pair_count = tiles.compact(counts, depths, order, keys, slot_of)
-    seen = int(slot_of[n])
+    pair_count = tiles.compact(counts, depths, order, keys, first_of)
+    seen = int(first_of[n])
     tiles.sort_by_depth(seen, keys, keys_spare, order, order_spare)
     tiles_x, tiles_y = -(-options.width // TILE_W), -(-options.height // TILE_H)
     pieces = thread_count() * 2
     places = spare.empty((pieces, tiles_x * tiles_y), np.int64)
     places.fill(0)
-    tile_first, pairs = frame.empty((tiles_x * tiles_y + 1,), np.int64), frame.empty((pair_count,), np.int32)
+    tile_first = frame.empty((tiles_x * tiles_y + 1,), np.int64)
+    pairs, pairs_of = frame.empty((pair_count,), np.int32), frame.empty((pair_count,), np.int32)
     run_ranges(lambda a, b: tiles.count_pairs(a, b, seen, pieces, order, rects, tiles_x, places), pieces, 2)
     tiles.place_pieces(places, tile_first)
-    run_ranges(lambda a, b: tiles.fill_pairs(a, b, seen, pieces, order, rects, tiles_x, places, pairs), pieces, 2)
+
+    def fill(a: int, b: int) -> None:
+        tiles.fill_pairs(a, b, seen, pieces, order, rects, tiles_x, places, first_of, pairs, pairs_of)
+
+    run_ranges(fill, pieces, 2)
     spare.close()
     forward = blend.forward_kernel(channels)
     run_ranges(lambda a, b: forward(a, b, tiles_x, tile_first, pairs, records, image), tiles_x * tiles_y, _RANGES)
-    return _Drawn(frame, camera, records, rects, counts, slot_of, pairs, tile_first, pair_count, image)
+    return _Drawn(frame, camera, records, counts, first_of, pairs_of, pairs, tile_first, image)
 
 
 def _draw_backward(
@@ -108,19 +110,19 @@ def _draw_backward(
     n, channels = scene[0].shape[0], drawn.image.shape[0] - 1
     tiles_x, tiles_y = -(-options.width // TILE_W), -(-options.height // TILE_H)
     work = Frame(SCRATCH)
-    slots = work.empty((drawn.pair_count, 6 + channels), np.float32)
+    sums = work.empty((drawn.pairs.shape[0], 6 + channels), np.float32)
     backward = blend.backward_kernel(channels)
 
     def blend_back(a: int, b: int) -> None:
-        backward(a, b, tiles_x, drawn.tile_first, drawn.pairs, drawn.records, drawn.rects, drawn.slot_of, drawn.image, gradient, slots)
+        backward(a, b, tiles_x, drawn.tile_first, drawn.pairs, drawn.records, drawn.image, gradient, sums)
 
     run_ranges(blend_back, tiles_x * tiles_y, _RANGES)
     sh_count = COUNTS[options.sh_degree]
 
     def project_back(a: int, b: int) -> None:
         projection.project_backward(
-            a, b, *scene[:6], sh_count, drawn.camera, options.flags, int(first), drawn.records, drawn.counts, drawn.slot_of, slots,
-            *grads, g_offsets,
+            a, b, *scene[:6], sh_count, drawn.camera, options.flags, int(first), drawn.records, drawn.counts, drawn.first_of,
+            drawn.pairs_of, sums, *grads, g_offsets,
         )  # fmt: skip
 
     run_ranges(project_back, n, _RANGES, _SMALLEST)

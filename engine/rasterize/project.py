@@ -18,7 +18,7 @@ import math
 
 import numpy as np
 
-from .compile import F32, inline, kernel
+from .compile import F32, inline, kernel, prefetch
 from .constants import ALPHA_MIN, RECORD, TILE_H, TILE_W
 
 CAMERA_FLOATS = 27
@@ -30,6 +30,7 @@ _ZERO, _HALF, _ONE, _TWO, _THREE, _FOUR = F32(0), F32(0.5), F32(1), F32(2), F32(
 _ALPHA_MIN = F32(ALPHA_MIN)
 _LARGEST = F32(3.4e38)
 U = np.uint64
+_AHEAD = U(6)  # Gaussians
 _REC, _TW, _TH = RECORD, TILE_W, TILE_H
 _C0 = F32(0.28209479177387814)
 _C1 = F32(0.4886025119029199)
@@ -222,7 +223,7 @@ def _usable(i, means, quats, scales_log, opacities_logit, sh_dc):
 )
 def project(
     start, stop, means, quats, scales_log, opacities_logit, sh_dc, sh_rest, extra, offsets_px, sh_count, camera, flags,
-    records, depths, rects, tiles, radii, bad,
+    records, depths, rects, counts, radii, bad,
 ):  # fmt: skip
     """Fill record, depth, tile rectangle (x, y, w, h), tile count and radius of Gaussians start..stop; 0 tiles means not seen.
 
@@ -233,7 +234,7 @@ def project(
     basis, cam = np.empty(16, np.float32), _camera(camera)
     has_offset, linear = offsets_px.shape[0] > 0, (flags & FLAG_LINEAR) != 0
     for i in range(U(start), U(stop)):
-        tiles[i] = 0
+        counts[i] = 0
         radii[i] = _ZERO
         if not _usable(i, means, quats, scales_log, opacities_logit, sh_dc):
             bad[0] = 1
@@ -269,7 +270,7 @@ def project(
         tx, ty = x0 // _TW, y0 // _TH
         tw, th = x1 // _TW - tx + 1, y1 // _TH - ty + 1
         rects[i, 0], rects[i, 1], rects[i, 2], rects[i, 3] = tx, ty, tw, th
-        tiles[i] = tw * th
+        counts[i] = tw * th
         rd = _ONE / det
         records[i, 0], records[i, 1] = x, y
         records[i, 2], records[i, 3], records[i, 4] = _HALF * c * rd, -b * rd, _HALF * a * rd
@@ -304,7 +305,7 @@ def _sum(old, new, first):
 def _covariance_gradient(u, conic, a, b, c, det, det0, opacity, opacity0, antialiased, blur):
     """Gradient (00, 01, 11) of the loss with respect to the symmetric matrix T T^T, both off-diagonals as one half each.
 
-    u: a Gaussian's summed slot; conic (A, B, C).
+    u: a Gaussian's summed pairs; conic (A, B, C).
     """
     A, B, C = conic
     va, vb, vc = -_HALF * u[3], -_HALF * u[4], -_HALF * u[5]  # d/d(A, off-diagonal, C)
@@ -404,54 +405,66 @@ def _clear(i, g_means, g_quats, g_scales, g_opacities, g_dc, g_rest, g_extra):
 
 
 @inline()
-def _sum_slots(start, stop, slots):
-    """The first nine columns of rows start..stop, summed."""
+def _sum_pairs(start, stop, pairs_of, sums):
+    """The first nine columns of a Gaussian's pairs, summed."""
     u0, u1, u2, u3, u4, u5, u6, u7, u8 = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
-    for j in range(start, stop):
-        u0 += slots[j, 0]
-        u1 += slots[j, 1]
-        u2 += slots[j, 2]
-        u3 += slots[j, 3]
-        u4 += slots[j, 4]
-        u5 += slots[j, 5]
-        u6 += slots[j, 6]
-        u7 += slots[j, 7]
-        u8 += slots[j, 8]
+    for k in range(start, stop):
+        j = U(pairs_of[k])
+        u0 += sums[j, 0]
+        u1 += sums[j, 1]
+        u2 += sums[j, 2]
+        u3 += sums[j, 3]
+        u4 += sums[j, 4]
+        u5 += sums[j, 5]
+        u6 += sums[j, 6]
+        u7 += sums[j, 7]
+        u8 += sums[j, 8]
     return u0, u1, u2, u3, u4, u5, u6, u7, u8
 
 
 @inline()
-def _sum_column(start, stop, column, slots):
+def _prefetch_pairs(i, first_of, pairs_of, sums):
+    """Rows of a Gaussian lie in as many places as it has tiles: asked for ahead, they are there in time (2 to 3 times as fast)."""
+    for k in range(U(first_of[i]), U(first_of[i + U(1)])):
+        j = U(pairs_of[k])
+        prefetch(sums, j, U(0))
+        prefetch(sums, j, U(8))
+
+
+@inline()
+def _sum_column(start, stop, column, pairs_of, sums):
     total = _ZERO
-    for j in range(start, stop):
-        total += slots[j, column]
+    for k in range(start, stop):
+        total += sums[U(pairs_of[k]), column]
     return total
 
 
 @kernel(
     "void(int64,int64,float32[:,::1],float32[:,::1],float32[:,::1],float32[::1],float32[:,::1],float32[:,::1],int64,float32[::1],int64,"
-    "int64,float32[:,::1],int32[::1],int64[::1],float32[:,::1],float32[:,::1],float32[:,::1],float32[:,::1],float32[::1],float32[:,::1],"
+    "int64,float32[:,::1],int32[::1],int64[::1],int32[::1],float32[:,::1],float32[:,::1],float32[:,::1],float32[:,::1],float32[::1],float32[:,::1],"
     "float32[:,::1],float32[:,::1],float32[:,::1])"
 )
 def project_backward(
     start, stop, means, quats, scales_log, opacities_logit, sh_dc, sh_rest, sh_count, camera, flags,
-    first, records, tiles, slot_of, slots, g_means, g_quats, g_scales, g_opacities, g_dc, g_rest, g_extra, g_offsets,
+    first, records, counts, first_of, pairs_of, sums, g_means, g_quats, g_scales, g_opacities, g_dc, g_rest, g_extra, g_offsets,
 ):  # fmt: skip
-    """Sum each Gaussian's slots and carry them to its parameters; `first` writes, otherwise adds.
+    """Sum each Gaussian's pairs and carry them to its parameters; `first` writes, otherwise adds.
 
-    A slot holds, for one tile: sums of u, u dx, u dy, u dx^2, u dx dy, u dy^2 (u = alpha dL/dalpha), then one per channel.
+    A row of `sums` holds, for one tile: sums of u, u dx, u dy, u dx^2, u dx dy, u dy^2 (u = alpha dL/dalpha), then one per channel.
     """
     basis, vb, g_dir, cam = np.empty(16, np.float32), np.empty(16, np.float32), np.empty(3, np.float32), _camera(camera)
     antialiased, linear = (flags & FLAG_ANTIALIASED) != 0, (flags & FLAG_LINEAR) != 0
     for i in range(U(start), U(stop)):
-        if tiles[i] == 0:
+        if i + _AHEAD < U(stop):
+            _prefetch_pairs(i + _AHEAD, first_of, pairs_of, sums)
+        if counts[i] == 0:
             if first:
                 _clear(i, g_means, g_quats, g_scales, g_opacities, g_dc, g_rest, g_extra)
             if g_offsets.shape[0]:
                 g_offsets[i, 0], g_offsets[i, 1] = _ZERO, _ZERO
             continue
-        slot, end = U(slot_of[i]), U(slot_of[i] + tiles[i])
-        u = _sum_slots(slot, end, slots)
+        own, end = U(first_of[i]), U(first_of[i] + counts[i])
+        u = _sum_pairs(own, end, pairs_of, sums)
         x, y, z = _camera_mean(i, means, cam)
         q = _unit_quaternion(i, quats)
         s0, s1, s2 = math.exp(scales_log[i, 0]), math.exp(scales_log[i, 1]), math.exp(scales_log[i, 2])
@@ -468,10 +481,10 @@ def project_backward(
         gx, gy, gz = _mean_gradient(x, y, z, vx, vy, (v00, v11, v02, v12), j00, j11, j02, j12, free_x, free_y)
         at = U(9)
         if flags & FLAG_DEPTH:
-            gz += _sum_column(slot, end, at, slots)
+            gz += _sum_column(own, end, at, pairs_of, sums)
             at += U(1)
         for k in range(U(g_extra.shape[1])):
-            g_extra[i, k] = _sum(g_extra[i, k], _sum_column(slot, end, at + k, slots), first)
+            g_extra[i, k] = _sum(g_extra[i, k], _sum_column(own, end, at + k, pairs_of, sums), first)
         g_dir[0], g_dir[1], g_dir[2] = _ZERO, _ZERO, _ZERO
         dx, dy, dz, rn = _ZERO, _ZERO, _ZERO, _ZERO
         if sh_count:

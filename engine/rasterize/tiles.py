@@ -14,40 +14,41 @@ from .compile import kernel
 _DIGIT = 11
 _BINS = 1 << _DIGIT
 _MASK = np.uint32(_BINS - 1)
+U = np.uint64
 
 
 @kernel("int64(int32[::1],float32[::1],int32[::1],uint32[::1],int64[::1])")
-def compact(tiles, depths, seen, keys, slot_of):
-    """List the Gaussians that touch a tile, their depth bits, and where each one's slots begin; return the pairs.
+def compact(tiles, depths, seen, keys, first_of):
+    """List the Gaussians that touch a tile, their depth bits, and where each one's pairs begin; return the pairs.
 
-    `seen[k]`, `keys[k]` are filled for k < number seen, which is put into slot_of[n]; depths are positive,
+    `seen[k]`, `keys[k]` are filled for k < number seen, which is put into first_of[n]; depths are positive,
     so their bits sort as unsigned integers.
     """
     bits = depths.view(np.uint32)
-    n = np.uint64(tiles.shape[0])
-    at = np.uint64(0)
+    n = U(tiles.shape[0])
+    at = U(0)
     pairs = 0
     for i in range(n):
-        slot_of[i] = pairs
+        first_of[i] = pairs
         if tiles[i]:
             seen[at] = np.int32(i)
             keys[at] = bits[i]
-            at += np.uint64(1)
+            at += U(1)
             pairs += tiles[i]
-    slot_of[n] = np.int64(at)
+    first_of[n] = np.int64(at)
     return pairs
 
 
 @kernel("void(int64,uint32[::1],uint32[::1],int32[::1],int32[::1])")
 def sort_by_depth(count, keys, keys_spare, values, values_spare):
     """Stable ascending sort of values by keys, in place; three counting passes of 11 bits."""
-    n = np.uint64(count)
+    n = U(count)
     starts = np.zeros((3, _BINS), np.int64)
     for i in range(n):
         k = keys[i]
-        starts[0, np.uint64(k & _MASK)] += 1
-        starts[1, np.uint64((k >> np.uint32(11)) & _MASK)] += 1
-        starts[2, np.uint64(k >> np.uint32(22))] += 1
+        starts[0, U(k & _MASK)] += 1
+        starts[1, U((k >> np.uint32(11)) & _MASK)] += 1
+        starts[2, U(k >> np.uint32(22))] += 1
     for p in range(3):
         total = 0
         for b in range(_BINS):
@@ -55,18 +56,18 @@ def sort_by_depth(count, keys, keys_spare, values, values_spare):
             starts[p, b] = total
             total += c
     for i in range(n):
-        b = np.uint64(keys[i] & _MASK)
-        j = np.uint64(starts[0, b])
+        b = U(keys[i] & _MASK)
+        j = U(starts[0, b])
         starts[0, b] += 1
         keys_spare[j], values_spare[j] = keys[i], values[i]
     for i in range(n):
-        b = np.uint64((keys_spare[i] >> np.uint32(11)) & _MASK)
-        j = np.uint64(starts[1, b])
+        b = U((keys_spare[i] >> np.uint32(11)) & _MASK)
+        j = U(starts[1, b])
         starts[1, b] += 1
         keys[j], values[j] = keys_spare[i], values_spare[i]
     for i in range(n):
-        b = np.uint64(keys[i] >> np.uint32(22))
-        j = np.uint64(starts[2, b])
+        b = U(keys[i] >> np.uint32(22))
+        j = U(starts[2, b])
         starts[2, b] += 1
         values_spare[j] = values[i]
     for i in range(n):
@@ -77,36 +78,39 @@ def sort_by_depth(count, keys, keys_spare, values, values_spare):
 def count_pairs(piece_start, piece_stop, seen_count, pieces, order, rects, tiles_x, counts):
     """counts[piece, tile]: how many of the piece's Gaussians touch the tile."""
     for p in range(piece_start, piece_stop):
-        for k in range(np.uint64(seen_count * p // pieces), np.uint64(seen_count * (p + 1) // pieces)):
-            i = np.uint64(order[k])
+        for k in range(U(seen_count * p // pieces), U(seen_count * (p + 1) // pieces)):
+            i = U(order[k])
             x, y, w, h = rects[i, 0], rects[i, 1], rects[i, 2], rects[i, 3]
             for ty in range(y, y + h):
-                for t in range(np.uint64(ty * tiles_x + x), np.uint64(ty * tiles_x + x + w)):
-                    counts[np.uint64(p), t] += 1
+                for t in range(U(ty * tiles_x + x), U(ty * tiles_x + x + w)):
+                    counts[U(p), t] += 1
 
 
 @kernel("void(int64[:,::1],int64[::1])")
 def place_pieces(counts, tile_start):
     """Turn counts into the place where each piece begins within each tile; tile_start gets one entry more than tiles."""
     total = 0
-    for t in range(np.uint64(counts.shape[1])):
+    for t in range(U(counts.shape[1])):
         tile_start[t] = total
-        for p in range(np.uint64(counts.shape[0])):
+        for p in range(U(counts.shape[0])):
             c = counts[p, t]
             counts[p, t] = total
             total += c
-    tile_start[np.uint64(counts.shape[1])] = total
+    tile_start[U(counts.shape[1])] = total
 
 
-@kernel("void(int64,int64,int64,int64,int32[::1],int32[:,::1],int64,int64[:,::1],int32[::1])")
-def fill_pairs(piece_start, piece_stop, seen_count, pieces, order, rects, tiles_x, places, pairs):
-    """pairs: for each tile in turn, the Gaussians that touch it, near to far."""
+@kernel("void(int64,int64,int64,int64,int32[::1],int32[:,::1],int64,int64[:,::1],int64[::1],int32[::1],int32[::1])")
+def fill_pairs(piece_start, piece_stop, seen_count, pieces, order, rects, tiles_x, places, first_of, pairs, pairs_of):
+    """pairs: for each tile in turn, the Gaussians that touch it, near to far. pairs_of: for each Gaussian in turn, its places in pairs."""
     for p in range(piece_start, piece_stop):
-        for k in range(np.uint64(seen_count * p // pieces), np.uint64(seen_count * (p + 1) // pieces)):
-            i = np.uint64(order[k])
+        for k in range(U(seen_count * p // pieces), U(seen_count * (p + 1) // pieces)):
+            i = U(order[k])
             x, y, w, h = rects[i, 0], rects[i, 1], rects[i, 2], rects[i, 3]
+            own = U(first_of[i])
             for ty in range(y, y + h):
-                for t in range(np.uint64(ty * tiles_x + x), np.uint64(ty * tiles_x + x + w)):
-                    j = places[np.uint64(p), t]
-                    places[np.uint64(p), t] = j + 1
-                    pairs[np.uint64(j)] = np.int32(i)
+                for t in range(U(ty * tiles_x + x), U(ty * tiles_x + x + w)):
+                    j = places[U(p), t]
+                    places[U(p), t] = j + 1
+                    pairs[U(j)] = np.int32(i)
+                    pairs_of[own] = np.int32(j)
+                    own += U(1)
