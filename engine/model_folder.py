@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import UserError
+from .weights import KEPT_TEXT
 
 _log = logging.getLogger(__name__)
 _M = TypeVar("_M", bound=nn.Module)
@@ -100,7 +101,7 @@ def sentence_embeddings(
     from safetensors.torch import load_file, save_file
 
     sentences = [re.sub(r"\s+", " ", s).strip() for s in sentences]
-    kept = folder / f"text_{_key(folder, sentences, length, masked)}.safetensors"
+    kept = folder / f"{KEPT_TEXT}{_key(folder, sentences, length, masked)}.safetensors"
     if kept.is_file():
         return load_file(kept)
     from transformers import AutoTokenizer

@@ -149,7 +149,7 @@ def enhance(
     clips = sampler.sample(
         prior, condition, latents, lam,
         steps=settings.prior.steps or prior.spec.steps, generator=generator, both=knobs.momentum == "full" and float(mu.min()) < _ALL_KNOWN,
-        momentum_start=knobs.momentum_start, reuse=settings.prior.reuse, report=report,
+        momentum_start=knobs.momentum_start, eta=settings.prior.eta, reuse=settings.prior.reuse, report=report,
     )  # fmt: skip
     consistent = prior.decode(clips.consistent)[:count].to(image)
     free = consistent if clips.free is clips.consistent else prior.decode(clips.free)[:count].to(image)

@@ -93,6 +93,7 @@ class PriorSettings:
         "any", "Which weights may be used: any, or commercial: only those free for commercial use", choices=("any", "commercial")
     )
     steps: int = _setting(0, "Denoising steps; 0 is the prior's own default", limits=(0, 1000))
+    eta: float = _setting(0.0, "Noise added at every denoising step, DDIM's eta; 0 is deterministic, the paper's 1", limits=(0.0, 1.0))
     guidance: float = _setting(-1.0, "Classifier-free guidance; -1 is the prior's own default", limits=(-1.0, 50.0))
     reuse: float = _setting(
         0.0, "Leave network calls out while the clean estimate changes by less than this share a step; 0: never", limits=(0.0, 0.5)
@@ -148,7 +149,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "commercial-safe": {"licences": "commercial"},
     "paper": {
         "width": 1024, "refine_steps": 5000, "recipe": "paper", "prior": "viewcrafter_25", "initialiser": "flash3d",
-        "sh_degree": 1, "max_gaussians": 6_000_000,
+        "eta": 1.0, "sh_degree": 1, "max_gaussians": 6_000_000,
     },
 }  # fmt: skip
 

@@ -19,6 +19,7 @@ from .errors import UserError
 
 FOLDER_VARIABLE = "SCENE_SPLATTER_WEIGHTS"
 MANIFEST = "scene_splatter_files.json"
+KEPT_TEXT = "text_"  # how files of text embeddings that are kept beside weights begin
 _DIFFUSERS = ("model_index.json", "*/*.json", "*/*.safetensors", "*/*.model", "*/*.txt")
 
 
@@ -148,6 +149,8 @@ def missing(name: str) -> list[str]:
     """Files that should be there and are not, or are shorter than they should be; [] if the model can be used."""
     entry, home = known(name), folder() / name
     listed = manifest(home)
+    if not listed and _by_another_name(name) is not None:
+        return []
     wanted = {file: facts["size"] for file, facts in listed.items()} or dict.fromkeys(entry.needs, 0)
     return [file for file, size in wanted.items() if not (home / file).is_file() or (home / file).stat().st_size < size]
 
@@ -157,6 +160,12 @@ def require(name: str) -> Path:
     entry, home = known(name), folder() / name
     if home.is_file():
         raise UserError(f"{home} is a file, not a folder of weights.", f"Put the file into a folder of that name: {home}/{entry.needs[0]}.")
+    if (home / entry.needs[0]).is_dir():
+        inside = ", ".join(sorted(p.name for p in (home / entry.needs[0]).iterdir())[:3])
+        raise UserError(
+            f"{home / entry.needs[0]} is a folder, not the file of that name.",
+            f"Put the file itself into {home}{f' (the folder holds {inside})' if inside else ''}.",
+        )
     if missing(name):
         begun = " The download is not finished." if home.is_dir() and any(home.rglob("*.part")) else ""
         raise UserError(
@@ -171,7 +180,20 @@ def checkpoint_in(name: str, home: Path) -> Path:
     for wanted in known(name).needs:
         if (home / wanted).is_file():
             return home / wanted
-    raise UserError(f"No checkpoint in {home}.", f"Run: python -m engine weights download {name}")
+    other = _by_another_name(name)
+    if other is None:
+        raise UserError(f"No checkpoint in {home}.", f"Run: python -m engine weights download {name}")
+    return other
+
+
+def _by_another_name(name: str) -> Path | None:
+    """The one checkpoint in a single-file model's folder, if it was put there by hand under another name."""
+    entry, home = known(name), folder() / name
+    ending = Path(entry.needs[0]).suffix
+    if len(entry.needs) > 1 or ending == ".json" or (home / entry.needs[0]).exists():
+        return None
+    found = [p for p in home.glob(f"*{ending}") if p.is_file() and not p.name.startswith(KEPT_TEXT)]
+    return found[0] if len(found) == 1 else None
 
 
 def selected(name: str, files: list[str]) -> list[str]:
@@ -210,8 +232,9 @@ def verify(name: str, step: Callable[[int], None] = lambda size: None) -> list[s
     expected = {file: ("sha256", value) for file, value in entry.sha256.items()}
     for file, facts in manifest(home).items():
         expected[file] = ("sha256", facts["sha256"]) if "sha256" in facts else ("sha1", facts["sha1"])
+    other = None if absent else _by_another_name(name)
     for file, (kind, value) in expected.items():
-        if file not in absent and not digest(home / file, kind, step).startswith(value):
+        if file not in absent and not digest(other or home / file, kind, step).startswith(value):
             problems.append(f"{file} has another checksum than the released file")
     return problems
 

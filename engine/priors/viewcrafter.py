@@ -7,7 +7,7 @@ The network sees the latents of the rendered frames, CLIP's view of the user's p
 a fixed sentence and a frame rate of 10.
 
 The released sampler is stochastic (eta 1) and samples the autoencoder's posterior; here
-both are deterministic, and the sampler of the engine offers eta.
+both are deterministic by default, and the setting eta makes the sampler stochastic.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..weights import KEPT_TEXT
 from . import notation, transformer
 from .base import Clip, Level, PriorSpec
 from .clip_image import clip_pixels
@@ -202,7 +203,7 @@ def text_embeddings(checkpoint: Path, config: ModelConfig, prompt: str, state: d
 
     facts = checkpoint.stat()
     key = hashlib.sha256(f"{checkpoint.name} {facts.st_size} {facts.st_mtime_ns} {prompt}".encode()).hexdigest()[:16]
-    kept = checkpoint.with_name(f"text_{key}.safetensors")
+    kept = checkpoint.with_name(f"{KEPT_TEXT}{key}.safetensors")
     if kept.is_file():
         return load_file(kept)["embeddings"]
     tokens = [_tokens(sentence, config) for sentence in ("", prompt)]

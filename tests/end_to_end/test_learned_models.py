@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,10 +57,46 @@ def test_a_scene_is_made_with_each_prior(weights, picture, tmp_path, prior):
 
 
 @pytest.mark.slow
-def test_a_scene_is_made_on_learned_depth(weights, picture, tmp_path):
-    done = generate(weights, picture, tmp_path / "out", "--depth", "zoedepth", "--diffusion", "false")
+@pytest.mark.parametrize("prior", ["viewcrafter_25", "wan_vace_1.3b", "svd"])
+def test_without_momentum_both_clips_are_the_free_run(weights, picture, tmp_path, prior):
+    """lambda = 0; the other end, lambda = 1, is in unit/test_every_prior.py on latents: autoencoders of random weights keep nothing."""
+    done = generate(weights, picture, tmp_path / "out", "--prior", prior, "--lambda-0", "0", "--eta", "1", "--move-frames", "5")
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "zoedepth" in (tmp_path / "out" / "report.json").read_text()
+    maps = tmp_path / "out" / "segments" / "000" / "maps"
+    for place in ("first", "middle", "last"):
+        assert (maps / f"consistent_{place}.png").read_bytes() == (maps / f"free_{place}.png").read_bytes()
+    assert (maps / "consistent_last.png").read_bytes() != (maps / "render_last.png").read_bytes()
+
+
+@pytest.mark.slow
+def test_the_default_tells_what_it_chose_and_resumes_with_it(weights, picture, tmp_path):
+    """Without a GPU that is the patch prior, however many weights are here; depth is the learned model that is here."""
+    out = tmp_path / "out"
+    done = generate(weights, picture, out, "--preset", "commercial-safe")
+    assert done.returncode == 0, done.stderr[-2000:]
+    head = done.stderr.splitlines()[:4]
+    assert any("automatic prior: patch, because there is no GPU" in line for line in head)
+    assert any("automatic depth: zoedepth" in line for line in head)
+    facts = json.loads((out / "report.json").read_text())["facts"]
+    assert facts["commercial use"].startswith("commercial-safe was asked for; allowed") and "MIT" in facts["commercial use"]
+    assert "commercial-safe" in (out / "report.html").read_text()
+    shutil.rmtree(out / "segments" / "001")
+    again = subprocess.run(
+        [sys.executable, "-m", "engine", "generate", "--out", str(out), "--resume"], cwd=ROOT, capture_output=True, text=True, timeout=500,
+        env=os.environ | {"SCENE_SPLATTER_WEIGHTS": str(weights), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert "zoedepth, with which this job was begun" in again.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", ["zoedepth", "moge_2", "depth_anything_3"])
+def test_a_scene_is_made_on_learned_depth(weights, picture, tmp_path, depth):
+    if depth != "zoedepth":  # not among those that the default may choose from above
+        weights = tiny.save_depth_model(depth, tmp_path / "weights" / depth).parent
+    done = generate(weights, picture, tmp_path / "out", "--depth", depth, "--diffusion", "false")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert depth in (tmp_path / "out" / "report.json").read_text()
 
 
 def test_absent_weights_are_one_line(weights, picture, tmp_path):

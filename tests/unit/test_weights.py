@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import json
 import threading
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -268,6 +269,55 @@ def test_files_put_there_by_hand_count(tmp_path, monkeypatch):
     (tmp_path / "viewcrafter_16").write_bytes(b"a file where a folder should be")
     with pytest.raises(UserError, match="is a file, not a folder"):
         weights.require("viewcrafter_16")
+
+
+def test_a_renamed_checkpoint_is_found_if_it_is_the_only_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCENE_SPLATTER_WEIGHTS", str(tmp_path))
+    home = tmp_path / "viewcrafter_25"
+    home.mkdir()
+    (home / "ViewCrafter_25.ckpt").write_bytes(b"x")
+    (home / "text_0123.safetensors").write_bytes(b"kept text")
+    assert weights.missing("viewcrafter_25") == []
+    assert weights.checkpoint_in("viewcrafter_25", weights.require("viewcrafter_25")).name == "ViewCrafter_25.ckpt"
+    assert weights.verify("viewcrafter_25") == ["model.ckpt has another checksum than the released file"]
+    (home / "another.ckpt").write_bytes(b"y")
+    with pytest.raises(UserError, match="Weights not found"):
+        weights.require("viewcrafter_25")
+    (tmp_path / "depth_anything_3").mkdir()
+    (tmp_path / "depth_anything_3" / "text_x.safetensors").write_bytes(b"no model")
+    assert weights.missing("depth_anything_3") == ["model.safetensors"]
+
+
+def test_a_folder_in_place_of_the_file_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCENE_SPLATTER_WEIGHTS", str(tmp_path))
+    (tmp_path / "viewcrafter_25" / "model.ckpt").mkdir(parents=True)
+    (tmp_path / "viewcrafter_25" / "model.ckpt" / "real.ckpt").write_bytes(b"x")
+    with pytest.raises(UserError, match="is a folder, not the file") as caught:
+        weights.require("viewcrafter_25")
+    assert "real.ckpt" in caught.value.hint
+
+
+def test_a_download_goes_through_a_proxy(hub, monkeypatch):
+    """The hub has a name that nobody can look up: the proxy, which here is the same server, gets the whole address."""
+    server = download.endpoint()
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+    monkeypatch.setenv("http_proxy", server)
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it remembers the proxies of its first request
+    monkeypatch.setattr(Hub, "do_GET", through_proxy(Hub.do_GET, seen := []))
+    assert (download.download(NAME) / BIG).read_bytes() == CONTENT[BIG]
+    assert weights.verify(NAME) == []
+    assert all(address.startswith("http://hub.invalid/") for address in seen) and len(seen) >= 4
+
+
+def through_proxy(get, seen: list[str]):
+    """A handler that takes what a client sends to a proxy: an address in place of a path."""
+
+    def do_get(self) -> None:
+        seen.append(self.path)
+        self.path = self.path.removeprefix("http://hub.invalid")
+        get(self)
+
+    return do_get
 
 
 def test_licences_are_said_and_conditions_must_be_accepted(capsys, monkeypatch, tmp_path):
