@@ -1,8 +1,8 @@
 """Adding and removing Gaussians while they are optimised: the density control of 3DGS (Kerbl et al. 2023, section 5).
 
 Where the projected mean is pulled strongly, detail is missing: a small Gaussian is cloned, a large one split in
-two. What has become transparent, or covers far too much, goes. One step selects survivors and appends newcomers
-with a single copy of every tensor and of Adam's moments.
+two. What has become transparent, or covers far too much, goes. One step selects survivors and adds newcomers
+for every tensor and for Adam's moments.
 """
 
 from __future__ import annotations
@@ -108,7 +108,9 @@ def _grow_and_prune(
     clone = wanted & ~split
     keep = ~dead & ~split
     newcomers = Gaussians(*(torch.cat(ts) for ts in zip(old.select(clone), *_halves(old.select(split), generator), strict=True)))
-    return _replace(old, params, optimizer, keep, newcomers)
+    survivors, cloned, halved = (mask.nonzero()[:, 0] for mask in (keep, clone, split))
+    order = torch.argsort(torch.cat([survivors, cloned, halved, halved]), stable=True)  # newcomers beside what they come from
+    return _replace(old, params, optimizer, survivors, newcomers, order)
 
 
 def _halves(g: Gaussians, generator: torch.Generator) -> tuple[Gaussians, Gaussians]:
@@ -124,16 +126,17 @@ def _halves(g: Gaussians, generator: torch.Generator) -> tuple[Gaussians, Gaussi
     return parts[0], parts[1]
 
 
-def _replace(old: Gaussians, params: Gaussians, optimizer: torch.optim.Adam, keep: Tensor, newcomers: Gaussians) -> Gaussians:
-    """Survivors with their moments, then newcomers with none, in the optimiser's groups."""
-    index = keep.nonzero()[:, 0]
+def _replace(
+    old: Gaussians, params: Gaussians, optimizer: torch.optim.Adam, survivors: Tensor, newcomers: Gaussians, order: Tensor
+) -> Gaussians:
+    """Survivors with their moments and newcomers with none, in the given order, in the optimiser's groups."""
     fresh = []
     for group, before, current, new in zip(optimizer.param_groups, old, params, newcomers, strict=True):
-        tensor = torch.cat([before[index], new]).requires_grad_()
+        tensor = torch.cat([before[survivors], new])[order].requires_grad_()
         moments = optimizer.state.pop(current, None)
         if moments:
             for name in ("exp_avg", "exp_avg_sq"):
-                moments[name] = torch.cat([moments[name][index], torch.zeros_like(new)])
+                moments[name] = torch.cat([moments[name][survivors], torch.zeros_like(new)])[order]
             optimizer.state[tensor] = moments
         group["params"] = [tensor]
         fresh.append(tensor)

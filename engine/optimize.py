@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .colour import linear_to_srgb
 from .densify import Densify, DensifyState, densify
+from .formats.packing import morton_order
 from .gaussians import Gaussians
 from .losses import Target, photometric_loss, prepare_target
 from .rasterize import rasterize
@@ -113,7 +114,8 @@ def refine(
     often. `pixel_weights` multiply each pixel's loss. `sh_degree` is the degree in use; missing coefficients start
     at zero, stored ones above it are kept but not trained. `scene_scale` (metres) scales the position rate and, in
     densification, lengths. With blending "linear" the rendering is encoded to sRGB before it is compared.
-    `antialiased` as in `rasterize`. The result depends only on the arguments; on the CPU to the bit.
+    `antialiased` as in `rasterize`. The result depends only on the arguments, on the CPU to the bit; Gaussians come
+    back in the order given unless the recipe densifies.
 
     Raises ValueError for shapes that do not fit, FloatingPointError if the loss stops being finite, and whatever
     `report` raises.
@@ -124,6 +126,9 @@ def refine(
     scale = scene_scale or chosen.scene_scale or median_depth(gaussians, camera_from_world[0])
     schedule = frame_schedule(torch.ones(f) if frame_weights is None else frame_weights, steps, seed, chosen.shuffled)
     generator = torch.Generator().manual_seed(seed)
+    # Neighbours in space beside each other in memory: 1.2 times as fast where they come in no order.
+    order = _spatial_order(gaussians.means.detach())
+    gaussians = gaussians.select(order)
     params = Gaussians(*(t.detach().clone().contiguous().requires_grad_() for t in _with_degree(gaussians, degree)))
     optimizer = _adam(params, chosen, scale)
     limits = None if chosen.largest_px is None else size_limits(gaussians, K, camera_from_world, frames.shape[3], chosen.largest_px)
@@ -165,7 +170,10 @@ def refine(
     history.note(steps, params)
     if report is not None:
         report(STAGE, steps, steps, f"{params.count} Gaussians")
-    return RefineResult(params.map(lambda t: t.detach()), history.losses, schedule, history.counts, history.mean_opacities)
+    refined = params.map(lambda t: t.detach())
+    if chosen.densify is None:
+        refined = refined.select(torch.argsort(order))
+    return RefineResult(refined, history.losses, schedule, history.counts, history.mean_opacities)
 
 
 def frame_schedule(weights: Tensor, steps: int, seed: int, shuffled: bool) -> list[int]:
@@ -235,6 +243,13 @@ def limit_sizes(scales_log: Tensor, limits: SizeLimits) -> None:
     sizes = scales_log[rows]
     longest = sizes.argmax(dim=1, keepdim=True)
     scales_log[rows] = torch.minimum(sizes, limits.middle[rows, None]).scatter_(1, longest, sizes.gather(1, longest))
+
+
+def _spatial_order(means: Tensor) -> Tensor:
+    """[n, 3] -> [n]"""
+    if not (means.shape[0] and means.isfinite().all()):  # the rasteriser says what is wrong with them
+        return torch.arange(means.shape[0], device=means.device)
+    return torch.from_numpy(morton_order(means.cpu().numpy())).to(means.device)
 
 
 def _adam(params: Gaussians, recipe: Recipe, scale: float) -> Adam:
