@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numba
 import numpy as np
-from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
@@ -74,9 +73,8 @@ def prefetch(typing_context, array, row, column):
     def generate(context, builder, signature, arguments):
         view = context.make_array(signature.args[0])(context, builder, arguments[0])
         address = cgutils.get_item_pointer(context, builder, signature.args[0], view, list(arguments[1:]), wraparound=False)
-        address = builder.bitcast(address, ir.IntType(8).as_pointer())
-        i32 = ir.IntType(32)
-        function = ir.FunctionType(ir.VoidType(), [address.type, i32, i32, i32])
+        address, i32 = builder.bitcast(address, cgutils.voidptr_t), cgutils.int32_t
+        function = cgutils.ir.FunctionType(cgutils.ir.VoidType(), [address.type, i32, i32, i32])
         read, keep_close, data = i32(0), i32(3), i32(1)
         builder.call(builder.module.declare_intrinsic("llvm.prefetch", [address.type], function), [address, read, keep_close, data])
         return context.get_dummy_value()
