@@ -134,7 +134,8 @@ def settle(settings: SceneSettings, size: tuple[int, int], free_bytes: int | Non
     """The settings with a prior and a depth source in place of "auto", and what to tell of it.
 
     `size` (width, height) of the frames at work, about; `free_bytes` of GPU memory, None without a GPU; `earlier` {"prior", "depth"}
-    that the job was begun with, so that a resumed job goes on with the same. Raises UserError as `check` does.
+    that the job was begun with, so that a resumed job goes on with the same. Raises UserError as `check` does, and where
+    weights are missing.
     """
     earlier, commercial, facts = earlier or {}, settings.prior.licences == "commercial", {}
     if settings.prior.prior == AUTO:
@@ -147,7 +148,21 @@ def settle(settings: SceneSettings, size: tuple[int, int], free_bytes: int | Non
         settings = replace(settings, geometry=replace(settings.geometry, depth=name))
         facts["automatic depth"] = _why_depth(name, "depth" in earlier)
     check(settings)
+    _require(list(used_weights(settings)))
     return Chosen(settings, facts | licences(settings))
+
+
+def _require(names: list[str]) -> None:
+    """Raise UserError, before any work, where weights are missing: all of them at once."""
+    absent = [name for name in names if weights.missing(name)]
+    if len(absent) > 1:
+        entries = {name: weights.known(name) for name in absent}
+        raise UserError(
+            f"Weights not found: {'; '.join(f'{e.title} ({e.size_gb:g} GB; {e.licence})' for e in entries.values())}.",
+            f"Run, for each of {', '.join(absent)}: python -m engine weights download NAME. Place: {weights.folder()}",
+        )
+    for name in names:
+        weights.require(name)
 
 
 def _why_prior(name: str, begun: bool, free_bytes: int | None, size: tuple[int, int]) -> str:

@@ -239,6 +239,12 @@ def verify(name: str, step: Callable[[int], None] = lambda size: None) -> list[s
     return problems
 
 
+def checksums(name: str) -> dict[str, str]:
+    """SHA-256 of a model's large files, as far as it is known: of the released files, or as the download noted it; some are beginnings."""
+    noted = {file: facts["sha256"] for file, facts in manifest(folder() / name).items() if "sha256" in facts}
+    return {**known(name).sha256, **noted}
+
+
 def verifiable(name: str) -> bool:
     """Whether any checksum is known for this model."""
     return bool(known(name).sha256 or manifest(folder() / name))

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions.choices["download"].add_argument(
         "--accept-licence", action="store_true", help="needed for models that may not be used commercially without further ado"
     )
-    recommend = actions.add_parser("recommend", help="the best video prior for this machine: with what is here, and with a download")
+    recommend = actions.add_parser("recommend", help="the best video prior and depth model for this machine: with what is here, and with a download")
     recommend.add_argument("--commercial", action="store_true", help="only weights that may be used commercially without further ado")
     where = actions.add_parser("where", help=f"the weights folder ({weights.FOLDER_VARIABLE} chooses it), or a model's")
     where.add_argument("name", metavar="NAME", nargs="?", help="a name from the list")
@@ -45,7 +45,7 @@ def facts(name: str) -> dict[str, object]:
     return {
         "name": name, "title": entry.title, "kind": entry.kind, "size_gb": entry.size_gb, "licence": entry.licence,
         "commercial_use": entry.commercial_use, "present": not absent, "folder": str(weights.folder() / name),
-        "page": f"{download.endpoint()}/{entry.repository}",
+        "page": f"{download.endpoint()}/{entry.repository}", "sha256": weights.checksums(name),
     }  # fmt: skip
 
 
@@ -66,8 +66,14 @@ def _show(args: argparse.Namespace) -> int:
         print(json.dumps(data))
     else:
         for key, value in data.items():
-            print(f"{key.replace('_', ' ')}: {value}")
+            print(f"{key.replace('_', ' ')}: {_plain(value)}")
     return 0
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{file} {digest}" for file, digest in value.items()) or "none known before the download; the hub tells it then"
+    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
 
 
 def _download(args: argparse.Namespace) -> int:
@@ -122,13 +128,18 @@ def _recommend(args: argparse.Namespace) -> int:
     here = choice.best_here(free, commercial=args.commercial)
     best = choice.suitable(free, commercial=args.commercial)[0]
     fetch = [name for name in best.needs if weights.missing(name)]
+    depth = choice.best_depth(commercial=args.commercial)
+    best_depth = next(name for name in choice.DEPTHS if weights.known(name).commercial_use or not args.commercial)
     if args.json:
-        print(json.dumps({"here": here, "best": best.name, "download": fetch, "gpu_gib": None if free is None else free / memory.GIB}))
+        gib = None if free is None else free / memory.GIB
+        print(json.dumps({"here": here, "best": best.name, "download": fetch, "gpu_gib": gib, "depth": depth, "best_depth": best_depth}))
         return 0
     print(f"GPU memory: {'none that can be used' if free is None else f'{free / memory.GIB:.1f} GiB free'}")
-    print(f"with what is here: --prior {here}")
+    print(f"with what is here: --prior {here} --depth {depth}")
     if best.name != here:
         print(f"after a download of {', '.join(fetch)}: --prior {best.name}")
+    if best_depth != depth:
+        print(f"after a download of {best_depth}: --depth {best_depth}")
     return 0
 
 

@@ -177,6 +177,18 @@ def test_given_files_are_said_to_have_licences_of_their_own(here):
     assert "only you know the licence: sharp.ply, style.safetensors" in text
 
 
+def test_missing_weights_are_told_before_any_work_all_at_once(here):
+    with pytest.raises(UserError, match=r"ViewCrafter 25 frames.*Flash3D") as caught:
+        settled(preset="paper")
+    assert "viewcrafter_25, flash3d" in caught.value.hint
+    here("viewcrafter_25")
+    with pytest.raises(UserError, match="Flash3D") as caught:
+        settled(preset="paper")
+    assert "weights download flash3d" in caught.value.hint
+    here("flash3d")
+    assert settled(preset="paper").facts["commercial use"].startswith("NO")
+
+
 def test_the_papers_preset_is_viewcrafter_and_flash3d():
     paper = settings.make("paper")
     assert (paper.prior.prior, paper.geometry.initialiser) == ("viewcrafter_25", "flash3d")
@@ -194,3 +206,4 @@ def test_the_command_tells_both(capsys, monkeypatch, tmp_path):
     assert main(["weights", "--json", "recommend", "--commercial"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["here"] == "patch" and data["best"] in REGISTRY
+    assert data["depth"] == "box" and data["best_depth"] == "moge_2"

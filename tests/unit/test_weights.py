@@ -344,6 +344,17 @@ def test_json_for_the_add_on(hub, capsys):
     assert capsys.readouterr().out.strip() == str(home())
 
 
+def test_show_tells_size_licence_and_checksum(hub, capsys):
+    assert main(["weights", "show", "viewcrafter_25"]) == 0
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in ("10.44", "Apache-2.0", "commercial use: yes", "present: no", "model.ckpt 5676e29d8f9d5b6c"))
+    assert main(["weights", "show", NAME]) == 0
+    assert "none known before the download" in capsys.readouterr().out
+    download.download(NAME)
+    assert main(["weights", "show", NAME]) == 0
+    assert f"{BIG} {hashlib.sha256(CONTENT[BIG]).hexdigest()}" in capsys.readouterr().out
+
+
 def test_unknown_names_are_told_the_known_ones(capsys):
     assert main(["weights", "show", "dalle"]) == 2
     assert "viewcrafter_25" in capsys.readouterr().err
