@@ -141,8 +141,10 @@ def settle(settings: SceneSettings, size: tuple[int, int], free_bytes: int | Non
     if settings.prior.prior == AUTO:
         frames = settings.path.segment_length
         name = earlier.get("prior") or best_here(free_bytes, commercial=commercial, size=size, frames=frames)
-        settings = replace(settings, prior=replace(settings.prior, prior=name))
         facts["automatic prior"] = _why_prior(name, "prior" in earlier, free_bytes, size)
+        if not settings.momentum.diffusion:
+            name, facts["automatic prior"] = "patch", "patch, because diffusion is off and nothing is asked of it"
+        settings = replace(settings, prior=replace(settings.prior, prior=name))
     if settings.geometry.depth.strip() == AUTO:
         name = earlier.get("depth") or best_depth(commercial=commercial)
         settings = replace(settings, geometry=replace(settings.geometry, depth=name))

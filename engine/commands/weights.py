@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions.choices["download"].add_argument(
         "--accept-licence", action="store_true", help="needed for models that may not be used commercially without further ado"
     )
-    recommend = actions.add_parser("recommend", help="the best video prior and depth model for this machine: with what is here, and with a download")
+    recommend = actions.add_parser("recommend", help="the best prior and depth model: with what is here, and with a download")
     recommend.add_argument("--commercial", action="store_true", help="only weights that may be used commercially without further ado")
     where = actions.add_parser("where", help=f"the weights folder ({weights.FOLDER_VARIABLE} chooses it), or a model's")
     where.add_argument("name", metavar="NAME", nargs="?", help="a name from the list")

@@ -20,6 +20,7 @@ from ..errors import UserError
 from . import notation, transformer
 from .base import Clip, Level, PriorSpec
 from .memory import GIB, Demand, Residence, Rung
+from .network import NetworkPrior
 from .transformer import NO_WISHES, Wishes
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def cumulative_alphas(first: float, last: float, snr_shift: float) -> Tensor:
     return root**2
 
 
-class CogVideoX:
+class CogVideoX(NetworkPrior):
     """A video prior (see base.py)."""
 
     def __init__(
@@ -70,11 +71,11 @@ class CogVideoX:
         guidance: float = GUIDANCE,
         start_noise: float = START_NOISE,
     ) -> None:
-        self.spec, self.residence = spec, residence
-        self._transformer, self._vae, self._text = transformer, vae, text
-        self._abar, self._guidance, self._start_noise = abar, guidance, start_noise
+        super().__init__(spec, residence, guidance)
+        self._transformer: Any = transformer
+        self._vae: Any = vae
+        self._text, self._abar, self._start_noise = text, abar, start_noise
         self._scale = float(vae.config.scaling_factor)  # type: ignore[union-attr, arg-type]
-        self._levels: list[Level] = []
 
     def levels(self, steps: int) -> list[Level]:
         """Evenly spaced, from the first level that is not noisier than the start, down to clean."""
@@ -87,30 +88,25 @@ class CogVideoX:
         self._levels.append(Level(0.0, 1.0, 0.0))
         return self._levels
 
-    def z_scale(self, i: int) -> float:
-        return 1.0
-
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
         """[f, 3, h, w] in [0, 1] -> [c, f', h/8, w/8], the mean of the posterior."""
 
         def work(rung: Rung) -> Tensor:
-            self.residence.companions()
             self._vae.use_tiling = rung.tiling  # type: ignore[assignment]
             video = frames.transpose(0, 1)[None].to(self.residence.device, self._vae.dtype) * 2.0 - 1.0  # type: ignore[call-overload]
             return self._vae.encode(video).latent_dist.mode()[0].float() * self._scale  # type: ignore[operator]
 
-        return self.residence.run(work)
+        return self._coded(work)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         def work(rung: Rung) -> Tensor:
-            self.residence.companions()
             self._vae.use_tiling = rung.tiling  # type: ignore[assignment]
             video = self._vae.decode((latents / self._scale)[None].to(self.residence.device, self._vae.dtype)).sample  # type: ignore[operator, call-overload]
             return (video[0].float().transpose(0, 1) * 0.5 + 0.5).clamp(0.0, 1.0)
 
-        return self.residence.run(work)
+        return self._coded(work)
 
     @torch.no_grad()
     def condition(self, clip: Clip) -> Condition:
@@ -145,33 +141,18 @@ class CogVideoX:
     @torch.no_grad()
     def predict(self, x: Tensor, i: int, condition: Condition) -> tuple[Tensor, Tensor]:
         level, runs = self._levels[i], x.shape[0]
-        sides = [0, 1] if self._guidance != 1.0 else [1]
-        side = torch.tensor(sides).repeat_interleave(runs)
         dtype, device = self._transformer.dtype, self.residence.device
         image = condition.image.to(x).expand(runs, -1, -1, -1, -1)
-        latents = torch.cat([x.transpose(1, 2), image], dim=2).repeat(len(sides), 1, 1, 1, 1).to(device, dtype)  # type: ignore[call-overload]
-        text = condition.text[side].to(device, dtype)  # type: ignore[call-overload]
-        time = torch.full((len(side),), int(level.t), device=device)
+        latents = torch.cat([x.transpose(1, 2), image], dim=2).to(device, dtype)
 
         def network(latents: Tensor, time: Tensor, text: Tensor) -> Tensor:
             return self._transformer(
                 hidden_states=latents, encoder_hidden_states=text, timestep=time, image_rotary_emb=condition.rotary, return_dict=False
             )[0]
 
-        def work(rung: Rung) -> Tensor:
-            self.residence.denoiser()
-            return notation.in_parts(network, rung.branches, latents, time, text).to(x).transpose(1, 2)
-
-        v = self.residence.run(work)
-        if len(sides) == 2:
-            v = notation.guided(v[runs:], v[:runs], self._guidance)
+        time = torch.full((runs,), int(level.t))
+        v = self._ask(network, x, (latents, time), (condition.text.to(device, dtype),)).transpose(1, 2)
         return notation.from_velocity(v, x, level)
-
-    def features(self, latents: Tensor) -> Tensor:
-        return notation.patch_features(latents)
-
-    def generator(self, seed: int) -> torch.Generator:
-        return torch.Generator(self.residence.device).manual_seed(seed)
 
 
 def _schedule(folder: Path) -> Tensor:

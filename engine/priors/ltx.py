@@ -19,6 +19,7 @@ from ..errors import UserError
 from . import notation, transformer
 from .base import Clip, Level, PriorSpec
 from .memory import GIB, Demand, Residence, Rung
+from .network import NetworkPrior
 from .transformer import NO_WISHES, Wishes
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def coordinates(frames: int, height: int, width: int) -> Tensor:
     return torch.stack([second.flatten(), 32.0 * y.flatten(), 32.0 * x.flatten()]).float()
 
 
-class LTXVideo:
+class LTXVideo(NetworkPrior):
     """A video prior (see base.py)."""
 
     def __init__(
@@ -67,10 +68,10 @@ class LTXVideo:
         guidance: float = GUIDANCE,
         start_sigma: float = START_SIGMA,
     ) -> None:
-        self.spec, self.residence = spec, residence
-        self._transformer, self._vae, self._text = transformer, vae, text
-        self._guidance, self._start_sigma = guidance, start_sigma
-        self._levels: list[Level] = []
+        super().__init__(spec, residence, guidance)
+        self._transformer: Any = transformer
+        self._vae: Any = vae
+        self._text, self._start_sigma = text, start_sigma
 
     def levels(self, steps: int) -> list[Level]:
         if steps < 1:
@@ -78,9 +79,6 @@ class LTXVideo:
         sigmas = [self._start_sigma * (1.0 - k / steps) for k in range(steps + 1)]
         self._levels = [Level(1000.0 * s, 1.0 - s, s) for s in sigmas]
         return self._levels
-
-    def z_scale(self, i: int) -> float:
-        return 1.0
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         scale = float(self._vae.config.scaling_factor)  # type: ignore[union-attr, arg-type]
@@ -92,12 +90,11 @@ class LTXVideo:
         """[f, 3, h, w] in [0, 1] -> [128, f', h/32, w/32], the mean of the posterior."""
 
         def work(rung: Rung) -> Tensor:
-            self.residence.companions()
             self._vae.use_tiling = rung.tiling  # type: ignore[assignment]
             video = frames.transpose(0, 1)[None].to(self.residence.device, self._vae.dtype) * 2.0 - 1.0  # type: ignore[call-overload]
             return self._vae.encode(video).latent_dist.mode()[0].float()  # type: ignore[operator]
 
-        latents = self.residence.run(work)
+        latents = self._coded(work)
         mean, deviation = self._statistics(latents)
         return (latents - mean) / deviation
 
@@ -113,12 +110,11 @@ class LTXVideo:
             time = torch.tensor([_DECODE_TIME], device=self.residence.device, dtype=self._vae.dtype)  # type: ignore[call-overload]
 
         def work(rung: Rung) -> Tensor:
-            self.residence.companions()
             self._vae.use_tiling = rung.tiling  # type: ignore[assignment]
             video = self._vae.decode(latents[None].to(self.residence.device, self._vae.dtype), time).sample  # type: ignore[operator, call-overload]
             return (video[0].float().transpose(0, 1) * 0.5 + 0.5).clamp(0.0, 1.0)
 
-        return self.residence.run(work)
+        return self._coded(work)
 
     @torch.no_grad()
     def condition(self, clip: Clip) -> Condition:
@@ -129,40 +125,24 @@ class LTXVideo:
     def predict(self, x: Tensor, i: int, condition: Condition) -> tuple[Tensor, Tensor]:
         level, (runs, _, frames, height, width) = self._levels[i], x.shape
         dtype, device = self._transformer.dtype, self.residence.device
-        sides = [0, 1] if self._guidance != 1.0 else [1]
-        side = torch.tensor(sides).repeat_interleave(runs)
         first = condition.first.to(x).expand(runs, -1, -1, -1, -1)
-        shown = torch.cat([first, x[:, :, 1:]], dim=2)
-        tokens = shown.flatten(2).transpose(1, 2).repeat(len(sides), 1, 1).to(device, dtype)  # type: ignore[call-overload]
-        time = torch.full((len(side), tokens.shape[1]), level.t, device=device)
+        tokens = torch.cat([first, x[:, :, 1:]], dim=2).flatten(2).transpose(1, 2).to(device, dtype)
+        time = torch.full((runs, tokens.shape[1]), level.t)
         time[:, : height * width] = 0.0
-        text = condition.text[side].to(device, dtype)  # type: ignore[call-overload]
-        mask = condition.mask[side].to(device)
-        where = coordinates(frames, height, width).to(device)[None].expand(len(side), -1, -1)
+        where = coordinates(frames, height, width)[None].expand(runs, -1, -1)
 
-        def network(tokens: Tensor, time: Tensor, text: Tensor, mask: Tensor, where: Tensor) -> Tensor:
+        def network(tokens: Tensor, time: Tensor, where: Tensor, text: Tensor, mask: Tensor) -> Tensor:
             return self._transformer(
                 hidden_states=tokens, encoder_hidden_states=text, timestep=time, encoder_attention_mask=mask, video_coords=where,
                 return_dict=False,
             )[0]  # fmt: skip
 
-        def work(rung: Rung) -> Tensor:
-            self.residence.denoiser()
-            return notation.in_parts(network, rung.branches, tokens, time, text, mask, where).to(x)
-
-        u = self.residence.run(work).transpose(1, 2).unflatten(2, (frames, height, width))
-        if len(sides) == 2:
-            u = notation.guided(u[runs:], u[:runs], self._guidance)
+        u = self._ask(network, x, (tokens, time, where), (condition.text.to(device, dtype), condition.mask))
+        u = u.transpose(1, 2).unflatten(2, (frames, height, width))
         x0_hat, eps_hat = notation.from_flow(u, x, level)
         # the first frame is known: its prediction is itself, its noise what x has beyond it
         known_eps = (x[:, :, :1] - level.a * first) / level.b
         return torch.cat([first, x0_hat[:, :, 1:]], dim=2), torch.cat([known_eps, eps_hat[:, :, 1:]], dim=2)
-
-    def features(self, latents: Tensor) -> Tensor:
-        return notation.patch_features(latents)
-
-    def generator(self, seed: int) -> torch.Generator:
-        return torch.Generator(self.residence.device).manual_seed(seed)
 
 
 def demand(network: nn.Module, vae: nn.Module, frames: int, height: int, width: int, asked: Wishes = NO_WISHES) -> Demand:

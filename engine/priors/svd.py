@@ -12,7 +12,7 @@ import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from . import notation, transformer
 from .base import Clip, Level, PriorSpec
 from .clip_image import clip_pixels
 from .memory import GIB, Demand, Residence, Rung
+from .network import NetworkPrior
 from .transformer import NO_WISHES, Wishes
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def karras_sigmas(steps: int, highest: float, lowest: float = _SIGMA_MIN) -> lis
     return [(first + k / (steps - 1) * (last - first)) ** _RHO for k in range(steps)] + [0.0]
 
 
-class StableVideo:
+class StableVideo(NetworkPrior):
     """A video prior (see base.py)."""
 
     def __init__(
@@ -70,29 +71,22 @@ class StableVideo:
         guidance: float = GUIDANCE,
         start_sigma: float = START_SIGMA,
     ) -> None:
-        self.spec, self.residence = spec, residence
-        self._unet, self._vae, self._vision = unet, vae, vision
-        self._guidance, self._start_sigma = guidance, start_sigma
-        self._scale = float(vae.config.scaling_factor)  # type: ignore[union-attr, arg-type]
-        self._levels: list[Level] = []
+        super().__init__(spec, residence, guidance)
+        self._unet: Any = unet
+        self._vae: Any = vae
+        self._vision: Any = vision
+        self._start_sigma, self._scale = start_sigma, float(self._vae.config.scaling_factor)
 
     def levels(self, steps: int) -> list[Level]:
         sigmas = karras_sigmas(steps, self._start_sigma)
         self._levels = [Level(0.25 * math.log(max(s, 1e-6)), 1.0, s) for s in sigmas]
         return self._levels
 
-    def z_scale(self, i: int) -> float:
-        return 1.0
-
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
         """[f, 3, h, w] in [0, 1] -> [4, f, h/8, w/8], the mean of the posterior, frame by frame."""
 
-        def work(rung: Rung) -> Tensor:
-            self.residence.companions()
-            return torch.cat([self._moments(f[None]) for f in frames]).transpose(0, 1) * self._scale
-
-        return self.residence.run(work)
+        return self._coded(lambda rung: torch.cat([self._moments(f[None]) for f in frames]).transpose(0, 1) * self._scale)
 
     def _moments(self, frame: Tensor) -> Tensor:
         return self._vae.encode(frame.to(self.residence.device, torch.float32) * 2.0 - 1.0).latent_dist.mode()  # type: ignore[operator]
@@ -103,14 +97,13 @@ class StableVideo:
         count = latents.shape[1]
 
         def work(rung: Rung) -> Tensor:
-            self.residence.companions()
             most = 1 if rung.tiling else _MOST_AT_ONCE
             at_once = max(n for n in range(1, most + 1) if count % n == 0)
             scaled = (latents / self._scale).transpose(0, 1).to(self.residence.device, torch.float32)
             parts = [self._vae.decode(z, num_frames=at_once).sample for z in scaled.split(at_once)]  # type: ignore[operator]
             return (torch.cat(parts) * 0.5 + 0.5).clamp(0.0, 1.0)
 
-        return self.residence.run(work)
+        return self._coded(work)
 
     @torch.no_grad()
     def condition(self, clip: Clip) -> Condition:
@@ -127,34 +120,18 @@ class StableVideo:
     @torch.no_grad()
     def predict(self, x: Tensor, i: int, condition: Condition) -> tuple[Tensor, Tensor]:
         level, runs = self._levels[i], x.shape[0]
-        guided = self._guidance != 1.0
-        sides = [0, 1] if guided else [1]
-        side = torch.tensor(sides, device=condition.latents.device).repeat_interleave(runs)
-        scaled = (x / (level.b**2 + 1.0) ** 0.5).transpose(1, 2).repeat(len(sides), 1, 1, 1, 1)
         dtype, device = self._unet.dtype, self.residence.device
-        latents = torch.cat([scaled, condition.latents[side].to(x)], dim=2).to(device, dtype)  # type: ignore[call-overload]
-        embedding = condition.embedding[side].to(device, dtype)  # type: ignore[call-overload]
-        facts = torch.tensor([[_FPS, _MOTION, _AUGMENTATION]], device=device).repeat(len(side), 1)
-        time = torch.full((len(side),), level.t, device=device)
+        scaled = (x / (level.b**2 + 1.0) ** 0.5).transpose(1, 2).to(device, dtype)
+        facts = torch.tensor([[_FPS, _MOTION, _AUGMENTATION]]).expand(runs, -1)
 
-        def network(latents: Tensor, time: Tensor, embedding: Tensor, facts: Tensor) -> Tensor:
+        def network(scaled: Tensor, time: Tensor, facts: Tensor, first: Tensor, embedding: Tensor) -> Tensor:
+            latents = torch.cat([scaled, first], dim=2)
             return self._unet(latents, time, encoder_hidden_states=embedding, added_time_ids=facts.to(latents), return_dict=False)[0]
 
-        def work(rung: Rung) -> Tensor:
-            self.residence.denoiser()
-            return notation.in_parts(network, rung.branches, latents, time, embedding, facts).to(x).transpose(1, 2)
-
-        v = self.residence.run(work)
-        if guided:
-            scale = torch.linspace(1.0, self._guidance, x.shape[2], device=x.device)[:, None, None]
-            v = notation.guided(v[runs:], v[:runs], scale)
+        scale = torch.linspace(1.0, self._guidance, x.shape[2], device=x.device)[:, None, None, None]
+        of_sides = (condition.latents.to(device, dtype), condition.embedding.to(device, dtype))
+        v = self._ask(network, x, (scaled, torch.full((runs,), level.t), facts), of_sides, scale=scale).transpose(1, 2)
         return notation.from_edm_velocity(v, x, level)
-
-    def features(self, latents: Tensor) -> Tensor:
-        return notation.patch_features(latents)
-
-    def generator(self, seed: int) -> torch.Generator:
-        return torch.Generator(self.residence.device).manual_seed(seed)
 
 
 def _frames_rule(frames: int):

@@ -27,6 +27,7 @@ from . import notation, transformer
 from .base import Clip, Level, PriorSpec
 from .clip_image import clip_pixels
 from .memory import GIB, Demand, Residence, Rung
+from .network import NetworkPrior
 from .viewcrafter_loader import ModelConfig, Parts, build, build_text_tower, config_beside, read_checkpoint
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def timesteps(steps: int) -> list[int]:
     return [round(_TRAIN_STEPS - k * spacing) - 1 for k in range(steps)]
 
 
-class ViewCrafter:
+class ViewCrafter(NetworkPrior):
     """A video prior (see base.py). All networks come as arguments, so that tests can pass small ones."""
 
     def __init__(
@@ -101,12 +102,10 @@ class ViewCrafter:
         *,
         guidance: float = GUIDANCE,
     ) -> None:
-        self.spec = spec
-        self.residence = residence
-        self._parts, self._text, self._guidance = parts, text, guidance
+        super().__init__(spec, residence, guidance)
+        self._parts, self._text = parts, text
         self._dtype = parts.unet.out[2].weight.dtype  # type: ignore[union-attr]
         self._abar = cumulative_alphas()
-        self._levels: list[Level] = []
         self._encoded: tuple[Tensor, Tensor] | None = None
 
     def levels(self, steps: int) -> list[Level]:
@@ -125,12 +124,11 @@ class ViewCrafter:
             return self._encoded[1]  # the clip's own latents are asked for twice: as momentum's source and as condition
 
         def work(rung: Rung) -> Tensor:
-            self.residence.companions()
             vae = self._parts.vae
             moments = [vae.encode(self._signed(f[None])).latent_dist.mode() for f in frames]  # type: ignore[operator]
             return torch.cat(moments).transpose(0, 1).float() * _LATENT_SCALE
 
-        latents = self.residence.run(work)
+        latents = self._coded(work)
         self._encoded = (frames, latents)
         return latents
 
@@ -139,14 +137,13 @@ class ViewCrafter:
         """[4, f, h, w] -> [f, 3, 8 h, 8 w] in [0, 1], frame by frame."""
 
         def work(rung: Rung) -> Tensor:
-            self.residence.companions()
             vae = self._parts.vae
             vae.use_tiling = rung.tiling  # type: ignore[assignment]
             frames = (latents / _LATENT_SCALE).to(self.residence.device, self._dtype).transpose(0, 1)
             decoded = [vae.decode(z[None]).sample.float() for z in frames]  # type: ignore[operator]
             return (torch.cat(decoded) * 0.5 + 0.5).clamp(0.0, 1.0)
 
-        return self.residence.run(work)
+        return self._coded(work)
 
     @torch.no_grad()
     def condition(self, clip: Clip) -> Condition:
@@ -166,29 +163,15 @@ class ViewCrafter:
     def predict(self, x: Tensor, i: int, condition: Condition) -> tuple[Tensor, Tensor]:
         level = self._levels[i]
         runs = x.shape[0]
-        both_sides = self._guidance != 1.0
-        sides = [0, 1] if both_sides else [1]
-        latents = torch.cat([x, condition.render.to(x).expand(runs, -1, -1, -1, -1)], dim=1).to(self.residence.device, self._dtype)
-        latents = latents.repeat(len(sides), 1, 1, 1, 1)
-        side = torch.tensor(sides, device=self.residence.device).repeat_interleave(runs)
-        fs = torch.full((len(sides) * runs,), FRAME_RATE, device=self.residence.device)
-        t = torch.full_like(fs, int(level.t))
+        render = condition.render.to(x).expand(runs, -1, -1, -1, -1)
+        latents = torch.cat([x, render], dim=1).to(self.residence.device, self._dtype)
+        t, fs = torch.full((runs,), int(level.t)), torch.full((runs,), FRAME_RATE)
 
-        def work(rung: Rung) -> Tensor:
-            self.residence.denoiser()
-            text, image = (tokens.to(self.residence.device)[side] for tokens in (condition.text, condition.image))
-            return notation.in_parts(self._parts.unet, rung.branches, latents, t, text, image, fs).to(x)
+        def network(latents: Tensor, t: Tensor, fs: Tensor, text: Tensor, image: Tensor) -> Tensor:
+            return self._parts.unet(latents, t, text, image, fs)
 
-        v = self.residence.run(work)
-        if both_sides:
-            v = notation.guided(v[runs:], v[:runs], self._guidance, GUIDANCE_RESCALE)
+        v = self._ask(network, x, (latents, t, fs), (condition.text, condition.image), rescale=GUIDANCE_RESCALE)
         return notation.from_velocity(v, x, level)
-
-    def features(self, latents: Tensor) -> Tensor:
-        return notation.patch_features(latents)
-
-    def generator(self, seed: int) -> torch.Generator:
-        return torch.Generator(self.residence.device).manual_seed(seed)
 
     def _signed(self, frames: Tensor) -> Tensor:
         return frames.to(self.residence.device, self._dtype) * 2.0 - 1.0

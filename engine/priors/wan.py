@@ -25,6 +25,7 @@ from ..errors import UserError
 from . import notation, transformer
 from .base import Clip, Level, PriorSpec
 from .memory import GIB, Demand, Residence, Rung
+from .network import NetworkPrior
 from .transformer import NO_WISHES, Wishes
 
 if TYPE_CHECKING:
@@ -120,48 +121,36 @@ def mask_channels(unknown: Tensor, factor: int) -> Tensor:
     return F.interpolate(cells, size=((f + factor - 1) // factor, h // 8, w // 8), mode="nearest-exact")[0]
 
 
-class Wan:
+class Wan(NetworkPrior):
     """What all Wan models share: latents, levels, memory."""
 
     def __init__(
         self, spec: PriorSpec, transformer: nn.Module, vae: nn.Module, text: Tensor, residence: Residence, *, shift: float, guidance: float
     ) -> None:
         """`text` [2, 512, d]: the negative sentence and the prompt; `vae` an AutoencoderKLWan."""
-        self.spec, self.residence = spec, residence
-        self._transformer, self._text = transformer, text
+        super().__init__(spec, residence, guidance)
+        self._transformer: Any = transformer
+        self._text, self._shift = text, shift
         self._latents = WanLatents(vae, residence.device)
-        self._shift, self._guidance = shift, guidance
-        self._levels: list[Level] = []
 
     def levels(self, steps: int) -> list[Level]:
         self._levels = flow_levels(steps, self._shift)
         return self._levels
 
-    def z_scale(self, i: int) -> float:
-        return 1.0
-
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
-        def work(rung: Rung) -> Tensor:
-            self.residence.companions()
-            return self._latents.encode(frames * 2.0 - 1.0)
-
-        return self.residence.run(work)
+        return self._coded(lambda rung: self._latents.encode(frames * 2.0 - 1.0))
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         def work(rung: Rung) -> Tensor:
-            self.residence.companions()
             self._latents.vae.use_tiling = rung.tiling  # type: ignore[assignment]
             return self._latents.decode(latents)
 
-        return self.residence.run(work)
+        return self._coded(work)
 
-    def features(self, latents: Tensor) -> Tensor:
-        return notation.patch_features(latents)
-
-    def generator(self, seed: int) -> torch.Generator:
-        return torch.Generator(self.residence.device).manual_seed(seed)
+    def _cast(self, t: Tensor) -> Tensor:
+        return t.to(self.residence.device, self._transformer.dtype)
 
 
 class WanVACE(Wan):
@@ -192,26 +181,15 @@ class WanVACE(Wan):
         level, runs = self._levels[i], x.shape[0]
         slots = condition.reference.shape[1]
         shown = (level.a * condition.reference + level.b * condition.reference_eps).to(x).expand(runs, -1, -1, -1, -1)
-        sides = [0, 1] if self._guidance != 1.0 else [1]
-        side = torch.tensor(sides).repeat_interleave(runs)
-        dtype, device = self._transformer.dtype, self.residence.device
-        latents = torch.cat([shown, x], dim=2).to(device, dtype).repeat(len(sides), 1, 1, 1, 1)
-        text = condition.text[side].to(device, dtype)  # type: ignore[call-overload]
-        control = condition.control.to(device, dtype).expand(len(side), -1, -1, -1, -1)  # type: ignore[call-overload]
-        time = torch.full((len(side),), level.t, device=device)
+        latents, control = self._cast(torch.cat([shown, x], dim=2)), self._cast(condition.control).expand(runs, -1, -1, -1, -1)
 
-        def network(latents: Tensor, time: Tensor, text: Tensor, control: Tensor) -> Tensor:
+        def network(latents: Tensor, time: Tensor, control: Tensor, text: Tensor) -> Tensor:
             return self._transformer(
                 hidden_states=latents, timestep=time, encoder_hidden_states=text, control_hidden_states=control, return_dict=False
             )[0]
 
-        def work(rung: Rung) -> Tensor:
-            self.residence.denoiser()
-            return notation.in_parts(network, rung.branches, latents, time, text, control).to(x)
-
-        u = self.residence.run(work)[:, :, slots:]
-        if len(sides) == 2:
-            u = notation.guided(u[runs:], u[:runs], self._guidance)
+        time = torch.full((runs,), level.t)
+        u = self._ask(network, x, (latents, time, control), (self._cast(condition.text),))[:, :, slots:]
         return notation.from_flow(u, x, level)
 
 

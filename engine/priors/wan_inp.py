@@ -84,27 +84,15 @@ class WanInP(wan.Wan):
     @torch.no_grad()
     def predict(self, x: Tensor, i: int, condition: Condition) -> tuple[Tensor, Tensor]:
         level, runs = self._levels[i], x.shape[0]
-        sides = [0, 1] if self._guidance != 1.0 else [1]
-        side = torch.tensor(sides).repeat_interleave(runs)
-        dtype, device = self._transformer.dtype, self.residence.device
         control = condition.control.to(x).expand(runs, -1, -1, -1, -1)
-        latents = torch.cat([x, control], dim=1).repeat(len(sides), 1, 1, 1, 1).to(device, dtype)  # type: ignore[call-overload]
-        text = condition.text[side].to(device, dtype)  # type: ignore[call-overload]
-        image = condition.image.to(device, dtype).expand(len(side), -1, -1)  # type: ignore[call-overload]
-        time = torch.full((len(side),), level.t, device=device)
+        latents, image = self._cast(torch.cat([x, control], dim=1)), self._cast(condition.image).expand(runs, -1, -1)
 
-        def network(latents: Tensor, time: Tensor, text: Tensor, image: Tensor) -> Tensor:
+        def network(latents: Tensor, time: Tensor, image: Tensor, text: Tensor) -> Tensor:
             return self._transformer(
                 hidden_states=latents, timestep=time, encoder_hidden_states=text, encoder_hidden_states_image=image, return_dict=False
             )[0]
 
-        def work(rung: Rung) -> Tensor:
-            self.residence.denoiser()
-            return notation.in_parts(network, rung.branches, latents, time, text, image).to(x)
-
-        u = self.residence.run(work)
-        if len(sides) == 2:
-            u = notation.guided(u[runs:], u[:runs], self._guidance)
+        u = self._ask(network, x, (latents, torch.full((runs,), level.t), image), (self._cast(condition.text),))
         return notation.from_flow(u, x, level)
 
 
