@@ -23,6 +23,9 @@ from torch import Tensor
 
 from .priors.base import Level
 
+_COVERED = 0.5  # coverage above which a cell shows more scene than hole
+_SURE = 0.98
+
 
 def noised_source(latents: Tensor, eps: Tensor, level: Level, scale: float = 1.0) -> Tensor:
     """The rendered clip at a noise level, Eq. (8).
@@ -52,6 +55,18 @@ def similarity(features: Tensor, reference: Tensor) -> Tensor:
     pool = F.normalize(reference, dim=0, eps=1e-6)
     best = torch.cat([(chunk.T @ pool).amax(dim=1) for chunk in vectors.split(8192, dim=1)])
     return best.clamp(0.0, 1.0).reshape(f, h, w)
+
+
+def reference_pool(features: Tensor, coverage: Tensor, frames: int, choice: str) -> Tensor:
+    """The cells of a segment that Eq. (10) compares with, features [d, f, h, w] -> [d, m].
+
+    coverage [f, h, w] in [0, 1] says how well a cell is known. "first", as in the paper: those of the first
+    `frames` latent frames, holes left out. "confident": as many, evenly out of all frames' cells that are sure.
+    """
+    if choice == "first":
+        return features[:, :frames][:, coverage[:frames] > _COVERED]
+    sure = features[:, coverage > _SURE]
+    return sure[:, :: max(1, -(-sure.shape[1] // coverage[:frames].numel()))]
 
 
 def latent_coefficient(features: Tensor, reference: Tensor, lambda_0: float, coverage: Tensor | None = None) -> Tensor:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import images, momentum, sampler, scaffold
-from .colour import linear_to_srgb
+from .colour import linear_to_srgb, match_colours
 from .gaussians import Gaussians, concatenate
 from .job import Job, load_gaussians, save_gaussians, write_json
 from .measures import drift_psnr, gradient_ratio, psnr, seam_ratio
@@ -153,6 +153,8 @@ def enhance(
     )  # fmt: skip
     consistent = prior.decode(clips.consistent)[:count].to(image)
     free = consistent if clips.free is clips.consistent else prior.decode(clips.free)[:count].to(image)
+    if settings.prior.match_colours:
+        consistent, free = (match_colours(clip, views.rgb, known > 0) for clip in (consistent, free))
     if knobs.momentum == "pixel":
         consistent = views.rgb
     frames = momentum.pixel_momentum(free, consistent, mu[:, None]) if knobs.momentum in ("full", "pixel") else consistent
@@ -162,7 +164,7 @@ def enhance(
 
 
 def _latent_coefficient(prior: VideoPrior, latents: Tensor, image: Tensor, cover: Tensor, settings: SceneSettings) -> Tensor:
-    """lambda for every latent cell, Eq. (10): the pool is the input image and the segment's first n frames."""
+    """lambda for every latent cell, Eq. (10), by likeness to the input image and to a pool of the segment's cells."""
     knobs = settings.momentum
     size = (latents.shape[2], latents.shape[3])
     if knobs.momentum in ("pixel", "none"):
@@ -170,9 +172,9 @@ def _latent_coefficient(prior: VideoPrior, latents: Tensor, image: Tensor, cover
     coverage = momentum.pool_to_latent(cover, prior.spec.t_factor, size)
     features_of = prior.features if knobs.similarity == "patch" else (lambda z: z)
     features = features_of(latents)
-    pool_frames = 1 + (settings.path.overlap - 1) // prior.spec.t_factor
-    seen = F.adaptive_avg_pool2d(coverage[:pool_frames, None], (features.shape[2], features.shape[3]))[:, 0] > _KNOWN
-    reference = torch.cat([features_of(prior.encode(image[None])).flatten(1), features[:, :pool_frames][:, seen]], dim=1)
+    seen = F.adaptive_avg_pool2d(coverage[:, None], features.shape[2:])[:, 0]
+    pool = momentum.reference_pool(features, seen, 1 + (settings.path.overlap - 1) // prior.spec.t_factor, knobs.reference_pool)
+    reference = torch.cat([features_of(prior.encode(image[None])).flatten(1), pool], dim=1)
     lam = momentum.latent_coefficient(features, reference, knobs.lambda_0)
     lam = F.interpolate(lam[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
     return lam * coverage if knobs.lambda_coverage else lam

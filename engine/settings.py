@@ -77,6 +77,10 @@ class MomentumSettings:
     similarity: str = _setting(
         "patch", "Features compared in Eq. (10): the prior's patches, or bare latent cells as printed", choices=("patch", "latent")
     )
+    reference_pool: str = _setting(
+        "first", "What Eq. (10) compares with, beside the picture: a segment's first n frames, or cells of any frame that are sure",
+        choices=("first", "confident"),
+    )  # fmt: skip
     lambda_coverage: bool = _setting(True, "Multiply lambda by how much of a latent cell the scene covers")
     momentum_start: float = _setting(
         0.3, "Share of denoising steps before momentum sets in; the two runs are one until then", limits=(0.0, 1.0)
@@ -104,6 +108,7 @@ class PriorSettings:
         "native", "Attention kernel; others than native and flex must be installed", choices=("native", "flash", "sage", "xformers", "flex")
     )
     prompt: str = _setting("", "Text for priors that read it; empty is the prior's own default")
+    match_colours: bool = _setting(True, "Bring the prior's frames back to the colours of the render where the scene is known")
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,16 @@ from ..errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENES = ROOT / "benchmarks" / "scenes"
+RECORD = ROOT / "docs" / "evaluation"  # written there, the main table goes into the README too
 NAMES = (  # those of evaluation.experiments, which the command line does not import before it must
-    "ablation", "printed_form", "drifting_prior", "drifting_printed", "lambda_0", "tau", "momentum_start", "similarity", "segments",
-    "convergence", "view_range",
+    "ablation", "drifting_prior", "drifting_printed", "printed_form", "lambda_0", "tau", "momentum_start", "similarity", "reference_pool",
+    "colour_match", "segments", "convergence", "view_range",
 )  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", type=Path, nargs="*", help="scenes, posed sets, or folders of them (default: benchmarks/scenes)")
-    parser.add_argument("--experiment", choices=("all", *NAMES), nargs="+", default=["ablation"])
+    parser.add_argument("--experiment", choices=("all", *NAMES), nargs="+", default=["all"], help="default: all")
     parser.add_argument("--out", type=Path, default=Path("out") / "evaluation")
     parser.add_argument("--width", type=int, default=128, help="working width in pixels (default: 128)")
     parser.add_argument("--views", type=int, default=3, help="true views after the input view of a posed set (default: 3)")
@@ -29,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--refine-steps", type=int, default=60, help="optimiser steps a segment (default: 60)")
     parser.add_argument("--prior", default="patch", help="video prior (default: patch)")
     parser.add_argument("--border", type=float, default=0.0, help="share to crop from every side before measuring, e.g. 0.05")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="+", help="only these views, by name")
+    parser.add_argument("--seeds", type=int, nargs="+", help="instead of the experiment's own")
+    parser.add_argument("--only", nargs="+", help="these views, by name, instead of the experiment's own")
     parser.add_argument("--fresh", action="store_true", help="run everything again instead of adding to the results in --out")
 
 
@@ -39,12 +40,10 @@ def run(args: argparse.Namespace) -> int:
     from ..evaluation import experiments, scenes, tables
 
     folders = scenes.find(args.data or [_shipped()])
-    if args.only:
-        folders = [folder for folder in folders if folder.name in args.only]
-        if not folders:
-            raise UserError("None of the views named by --only is there.", "See the folders' names.")
+    if args.only and not any(folder.name in args.only for folder in folders):
+        raise UserError("None of the views named by --only is there.", "See the folders' names.")
     common = {
-        "width": args.width, "seed": args.seed, "prior": args.prior, "steps": args.steps, "refine_steps": args.refine_steps,
+        "width": args.width, "prior": args.prior, "steps": args.steps, "refine_steps": args.refine_steps,
         "views": args.views, "frames": args.frames, "border": args.border, "segment_length": 9, "overlap": 3,
     }  # fmt: skip
     for name in NAMES if "all" in args.experiment else args.experiment:
@@ -52,24 +51,27 @@ def run(args: argparse.Namespace) -> int:
         data = data or {"common": common, "rows": []}
         data["circumstances"] = tables.circumstances(ROOT)
         experiment = experiments.EXPERIMENTS[name]
-        for folder, path, variant in experiments.runs(folders, experiment):
-            if any((row["view"], row["path"], row["variant"]) == (folder.name, path, variant) for row in data["rows"]):
+        for folder, path, seed, variant in experiments.runs(folders, experiment, views=args.only, seeds=args.seeds):
+            key = {"view": folder.name, "path": path, "seed": seed, "variant": variant}
+            if any(all(row[name] == value for name, value in key.items()) for row in data["rows"]):
                 continue
-            _add(data, scenes.load(folder, path=path, views=args.views, frames=args.frames), path, variant, experiment.variants[variant])
+            _add(data, scenes.load(folder, path=path, views=args.views, frames=args.frames), key, experiment.variants[variant])
             tables.write(args.out, name, data)
         sys.stdout.write(tables.write(args.out, name, data).split("| view, variant |")[0])
+    if args.out.resolve() == RECORD:
+        tables.write_readme(ROOT / "README.md", args.out)
     return 0
 
 
-def _add(data: dict[str, Any], view: Any, path: str, variant: str, overrides: dict[str, Any]) -> None:
+def _add(data: dict[str, Any], view: Any, key: dict[str, Any], overrides: dict[str, Any]) -> None:
     from ..evaluation import experiments
     from .generate import progress
 
     own = {key: value for key, value in data["common"].items() if key not in ("views", "frames", "border")}
     with progress() as bars:
-        measured = experiments.run(view, {**own, **overrides}, bars, border=data["common"]["border"])
+        measured = experiments.run(view, {**own, "seed": key["seed"], **overrides}, bars, border=data["common"]["border"])
     for suffix, row in measured.items():
-        head = {"view": view.name, "path": path, "variant": variant + suffix, "commit": data["circumstances"]["commit"]}
+        head = {**key, "variant": key["variant"] + suffix, "commit": data["circumstances"]["commit"]}
         data["rows"].append({**head, **_plain(row)})
 
 

@@ -33,11 +33,17 @@ class Experiment(NamedTuple):
     question: str
     variants: dict[str, dict[str, Any]]
     paths: tuple[str, ...] = ("medium",)  # of the made scenes; posed sets have one path of their own
+    views: tuple[str, ...] = ()  # of the made scenes; none: all
+    seeds: tuple[int, ...] = (0,)
 
 
 _MULTI = {"segment_length": 5, "overlap": 2}
 TRUST = "render_trust"  # not a setting: what the prior is told of the render's coverage, see `Unsure`
 _UNSURE = {TRUST: 0.6}
+CAST = "colour_cast"  # not a setting either: the prior's frames come out tinted, see `Tinted`
+_TINT = {CAST: True, **_UNSURE}
+_ROOMS = ("room", "desk", "night")  # for sweeps: an indoor view, a near one, a dark one
+_CROP = 0.05  # of every side, for the measures of the cropped frames
 
 
 class Unsure:
@@ -59,6 +65,24 @@ class Unsure:
         return self._prior.condition(replace(clip, known=clip.known * self._share))
 
 
+class Tinted:
+    """A prior whose frames come out with other colours than it was shown, as those of video networks do."""
+
+    GAIN, OFFSET = (0.90, 1.00, 1.06), (0.06, 0.00, -0.04)  # of red, green and blue
+
+    def __init__(self, prior: Any) -> None:
+        self._prior = prior
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._prior, name)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents to frames [f, 3, h, w] in [0, 1], tinted."""
+        frames = self._prior.decode(latents)
+        gain, offset = (frames.new_tensor(v)[:, None, None] for v in (self.GAIN, self.OFFSET))
+        return (frames * gain + offset).clamp(0.0, 1.0)
+
+
 EXPERIMENTS: dict[str, Experiment] = {
     "ablation": Experiment(
         "What does each part of the method give?",
@@ -68,6 +92,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "without pixel momentum": {"momentum": "latent"},
             "without diffusion": {"diffusion": False},
         },
+        seeds=(0, 1),
     ),
     "printed_form": Experiment(
         "The same with lambda as printed, without our factor of coverage",
@@ -76,6 +101,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "without pixel momentum": {"momentum": "latent", "lambda_coverage": False},
             "free run alone": {"momentum": "none"},
         },
+        views=_ROOMS,
     ),
     "drifting_prior": Experiment(
         "The same with a prior that keeps only a fifth of the render at every step, and so drifts as video networks do",
@@ -94,29 +120,52 @@ EXPERIMENTS: dict[str, Experiment] = {
             "without pixel momentum": {"momentum": "latent", "lambda_coverage": False, **_UNSURE},
             "free run alone": {"momentum": "none", "lambda_coverage": False, **_UNSURE},
         },
+        views=_ROOMS,
     ),
     "lambda_0": Experiment(
         "Where does consistency break, where does generation fail? With the drifting prior",
         {f"lambda_0 {x:g}": {"lambda_0": x, **_UNSURE} for x in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)},
+        views=(*_ROOMS, "landscape", "street"),
     ),
     "tau": Experiment(
         "How large may a Gaussian be and still count as known?",
         {f"tau {x:g}": {"tau": x} for x in (0.1, 0.3, 0.5, 1.0, 2.0, 4.0)},
+        views=(*_ROOMS, "landscape", "street"),
     ),
     "momentum_start": Experiment(
-        "When may momentum set in? With the drifting prior", {f"from {x:.0%}": {"momentum_start": x, **_UNSURE} for x in (0.0, 0.3, 0.6)}
+        "When may momentum set in? With the drifting prior",
+        {f"from {x:.0%}": {"momentum_start": x, **_UNSURE} for x in (0.0, 0.3, 0.6)},
+        views=_ROOMS,
     ),
     "similarity": Experiment(
         "Which features does Eq. (10) compare? With the drifting prior",
         {name: {"similarity": name, **_UNSURE} for name in ("patch", "latent")},
+        views=_ROOMS,
+    ),
+    "reference_pool": Experiment(
+        "What does Eq. (10) compare with: the first n frames, or as many sure cells of any frame? With the drifting prior",
+        {name: {"reference_pool": name, **_UNSURE} for name in ("first", "confident")},
+        views=(*_ROOMS, "landscape", "street"),
+    ),
+    "colour_match": Experiment(
+        "Does matching the prior's colours to the render pay? The drifting prior, without and with a colour cast of its frames",
+        {
+            "no cast, matched": _UNSURE,
+            "no cast, not matched": {"match_colours": False, **_UNSURE},
+            "cast, matched": _TINT,
+            "cast, not matched": {"match_colours": False, **_TINT},
+        },
+        views=(*_ROOMS, "landscape", "street"),
     ),
     "segments": Experiment(
         "Length N and overlap n",
         {f"N {n}, n {o}": {"segment_length": n, "overlap": o} for n, o in ((13, 1), (9, 1), (9, 3), (9, 6), (5, 1), (5, 2), (5, 4))},
+        views=_ROOMS,
     ),
     "convergence": Experiment(
         "Does the reconstruction converge over segments, with and without momentum? With the drifting prior",
         {"with momentum": {**_MULTI, **_UNSURE}, "without momentum": {**_MULTI, **_UNSURE, "momentum": "none"}},
+        views=_ROOMS,
     ),
     "view_range": Experiment(
         "How far may the camera go?", {"full": {}, "without diffusion": {"diffusion": False}}, ("small", "medium", "hard")
@@ -135,15 +184,16 @@ def run(view: View, overrides: dict[str, Any], report: Report, *, border: float 
         depth, path = Path(scratch) / "depth.npy", Path(scratch) / "path.json"
         np.save(depth, view.depth_m)
         camera_file.write(path, view.path)
-        trust = overrides.get(TRUST, 1.0)
-        overrides = {name: value for name, value in overrides.items() if name != TRUST}
-        chosen = settings.make("draft", **{**overrides, "depth": "input/depth.npy", "frame_step": 1})
+        plain = {name: value for name, value in overrides.items() if name not in (TRUST, CAST)}
+        chosen = settings.make("draft", **{**plain, "depth": "input/depth.npy", "frame_step": 1})
         job = prepare(Path(scratch) / "job", chosen, {"image": view.image, "path": path, "depth": depth}, resume=False)
         before = time.perf_counter()
         job.start()
         start = inputs.load(job, torch.device("cpu")).inputs
         prior = priors.make_prior(chosen, start.image, "cpu")
-        pipeline.generate(job, start, prior if trust == 1.0 else Unsure(prior, trust), report)
+        prior = Unsure(prior, overrides[TRUST]) if TRUST in overrides else prior
+        prior = Tinted(prior) if CAST in overrides else prior
+        pipeline.generate(job, start, prior, report)
         seconds = time.perf_counter() - before
         common = {"seconds": seconds, **_without_truth(job, start)}
         rows = {"": {**common, **compare(job, start, view, border)}}
@@ -156,17 +206,20 @@ def compare(job: Job, start: pipeline.Inputs, view: View, border: float, *, fill
     """Measures of the final scene against the true pictures: means over them, and each frame's own."""
     h, w = start.image.shape[1:]
     final = load_gaussians(job.segment_folder(job.finished_segments() - 1) / "gaussians.npz", torch.device("cpu"))
-    frames = []
+    frames, cropped = [], []
     for frame, file in view.truth.items():
         one = slice(frame, frame + 1)
         drawn = pipeline.render(final, start.K[one], start.camera_from_world[one], start.image, job.settings)
         picture = metrics.fill_smoothly(drawn.rgb[0], drawn.alpha[0]) if fill else drawn.rgb[0]
         truth = images.resize(images.load_image(file).pixels, w, h)
-        frames.append({"frame": frame, **metrics.frame_measures(picture, truth, _seen(view, frame, start, job), border)})
+        seen = _seen(view, frame, start, job)
+        frames.append({"frame": frame, **metrics.frame_measures(picture, truth, seen, border)})
+        cropped.append(metrics.frame_measures(picture, truth, seen, max(border, _CROP)))
     first = pipeline.render(final, start.K[:1], start.camera_from_world[:1], start.image, job.settings).rgb[0]
     names = [name for name in frames[0] if name != "frame"] if frames else []
     means = {name: mean([row[name] for row in frames]) for name in names}
-    return {**means, "input_psnr": psnr(first, start.image), "frames": frames}
+    crop = {name: mean([row[name] for row in cropped]) for name in names}
+    return {**means, "input_psnr": psnr(first, start.image), "cropped": crop, "frames": frames}
 
 
 def _seen(view: View, frame: int, start: pipeline.Inputs, job: Job) -> torch.Tensor:
@@ -205,10 +258,20 @@ def mean(values: list[float | None]) -> float | None:
     return float(np.mean(there)) if there else None
 
 
-def runs(folders: list[Path], chosen: Experiment) -> Iterator[tuple[Path, str, str]]:
-    """(folder, path, variant) of an experiment; posed sets have the one path "posed", the same in every experiment."""
-    for folder in folders:
-        posed = (folder / "transforms.json").is_file()
-        for path in ("posed",) if posed else chosen.paths:
-            for variant in chosen.variants:
-                yield folder, path, variant
+def runs(
+    folders: list[Path], chosen: Experiment, *, views: list[str] | None = None, seeds: list[int] | None = None
+) -> Iterator[tuple[Path, str, int, str]]:
+    """(folder, path, seed, variant) of an experiment; posed sets have the one path "posed", the same in every experiment.
+
+    `views` and `seeds` replace those that the experiment names.
+    """
+    for seed in seeds or chosen.seeds:
+        for folder in folders:
+            posed = (folder / "transforms.json").is_file()
+            if views is not None and folder.name not in views:
+                continue
+            if views is None and not posed and chosen.views and folder.name not in chosen.views:
+                continue
+            for path in ("posed",) if posed else chosen.paths:
+                for variant in chosen.variants:
+                    yield folder, path, seed, variant

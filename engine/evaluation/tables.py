@@ -62,12 +62,12 @@ def to_table(rows: list[Row]) -> str:
     lines = []
     for path in dict.fromkeys(row["path"] for row in rows):
         mine = [row for row in rows if row["path"] == path]
-        lines += [f"| {path} paths, mean of {len({row['view'] for row in mine})} views | {headings} |", rule]
+        lines += [f"| {path} paths, mean of {_count(mine)} | {headings} |", rule]
         for variant in dict.fromkeys(row["variant"] for row in mine):
             lines.append(_line(variant, means([row for row in mine if row["variant"] == variant])))
         lines.append("")
     lines += [f"| view, variant | {headings} |", rule]
-    lines += [_line(f"{row['view']} ({row['path']}), {row['variant']}", row) for row in rows]
+    lines += [_line(f"{row['view']} ({row['path']}, seed {row['seed']}), {row['variant']}", row) for row in rows]
     return "\n".join(lines) + "\n"
 
 
@@ -81,29 +81,79 @@ def _line(name: str, row: Row) -> str:
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
+def _count(rows: list[Row]) -> str:
+    seeds = sorted({row["seed"] for row in rows})
+    return f"{len({row['view'] for row in rows})} views, seed{'s'[: len(seeds) - 1]} {' and '.join(map(str, seeds))}"
+
+
+def _key(row: Row) -> tuple[Any, ...]:
+    return row["view"], row["path"], row["seed"]
+
+
 def _whole(rows: list[Row]) -> list[Row]:
-    """Only views on which every variant has been run, so that means compare like with like."""
+    """Only views and seeds with which every variant has been run, so that means compare like with like."""
     variants = {row["variant"] for row in rows}
-    keys = {(row["view"], row["path"]) for row in rows}
-    whole = {key for key in keys if {row["variant"] for row in rows if (row["view"], row["path"]) == key} == variants}
-    return [row for row in rows if (row["view"], row["path"]) in whole]
+    whole = {key for key in map(_key, rows) if {row["variant"] for row in rows if _key(row) == key} == variants}
+    return [row for row in rows if _key(row) in whole]
 
 
 def main_table(rows: list[Row]) -> str:
     """The ablation as the README shows it, beside what the paper reports for its own data."""
     rows = _whole([row for row in rows if row["path"] == "medium"])
-    views = len({row["view"] for row in rows})
     lines = [
-        f"| medium paths of {views} scenes, mean | PSNR, dB | seen | invented | SSIM | structure, invented | detail, invented | "
-        "paper's PSNR (reported, other data) |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| medium paths, mean of {_count(rows)} | PSNR, dB | seen | invented | SSIM | structure, invented | detail, invented | "
+        "PSNR without 5 % at the edges | paper's PSNR (reported, other data) |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for variant in dict.fromkeys(row["variant"] for row in rows):
-        m = means([row for row in rows if row["variant"] == variant])
+        mine = [row for row in rows if row["variant"] == variant]
+        m, crop = means(mine), mean([row["cropped"]["psnr"] for row in mine])
         cells = f"{m['psnr']:.2f} | {m['psnr_seen']:.2f} | {m['psnr_invented']:.2f} | {m['ssim']:.3f} | {m['structure_invented']:.3f}"
-        cells += f" | {m['detail_invented']:.2f}"
+        cells += f" | {m['detail_invented']:.2f} | {crop:.2f}"
         lines.append(f"| {variant} | {cells} | {REPORTED.get(variant, '')} |")
     return "\n".join(lines) + "\n"
+
+
+def noise_table(rows: list[Row]) -> str:
+    """How far a variant's PSNR moves with the seed: its mean over views, and its single views. Empty with one seed."""
+    rows = _whole(rows)
+    seeds = sorted({row["seed"] for row in rows})
+    if len(seeds) < 2:
+        return ""
+    lines = ["| PSNR between seeds | difference of the means, dB | largest difference of a view, dB |", "|---|---|---|"]
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        by_seed = [{row["view"] + row["path"]: row["psnr"] for row in rows if (row["variant"], row["seed"]) == (variant, s)} for s in seeds]
+        shared = set.intersection(*map(set, by_seed))
+        values = [[one[view] for view in sorted(shared)] for one in by_seed]
+        if shared:
+            total = [sum(v) / len(v) for v in values]
+            single = max(max(v) - min(v) for v in zip(*values, strict=True))
+            lines.append(f"| {variant} | {max(total) - min(total):.2f} | {single:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def cost_table(rows: list[Row]) -> str:
+    """Seconds of a segment's stages, means over segments and views."""
+    lines = ["| a segment's seconds | render | generate | refine | Gaussians at the end |", "|---|---|---|---|---|"]
+    for variant in dict.fromkeys(row["variant"] for row in rows if not row["variant"].endswith(FILLED)):
+        mine = [row for row in rows if row["variant"] == variant]
+        stages = (mean([row["stage_seconds"].get(stage) for row in mine]) for stage in ("render", "generate", "refine"))
+        cells = " | ".join("" if s is None else f"{s:.2f}" for s in stages)
+        lines.append(f"| {variant} | {cells} | {mean([row['gaussians'] for row in mine]):.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def with_main_table(readme: str, record: Path) -> str:
+    """The README's text with the main table of the record's ablation."""
+    rows = json.loads((record / "ablation.json").read_text(encoding="utf-8"))["rows"]
+    start, end = "<!-- evaluation -->\n", "<!-- /evaluation -->"
+    before, rest = readme.split(start)
+    return before + start + main_table(rows) + end + rest.split(end)[1]
+
+
+def write_readme(readme: Path, record: Path) -> None:
+    """Put the main table into the README."""
+    readme.write_text(with_main_table(readme.read_text(encoding="utf-8"), record), encoding="utf-8")
 
 
 def range_table(rows: list[Row]) -> str:
@@ -132,12 +182,14 @@ def write(out: Path, name: str, data: dict[str, Any]) -> str:
     commits = ", ".join(sorted({row["commit"] for row in rows}))
     common = ", ".join(f"{key} {value}" for key, value in data["common"].items())
     text = f"# {name}\n\n{EXPERIMENTS[name].question}\n\nSettings: {common}; others as the draft preset.\n"
-    text += f"Commits of the runs: {commits}.\nLast written: {made}.\n\n"
+    seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for row in rows}))
+    text += f"Seeds: {seeds}. Commits of the runs: {commits}.\nLast written: {made}.\n\n"
     if name == "ablation" and any(row["path"] == "medium" for row in rows):
         text += main_table(rows) + "\n"
     if name == "view_range":
         text += range_table(rows) + "\n"
-    text += to_table(_whole(rows) if len(_whole(rows)) else rows)
+    text += to_table(_whole(rows) or rows)
+    text += f"\n{noise_table(rows)}\n{cost_table(rows)}" if rows else ""
     for plot in _plots(out, name, rows):
         text += f"\n![{plot}]({plot})\n"
     text += f"\n{LEGEND}\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -160,12 +161,31 @@ def test_a_posed_set_is_one_view(shared_data):
 def test_tables_compare_only_views_that_have_every_variant():
     def row(view: str, variant: str, psnr: float) -> dict[str, object]:
         values = {"psnr": psnr, "psnr_seen": psnr, "psnr_invented": psnr, "ssim": 0.5, "structure_invented": 0.1, "detail_invented": 1.0}
-        return {"view": view, "path": "medium", "variant": variant, **values}
+        return {"view": view, "path": "medium", "seed": 0, "variant": variant, "cropped": values, **values}
 
     rows = [row("a", "full", 20.0), row("a", "other", 10.0), row("b", "full", 22.0), row("b", "other", 14.0), row("c", "full", 90.0)]
     text = tables.main_table(rows)
-    assert "| full | 21.00 |" in text and "| other | 12.00 |" in text and "2 scenes" in text
+    assert "| full | 21.00 |" in text and "| other | 12.00 |" in text and "2 views, seed 0" in text
     assert tables.means([{"psnr": 1.0}, {"psnr": None}])["psnr"] == 1.0
+
+
+def test_noise_is_the_largest_difference_between_seeds():
+    def row(view: str, seed: int, psnr: float) -> dict[str, object]:
+        return {"view": view, "path": "medium", "seed": seed, "variant": "full", "psnr": psnr}
+
+    text = tables.noise_table([row("a", 0, 20.0), row("a", 1, 21.0), row("b", 0, 24.0), row("b", 1, 22.0)])
+    assert "| full | 0.50 | 2.00 |" in text
+    assert tables.noise_table([row("a", 0, 20.0)]) == ""
+
+
+def test_an_experiment_says_which_views_and_seeds_it_takes():
+    folders = scenes.find([SCENES])
+    chosen = experiments.Experiment("?", {"one": {}}, views=("room",), seeds=(3, 4))
+    assert [(f.name, seed) for f, _, seed, _ in experiments.runs(folders, chosen)] == [("room", 3), ("room", 4)]
+    other = list(experiments.runs(folders, chosen, views=["desk", "night"], seeds=[5]))
+    assert [(f.name, seed) for f, _, seed, _ in other] == [("desk", 5), ("night", 5)]
+    for name, experiment in experiments.EXPERIMENTS.items():
+        assert set(experiment.views) <= set(NAMES), name
 
 
 def test_range_ends_at_the_first_frame_that_is_lost():
@@ -180,7 +200,7 @@ def test_the_commands_names_are_the_experiments():
 
     for experiment in experiments.EXPERIMENTS.values():
         for overrides in experiment.variants.values():
-            settings.make("draft", **{k: v for k, v in overrides.items() if k != experiments.TRUST})
+            settings.make("draft", **{k: v for k, v in overrides.items() if k not in (experiments.TRUST, experiments.CAST)})
 
 
 def test_one_real_run_writes_tables_that_can_be_added_to(tmp_path):
@@ -188,32 +208,29 @@ def test_one_real_run_writes_tables_that_can_be_added_to(tmp_path):
 
     parser = argparse.ArgumentParser()
     evaluate.add_arguments(parser)
-    words = ["--only", "studio", "--width", "48", "--steps", "2", "--refine-steps", "4", "--out", str(tmp_path)]
+    words = ["--experiment", "ablation", "--seeds", "0", "1", "--only", "studio"]
+    words += ["--width", "48", "--steps", "2", "--refine-steps", "4", "--out", str(tmp_path)]
     assert evaluate.run(parser.parse_args(words)) == 0
     data = json.loads((tmp_path / "ablation.json").read_text())
+    assert [row["seed"] for row in data["rows"]] == [0] * 5 + [1] * 5
     by_variant = {row["variant"]: row for row in data["rows"]}
     assert set(by_variant) == {*experiments.EXPERIMENTS["ablation"].variants, "without diffusion" + experiments.FILLED}
     assert by_variant["full"]["psnr"] > by_variant["without diffusion"]["psnr"] + 1.5
-    assert (tmp_path / "ablation.png").is_file() and "paper's PSNR" in (tmp_path / "ablation.md").read_text()
+    text = (tmp_path / "ablation.md").read_text()
+    assert (tmp_path / "ablation.png").is_file() and "paper's PSNR" in text and "Seeds: 0, 1." in text
+    assert "PSNR between seeds" in text and "a segment's seconds" in text
+    frame = by_variant["full"]["frames"][0]
+    assert by_variant["full"]["cropped"]["psnr"] != frame["psnr"]
     before = (tmp_path / "ablation.json").read_text()
     assert evaluate.run(parser.parse_args(words)) == 0  # nothing is run twice
     assert json.loads((tmp_path / "ablation.json").read_text())["rows"] == data["rows"], before[:100]
     with pytest.raises(UserError, match="other settings"):
-        evaluate.run(parser.parse_args([*words, "--seed", "5"]))
-
-
-def _readme(text: str) -> str:
-    start, end = "<!-- evaluation -->\n", "<!-- /evaluation -->"
-    rows = json.loads((ROOT / "docs" / "evaluation" / "ablation.json").read_text(encoding="utf-8"))["rows"]
-    before, rest = text.split(start)
-    return before + start + tables.main_table(rows) + end + rest.split(end)[1]
+        evaluate.run(parser.parse_args([*words, "--frames", "5"]))
 
 
 def test_the_readme_shows_only_numbers_that_the_command_wrote():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme == _readme(readme), "run python tests/unit/test_evaluation.py"
-
-
-if __name__ == "__main__":
-    file = ROOT / "README.md"
-    file.write_text(_readme(file.read_text(encoding="utf-8")), encoding="utf-8")
+    assert readme == tables.with_main_table(readme, evaluate.RECORD), "run python -m engine evaluate --out docs/evaluation"
+    section = readme.split("## Does it work?")[1].split("\n## ")[0]
+    prose = section.split("<!-- evaluation -->")[0] + section.split("<!-- /evaluation -->")[1]
+    assert not re.findall(r"\d+\.\d", prose), "results belong into the table"

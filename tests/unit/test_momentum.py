@@ -99,3 +99,17 @@ def test_pooling_over_time_trusts_a_latent_only_if_all_its_frames_are():
 def test_pooling_refuses_a_clip_that_does_not_fit():
     with pytest.raises(ValueError, match="multiple"):
         momentum.pool_to_latent(torch.ones(4, 2, 2), 4, (1, 1))
+
+
+def test_reference_pool_is_of_the_first_frames_or_of_what_is_sure():
+    features = torch.arange(4.0 * 3 * 2 * 2).reshape(3, 4, 2, 2)  # [d, f, h, w], all vectors different
+    coverage = torch.zeros(4, 2, 2)
+    coverage[0, 0, 0], coverage[0, 1, 1] = 0.6, 0.4
+    coverage[1, 0, 1] = 1.0
+    coverage[3] = 1.0
+    first = momentum.reference_pool(features, coverage, 2, "first")
+    assert torch.equal(first, torch.stack([features[:, 0, 0, 0], features[:, 1, 0, 1]], dim=1))
+    sure = momentum.reference_pool(features, coverage, 2, "confident")
+    assert torch.equal(sure, torch.cat([features[:, 1, 0, 1:], features[:, 3].flatten(1)], dim=1))
+    fewer = momentum.reference_pool(features, coverage, 1, "confident")  # no more than one frame has
+    assert torch.equal(fewer, sure[:, ::2])
