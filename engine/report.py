@@ -7,11 +7,13 @@ section 4.3 and its limits) are measured, and named in plain words where they oc
 from __future__ import annotations
 
 import html
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .job import atomic, read_json, write_json
 
+AGREEMENT_DB = 25.0  # neighbouring enhanced frames should agree at least this well where both see a surface
 DRIFT_DB = 24.0  # enhanced frames should stay this close to the renders where the scene is known
 UNSEEN_DETAIL = 0.2  # invented parts should have at least this share of the known parts' detail
 CONVERGED = 0.97  # the loss should fall at least to this share of where it was after the first tenth of the steps
@@ -28,14 +30,18 @@ class Finding(NamedTuple):
     advice: str  # empty where all is well
 
 
-def findings(segments: list[dict[str, Any]], input_psnr: float) -> list[Finding]:
-    """What the numbers of all segments say. `segments` are their stats.json."""
+def findings(segments: list[dict[str, Any]], input_psnr: float, agreement_psnr: float = math.nan) -> list[Finding]:
+    """What the numbers of all segments say. `segments` are their stats.json; NaN: no two frames see the same surface."""
     drift = [s["drift_psnr"] for s in segments if s["drift_psnr"] is not None]
     detail = [s["unseen_detail"] for s in segments if s["unseen_detail"] is not None and s["unknown_share"] > 0.01]
     seams = [s["seam"] for s in segments if s["seam"] is not None]
     fall = [loss_fall(s["losses"]) for s in segments if len(s["losses"]) >= 20]
     return [
         _finding("Input view", [input_psnr], INPUT_DB, "{:.1f} dB PSNR against the picture", "Raise refine_steps or anchor_weight."),
+        _finding(
+            "Frames that disagree", [] if math.isnan(agreement_psnr) else [agreement_psnr], AGREEMENT_DB,
+            "neighbouring frames agree to {:.1f} dB after warping one into the other", "Raise lambda_0 or overlap, or make a shorter move.",
+        ),
         _finding("Consistency drift", drift, DRIFT_DB, "known parts keep {:.1f} dB in the worst segment", "Raise lambda_0."),
         _finding(
             "Blank or blurry unseen regions", detail, UNSEEN_DETAIL, "invented parts have {:.2f} of the known parts' detail",
@@ -74,17 +80,19 @@ def verdict(found: list[Finding]) -> str:
 
 
 def write_report(
-    folder: Path, facts: dict[str, Any], input_psnr: float, path_psnr: list[float], path_ssim: list[float]
+    folder: Path, facts: dict[str, Any], input_psnr: float, agreement_psnr: float, path_psnr: list[float], path_ssim: list[float]
 ) -> dict[str, Any]:
     """Write report.json, the plots and report.html into a job folder whose segments are finished.
 
-    `facts` are provenance lines (depth, prior, licences, seed, sentences); `path_psnr` and
-    `path_ssim` compare the final scene with every enhanced frame. Returns what report.json holds.
+    `facts` are provenance lines (depth, prior, licences, seed, sentences); `agreement_psnr` compares
+    neighbouring enhanced frames, `path_psnr` and `path_ssim` the final scene with every one of them.
+    Returns what report.json holds.
     """
     segments = [read_json(s / "stats.json") for s in sorted((folder / "segments").glob("[0-9]*"))]
-    found = findings(segments, input_psnr)
+    found = findings(segments, input_psnr, agreement_psnr)
     data = {
-        "facts": facts, "verdict": verdict(found), "input_psnr": input_psnr, "path_psnr": path_psnr,
+        "facts": facts, "verdict": verdict(found), "input_psnr": input_psnr,
+        "agreement_psnr": None if math.isnan(agreement_psnr) else agreement_psnr, "path_psnr": path_psnr,
         "path_ssim": path_ssim,
         "findings": [f._asdict() for f in found], "segments": segments,
         "seconds_total": sum(sum(s["seconds"].values()) for s in segments),

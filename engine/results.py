@@ -17,7 +17,7 @@ from .gaussians import Gaussians
 from .inputs import Start
 from .job import Job, atomic
 from .losses import ssim_map
-from .measures import psnr
+from .measures import consistency, psnr
 from .optimize import refine
 from .pipeline import render
 from .report import write_report
@@ -34,20 +34,23 @@ def write(job: Job, start: Start, gaussians: Gaussians, report: Report) -> dict[
     folder, settings = job.folder, job.settings
     camera_file.write(folder / "cameras.json", start.path)
     pool = _collect_frames(job)
-    drawn = []
+    drawn, depth = [], []
     for index in range(start.path.count):
         report("fly-through", index, start.path.count)
         one = slice(index, index + 1)
         with torch.no_grad():
             view = render(gaussians, start.inputs.K[one], start.inputs.camera_from_world[one], start.inputs.image, settings)
         drawn.append(view.rgb[0].cpu())
+        depth.append(view.depth[0].cpu())
     images.save_video(folder / "flythrough.mp4", drawn, settings.output.fps or start.path.fps)
     images.save_png(folder / "input.png", start.inputs.image)
     images.save_png(folder / "input_render.png", drawn[0])
     _write_scene(job, start, gaussians, torch.stack(drawn), report)
-    pairs = [(a, images.load_image(b).pixels) for a, b in zip(drawn, pool, strict=True)]
+    frames = torch.stack([images.load_image(file).pixels for file in pool])
+    agreement, _ = consistency(frames, torch.stack(depth), start.inputs.K.cpu(), start.inputs.camera_from_world.cpu())
+    pairs = list(zip(drawn, frames, strict=True))
     path_psnr, path_ssim = [psnr(*pair) for pair in pairs], [float(ssim_map(*pair).mean()) for pair in pairs]
-    data = write_report(folder, start.facts, psnr(drawn[0], start.inputs.image.cpu()), path_psnr, path_ssim)
+    data = write_report(folder, start.facts, psnr(drawn[0], start.inputs.image.cpu()), agreement, path_psnr, path_ssim)
     report("done", 1, 1, text=data["verdict"])
     names = ("scene.ply", "scene_linear.ply", "cameras.json", "flythrough.mp4", "report.json", "report.html")
     return {Path(n).stem if n != "report.json" else "numbers": str(folder / n) for n in names if (folder / n).exists()}

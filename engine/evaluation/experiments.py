@@ -14,7 +14,7 @@ import torch
 
 from .. import camera_file, images, inputs, pipeline, priors, settings
 from ..job import Job, load_gaussians, prepare, read_json
-from ..measures import psnr
+from ..measures import consistency, psnr
 from ..priors.base import Clip
 from ..report import loss_fall
 from . import metrics
@@ -241,7 +241,7 @@ def _without_truth(job: Job, start: pipeline.Inputs) -> Row:
     frames = torch.stack([pool[i] for i in sorted(pool)])
     final = load_gaussians(job.segment_folder(len(segments) - 1) / "gaussians.npz", torch.device("cpu"))
     depth = pipeline.render(final, start.K, start.camera_from_world, start.image, job.settings).depth
-    agreement, shared = metrics.consistency(frames, depth, start.K, start.camera_from_world)
+    agreement, shared = consistency(frames, depth, start.K, start.camera_from_world)
     return {
         "consistency_psnr": agreement, "consistency_share": shared,
         "drift_psnr": mean([s["drift_psnr"] for s in segments]), "seam": mean([s["seam"] for s in segments]),

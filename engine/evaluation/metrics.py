@@ -20,7 +20,6 @@ from ..measures import gradient_energy, psnr
 _EDGE = WINDOW // 2
 _SCALES = 4
 _GMS_C = 0.0026  # Xue et al. 2014: 170 for 8-bit values, over 255^2
-_SAME_DEPTH = 1.05  # two frames see the same surface where their depths agree to this factor
 
 
 def ssim(image: Tensor, truth: Tensor, where: Tensor | None = None) -> float:
@@ -80,42 +79,6 @@ def frame_measures(image: Tensor, truth: Tensor, seen: Tensor, border: float = 0
         "structure": structure(image, truth), "structure_invented": structure(image, truth, ~seen),
         "detail_invented": detail(image, truth, ~seen), "invented_share": float((~seen).float().mean()),
     }  # fmt: skip
-
-
-def consistency(frames: Tensor, depth: Tensor, K: Tensor, camera_from_world: Tensor) -> tuple[float, float]:
-    """How well neighbouring frames agree: each frame warped into the next by the scene's depth.
-
-    frames [f, 3, h, w], depth [f, h, w] in metres (0 or infinite: none), K [f, 3, 3], camera_from_world [f, 4, 4].
-    Returns the PSNR in dB over all pixels that both frames see, and their share of the pixels.
-    """
-    error, count, total = 0.0, 0, 0
-    for i in range(frames.shape[0] - 1):
-        warped, both = warp(frames[i], depth[i], depth[i + 1], K[i : i + 2], camera_from_world[i : i + 2])
-        error += float((warped - frames[i + 1]).square().mean(dim=0)[both].sum())
-        count, total = count + int(both.sum()), total + both.numel()
-    if count == 0:
-        return math.nan, 0.0
-    return -10.0 * math.log10(max(error / count, 1e-9)), count / total
-
-
-def warp(frame: Tensor, depth: Tensor, next_depth: Tensor, K: Tensor, camera_from_world: Tensor) -> tuple[Tensor, Tensor]:
-    """A frame looked up from the next one's pixels: (picture [3, h, w], where both see the same surface [h, w])."""
-    h, w = depth.shape
-    y, x = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
-    pixels = torch.stack([x, y, torch.ones_like(x)]).to(frame).flatten(1)
-    have = torch.isfinite(next_depth) & (next_depth > 0)
-    points = (torch.linalg.inv(K[1]) @ pixels) * torch.where(have, next_depth, 1.0).flatten()
-    first_from_next = camera_from_world[0].double() @ torch.linalg.inv(camera_from_world[1].double())
-    local = first_from_next[:3, :3].to(points) @ points + first_from_next[:3, 3:].to(points)
-    z = local[2].clamp(min=1e-6)
-    uv = (K[0] @ (local / z))[:2].reshape(2, h, w)
-    grid = torch.stack([2.0 * uv[0] / w - 1.0, 2.0 * uv[1] / h - 1.0], dim=-1)[None]
-    look = torch.where(torch.isfinite(depth), depth, 0.0)[None, None]
-    there = F.grid_sample(look, grid, mode="nearest", align_corners=False)[0, 0]
-    picture = F.grid_sample(frame[None], grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
-    ratio = there / z.reshape(h, w)
-    inside = (grid[0].abs() <= 1.0).all(dim=-1) & (local[2].reshape(h, w) > 1e-6)
-    return picture, have & inside & (ratio < _SAME_DEPTH) & (ratio > 1.0 / _SAME_DEPTH)
 
 
 def fill_smoothly(image: Tensor, alpha: Tensor) -> Tensor:

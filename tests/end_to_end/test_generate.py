@@ -66,6 +66,7 @@ def test_a_run_leaves_everything_it_promises(finished, picture):
     assert job.Job(finished).finished_segments() == 2
     data = json.loads((finished / "report.json").read_text(encoding="utf-8"))
     assert data["input_psnr"] > 26.0
+    assert data["agreement_psnr"] > 25
     assert len(data["path_ssim"]) == 6 and 0.7 < min(data["path_ssim"]) <= max(data["path_ssim"]) <= 1.0
     assert "GPL-3.0-or-later" in data["facts"]["prior"]
     assert splat_file.read_ply(finished / "scene.ply").means.shape[0] > 64 * 40

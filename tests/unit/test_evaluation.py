@@ -16,7 +16,7 @@ from skimage.metrics import structural_similarity
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from engine import images  # noqa: E402
+from engine import images, measures  # noqa: E402
 from engine.commands import evaluate  # noqa: E402
 from engine.errors import UserError  # noqa: E402
 from engine.evaluation import experiments, metrics, scenes, tables  # noqa: E402
@@ -127,9 +127,9 @@ def test_a_warp_by_true_depth_agrees_and_by_wrong_cameras_does_not():
     view = scenes.load_scene(SCENES / "room", "small")
     image, depth, K, cameras = _points_of(view)
     frames, depths = torch.stack([image, image]), torch.stack([depth, depth])
-    same, share = metrics.consistency(frames, depths, K[:2], cameras[[0, 0]])
+    same, share = measures.consistency(frames, depths, K[:2], cameras[[0, 0]])
     assert same > 60 and share > 0.95
-    moved, _ = metrics.consistency(frames, depths, K[:2], cameras[[0, 12]])
+    moved, _ = measures.consistency(frames, depths, K[:2], cameras[[0, 12]])
     assert moved < 30
 
 

@@ -79,6 +79,12 @@ def test_each_failure_is_named_by_its_worst_segment_with_a_remedy(change, name):
     assert next(f for f in report.findings(segments, 30.0) if not f.ok).advice
 
 
+def test_frames_that_disagree_are_named():
+    found = [f for f in report.findings([_segment()], 30.0, 18.0) if not f.ok]
+    assert [f.name for f in found] == ["Frames that disagree"] and "18.0 dB" in found[0].measured and found[0].advice
+    assert all(f.ok for f in report.findings([_segment()], 30.0, 35.0))
+
+
 def test_a_poor_input_view_is_named():
     assert _bad([_segment()], input_psnr=20.0) == ["Input view"]
 
