@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 PERFECT_DB = 99.0  # what PSNR says of two equal images, so that means stay finite
+_AROUND = 0.1  # how far from a hole the known pixels tell what detail to expect in it, as a share of the longer side
 _SAME_DEPTH = 1.05  # two frames see the same surface where their depths agree to this factor
 
 
@@ -31,14 +32,18 @@ def gradient_energy(frames: Tensor) -> Tensor:
 
 
 def gradient_ratio(frames: Tensor, unknown: Tensor) -> float | None:
-    """Detail of the invented pixels over detail of the known ones; None where either is missing.
+    """Detail of the invented pixels over detail of the known ones around them; None where either is missing.
 
-    frames [f, 3, h, w], unknown [f, h, w] bool. Near 0: the unseen stayed blank or blurry.
+    frames [f, 3, h, w], unknown [f, h, w] bool. Near 0: the unseen stayed blank or blurry. Around: within
+    _AROUND of the longer side, for a sky that goes on as sky owes nothing to a house elsewhere.
     """
-    energy = gradient_energy(frames)
-    if not bool(unknown.any()) or bool(unknown.all()):
+    energy, reach = gradient_energy(frames), max(2, round(_AROUND * max(frames.shape[2:])))
+    near = F.max_pool2d(unknown[:, None].float(), (1, 2 * reach + 1), stride=1, padding=(0, reach))
+    near = F.max_pool2d(near, (2 * reach + 1, 1), stride=1, padding=(reach, 0))[:, 0] > 0
+    around = near & ~unknown
+    if not bool(unknown.any()) or not bool(around.any()):
         return None
-    return float(energy[unknown].mean() / energy[~unknown].mean().clamp(min=1e-12))
+    return float(energy[unknown].mean() / energy[around].mean().clamp(min=1e-12))
 
 
 def drift_psnr(frames: Tensor, renders: Tensor, known: Tensor) -> float | None:

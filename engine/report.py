@@ -15,7 +15,7 @@ from .job import atomic, read_json, write_json
 
 AGREEMENT_DB = 25.0  # neighbouring enhanced frames should agree at least this well where both see a surface
 DRIFT_DB = 24.0  # enhanced frames should stay this close to the renders where the scene is known
-UNSEEN_DETAIL = 0.2  # invented parts should have at least this share of the known parts' detail
+UNSEEN_DETAIL = 0.2  # invented parts should have at least this share of the detail around them
 CONVERGED = 0.97  # the loss should fall at least to this share of where it was after the first tenth of the steps
 SEAM = 2.5  # shared frames should not change more than this many times an ordinary frame step
 INPUT_DB = 28.0  # the scene should show the input image at least this well
@@ -44,7 +44,7 @@ def findings(segments: list[dict[str, Any]], input_psnr: float, agreement_psnr: 
         ),
         _finding("Consistency drift", drift, DRIFT_DB, "known parts keep {:.1f} dB in the worst segment", "Raise lambda_0."),
         _finding(
-            "Blank or blurry unseen regions", detail, UNSEEN_DETAIL, "invented parts have {:.2f} of the known parts' detail",
+            "Blank or blurry unseen regions", detail, UNSEEN_DETAIL, "invented parts have {:.2f} of the detail around them",
             "Lower lambda_0, raise steps, or make a shorter move: the path may leave the scene too far behind.",
         ),
         _finding(

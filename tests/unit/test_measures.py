@@ -39,6 +39,13 @@ def test_detail_of_a_blank_hole_is_near_zero_and_of_the_same_texture_one():
     assert measures.gradient_ratio(frames, unknown) < 0.01
 
 
+def test_detail_is_judged_by_what_lies_around_the_hole():
+    frames, unknown = _frames(), torch.zeros(4, 16, 24, dtype=torch.bool)
+    frames[:, :, :, 12:] = 0.5 + 0.01 * frames[:, :, :, 12:]  # a flat wall at the right of something busy
+    unknown[:, :, 18:] = True
+    assert measures.gradient_ratio(frames, unknown) == pytest.approx(1.0, abs=0.25)
+
+
 def test_detail_needs_both_known_and_unknown():
     assert measures.gradient_ratio(_frames(), torch.ones(4, 16, 24, dtype=torch.bool)) is None
 
