@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--refine-steps", type=int, default=60, help="optimiser steps a segment (default: 60)")
     parser.add_argument("--prior", default="patch", help="video prior (default: patch)")
     parser.add_argument("--border", type=float, default=0.0, help="share to crop from every side before measuring, e.g. 0.05")
+    parser.add_argument("--lpips", type=Path, help="folder with AlexNet's and LPIPS's weights; without it LPIPS is left out")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of the experiment's own")
     parser.add_argument("--only", nargs="+", help="these views, by name, instead of the experiment's own")
     parser.add_argument("--fresh", action="store_true", help="run everything again instead of adding to the results in --out")
@@ -38,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the experiments; write <out>/<experiment>.json, .md and .png after every run; print the means."""
     from ..evaluation import experiments, scenes, tables
+    from ..evaluation.lpips import Lpips
 
+    lpips = None if args.lpips is None else Lpips(args.lpips)
     folders = scenes.find(args.data or [_shipped()])
     if args.only and not any(folder.name in args.only for folder in folders):
         raise UserError("None of the views named by --only is there.", "See the folders' names.")
@@ -55,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
             key = {"view": folder.name, "path": path, "seed": seed, "variant": variant}
             if any(all(row[name] == value for name, value in key.items()) for row in data["rows"]):
                 continue
-            _add(data, scenes.load(folder, path=path, views=args.views, frames=args.frames), key, experiment.variants[variant])
+            _add(data, scenes.load(folder, path=path, views=args.views, frames=args.frames), key, experiment.variants[variant], lpips)
             tables.write(args.out, name, data)
         sys.stdout.write(tables.write(args.out, name, data).split("| view, variant |")[0])
     if args.out.resolve() == RECORD:
@@ -63,13 +66,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add(data: dict[str, Any], view: Any, key: dict[str, Any], overrides: dict[str, Any]) -> None:
+def _add(data: dict[str, Any], view: Any, key: dict[str, Any], overrides: dict[str, Any], lpips: Any) -> None:
     from ..evaluation import experiments
     from .generate import progress
 
     own = {key: value for key, value in data["common"].items() if key not in ("views", "frames", "border")}
     with progress() as bars:
-        measured = experiments.run(view, {**own, "seed": key["seed"], **overrides}, bars, border=data["common"]["border"])
+        measured = experiments.run(view, {**own, "seed": key["seed"], **overrides}, bars, border=data["common"]["border"], lpips=lpips)
     for suffix, row in measured.items():
         head = {**key, "variant": key["variant"] + suffix, "commit": data["circumstances"]["commit"]}
         data["rows"].append({**head, **_plain(row)})

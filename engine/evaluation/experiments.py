@@ -18,6 +18,7 @@ from ..measures import consistency, psnr
 from ..priors.base import Clip
 from ..report import loss_fall
 from . import metrics
+from .lpips import Lpips
 from .scenes import View
 
 Report = Callable[..., None]
@@ -173,10 +174,10 @@ EXPERIMENTS: dict[str, Experiment] = {
 }  # fmt: skip
 
 
-def run(view: View, overrides: dict[str, Any], report: Report, *, border: float = 0.0) -> dict[str, Row]:
+def run(view: View, overrides: dict[str, Any], report: Report, *, border: float = 0.0, lpips: Lpips | None = None) -> dict[str, Row]:
     """Run one variant of the method on a view and compare with the true pictures.
 
-    `border` crops that share from every side before the numbers are taken. Returns the measures by
+    `border` crops that share from every side before the numbers are taken. Without `lpips` there is none. Returns the measures by
     the suffix of the variant's name: "" and, for runs without diffusion, also FILLED, where the
     holes of the same renders are filled from around them.
     """
@@ -196,13 +197,13 @@ def run(view: View, overrides: dict[str, Any], report: Report, *, border: float 
         pipeline.generate(job, start, prior, report)
         seconds = time.perf_counter() - before
         common = {"seconds": seconds, **_without_truth(job, start)}
-        rows = {"": {**common, **compare(job, start, view, border)}}
+        rows = {"": {**common, **compare(job, start, view, border, lpips)}}
         if not chosen.momentum.diffusion:
-            rows[FILLED] = {**common, **compare(job, start, view, border, fill=True)}
+            rows[FILLED] = {**common, **compare(job, start, view, border, lpips, fill=True)}
         return rows
 
 
-def compare(job: Job, start: pipeline.Inputs, view: View, border: float, *, fill: bool = False) -> Row:
+def compare(job: Job, start: pipeline.Inputs, view: View, border: float, lpips: Lpips | None = None, *, fill: bool = False) -> Row:
     """Measures of the final scene against the true pictures: means over them, and each frame's own."""
     h, w = start.image.shape[1:]
     final = load_gaussians(job.segment_folder(job.finished_segments() - 1) / "gaussians.npz", torch.device("cpu"))
@@ -213,8 +214,8 @@ def compare(job: Job, start: pipeline.Inputs, view: View, border: float, *, fill
         picture = metrics.fill_smoothly(drawn.rgb[0], drawn.alpha[0]) if fill else drawn.rgb[0]
         truth = images.resize(images.load_image(file).pixels, w, h)
         seen = _seen(view, frame, start, job)
-        frames.append({"frame": frame, **metrics.frame_measures(picture, truth, seen, border)})
-        cropped.append(metrics.frame_measures(picture, truth, seen, max(border, _CROP)))
+        frames.append({"frame": frame, **metrics.frame_measures(picture, truth, seen, border, lpips)})
+        cropped.append(metrics.frame_measures(picture, truth, seen, max(border, _CROP), lpips))
     first = pipeline.render(final, start.K[:1], start.camera_from_world[:1], start.image, job.settings).rgb[0]
     names = [name for name in frames[0] if name != "frame"] if frames else []
     means = {name: mean([row[name] for row in frames]) for name in names}

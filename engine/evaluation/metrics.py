@@ -2,8 +2,8 @@
 
 Images are [3, h, w] in [0, 1], display-referred. SSIM is that of Wang et al. 2004 as torchmetrics
 and scikit-image compute it for data range 1: Gaussian window 11 x 11 of sigma 1.5, only windows that
-lie whole in the picture. LPIPS needs network weights that are not part of the project; `structure`
-stands in for it and is never called LPIPS.
+lie whole in the picture. LPIPS (lpips.py) needs network weights that are not part of the project;
+`structure` stands in for it and is never called LPIPS.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..losses import WINDOW, ssim_map
 from ..measures import gradient_energy, psnr
+from .lpips import Lpips
 
 _EDGE = WINDOW // 2
 _SCALES = 4
@@ -67,13 +68,16 @@ def detail(image: Tensor, truth: Tensor, where: Tensor) -> float:
     return float(gradient_energy(image)[where].mean() / gradient_energy(truth)[where].mean().clamp(min=1e-6))
 
 
-def frame_measures(image: Tensor, truth: Tensor, seen: Tensor, border: float = 0.0) -> dict[str, float]:
+def frame_measures(image: Tensor, truth: Tensor, seen: Tensor, border: float = 0.0, lpips: Lpips | None = None) -> dict[str, float]:
     """All measures of one frame. `seen` [h, w]: what the input view saw; `border` is cropped from every side first."""
     h, w = truth.shape[-2:]
     top, left = math.ceil(border * h), math.ceil(border * w)
     crop = (..., slice(top, h - top), slice(left, w - left))
     image, truth, seen = image[crop], truth[crop], seen[crop]
+    parts = {"": None, "_seen": seen, "_invented": ~seen}
+    learned = {} if lpips is None else {f"lpips{name}": lpips.distance(image, truth, where) for name, where in parts.items()}
     return {
+        **learned,
         "psnr": psnr(image, truth), "psnr_seen": psnr(image, truth, seen), "psnr_invented": psnr(image, truth, ~seen),
         "ssim": ssim(image, truth), "ssim_seen": ssim(image, truth, seen), "ssim_invented": ssim(image, truth, ~seen),
         "structure": structure(image, truth), "structure_invented": structure(image, truth, ~seen),

@@ -14,7 +14,8 @@ from .experiments import EXPERIMENTS, FILLED, Row, mean
 
 # key -> (heading, decimals)
 COLUMNS = {
-    "psnr": ("PSNR", 2), "psnr_seen": ("seen", 2), "psnr_invented": ("invented", 2), "ssim": ("SSIM", 3), "structure": ("structure", 3),
+    "psnr": ("PSNR", 2), "psnr_seen": ("seen", 2), "psnr_invented": ("invented", 2), "ssim": ("SSIM", 3),
+    "lpips": ("LPIPS", 3), "lpips_invented": ("its invented", 3), "structure": ("structure", 3),
     "structure_invented": ("its invented", 3), "detail_invented": ("detail", 2), "consistency_psnr": ("consistency", 2),
     "drift_psnr": ("drift", 2), "seam": ("seam", 2), "last_loss": ("loss", 4), "input_psnr": ("input view", 2), "seconds": ("seconds", 1),
 }  # fmt: skip
@@ -57,17 +58,18 @@ def _git(root: Path, *words: str) -> str:
 
 def to_table(rows: list[Row]) -> str:
     """Markdown tables: the means of every variant over the views of each kind of path, then every run."""
-    headings = " | ".join(heading for heading, _ in COLUMNS.values())
-    rule = "|---" * (1 + len(COLUMNS)) + "|"
+    columns = [key for key in COLUMNS if any(row.get(key) is not None for row in rows)]
+    headings = " | ".join(COLUMNS[key][0] for key in columns)
+    rule = "|---" * (1 + len(columns)) + "|"
     lines = []
     for path in dict.fromkeys(row["path"] for row in rows):
         mine = [row for row in rows if row["path"] == path]
         lines += [f"| {path} paths, mean of {_count(mine)} | {headings} |", rule]
         for variant in dict.fromkeys(row["variant"] for row in mine):
-            lines.append(_line(variant, means([row for row in mine if row["variant"] == variant])))
+            lines.append(_line(variant, means([row for row in mine if row["variant"] == variant]), columns))
         lines.append("")
     lines += [f"| view, variant | {headings} |", rule]
-    lines += [_line(f"{row['view']} ({row['path']}, seed {row['seed']}), {row['variant']}", row) for row in rows]
+    lines += [_line(f"{row['view']} ({row['path']}, seed {row['seed']}), {row['variant']}", row, columns) for row in rows]
     return "\n".join(lines) + "\n"
 
 
@@ -76,8 +78,8 @@ def means(rows: list[Row]) -> Row:
     return {key: mean([row.get(key) for row in rows]) for key in COLUMNS}
 
 
-def _line(name: str, row: Row) -> str:
-    cells = ("" if row.get(key) is None else f"{row[key]:.{digits}f}" for key, (_, digits) in COLUMNS.items())
+def _line(name: str, row: Row, columns: list[str]) -> str:
+    cells = ("" if row.get(key) is None else f"{row[key]:.{COLUMNS[key][1]}f}" for key in columns)
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
