@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the experiments; write <out>/<experiment>.json, .md and .png after every run; print the means."""
+    """Run the experiments; write <out>/<experiment>.json after every run, .md and .png at the end; print the means."""
     from ..evaluation import experiments, scenes, tables
     from ..evaluation.lpips import Lpips
 
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
             if any(all(row[name] == value for name, value in key.items()) for row in data["rows"]):
                 continue
             _add(data, scenes.load(folder, path=path, views=args.views, frames=args.frames), key, experiment.variants[variant], lpips)
-            tables.write(args.out, name, data)
+            tables.save(args.out, name, data)
         sys.stdout.write(tables.write(args.out, name, data).split("| view, variant |")[0])
     if args.out.resolve() == RECORD:
         tables.write_readme(ROOT / "README.md", args.out)

@@ -173,13 +173,17 @@ def range_table(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def save(out: Path, name: str, data: dict[str, Any]) -> None:
+    """Write <name>.json, a run a line."""
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(data, indent=None, separators=(",", ":")).replace('},{"view"', '},\n{"view"')
+    (out / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
 def write(out: Path, name: str, data: dict[str, Any]) -> str:
     """Write <name>.json, <name>.md and the plots of one experiment. Returns the Markdown."""
     rows = data["rows"]
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"{name}.json").write_text(
-        json.dumps(data, indent=None, separators=(",", ":")).replace('},{"view"', '},\n{"view"') + "\n", encoding="utf-8"
-    )
+    save(out, name, data)
     made = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in data["circumstances"].items())
     commits = ", ".join(sorted({row["commit"] for row in rows}))
     common = ", ".join(f"{key} {value}" for key, value in data["common"].items())

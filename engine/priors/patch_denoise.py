@@ -26,7 +26,7 @@ from .patch_search import CANDIDATES, LENGTH, RADIUS, SIDE
 
 S_KNOWN = 0.1  # noise of the render where the scene is known, of colours in [-1, 1]
 S_TIED = 0.15  # noise of what another frame invented
-S_EXPECTED = 0.5  # of an invented cell's colour around that which the known ones let expect
+S_EXPECTED = 1.0  # of an invented cell's colour around that which the known ones let expect
 S_HEIGHT = 0.15  # of the height in the frame, in heights of the frame
 FLOOR = 0.1  # least noise in the exponent
 HANDOVER = 1.5  # noise per cell at which the next finer scale takes over
