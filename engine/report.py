@@ -172,15 +172,19 @@ def _page(data: dict[str, Any]) -> str:
 
 def _segment(index: int, s: dict[str, Any]) -> str:
     time = ", ".join(f"{html.escape(k)} {v:.1f} s ({s['peak_mb'].get(k, 0):.0f} MB)" for k, v in s["seconds"].items())
+    maps = f"segments/{index:03d}/maps"
+    ends = _figure(f"{maps}/render_last.png", "last frame: what the scene showed") + _figure(
+        f"{maps}/blend_last.png", "the same with what was invented"
+    )
     pictures = ""
     for name, text in _MAPS.items():
-        row = "".join(_figure(f"segments/{index:03d}/maps/{name}_{p}.png", f"{text}, {p} frame") for p in ("first", "middle", "last"))
+        row = "".join(_figure(f"{maps}/{name}_{p}.png", f"{text}, {p} frame") for p in ("first", "middle", "last"))
         pictures += f"<div class=row>{row}</div>"
     return (
         f"<h3>Segment {index + 1}: frames {s['start']} to {s['stop'] - 1}</h3>"
         f"<p>{s['unknown_share']:.1%} of the pixels had to be invented. Mean lambda {s['lambda_mean']:.2f}, mean mu {s['mu_mean']:.2f}. "
         f"{s['gaussians']} Gaussians, mean opacity {s['opacity_mean']:.2f}. {time}.</p>"
-        f"<details><summary>Pictures and maps</summary>{pictures}</details>"
+        f"<div class=row>{ends}</div><details><summary>Pictures and maps</summary>{pictures}</details>"
     )
 
 
