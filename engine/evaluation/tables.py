@@ -21,9 +21,10 @@ COLUMNS = {
 }  # fmt: skip
 LEGEND = """PSNR and SSIM (data range 1) of the final scene over the full true frames; *seen* and *invented*: PSNR over what the input
 view saw and over the rest. *structure*: multi-scale gradient dissimilarity, lower is better, our stand-in for LPIPS, whose weights are
-not part of the project; then over the invented part. *detail*: gradient energy of the invented part over the truth's. *consistency*: PSNR
-between neighbouring enhanced frames after warping; *drift*: enhanced frames against the renders where the scene is known; *seam*: change
-of shared frames in ordinary frame steps; *loss*: end of the last refinement; *input view*: PSNR of the final scene against the picture."""
+not part of the project (`--lpips FOLDER` brings its columns); then over the invented part. *detail*: gradient energy of the invented
+part over the truth's. *consistency*: PSNR between neighbouring enhanced frames after warping; *drift*: enhanced frames against the
+renders where the scene is known; *seam*: change of shared frames in ordinary frame steps; *loss*: end of the last refinement;
+*input view*: PSNR of the final scene against the picture."""
 RELIABLE_DB = 15.0  # our choice: below this, what is invented has little to do with the scene
 REPORTED = {"full": "19.81", "without latent momentum": "18.52", "without pixel momentum": "16.31", "without diffusion": "16.14"}
 
@@ -88,15 +89,16 @@ def _count(rows: list[Row]) -> str:
     return f"{len({row['view'] for row in rows})} views, seed{'s'[: len(seeds) - 1]} {' and '.join(map(str, seeds))}"
 
 
-def _key(row: Row) -> tuple[Any, ...]:
-    return row["view"], row["path"], row["seed"]
-
-
 def _whole(rows: list[Row]) -> list[Row]:
-    """Only views and seeds with which every variant has been run, so that means compare like with like."""
+    """Only views on which every variant has been run with every seed of its kind of path, so that means compare like with like."""
     variants = {row["variant"] for row in rows}
-    whole = {key for key in map(_key, rows) if {row["variant"] for row in rows if _key(row) == key} == variants}
-    return [row for row in rows if _key(row) in whole]
+    wanted = {(path, seed, variant) for path, seed in {(row["path"], row["seed"]) for row in rows} for variant in variants}
+    done = {(row["view"], row["path"], row["seed"], row["variant"]) for row in rows}
+
+    def complete(view: str, path: str) -> bool:
+        return all((view, *rest) in done for rest in wanted if rest[0] == path)
+
+    return [row for row in rows if complete(row["view"], row["path"])]
 
 
 def main_table(rows: list[Row]) -> str:

@@ -166,6 +166,10 @@ def test_tables_compare_only_views_that_have_every_variant():
     rows = [row("a", "full", 20.0), row("a", "other", 10.0), row("b", "full", 22.0), row("b", "other", 14.0), row("c", "full", 90.0)]
     text = tables.main_table(rows)
     assert "| full | 21.00 |" in text and "| other | 12.00 |" in text and "2 views, seed 0" in text
+    rows.append({**row("a", "full", 30.0), "seed": 1})
+    assert "| full | 22.00 |" not in tables.main_table(rows), "a has no second seed of the other variant: nothing is complete"
+    rows += [{**row("a", "other", 12.0), "seed": 1}, {**row("b", "full", 24.0), "seed": 1}, {**row("b", "other", 16.0), "seed": 1}]
+    assert "| full | 24.00 |" in tables.main_table(rows) and "seeds 0 and 1" in tables.main_table(rows)
     assert tables.means([{"psnr": 1.0}, {"psnr": None}])["psnr"] == 1.0
 
 
