@@ -37,12 +37,25 @@ def begin(
     context: bpy.types.Context,
     title: str,
     kind: str,
-    folder: Path,
     settings: dict[str, Any],
     finish: Callable[[dict[str, Any]], str],
+    *,
+    splats: bool = True,
+    camera: bool = False,
 ) -> set[str]:
-    """Start the errand on a temporary folder; in the background, where no timer fires, wait for its end."""
+    """Start the errand on a temporary folder that holds its inputs; in the background, where no timer fires, wait for its end.
+
+    splats: the active object as scene.ply, as it stands in the world (OpenCV axes, metres); camera: the
+    scene camera's path as cameras.json. `finish` runs while the folder and the engine's outputs in it exist.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="scene_splatter_"))
     try:
+        if splats:
+            exporting.write(context.scene, context.view_layer.objects.active, folder / "scene.ply", in_world=True)
+        if camera:
+            scene = context.scene
+            frames = range(scene.frame_start, scene.frame_end + 1)
+            camera_file.write(folder / "cameras.json", cameras.export(scene, scene.camera, frames))
         command = places.engine_command(context)
         errand.begin(title, command, kind, folder, settings, finish, lambda: shutil.rmtree(folder, ignore_errors=True))
     except UserError as error:
@@ -61,11 +74,6 @@ def begin(
     return {"FINISHED"}
 
 
-def new_folder() -> Path:
-    """A temporary folder for an errand's files."""
-    return Path(tempfile.mkdtemp(prefix="scene_splatter_"))
-
-
 def why_not(context: bpy.types.Context, *, need_splats: bool = True) -> str:
     """Why nothing can be started now, or an empty text."""
     if need_splats and not splat_object.is_splat_object(context.view_layer.objects.active):
@@ -82,14 +90,6 @@ class NeedsSplats(GreyWithReason):
     def why_not(cls, context: bpy.types.Context) -> str:
         """An active splat object, an engine, and no errand under way."""
         return why_not(context)
-
-
-def write_inputs(context: bpy.types.Context, folder: Path, *, camera: bool) -> None:
-    """scene.ply as it stands in the world (OpenCV axes, metres), and the scene camera's path beside it."""
-    exporting.write(context.scene, context.view_layer.objects.active, folder / "scene.ply", in_world=True)
-    if camera:
-        scene = context.scene
-        camera_file.write(folder / "cameras.json", cameras.export(scene, scene.camera, range(scene.frame_start, scene.frame_end + 1)))
 
 
 def close() -> None:

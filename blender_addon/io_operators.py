@@ -12,8 +12,10 @@ from bpy_extras.io_utils import ExportHelper, ImportHelper
 from ..engine import camera_file
 from ..engine.errors import UserError
 from . import cameras, exporting, render_check, results, splat_object
+from .greyed import GreyWithReason
 
 _LABEL = "Gaussian splats (.ply)"
+_OTHER_LABEL = "Gaussian splats (.spz .glb .usd .sog .splat)"  # the operators of `other_formats`
 
 
 class SCENESPLATTER_OT_import_splats(bpy.types.Operator, ImportHelper):
@@ -84,7 +86,7 @@ def _make_active(context: bpy.types.Context, ob: bpy.types.Object) -> None:
     context.view_layer.objects.active = ob
 
 
-class SCENESPLATTER_OT_export_splats(bpy.types.Operator, ExportHelper):
+class SCENESPLATTER_OT_export_splats(GreyWithReason, bpy.types.Operator, ExportHelper):
     """Export the active splat object as 3DGS .ply"""
 
     bl_idname = "scene_splatter.export_splats"
@@ -103,12 +105,9 @@ class SCENESPLATTER_OT_export_splats(bpy.types.Operator, ExportHelper):
     )
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
+    def why_not(cls, context: bpy.types.Context) -> str:
         """A splat object is active."""
-        if splat_object.is_splat_object(context.view_layer.objects.active):
-            return True
-        cls.poll_message_set("Make a splat object active")
-        return False
+        return "" if splat_object.is_splat_object(context.view_layer.objects.active) else "Make a splat object active"
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Write the file."""
@@ -164,27 +163,32 @@ class SCENESPLATTER_FH_ply(bpy.types.FileHandler):
         return context.area is not None and context.area.type == "VIEW_3D"
 
 
+_IMPORTS = (
+    ("scene_splatter.import_splats", _LABEL),
+    ("scene_splatter.import_format", _OTHER_LABEL),
+    ("scene_splatter.import_camera_path", "Scene Splatter camera path (.json)"),
+)
+_EXPORTS = (("scene_splatter.export_splats", _LABEL), ("scene_splatter.export_format", _OTHER_LABEL))
+
+
 def _import_menu(self: bpy.types.Menu, _context: bpy.types.Context) -> None:
-    self.layout.operator(SCENESPLATTER_OT_import_splats.bl_idname, text=_LABEL)
-    self.layout.operator(SCENESPLATTER_OT_import_camera_path.bl_idname, text="Scene Splatter camera path (.json)")
+    for operator, text in _IMPORTS:
+        self.layout.operator(operator, text=text)
 
 
 def _export_menu(self: bpy.types.Menu, _context: bpy.types.Context) -> None:
-    self.layout.operator(SCENESPLATTER_OT_export_splats.bl_idname, text=_LABEL)
+    for operator, text in _EXPORTS:
+        self.layout.operator(operator, text=text)
 
 
-_CLASSES = (
-    SCENESPLATTER_OT_import_splats,
-    SCENESPLATTER_OT_export_splats,
-    SCENESPLATTER_OT_import_camera_path,
-    SCENESPLATTER_FH_ply,
+_register, _unregister = bpy.utils.register_classes_factory(
+    (SCENESPLATTER_OT_import_splats, SCENESPLATTER_OT_export_splats, SCENESPLATTER_OT_import_camera_path, SCENESPLATTER_FH_ply)
 )
 
 
 def register() -> None:
     """Add operators and menu entries."""
-    for cls in _CLASSES:
-        bpy.utils.register_class(cls)
+    _register()
     bpy.types.TOPBAR_MT_file_import.append(_import_menu)
     bpy.types.TOPBAR_MT_file_export.append(_export_menu)
 
@@ -193,5 +197,4 @@ def unregister() -> None:
     """Take them out again."""
     bpy.types.TOPBAR_MT_file_export.remove(_export_menu)
     bpy.types.TOPBAR_MT_file_import.remove(_import_menu)
-    for cls in reversed(_CLASSES):
-        bpy.utils.unregister_class(cls)
+    _unregister()

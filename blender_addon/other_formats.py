@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,9 +10,9 @@ from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, St
 from bpy_extras.io_utils import ExportHelper, ImportHelper
 
 from ..engine import axes
-from ..engine.errors import UserError
 from . import results
-from .engine_work import NeedsSplats, begin, new_folder, why_not, write_inputs
+from .engine_work import NeedsSplats, begin, why_not
+from .greyed import GreyWithReason
 
 _FORMATS = (
     (".spz", "SPZ", "Small, lossy; version 4"),
@@ -57,24 +56,19 @@ class SCENESPLATTER_OT_export_format(NeedsSplats, bpy.types.Operator, ExportHelp
         if not path.name.lower().endswith(self.file_format):
             path = path.with_name(path.name + self.file_format)
         camera = self.with_camera and self.file_format in _WITH_CAMERA and context.scene.camera is not None
-        folder = new_folder()
         settings: dict[str, Any] = {"input": "scene.ply", "output": str(path), "unit_scale": self.unit_scale, "sh_degree": self.sh_degree}
         if self.axes != "AUTO":
             settings["axes_out"] = self.axes
         if camera:
             settings["cameras"] = "cameras.json"
-        try:
-            write_inputs(context, folder, camera=camera)
-        except UserError as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            self.report({"ERROR"}, str(error))
-            return {"CANCELLED"}
-        return begin(
-            self, context, "Export", "convert", folder, settings, lambda out: f"{out['count']:,} Gaussians: {path.name}, {out['lossy']}"
-        )
+
+        def finish(outputs: dict[str, Any]) -> str:
+            return f"{outputs['count']:,} Gaussians: {path.name}, {outputs['lossy']}"
+
+        return begin(self, context, "Export", "convert", settings, finish, camera=camera)
 
 
-class SCENESPLATTER_OT_import_format(bpy.types.Operator, ImportHelper):
+class SCENESPLATTER_OT_import_format(GreyWithReason, bpy.types.Operator, ImportHelper):
     """Import Gaussian splats from SPZ, glTF, USD, SOG, splat or ksplat"""
 
     bl_idname = "scene_splatter.import_format"
@@ -89,17 +83,14 @@ class SCENESPLATTER_OT_import_format(bpy.types.Operator, ImportHelper):
     )
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
+    def why_not(cls, context: bpy.types.Context) -> str:
         """An engine, and no errand under way."""
-        reason = why_not(context, need_splats=False)
-        if reason:
-            cls.poll_message_set(reason)
-        return not reason
+        return why_not(context, need_splats=False)
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """The engine makes a .ply of it, which is imported as any other."""
         path = Path(bpy.path.abspath(self.filepath))
-        folder, scene_name = new_folder(), context.scene.name
+        scene_name = context.scene.name
         settings = {"input": str(path), "output": "scene.ply", "axes_out": "opencv"} | (
             {} if self.axes == "AUTO" else {"axes_in": self.axes}
         )
@@ -107,38 +98,14 @@ class SCENESPLATTER_OT_import_format(bpy.types.Operator, ImportHelper):
 
         def finish(outputs: dict[str, Any]) -> str:
             scene = bpy.data.scenes.get(scene_name) or bpy.context.scene
-            named = folder / f"{stem}.ply"
+            named = Path(outputs["scene"]).with_name(f"{stem}.ply")
             Path(outputs["scene"]).rename(named)
             ob = results.add(scene, results.read(named))
             ob["scene_splatter_fact_file"] = str(path)
             bpy.ops.ed.undo_push(message="Import Gaussian Splats")
             return f"{outputs['count']:,} Gaussians: {ob.name}"
 
-        return begin(self, context, "Import", "convert", folder, settings, finish)
+        return begin(self, context, "Import", "convert", settings, finish, splats=False)
 
 
-def _import_menu(self: bpy.types.Menu, _context: bpy.types.Context) -> None:
-    self.layout.operator(SCENESPLATTER_OT_import_format.bl_idname, text="Gaussian splats (.spz .glb .usd .sog .splat)")
-
-
-def _export_menu(self: bpy.types.Menu, _context: bpy.types.Context) -> None:
-    self.layout.operator(SCENESPLATTER_OT_export_format.bl_idname, text="Gaussian splats (.spz .glb .usd .sog .splat)")
-
-
-CLASSES = (SCENESPLATTER_OT_export_format, SCENESPLATTER_OT_import_format)
-
-
-def register() -> None:
-    """Add operators and menu entries."""
-    for cls in CLASSES:
-        bpy.utils.register_class(cls)
-    bpy.types.TOPBAR_MT_file_import.append(_import_menu)
-    bpy.types.TOPBAR_MT_file_export.append(_export_menu)
-
-
-def unregister() -> None:
-    """Take them out again."""
-    bpy.types.TOPBAR_MT_file_export.remove(_export_menu)
-    bpy.types.TOPBAR_MT_file_import.remove(_import_menu)
-    for cls in reversed(CLASSES):
-        bpy.utils.unregister_class(cls)
+register, unregister = bpy.utils.register_classes_factory((SCENESPLATTER_OT_export_format, SCENESPLATTER_OT_import_format))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +12,7 @@ from bpy.props import BoolProperty, EnumProperty, IntProperty, StringProperty
 
 from ..engine.errors import UserError
 from . import engine_work, splat_object
-from .engine_work import NeedsSplats, begin, errand, new_folder, why_not, write_inputs
+from .engine_work import NeedsSplats, begin, errand
 from .layout import draw_wrapped, sidebar_width
 
 PROXY = "scene_splatter_proxy"  # custom property of a proxy mesh: the name of its splat object
@@ -48,7 +47,7 @@ class SCENESPLATTER_OT_make_proxy(NeedsSplats, bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Write the inputs, then let the engine fuse rendered depth."""
         camera = self.from_camera and context.scene.camera is not None
-        folder, use = new_folder(), self.use
+        use = self.use
         name, metres = context.view_layer.objects.active.name, context.scene.unit_settings.scale_length
         settings: dict[str, Any] = {
             "scene": "scene.ply",
@@ -59,12 +58,6 @@ class SCENESPLATTER_OT_make_proxy(NeedsSplats, bpy.types.Operator):
         }
         if camera:
             settings["cameras"] = "cameras.json"
-        try:
-            write_inputs(context, folder, camera=camera)
-        except UserError as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            self.report({"ERROR"}, str(error))
-            return {"CANCELLED"}
 
         def finish(outputs: dict[str, Any]) -> str:
             ob = bpy.data.objects.get(name)
@@ -74,7 +67,7 @@ class SCENESPLATTER_OT_make_proxy(NeedsSplats, bpy.types.Operator):
             bpy.ops.ed.undo_push(message="Make Proxy Mesh")
             return f"{proxy.name}: {outputs['faces']:,} faces"
 
-        return begin(self, context, "Proxy mesh", "mesh", folder, settings, finish)
+        return begin(self, context, "Proxy mesh", "mesh", settings, finish, camera=camera)
 
 
 def show_proxy(ob: bpy.types.Object, path: Path, use: str, metres: float) -> bpy.types.Object:
@@ -124,12 +117,9 @@ class SCENESPLATTER_OT_render_passes(NeedsSplats, bpy.types.Operator):
     )
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
+    def why_not(cls, context: bpy.types.Context) -> str:
         """A splat object, a camera, an engine."""
-        reason = why_not(context) or ("" if context.scene.camera is not None else "The scene has no camera")
-        if reason:
-            cls.poll_message_set(reason)
-        return not reason
+        return super().why_not(context) or ("" if context.scene.camera is not None else "The scene has no camera")
 
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
         """Ask for folder and files."""
@@ -137,7 +127,7 @@ class SCENESPLATTER_OT_render_passes(NeedsSplats, bpy.types.Operator):
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Write the inputs, then let the engine render."""
-        folder, target = new_folder(), Path(bpy.path.abspath(self.directory))
+        target = Path(bpy.path.abspath(self.directory))
         settings: dict[str, Any] = {
             "scene": "scene.ply",
             "cameras": "cameras.json",
@@ -147,13 +137,7 @@ class SCENESPLATTER_OT_render_passes(NeedsSplats, bpy.types.Operator):
         }
         if self.holdout:
             settings["holdout"] = bpy.path.abspath(self.holdout)
-        try:
-            write_inputs(context, folder, camera=True)
-        except UserError as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            self.report({"ERROR"}, str(error))
-            return {"CANCELLED"}
-        return begin(self, context, "Passes", "render", folder, settings, lambda out: f"{out['count']} frames in {target}")
+        return begin(self, context, "Passes", "render", settings, lambda out: f"{out['count']} frames in {target}", camera=True)
 
 
 class SCENESPLATTER_OT_cancel_errand(bpy.types.Operator):
@@ -207,22 +191,13 @@ class SCENESPLATTER_PT_tools(bpy.types.Panel):
             draw_wrapped(layout, errand.outcome, width, icon="INFO")
 
 
-CLASSES = (
-    SCENESPLATTER_OT_make_proxy,
-    SCENESPLATTER_OT_render_passes,
-    SCENESPLATTER_OT_cancel_errand,
-    SCENESPLATTER_PT_tools,
+_register, _unregister = bpy.utils.register_classes_factory(
+    (SCENESPLATTER_OT_make_proxy, SCENESPLATTER_OT_render_passes, SCENESPLATTER_OT_cancel_errand, SCENESPLATTER_PT_tools)
 )
-
-
-def register() -> None:
-    """Add operators and panel."""
-    for cls in CLASSES:
-        bpy.utils.register_class(cls)
+register = _register
 
 
 def unregister() -> None:
-    """Take them out; an errand under way ends."""
+    """Take the classes out; an errand under way ends."""
     engine_work.close()
-    for cls in reversed(CLASSES):
-        bpy.utils.unregister_class(cls)
+    _unregister()

@@ -21,6 +21,7 @@ import numpy as np
 
 from ..engine.errors import UserError
 from . import collections, splat_object
+from .greyed import GreyWithReason
 
 CATALOGUE = "Scene Splatter"
 _CATALOGUE_FILE = "blender_assets.cats.txt"
@@ -65,15 +66,17 @@ def publish(scene: bpy.types.Scene, root: bpy.types.Collection, folder: Path, *,
         return Published(path, version, None)
     older = _linked_library(folder, name)
     matrix = place.matrix_world.copy()
+    uses = _uses_of({ob for ob in root.all_objects if _only_in(ob, root)})
     _remove_local(scene, root)
     _give_back_names(displaced)
+    shown = None
     if older is not None:
         relocate(older, path)
         shown = next((c for c in bpy.data.collections if c.override_library and c.override_library.reference.library == older), None)
-        if shown is not None:
-            return Published(path, version, shown)
-    shown = link(scene, path, name)
-    _place_of(shown).matrix_world = matrix
+    if shown is None:
+        shown = link(scene, path, name)
+        _place_of(shown).matrix_world = matrix
+    _use_instead(uses, shown)
     return Published(path, version, shown)
 
 
@@ -226,6 +229,25 @@ def _set_preview(root: bpy.types.Collection) -> None:
     preview.image_pixels_float.foreach_set(np.ascontiguousarray(pixels, np.float32).ravel())
 
 
+def _uses_of(own: set[bpy.types.Object]) -> list[tuple[bpy.types.bpy_struct, str, str]]:
+    """(owner, attribute, object's name) of what others in the file make of the set: cameras of scenes and markers, parents, targets."""
+    others = [ob for ob in bpy.data.objects if ob not in own]
+    owners: list[tuple[bpy.types.bpy_struct, str]] = [(scene, "camera") for scene in bpy.data.scenes]
+    owners += [(marker, "camera") for scene in bpy.data.scenes for marker in scene.timeline_markers]
+    owners += [(ob, "parent") for ob in others]
+    owners += [(constraint, "target") for ob in others for constraint in ob.constraints]
+    found = [(owner, attribute, getattr(owner, attribute, None)) for owner, attribute in owners]
+    return [(owner, attribute, ob.name) for owner, attribute, ob in found if ob in own]
+
+
+def _use_instead(uses: list[tuple[bpy.types.bpy_struct, str, str]], shown: bpy.types.Collection) -> None:
+    """Let the link's objects serve those who used the local ones of the same names."""
+    linked = {ob.name: ob for ob in shown.all_objects}
+    for owner, attribute, name in uses:
+        if name in linked:
+            setattr(owner, attribute, linked[name])
+
+
 def _remove_local(scene: bpy.types.Scene, root: bpy.types.Collection) -> None:
     """Take the local set out of the file; objects that other collections use stay."""
     own = [ob for ob in root.all_objects if _only_in(ob, root)]
@@ -279,7 +301,7 @@ def _linked_library(folder: Path, name: str) -> bpy.types.Library | None:
 # --- operators ---------------------------------------------------------------------------------------
 
 
-class SCENESPLATTER_OT_publish(bpy.types.Operator):
+class SCENESPLATTER_OT_publish(GreyWithReason, bpy.types.Operator):
     """Write the set of the active splats as a library file with an asset, and show its link here instead"""
 
     bl_idname = "scene_splatter.publish"
@@ -290,16 +312,12 @@ class SCENESPLATTER_OT_publish(bpy.types.Operator):
     link_back: bpy.props.BoolProperty(name="Link Back", description="Show the published set in place of the local one", default=True)
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
+    def why_not(cls, context: bpy.types.Context) -> str:
         """A local set, and a saved file for its paths to be relative to."""
         ob = context.view_layer.objects.active
         if not splat_object.is_splat_object(ob) or collections.set_of(ob) is None:
-            cls.poll_message_set("Make a splat object of a set active")
-            return False
-        if not bpy.data.filepath:
-            cls.poll_message_set("Save the file first: the link is relative to it")
-            return False
-        return True
+            return "Make a splat object of a set active"
+        return "" if bpy.data.filepath else "Save the file first: the link is relative to it"
 
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
         """Ask for the folder."""
@@ -317,7 +335,7 @@ class SCENESPLATTER_OT_publish(bpy.types.Operator):
         return {"FINISHED"}
 
 
-class SCENESPLATTER_OT_use_newest(bpy.types.Operator):
+class SCENESPLATTER_OT_use_newest(GreyWithReason, bpy.types.Operator):
     """Take the newest published version of every linked set; where it stands and what links to it stay"""
 
     bl_idname = "scene_splatter.use_newest"
@@ -325,10 +343,9 @@ class SCENESPLATTER_OT_use_newest(bpy.types.Operator):
     bl_options = {"REGISTER", "UNDO"}  # noqa: RUF012
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
+    def why_not(cls, _context: bpy.types.Context) -> str:
         """Only with published sets in the file."""
-        cls.poll_message_set("No published set is linked")
-        return bool(published_libraries())
+        return "" if published_libraries() else "No published set is linked"
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Relocate each library that has a newer sibling."""
@@ -338,16 +355,4 @@ class SCENESPLATTER_OT_use_newest(bpy.types.Operator):
         return {"FINISHED"}
 
 
-CLASSES = (SCENESPLATTER_OT_publish, SCENESPLATTER_OT_use_newest)
-
-
-def register() -> None:
-    """Add the operators."""
-    for cls in CLASSES:
-        bpy.utils.register_class(cls)
-
-
-def unregister() -> None:
-    """Remove them."""
-    for cls in reversed(CLASSES):
-        bpy.utils.unregister_class(cls)
+register, unregister = bpy.utils.register_classes_factory((SCENESPLATTER_OT_publish, SCENESPLATTER_OT_use_newest))

@@ -73,7 +73,7 @@ def palette(vectors: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
         order = np.argsort(group, kind="stable")
         members = np.split(order, np.cumsum(np.bincount(group, minlength=groups))[:-1])
         shares = _shares(vectors, members, size)
-        parts = list(pool.map(lambda i: _lloyd(vectors[members[i]], shares[i], np.random.default_rng(i)), range(groups)))
+        parts = list(pool.map(lambda i: _lloyd(vectors[members[i]], int(shares[i]), np.random.default_rng(i)), range(groups)))
     entry = np.empty(n, np.int64)
     first = 0
     for rows, (found, label) in zip(members, parts, strict=True):

@@ -157,3 +157,22 @@ def test_an_object_of_the_users_own_is_neither_moved_nor_removed(shot, tmp_path)
     publish.publish(shot, root, tmp_path / "publish")
     assert shot.camera is not None and shot.camera.library is None and shot.camera.parent is None
     np.testing.assert_allclose(shot.camera.matrix_basis, matrix)
+
+
+def test_what_used_the_set_uses_its_link_afterwards(shot, tmp_path):
+    """The scene's camera, a marker's camera, a child and a constraint of the user's own; for the first version and the next."""
+    root = bpy.data.collections["SS_shot_v001"]
+    camera = bpy.data.objects.new("SS_shot_v001 camera", bpy.data.cameras.new("SS_shot_v001 camera"))
+    collections.part_of(root, "cameras").objects.link(camera)
+    shot.camera = camera
+    shot.timeline_markers.new("cut", frame=7).camera = camera
+    lamp = bpy.data.objects.new("lamp", bpy.data.lights.new("lamp", "POINT"))
+    shot.collection.objects.link(lamp)
+    lamp.parent = _splats_of(root)
+    lamp.constraints.new("TRACK_TO").target = camera
+    done = publish.publish(shot, root, tmp_path / "publish")
+    ours = [c for c in done.collection.all_objects if c.type == "CAMERA"]
+    assert [shot.camera, shot.timeline_markers["cut"].camera, lamp.constraints[0].target] == ours * 3
+    assert lamp.parent == _splats_of(done.collection)
+    publish.publish(shot, _add_set(tmp_path, 80), tmp_path / "publish")
+    assert len(lamp.parent.data.points) == 80
