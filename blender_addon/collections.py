@@ -4,6 +4,7 @@
         SS_<shot>_v001 splats     the Gaussians
         SS_<shot>_v001 cameras    the camera of the shot
         SS_<shot>_v001 source     an empty that holds the picture
+        SS_<shot>_v001 proxy      the proxy mesh, once there is one
 Generated again in place, the set keeps its number and objects; a new import makes the next number.
 """
 
@@ -17,6 +18,7 @@ import bpy
 PREFIX = "SS_"
 MARK = "scene_splatter_set"  # custom property of a set's root collection: the shot's name
 PARTS = ("splats", "cameras", "source")
+PROXY = "proxy"  # a part too, made when it is needed
 _COLOUR_TAG = "COLOR_05"
 
 
@@ -37,8 +39,8 @@ def new_set(scene: bpy.types.Scene, shot: str) -> bpy.types.Collection:
 
 def part_of(root: bpy.types.Collection, part: str) -> bpy.types.Collection:
     """A set's child collection, made again if the user removed it."""
-    if part not in PARTS:
-        raise ValueError(f"part must be one of {PARTS}, received {part!r}")
+    if part not in (*PARTS, PROXY):
+        raise ValueError(f"part must be one of {(*PARTS, PROXY)}, received {part!r}")
     found = next((child for child in root.children if child.name.endswith(part)), None)
     if found is None:
         found = bpy.data.collections.new(f"{root.name} {part}")

@@ -11,11 +11,12 @@ import plyfile
 from bpy.props import BoolProperty, EnumProperty, IntProperty, StringProperty
 
 from ..engine.errors import UserError
-from . import engine_work, splat_object
+from . import collections, engine_work, splat_object
 from .engine_work import NeedsSplats, begin, errand
 from .layout import draw_wrapped, sidebar_width
 
 PROXY = "scene_splatter_proxy"  # custom property of a proxy mesh: the name of its splat object
+PROXY_LAYER = "Splat Proxy"
 _RELATIVE = {"PATH_SUPPORTS_BLEND_RELATIVE"} if bpy.app.version >= (4, 5, 0) else set()
 
 
@@ -31,9 +32,9 @@ class SCENESPLATTER_OT_make_proxy(NeedsSplats, bpy.types.Operator):
     use: EnumProperty(
         name="Use",
         items=(
-            ("SHADOW", "Shadow Catcher", "Shows only the shadows that fall on it"),
-            ("HOLDOUT", "Holdout", "Cuts a hole into what lies behind"),
-            ("PLAIN", "Plain Mesh", "An ordinary object"),
+            ("SHADOW", "Shadow Catcher", "A view layer without the splats has only the shadows that fall on it, to lay over their picture"),
+            ("HOLDOUT", "Holdout", "A view layer without the splats has holes where the proxy hides things, to lay over their picture"),
+            ("PLAIN", "Snapping and Collisions", "Seen in the viewport only"),
         ),
     )
     from_camera: BoolProperty(
@@ -47,7 +48,7 @@ class SCENESPLATTER_OT_make_proxy(NeedsSplats, bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Write the inputs, then let the engine fuse rendered depth."""
         camera = self.from_camera and context.scene.camera is not None
-        use = self.use
+        use, scene_name = self.use, context.scene.name
         name, metres = context.view_layer.objects.active.name, context.scene.unit_settings.scale_length
         settings: dict[str, Any] = {
             "scene": "scene.ply",
@@ -63,26 +64,31 @@ class SCENESPLATTER_OT_make_proxy(NeedsSplats, bpy.types.Operator):
             ob = bpy.data.objects.get(name)
             if ob is None:
                 raise UserError(f"{name} is not in the file any more.", "Make the proxy again.")
-            proxy = show_proxy(ob, Path(outputs["mesh"]), use, metres)
+            proxy = show_proxy(bpy.data.scenes.get(scene_name) or bpy.context.scene, ob, Path(outputs["mesh"]), use, metres)
             bpy.ops.ed.undo_push(message="Make Proxy Mesh")
-            return f"{proxy.name}: {outputs['faces']:,} faces"
+            where = "not rendered" if use == "PLAIN" else f"rendered in the view layer {PROXY_LAYER}"
+            return f"{proxy.name}: {outputs['faces']:,} faces, {where}"
 
         return begin(self, context, "Proxy mesh", "mesh", settings, finish, camera=camera)
 
 
-def show_proxy(ob: bpy.types.Object, path: Path, use: str, metres: float) -> bpy.types.Object:
-    """The mesh file (Blender's axes, metres, world) as a child of `ob` in its collection; an older proxy takes the new mesh."""
+def show_proxy(scene: bpy.types.Scene, ob: bpy.types.Object, path: Path, use: str, metres: float) -> bpy.types.Object:
+    """The mesh file (Blender's axes, metres, world) as a child of `ob` in its set; an older proxy takes the new mesh.
+
+    A plain one is for snapping and collisions and never rendered. Shadow catchers and holdouts are
+    rendered in a view layer of their own, without the splats: as they lie in the midst of those, they
+    would hide half of them.
+    """
     data = plyfile.PlyData.read(str(path))
     places_m = np.stack([data["vertex"][axis] for axis in "xyz"], axis=1).astype(np.float32)
     triangles = np.stack(data["face"]["vertex_indices"]).astype(np.int32)
-    proxy = next((child for child in ob.children if PROXY in child), None)
+    proxy = next((child for child in ob.children if PROXY in child and child.override_library is None), None)
     mesh = bpy.data.meshes.new(f"{ob.name} proxy")
     mesh.from_pydata((places_m / metres).tolist(), [], triangles.tolist())
     mesh.validate()
     if proxy is None:
         proxy = bpy.data.objects.new(f"{ob.name} proxy", mesh)
-        for collection in ob.users_collection:
-            collection.objects.link(proxy)
+        _home_of_proxy(scene, ob).objects.link(proxy)
         proxy.parent = ob
         proxy[PROXY] = ob.name
         proxy.display_type = "WIRE"
@@ -93,7 +99,48 @@ def show_proxy(ob: bpy.types.Object, path: Path, use: str, metres: float) -> bpy
     proxy.matrix_basis.identity()
     proxy.matrix_parent_inverse = ob.matrix_world.inverted()  # its vertices are in the world's axes
     proxy.is_shadow_catcher, proxy.is_holdout = use == "SHADOW", use == "HOLDOUT"
+    proxy.hide_render = use == "PLAIN"
+    if use != "PLAIN":
+        _render_apart(scene, ob, proxy)
     return proxy
+
+
+def _home_of_proxy(scene: bpy.types.Scene, ob: bpy.types.Object) -> bpy.types.Collection:
+    """A collection for nothing but the proxy: in the set of `ob`, or in the scene where that is linked or there is none."""
+    root = collections.set_of(ob)
+    if root is not None and root.library is None and root.override_library is None:
+        return collections.part_of(root, collections.PROXY)
+    home = bpy.data.collections.new(f"{ob.name} proxy")
+    scene.collection.children.link(home)
+    return home
+
+
+def _render_apart(scene: bpy.types.Scene, ob: bpy.types.Object, proxy: bpy.types.Object) -> None:
+    """Show the proxy in the view layer PROXY_LAYER only, and the splats in all others but that."""
+    if collections.set_of(ob) is None:
+        _give_own_collection(ob)
+    apart = scene.view_layers.get(PROXY_LAYER) or scene.view_layers.new(PROXY_LAYER)
+    for layer in scene.view_layers:
+        for collection in (ob if layer == apart else proxy).users_collection:
+            for place in _places_of(collection, layer.layer_collection):
+                place.exclude = True
+
+
+def _give_own_collection(ob: bpy.types.Object) -> None:
+    """Put an object among others into a collection of its own below theirs: view layers leave out whole collections only."""
+    if any(len(c.objects) == 1 and not c.children for c in ob.users_collection):
+        return
+    own = bpy.data.collections.new(ob.name)
+    for collection in ob.users_collection:
+        collection.children.link(own)
+        collection.objects.unlink(ob)
+    own.objects.link(ob)
+
+
+def _places_of(collection: bpy.types.Collection, below: bpy.types.LayerCollection) -> list[bpy.types.LayerCollection]:
+    """Where a collection stands in a view layer."""
+    found = [place for child in below.children for place in _places_of(collection, child)]
+    return [*found, below] if below.collection == collection else found
 
 
 class SCENESPLATTER_OT_render_passes(NeedsSplats, bpy.types.Operator):

@@ -22,6 +22,7 @@ import numpy as np
 from ..engine.errors import UserError
 from . import collections, splat_object
 from .greyed import GreyWithReason
+from .production import PROXY
 
 CATALOGUE = "Scene Splatter"
 _CATALOGUE_FILE = "blender_assets.cats.txt"
@@ -57,11 +58,16 @@ def publish(scene: bpy.types.Scene, root: bpy.types.Collection, folder: Path, *,
     version = 1 + max((n for n, _ in versions(folder, name)), default=0)
     path = folder / f"{name}_v{version:03d}.blend"
     place = _placement(root)
+    rendered = [ob for ob in root.all_objects if PROXY in ob and not ob.hide_render]
+    for proxy in rendered:  # whoever links the set has no view layer that keeps it apart from the splats
+        proxy.hide_render = True
     displaced = _use_plain_names(root, name)
     _mark(root, f"Version {version}")
     _write_library(path, root)
     _write_catalogue(folder)
     if not link_back:
+        for proxy in rendered:
+            proxy.hide_render = False
         _give_back_names(displaced)
         return Published(path, version, None)
     older = _linked_library(folder, name)
@@ -237,7 +243,7 @@ def _uses_of(own: set[bpy.types.Object]) -> list[tuple[bpy.types.bpy_struct, str
     owners += [(ob, "parent") for ob in others]
     owners += [(constraint, "target") for ob in others for constraint in ob.constraints]
     found = [(owner, attribute, getattr(owner, attribute, None)) for owner, attribute in owners]
-    return [(owner, attribute, ob.name) for owner, attribute, ob in found if ob in own]
+    return [(owner, attribute, ob.name) for owner, attribute, ob in found if ob is not None and ob in own]
 
 
 def _use_instead(uses: list[tuple[bpy.types.bpy_struct, str, str]], shown: bpy.types.Collection) -> None:

@@ -11,12 +11,12 @@ import pytest
 bpy = pytest.importorskip("bpy")
 pytestmark = pytest.mark.blender
 
-from scene_splatter.blender_addon import places, production, splat_object  # noqa: E402
+from scene_splatter.blender_addon import places, production, results, splat_object  # noqa: E402
 from scene_splatter.blender_addon.engine_work import errand  # noqa: E402
 from scene_splatter.blender_addon.errands import Errand  # noqa: E402
 from scene_splatter.engine import splat_file  # noqa: E402
 
-from tests.blender.splat_scene import add_splats, empty_scene, random_splats  # noqa: E402
+from tests.blender.splat_scene import add_splats, empty_scene, random_splats, render  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -94,20 +94,59 @@ def test_a_file_that_is_none_is_said_and_changes_nothing(splats, tmp_path):
     assert set(bpy.data.objects.keys()) == objects and not errand.running
 
 
-def test_the_proxy_is_a_shadow_catcher_in_the_same_collection_and_is_replaced(splats):
+def test_the_proxy_lies_on_the_splats_and_is_replaced(splats):
     splats.location = (0, 0, 1)
     bpy.context.view_layer.update()
-    for use, flags in (("SHADOW", (True, False)), ("HOLDOUT", (False, True))):
+    for use, flags in (("PLAIN", (False, False, True)), ("SHADOW", (True, False, False)), ("HOLDOUT", (False, True, False))):
         _run(bpy.ops.scene_splatter.make_proxy, faces=500, resolution=32, use=use)
         (proxy,) = (child for child in splats.children if production.PROXY in child)
-        assert (proxy.is_shadow_catcher, proxy.is_holdout) == flags
+        assert (proxy.is_shadow_catcher, proxy.is_holdout, proxy.hide_render) == flags
     assert 0 < len(proxy.data.polygons) <= 500
-    assert set(proxy.users_collection) == set(splats.users_collection)
-    bpy.context.view_layer.update()
     matrix, splat_matrix = np.array(proxy.matrix_world), np.array(splats.matrix_world)
     vertices = np.array([v.co for v in proxy.data.vertices]) @ matrix[:3, :3].T + matrix[:3, 3]
     means = splat_object.to_splats(splats).means @ splat_matrix[:3, :3].T + splat_matrix[:3, 3]
     assert (vertices > means.min(axis=0) - 0.5).all() and (vertices < means.max(axis=0) + 0.5).all()
+
+
+def test_a_shadow_catcher_does_not_touch_the_picture_of_the_splats_and_catches_in_a_layer_of_its_own(splats, tmp_path):
+    """Beside the splats it would hide those behind it. A roof above the splats darkens the proxy's layer, and that alone."""
+    scene = bpy.context.scene
+    cycles = "CYCLES"
+    before = render(scene, cycles, tmp_path / "before.exr")
+    _run(bpy.ops.scene_splatter.make_proxy, faces=500, resolution=32, use="SHADOW")
+    main, apart = scene.view_layers[0], scene.view_layers[production.PROXY_LAYER]
+    assert splats.name in main.objects and splats.name not in apart.objects
+    (proxy,) = (child for child in splats.children if production.PROXY in child)
+    assert proxy.name in apart.objects and proxy.name not in main.objects
+    apart.use = False
+    np.testing.assert_allclose(render(scene, cycles, tmp_path / "after.exr"), before, atol=1e-6)
+    apart.use, main.use = True, False
+    scene.render.film_transparent = True
+    lamp = bpy.data.objects.new("sun", bpy.data.lights.new("sun", "SUN"))
+    scene.collection.objects.link(lamp)
+    lit = render(scene, cycles, tmp_path / "lit.exr")
+    bpy.ops.mesh.primitive_plane_add(size=50, location=(0, 0, 30))
+    shaded = render(scene, cycles, tmp_path / "shaded.exr")
+    assert lit[..., 3].max() < 0.01 and shaded[..., 3].max() > 0.5  # a caught shadow is black with alpha
+
+
+def test_a_published_proxy_is_not_rendered_and_a_new_one_can_be_made_for_the_link(splats, tmp_path):
+    """The set goes into a library, the proxy with it; whoever links it has no view layer that keeps the two apart."""
+    splat_file.write_ply(tmp_path / "scene.ply", random_splats(200, 0))
+    ob = results.add(bpy.context.scene, results.read(tmp_path / "scene.ply"), shot="shot")
+    bpy.context.view_layer.update()
+    bpy.context.view_layer.objects.active = ob
+    _run(bpy.ops.scene_splatter.make_proxy, faces=500, resolution=32, from_camera=False)
+    assert bpy.ops.scene_splatter.publish(directory="//lib/") == {"FINISHED"}
+    bpy.context.view_layer.update()
+    linked = next(o for o in bpy.context.scene.objects if o.override_library and splat_object.is_splat_object(o))
+    (proxy,) = (child for child in linked.children if production.PROXY in child)
+    assert proxy.override_library is not None and proxy.hide_render
+    bpy.context.view_layer.objects.active = linked
+    _run(bpy.ops.scene_splatter.make_proxy, faces=500, resolution=32, from_camera=False)
+    (own,) = (child for child in linked.children if production.PROXY in child and child.override_library is None)
+    assert not own.hide_render and own.name in bpy.context.scene.view_layers[production.PROXY_LAYER].objects
+    assert linked.name not in bpy.context.scene.view_layers[production.PROXY_LAYER].objects
 
 
 def test_passes_are_rendered_through_the_scene_camera(splats, tmp_path):
