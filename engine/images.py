@@ -273,21 +273,41 @@ def _unwritable(path: str | Path, error: OSError) -> UserError:
 
 
 def read_exr(path: str | Path) -> dict[str, np.ndarray]:
-    """Channels of the first part of an EXR file: name -> [h, w] float32.
+    """Channels of all parts of an EXR file (Blender writes a part for each pass from 5.0 on): name -> [h, w] float32.
 
-    Channels keep the file's names ("R", "Z", "ViewLayer.Depth.Z", ...). Raises UserError.
+    Channels keep the file's names ("R", "Z", "ViewLayer.Depth.Z", ...); one that an earlier part has too
+    bears its part's name before its own. Raises UserError.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"The EXR file {path} does not exist.", "Check the file's name.")
     try:
         with OpenEXR.File(str(path), separate_channels=True) as file:
-            channels = {name: np.asarray(channel.pixels, np.float32) for name, channel in file.channels().items()}
+            channels: dict[str, np.ndarray] = {}
+            for part in file.parts:
+                for name, channel in part.channels.items():
+                    channels[f"{part.name()}.{name}" if name in channels else name] = np.asarray(channel.pixels, np.float32)
     except (RuntimeError, ValueError, OSError, TypeError) as error:
         raise UserError(f"{path} is not a readable EXR file ({error}).", "Render or export it again as a scan-line EXR.") from error
     if any(values.ndim != 2 for values in channels.values()):
         raise UserError(f"{path} is a deep EXR file.", "Render or export it again as a plain (flat) EXR.")
     return channels
+
+
+def depth_channel(channels: dict[str, np.ndarray], path: Path) -> np.ndarray:
+    """The depth [h, w] among an EXR's channels: Depth.Z of a layer, else Z, Depth, V, Y or R. UserError when there is none.
+
+    A Z beside an X is a component of a vector, such as a normal, and no depth.
+    """
+    names = {name.lower(): name for name in channels}
+    for wanted in ("depth.z", "depth.v", "z", "depth", "v", "y", "r"):
+        for low, name in names.items():
+            whole, _, last = low.rpartition(".")
+            if (low == wanted or low.endswith("." + wanted)) and f"{whole}.x".lstrip(".") not in names and (last != "r" or not whole):
+                return channels[name]
+    if len(channels) == 1:
+        return next(iter(channels.values()))
+    raise UserError(f"{path} has no depth channel, only {', '.join(channels)}.", "Save the depth pass (channel Z).")
 
 
 def write_exr(path: str | Path, channels: dict[str, np.ndarray]) -> None:

@@ -172,16 +172,12 @@ def holdout_map(pattern: Path, number: int, width: int, height: int) -> np.ndarr
 
     EXR is metres, PNG millimetres, NPY metres. Sampled to the frame's size without mixing depths.
     """
-    from ..images import read_exr
+    from ..images import depth_channel, read_exr
 
     name = re.sub(r"#+", lambda m: str(number).zfill(len(m.group())), pattern.name)
     path = pattern.with_name(name)
     if path.suffix.lower() == ".exr":
-        channels = read_exr(path)
-        found = next((v for k, v in channels.items() if k.split(".")[-1] in ("Z", "V", "depth", "Y")), None)
-        if found is None:
-            raise UserError(f"{path} has no depth channel, only {', '.join(channels)}.", "Save the depth pass (channel Z).")
-        depth = found
+        depth = depth_channel(read_exr(path), path)
     elif not path.is_file():
         raise UserError(f"The holdout depth {path} does not exist.", "Check the pattern and the frame numbers.")
     elif path.suffix.lower() == ".npy":

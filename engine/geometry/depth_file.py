@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import UserError
-from ..images import MAX_PIXELS, read_exr
+from ..images import MAX_PIXELS, depth_channel, read_exr
 from .base import DepthEstimate
 from .completion import complete_depth
 
@@ -20,7 +20,6 @@ SKY_M = 1e6  # renderers write 1e10 or so where a ray hits nothing
 _ASPECT_TOLERANCE = 0.01
 _EDGE_RATIO = 1.05
 _FEWEST = 0.05
-_EXR_CHANNELS = ("Z", "depth.Z", "Depth.Z", "depth", "Depth", "Y", "V", "R")
 
 
 def read_depth(path: str | Path, unit_m: float = 0.0) -> np.ndarray:
@@ -54,14 +53,7 @@ def read_depth(path: str | Path, unit_m: float = 0.0) -> np.ndarray:
 
 
 def _from_exr(path: Path) -> np.ndarray:
-    channels = read_exr(path)
-    for wanted in _EXR_CHANNELS:
-        for name, values in channels.items():
-            if name == wanted or name.endswith("." + wanted):
-                return values
-    if len(channels) == 1:
-        return next(iter(channels.values()))
-    raise UserError(f"{path.name} has no depth channel among {', '.join(channels)}.", "Name the channel Z.")
+    return depth_channel(read_exr(path), path)
 
 
 def _from_png(path: Path) -> np.ndarray:

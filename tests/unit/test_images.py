@@ -252,6 +252,47 @@ def test_exr_round_trip_keeps_names_and_bits(tmp_path: Path) -> None:
     assert all(np.array_equal(got[name], channels[name]) for name in channels)
 
 
+def test_all_parts_of_an_exr_are_read(tmp_path: Path) -> None:
+    """As Blender writes them from 5.0 on: a part for each pass. Parts of other programs repeat plain channel names."""
+    OpenEXR = pytest.importorskip("OpenEXR")
+    values = {name: np.full((4, 6), i, np.float32) for i, name in enumerate("ABCD")}
+    parts = [
+        OpenEXR.Part({"type": OpenEXR.scanlineimage}, {"ViewLayer.Combined.R": values["A"]}, name="ViewLayer.Combined"),
+        OpenEXR.Part({"type": OpenEXR.scanlineimage}, {"ViewLayer.Depth.Z": values["B"]}, name="ViewLayer.Depth"),
+        OpenEXR.Part({"type": OpenEXR.scanlineimage}, {"Y": values["C"]}, name="left"),
+        OpenEXR.Part({"type": OpenEXR.scanlineimage}, {"Y": values["D"]}, name="right"),
+    ]
+    with OpenEXR.File(parts) as file:
+        file.write(str(tmp_path / "a.exr"))
+    got = images.read_exr(tmp_path / "a.exr")
+    assert {name: channel[0, 0] for name, channel in got.items()} == {
+        "ViewLayer.Combined.R": 0, "ViewLayer.Depth.Z": 1, "Y": 2, "right.Y": 3
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("names", "depth"),
+    [
+        (["R", "G", "B", "Z"], "Z"),
+        (["ViewLayer.Denoising Normal.X", "ViewLayer.Denoising Normal.Z", "ViewLayer.Depth.Z"], "ViewLayer.Depth.Z"),
+        (["ViewLayer.Vector.X", "ViewLayer.Vector.Z", "ViewLayer.Mist.Z"], "ViewLayer.Mist.Z"),
+        (["depth.V"], "depth.V"),
+        (["Y"], "Y"),
+        (["R", "G", "B"], "R"),
+        (["whatever"], "whatever"),
+        (["ViewLayer.Combined.R", "ViewLayer.Combined.A"], None),
+        (["Normal.X", "Normal.Y", "Normal.Z"], None),
+    ],
+)
+def test_the_depth_among_the_channels(tmp_path: Path, names: list[str], depth: str | None) -> None:
+    channels = {name: np.full((2, 2), i, np.float32) for i, name in enumerate(names)}
+    if depth is None:
+        with pytest.raises(UserError, match="no depth channel"):
+            images.depth_channel(channels, tmp_path)
+    else:
+        assert images.depth_channel(channels, tmp_path) is channels[depth]
+
+
 def test_bad_exr_is_a_user_error(tmp_path: Path) -> None:
     images.write_exr(tmp_path / "a.exr", {"Z": np.ones((64, 64), np.float32)})
     data = (tmp_path / "a.exr").read_bytes()
