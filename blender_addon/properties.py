@@ -13,6 +13,7 @@ from ..engine.settings import SceneSettings, Setting
 
 BLENDER_DEFAULTS: dict[str, Any] = {"blending": "linear"}  # Blender blends light, so a scene for Blender is refined in light
 ON_THE_MAIN_PANEL = ("depth", "prior", "seed", "frame_step")  # drawn there, so left out of the sub-panels
+FILES = ("lora", "gguf")  # settings that name a file
 PRESET_VALUES = sorted({name for values in engine_settings.PRESETS.values() for name in values})
 
 _LABELS = {
@@ -68,6 +69,9 @@ def make_property(row: Setting) -> Any:
     if row.type is str:
         if row.name in MODEL_NAMES:
             return bpy.props.StringProperty(**common, search=_model_search(row.name), search_options={"SUGGESTION"})
+        if row.name in FILES:
+            common["options"] = _PATH_OPTIONS
+            return bpy.props.StringProperty(**common, subtype="FILE_PATH")
         return bpy.props.StringProperty(**common)
     low, high = row.limits
     bounds = {key: row.type(value) for key, value in (("min", low), ("max", high)) if math.isfinite(value)}
@@ -187,6 +191,7 @@ def values(group: SCENESPLATTER_PG_scene) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for row in engine_settings.table():
         value = getattr(group.settings, row.name)
+        value = bpy.path.abspath(value) if row.name in FILES and value else value
         found[row.name] = shortest(value) if row.type is float else value
     found["depth"] = {"MODEL": group.depth_model.strip(), "AUTO": "auto"}.get(group.depth_source, "box")
     return found

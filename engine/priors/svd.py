@@ -108,7 +108,9 @@ class StableVideo(NetworkPrior):
     @torch.no_grad()
     def condition(self, clip: Clip) -> Condition:
         """The clip's own first frame is what is continued: the user's picture in the first segment."""
-        self.residence.companions()
+        return self._coded(lambda rung: self._look(clip))
+
+    def _look(self, clip: Clip) -> Condition:
         first = clip.render[:1].to(self.residence.device, torch.float32)
         noise = torch.randn(first.shape, generator=torch.Generator().manual_seed(0)).to(first)
         latents = self._moments(first + 0.5 * _AUGMENTATION * noise)  # 0.5: the noise is meant for [-1, 1]

@@ -149,11 +149,10 @@ class ViewCrafter(NetworkPrior):
     def condition(self, clip: Clip) -> Condition:
         render = self.encode(clip.render)
         pictures = torch.stack([torch.full_like(clip.image, 0.5), clip.image])  # unconditional: mid grey
-        image = torch.cat([self._image_tokens(picture[None]) for picture in pictures])
+        image = self._coded(lambda rung: torch.cat([self._image_tokens(picture[None]) for picture in pictures]))
         return Condition(render[None], self._text.to(self.residence.device, self._dtype), image)
 
     def _image_tokens(self, picture: Tensor) -> Tensor:
-        self.residence.companions()
         vision = self._parts.vision
         pixels = clip_pixels(picture.to(self.residence.device, torch.float32), vision.config.image_size)  # type: ignore[union-attr]
         tokens = vision(pixels.to(self._dtype)).last_hidden_state

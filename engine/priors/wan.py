@@ -162,7 +162,9 @@ class WanVACE(Wan):
 
     @torch.no_grad()
     def condition(self, clip: Clip) -> Condition:
-        self.residence.companions()
+        return self._coded(lambda rung: self._look(clip))
+
+    def _look(self, clip: Clip) -> Condition:
         unknown = (clip.known < KNOWN).to(clip.render)
         video = clip.render * 2.0 - 1.0
         kept = self._latents.encode(video * (1.0 - unknown))

@@ -68,7 +68,9 @@ class WanInP(wan.Wan):
 
     @torch.no_grad()
     def condition(self, clip: Clip) -> Condition:
-        self.residence.companions()
+        return self._coded(lambda rung: self._look(clip))
+
+    def _look(self, clip: Clip) -> Condition:
         known = (clip.known >= wan.KNOWN).to(clip.render)
         masked = self._latents.encode((clip.render * 2.0 - 1.0) * known)
         control = torch.cat([mask_channels(known).to(masked), masked])

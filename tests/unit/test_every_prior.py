@@ -5,6 +5,7 @@ A new prior needs one more line in `SAVERS`; without it the first test fails.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,33 @@ def test_cancel_within_one_step(made, name):
 
     with pytest.raises(Cancelled):
         run(made(name), lambda zero: zero, report=report)
+
+
+@pytest.mark.parametrize("name", [n for n in REGISTRY if n != "patch"])
+@pytest.mark.parametrize("stage", ["condition", "encode", "predict", "decode"])
+def test_out_of_memory_at_any_stage_steps_down_once_and_finishes(made, name, stage, monkeypatch):
+    prior = made(name)
+    scene, home = clip(prior.spec.frames(5)), prior.residence
+    latents, condition = prior.encode(scene.render), prior.condition(scene)
+    prior.levels(2)
+    monkeypatch.setattr(home, "rung", home._rungs[0])
+    monkeypatch.setattr(home, "_stepped_down", False)
+    ready = "denoiser" if stage == "predict" else "companions"
+    real, calls = getattr(home, ready), []
+
+    def scarce() -> None:
+        calls.append(home.rung)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        real()
+
+    monkeypatch.setattr(home, ready, scarce)
+    again = scene.to(torch.device("cpu"))  # nothing of it has been seen before
+    again = dataclasses.replace(again, render=again.render.clone())
+    work = {"condition": lambda: prior.condition(again), "encode": lambda: prior.encode(again.render),
+            "predict": lambda: prior.predict(latents[None], 0, condition), "decode": lambda: prior.decode(latents)}  # fmt: skip
+    work[stage]()
+    assert calls[0] == home._rungs[0] and home.rung.estimate < home._rungs[0].estimate and home._stepped_down
 
 
 def test_names_that_are_none_are_told_the_others():
