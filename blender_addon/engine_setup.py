@@ -24,7 +24,9 @@ LICENCE_TEXT = (
     "PyTorch, NumPy, SciPy and numba: BSD. Pillow: MIT-CMU. imageio: BSD; its FFmpeg: LGPL/GPL. plyfile: GPL-3.0-or-later. "
     "No model weights are part of it: each has a licence of its own, said before it is fetched."
 )
-tasks = {"install": Task("Install"), "check": Task("Check"), "weights": Task("List"), "download": Task("Download")}
+tasks = {
+    "install": Task("Install"), "check": Task("Check"), "weights": Task("List"), "download": Task("Download"), "verify": Task("Verify"),
+}  # fmt: skip
 
 
 def _tick() -> float | None:

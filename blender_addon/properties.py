@@ -52,7 +52,7 @@ def shortest(value: float) -> float:
 
 def _model_search(kind: str) -> Any:
     def search(_self: Any, _context: bpy.types.Context, typed: str) -> list[str]:
-        return [name for name in MODEL_NAMES[kind] if typed.lower() in name.lower()]
+        return [name for name in ("auto", *MODEL_NAMES[kind]) if typed.lower() in name.lower()]
 
     return search
 

@@ -91,29 +91,61 @@ class SCENESPLATTER_OT_download_weights(GreyWithReason, bpy.types.Operator):
         return _run(self, context, "download", "download", self.model, *(["--accept-licence"] if self.accept else []))
 
 
+class SCENESPLATTER_OT_verify_weights(GreyWithReason, bpy.types.Operator):
+    """Read a model's files and compare their checksums. Needs no network"""
+
+    bl_idname = "scene_splatter.verify_weights"
+    bl_label = "Verify Weights"
+
+    model: bpy.props.StringProperty(options={"HIDDEN", "SKIP_SAVE"})
+
+    @classmethod
+    def why_not(cls, context: bpy.types.Context) -> str:
+        """Only with an engine."""
+        return places.why_no_engine(context) or engine_setup.why_busy()
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Start it and return at once."""
+        return _run(self, context, "verify", "verify", self.model)
+
+
+def verdict() -> str:
+    """What the last verification found; empty before there was one."""
+    found = next((line for line in tasks["verify"].findings if "problems" in line), None)
+    if found is None:
+        return ""
+    if found["problems"]:
+        return f"{found['name']}: {'; '.join(found['problems'])}. Download it again"
+    return f"{found['name']}: " + ("all checksums are right" if found["checked"] else "all files are there; no checksum of them is known")
+
+
 def draw(layout: bpy.types.UILayout) -> None:
-    """The list with a button for each model that is not here."""
+    """The list with a button for each model: fetch what is not here, verify what is."""
     header, body = layout.panel("scene_splatter_weights", default_closed=True)
     header.label(text="Model Weights")
     if body is None:
         return
-    for name in ("weights", "download"):
+    for name in ("weights", "download", "verify"):
         if tasks[name].running:
             engine_setup.draw_running(body, tasks[name])
     body.operator("scene_splatter.list_weights", icon="FILE_REFRESH")
     for name in ("weights", "download"):
         if tasks[name].code:
             engine_setup.draw_failed(body, tasks[name])
+    if verdict():
+        draw_wrapped(body, verdict(), 80, icon="ERROR" if tasks["verify"].code else "CHECKMARK")
+    elif tasks["verify"].code:
+        engine_setup.draw_failed(body, tasks["verify"])
     for facts in known():
         row = body.row()
         use = "commercial use allowed" if facts.get("commercial_use") else "not for commercial use, or with conditions"
         draw_wrapped(row, f"{facts['name']}: {facts['size_gb']:.3g} GB; {facts['licence']}; {use}", 80)
         if facts["present"]:
-            row.label(text="", icon="CHECKMARK")
+            row.operator("scene_splatter.verify_weights", text="", icon="CHECKMARK").model = facts["name"]
         else:
             row.operator("scene_splatter.download_weights", text="", icon="IMPORT").model = facts["name"]
 
 
-CLASSES = (SCENESPLATTER_OT_list_weights, SCENESPLATTER_OT_download_weights)
+CLASSES = (SCENESPLATTER_OT_list_weights, SCENESPLATTER_OT_download_weights, SCENESPLATTER_OT_verify_weights)
 
 register, unregister = bpy.utils.register_classes_factory(CLASSES)

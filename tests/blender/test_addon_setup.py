@@ -71,6 +71,20 @@ def test_the_models_are_listed_with_size_and_licence(engine: Any, tmp_path: Path
     assert "viewcrafter_25" in properties.MODEL_NAMES["prior"]
 
 
+def test_weights_that_are_here_can_be_verified(engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCENE_SPLATTER_WEIGHTS", str(tmp_path))
+    (tmp_path / "moge_2").mkdir()
+    (tmp_path / "moge_2" / "model.pt").write_bytes(b"not it")
+    bpy.ops.scene_splatter.verify_weights(model="moge_2")
+    finish(engine_setup.tasks["verify"])
+    assert weights_panel.verdict() == "moge_2: model.pt has another checksum than the released file. Download it again"
+    (tmp_path / "moge_2_small").mkdir()
+    (tmp_path / "moge_2_small" / "model.pt").write_bytes(b"it may be")
+    bpy.ops.scene_splatter.verify_weights(model="moge_2_small")
+    finish(engine_setup.tasks["verify"])
+    assert weights_panel.verdict().endswith("no checksum of them is known")
+
+
 def test_a_licence_with_conditions_must_be_accepted_first(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     bpy.ops.scene_splatter.list_weights()
     finish(engine_setup.tasks["weights"])
