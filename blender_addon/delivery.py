@@ -225,8 +225,10 @@ def _on_load(*_: Any) -> None:
     _waiting.clear()
     if session.status.phase is Phase.PREPARING:  # its camera and scene are gone
         session.cancel()
+        return
     folder = session.status.folder
     if not session.status.busy or folder is None:
+        session.status.outcome = ""  # it was about the file before
         return
     if scene_of(folder) is None:
         ticket = jobs.read_ticket(folder)

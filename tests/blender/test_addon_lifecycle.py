@@ -137,6 +137,7 @@ def test_a_job_goes_on_while_another_file_is_open_and_says_where_it_belongs(save
     assert clouds() == []
     assert "shot.blend" in delivery.session.status.outcome
     bpy.ops.wm.open_mainfile(filepath=str(saved))
+    assert delivery.session.status.outcome == ""
     left = delivery.waiting_job(bpy.context.scene)
     assert left is not None and left.finished and left.folder == folder
     bpy.ops.scene_splatter.import_result()

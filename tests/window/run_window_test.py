@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 INSIDE = ("in_blender.py", "stage.py", "story_generate.py", "story_incidents.py", "story_return.py", "second_blender.py")
 STORIES = {"generate": ("story_generate",), "incidents": ("story_incidents", "story_return")}
-ENGINE_LEAVES_S = 5.0  # after the death of its Blender
+ENGINE_LEAVES_S = 10.0  # after the death of its Blender
 SIZE = (1600, 900)
 DISPLAY = ":97"
 
