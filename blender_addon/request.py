@@ -20,7 +20,8 @@ from . import blockout, cameras, delivery, jobs, picture_header, places, propert
 from .picture_header import Header
 from .slices import Step, run
 
-_SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif", "WEBP": ".webp", "BMP": ".bmp", "TARGA": ".tga", "JPEG2000": ".jp2"}
+_SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif", "WEBP": ".webp", "BMP": ".bmp", "TARGA": ".tga", "JPEG2000": ".jp2", "OPEN_EXR": ".exr"}
+_REC709_LIGHT = ("Linear Rec.709", "Linear")  # what EXR files hold if nothing else is said
 _REFUSED_SOURCES = {"MOVIE": "a movie", "SEQUENCE": "an image sequence", "TILED": "a set of tiles", "VIEWER": "a render result"}
 _CAMERA_TYPES = {"ORTHO": "orthographic", "PANO": "panoramic"}
 
@@ -180,11 +181,12 @@ def save_image(group: properties.SCENESPLATTER_PG_scene, folder: Path) -> Path:
     """Copy the chosen picture into `folder` as image.<suffix>. Raises UserError, OSError.
 
     Files and packed files go over byte by byte, so that nothing is lost on the way; what was
-    painted in Blender is saved as it looks; floating point pictures become display-referred PNG.
+    painted in Blender is saved as it looks; floating point pictures of this file, whose colour space may
+    be any, become display-referred PNG.
     """
     if group.image_from == "FILE":
         source = Path(bpy.path.abspath(group.image_path))
-        if source.suffix.lower() in (".exr", ".hdr"):
+        if source.suffix.lower() == ".hdr":  # the engine reads all others
             image = bpy.data.images.load(str(source))
             try:
                 return _save_pixels(image, folder / "image.png")
@@ -192,7 +194,8 @@ def save_image(group: properties.SCENESPLATTER_PG_scene, folder: Path) -> Path:
                 bpy.data.images.remove(image)
         return Path(shutil.copyfile(source, folder / f"image{source.suffix.lower()}"))
     image = group.image
-    if image.is_float or image.is_dirty or image.source == "GENERATED":
+    as_the_engine_reads_it = image.file_format == "OPEN_EXR" and image.colorspace_settings.name in _REC709_LIGHT
+    if (image.is_float and not as_the_engine_reads_it) or image.is_dirty or image.source == "GENERATED":
         return _save_pixels(image, folder / "image.png")
     if image.packed_file is not None:
         target = folder / f"image{_SUFFIXES.get(image.file_format, '.png')}"

@@ -23,12 +23,14 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
+from .colour import linear_to_srgb
 from .errors import UserError
 
 MAX_PIXELS = 100_000_000
 _READABLE = "Give a photo as JPEG, PNG, TIFF, WebP or another common picture format."
 _FILM_ENDINGS = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"}
 _DIAGONAL_MM = math.hypot(36, 24)
+_EXR_MAGIC = b"\x76\x2f\x31\x01"
 
 
 class ImageFile(NamedTuple):
@@ -43,11 +45,14 @@ def load_image(path: str | Path) -> ImageFile:
     """Read a photo: upright by its EXIF orientation, as sRGB whatever mode the file has.
 
     Grey is repeated, CMYK and other profiles become sRGB, 16 bits keep their precision, and
-    transparent parts are laid over white. Raises UserError for a file that is missing, empty,
+    transparent parts are laid over white. The light in an EXR becomes what Blender's Standard view
+    shows of it. Raises UserError for a file that is missing, empty,
     cut off, no picture, a film, or over 100 megapixels.
     """
     path = Path(path)
     data = _bytes_of(path)
+    if data.startswith(_EXR_MAGIC):
+        return _light(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the size limit below is our own, and damage is reported by its effect
@@ -89,6 +94,26 @@ def _refuse_size(size: tuple[int, int], path: Path) -> None:
 def _too_large(path: Path, size: tuple[int, int] | None = None) -> UserError:
     what = f" ({size[0]}x{size[1]})" if size else ""
     return UserError(f"{path} has more than 100 megapixels{what}.", "Scale the picture down; 4000 pixels of width are plenty.")
+
+
+def _light(path: Path) -> ImageFile:
+    """An EXR picture of scene light with Rec. 709 primaries and, where it has alpha, premultiplied colours."""
+    channels = read_exr(path)
+    layer = next((name[:-1] for name in channels if name.endswith("R") and {name[:-1] + "G", name[:-1] + "B"} <= channels.keys()), None)
+    if layer is not None:
+        light = np.stack([channels[layer + name] for name in "RGB"])
+    elif "Y" in channels:
+        light = np.stack([channels["Y"]] * 3)
+    else:
+        raise UserError(f"{path} holds no colours, but {', '.join(channels)}.", "Save the picture with channels R, G and B.")
+    _refuse_size((light.shape[2], light.shape[1]), path)
+    notes = ["Light, shown as under the Standard view."]
+    alpha = channels.get(f"{layer or ''}A")
+    if alpha is not None and alpha.min() < 1.0:
+        light = light + (1.0 - np.clip(alpha, 0.0, 1.0))
+        notes.append("Transparent parts were laid over white.")
+    light = np.clip(np.nan_to_num(light, nan=0.0, posinf=1.0, neginf=0.0), 0.0, 1.0)
+    return ImageFile(linear_to_srgb(torch.from_numpy(light.astype(np.float32))), None, tuple(notes))
 
 
 def _converted(image: Image.Image) -> ImageFile:

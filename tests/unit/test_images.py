@@ -300,3 +300,30 @@ def test_bad_exr_is_a_user_error(tmp_path: Path) -> None:
         (tmp_path / "b.exr").write_bytes(content)
         with pytest.raises(UserError, match=r"b\.exr"):
             images.read_exr(tmp_path / "b.exr")
+
+
+def test_light_reads_as_the_standard_view_shows_it(tmp_path: Path) -> None:
+    """IEC 61966-2-1: 0.214 of light is 0.5 on the screen; what is brighter than white is white."""
+    light = np.zeros((20, 30, 3), np.float32)
+    light[:, :10], light[:, 10:20], light[:, 20:] = [0.2140411, 0.0, 1.0], [0.0031308, 7.0, 0.5], [-1.0, np.nan, np.inf]
+    for prefix in ("", "ViewLayer.Combined."):
+        images.write_exr(tmp_path / "a.exr", {prefix + name: light[..., i] for i, name in enumerate("RGB")})
+        got = loaded(tmp_path / "a.exr")
+        np.testing.assert_allclose(got[0, [0, 10, 20]], [[0.5, 0.0, 1.0], [0.04045, 1.0, 0.7354], [0.0, 0.0, 1.0]], atol=1e-4)
+    images.write_exr(tmp_path / "a.exr", {"Y": light[..., 0] * 0 + 0.2140411})
+    np.testing.assert_allclose(loaded(tmp_path / "a.exr"), 0.5, atol=1e-4)
+
+
+def test_transparent_light_lies_over_white(tmp_path: Path) -> None:
+    """Colours of an EXR are premultiplied: half of a black pixel lets half of white through."""
+    half = np.full((20, 30), 0.5, np.float32)
+    images.write_exr(tmp_path / "a.exr", {"R": 0 * half, "G": 0 * half, "B": half, "A": half})
+    read = images.load_image(tmp_path / "a.exr")
+    np.testing.assert_allclose(read.pixels[:, 0, 0], [0.7354, 0.7354, 1.0], atol=1e-4)
+    assert any("white" in note for note in read.notes)
+
+
+def test_an_exr_without_colours_is_named(tmp_path: Path) -> None:
+    images.write_exr(tmp_path / "a.exr", {"Z": np.ones((20, 30), np.float32)})
+    with pytest.raises(UserError, match=r"no colours, but Z"):
+        images.load_image(tmp_path / "a.exr")
