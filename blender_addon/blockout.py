@@ -10,34 +10,45 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import bpy
 import numpy as np
 
 from ..engine.errors import UserError
-from . import cameras
+from . import alone, cameras
 from .node_builder import NodeBuilder, Value
+from .slices import Step, run
 from .splat_object import is_splat_object
 
 LONGEST_PX = 1024
+_RAYS = 65_536  # of one slice
+_HEAVY = 50_000  # triangles; sorting so many for every slice would take longer than the rays: all in one
 _SOLID = {"MESH", "CURVE", "SURFACE", "META", "FONT"}
 _DEPTH = "depth"
 
 
 def write_depth(context: bpy.types.Context, camera: bpy.types.Object, frame: float, path: Path) -> np.ndarray:
+    """`write_depth_in_slices`, all at once."""
+    return run(write_depth_in_slices(context, camera, frame, path))
+
+
+def write_depth_in_slices(
+    context: bpy.types.Context, camera: bpy.types.Object, frame: float, path: Path
+) -> Generator[Step, None, np.ndarray]:
     """Write the depth map of the blockout, seen by `camera` at `frame`, as NPY, and return it.
 
     [h, w] float32, metres along the camera's axis, inf where nothing is; at the render's size, at most
     LONGEST_PX wide or high. The scene's frame is put back. Raises UserError if nothing is in view, if the
     camera is no perspective one, or if the file cannot be written.
     """
-    width, height = cameras.render_size(context.scene.render)
+    width, height, name = *cameras.render_size(context.scene.render), camera.name
     share = min(1.0, LONGEST_PX / max(width, height))
-    depth = measure(context, camera, frame, max(1, round(width * share)), max(1, round(height * share)))
+    depth = yield from measure_in_slices(context, camera, frame, max(1, round(width * share)), max(1, round(height * share)))
     if not np.isfinite(depth).any():
         raise UserError(
-            f"{camera.name} sees no geometry at frame {frame:g}.",
+            f"{name} sees no geometry at frame {frame:g}.",
             "Put the blockout in its view and make it renderable, or choose another depth source.",
         )
     partial = path.with_name(path.name + ".partial")
@@ -52,8 +63,19 @@ def write_depth(context: bpy.types.Context, camera: bpy.types.Object, frame: flo
 
 
 def measure(context: bpy.types.Context, camera: bpy.types.Object, frame: float, width: int, height: int) -> np.ndarray:
-    """Depth [height, width] float32 in metres, inf where no ray hits within the camera's clip range. See `write_depth`."""
+    """`measure_in_slices`, all at once."""
+    return run(measure_in_slices(context, camera, frame, width, height))
+
+
+def measure_in_slices(
+    context: bpy.types.Context, camera: bpy.types.Object, frame: float, width: int, height: int
+) -> Generator[Step, None, np.ndarray]:
+    """Depth [height, width] float32 in metres, inf where no ray hits within the camera's clip range. See `write_depth_in_slices`.
+
+    The geometry is taken in the first slice, so it does not matter what happens to it later.
+    """
     scene = context.scene
+    metres, full = scene.unit_settings.scale_length, cameras.render_size(scene.render)
     before = scene.frame_current, scene.frame_subframe
     try:
         scene.frame_set(math.floor(frame), subframe=frame - math.floor(frame))
@@ -68,10 +90,13 @@ def measure(context: bpy.types.Context, camera: bpy.types.Object, frame: float, 
         scene.frame_set(before[0], subframe=before[1])
     if len(triangles) == 0:
         return np.full((height, width), np.inf, np.float32)
-    full = cameras.render_size(scene.render)
     K = np.diag([width / full[0], height / full[1], 1.0]) @ K
-    units = _cast(scene, triangles, K, width, height, clip)
-    return (units * scene.unit_settings.scale_length).astype(np.float32)
+    rows = height if len(triangles) > _HEAVY else max(1, _RAYS // width)
+    bands = []
+    for top in range(0, height, rows):
+        yield Step("Measuring the blockout", top, height)
+        bands.append(_cast(triangles, K - [[0, 0, 0], [0, 0, top], [0, 0, 0]], width, min(rows, height - top), clip))
+    return (np.concatenate(bands) * metres).astype(np.float32)
 
 
 def _triangles(graph: bpy.types.Depsgraph, camera_from_blender: np.ndarray) -> np.ndarray:
@@ -106,21 +131,17 @@ def _corners(mesh: bpy.types.Mesh, matrix: np.ndarray) -> np.ndarray:
     return points.astype(np.float32)[indices].reshape(-1, 3, 3)
 
 
-def _cast(scene: bpy.types.Scene, triangles: np.ndarray, K: np.ndarray, width: int, height: int, clip: tuple[float, float]) -> np.ndarray:
+def _cast(triangles: np.ndarray, K: np.ndarray, width: int, height: int, clip: tuple[float, float]) -> np.ndarray:
     """Depth [height, width] in the triangles' unit of the first hit of every pixel's ray."""
     mesh = bpy.data.meshes.new("blockout")
     group = bpy.data.node_groups.new("blockout", "GeometryNodeTree")
-    ob = bpy.data.objects.new("blockout", mesh)
     try:
         _fill(mesh, triangles)
         _make_rays(group, K, width, height, clip)
-        scene.collection.objects.link(ob)
-        ob.modifiers.new("rays", "NODES").node_group = group
-        evaluated = ob.evaluated_get(bpy.context.evaluated_depsgraph_get())
         values = np.empty(width * height, np.float32)
-        evaluated.data.attributes[_DEPTH].data.foreach_get("value", values)
+        with alone.evaluated(mesh, group) as ob:
+            ob.data.attributes[_DEPTH].data.foreach_get("value", values)
     finally:
-        bpy.data.objects.remove(ob)
         bpy.data.node_groups.remove(group)
         bpy.data.meshes.remove(mesh)
     return np.where(values > 0, values, np.inf).reshape(height, width)

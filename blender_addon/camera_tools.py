@@ -29,7 +29,7 @@ def check_in_slices(context: bpy.types.Context, path: CameraPath, depth_file: Pa
     """
     scene = context.scene
     found = camera_moves.path_warnings(path, properties.frames(scene), scene, properties.camera_of(scene))
-    depth = _first_depth(context, path) if depth_file is None else np.load(depth_file, allow_pickle=False)
+    depth = (yield from _first_depth(context, path)) if depth_file is None else np.load(depth_file, allow_pickle=False)
     if depth is None:
         found.append("How much has to be invented is known when the depth is estimated.")
     else:
@@ -46,13 +46,14 @@ def export_and_check(context: bpy.types.Context) -> Generator[Step, None, list[s
     return (yield from check_in_slices(context, path))
 
 
-def _first_depth(context: bpy.types.Context, path: CameraPath) -> np.ndarray | None:
+def _first_depth(context: bpy.types.Context, path: CameraPath) -> Generator[Step, None, np.ndarray | None]:
     """Depth of the first view, coarse; None where only the engine can tell."""
     scene = context.scene
     group = scene.scene_splatter
     width, height = _COVERAGE_WIDTH, max(1, round(_COVERAGE_WIDTH * path.height / path.width))
     if group.depth_source == "BLOCKOUT":
-        return blockout.measure(context, properties.camera_of(scene), properties.frames(scene)[0], width, height)
+        camera, frame = properties.camera_of(scene), properties.frames(scene)[0]
+        return (yield from blockout.measure_in_slices(context, camera, frame, width, height))
     if group.depth_source in ("BOX", "AUTO"):  # automatic: which model is here only the engine can tell, so the box stands for it
         K = np.diag([width / path.width, height / path.height, 1.0]) @ path.K[0]
         return coverage.box_depth(K, width, height, properties.read(group).geometry)

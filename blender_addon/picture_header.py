@@ -2,7 +2,7 @@
 
 Blender knows a picture's size only after it has read the whole of it, shows photos as the sensor lay
 and not as the camera was held, and does not tell the lens. The engine turns pictures upright; here is
-what that will come to, for JPEG, PNG, TIFF and WebP.
+what that will come to, for JPEG, PNG, TIFF, WebP and EXR.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ def _read(path: Path, _changed: int) -> Header | None:
                 return _png(file)
             if start[:4] in (b"II*\0", b"MM\0*"):
                 return _tiff(file)
+            if start[:4] == b"\x76\x2f\x31\x01":
+                return _exr(file.read(1 << 16))
             if start[:4] == b"RIFF" and start[8:] == b"WEBP":
                 return _webp(file)
     except (OSError, struct.error, ValueError):
@@ -112,6 +114,20 @@ def _png(file: IO[bytes]) -> Header | None:
 def _tiff(file: IO[bytes]) -> Header | None:
     tags = _tags(file.read(1 << 20))
     return _made(tags.get(_WIDTH, 0), tags.get(_HEIGHT, 0), tags)
+
+
+def _exr(data: bytes) -> Header | None:
+    """Attributes of name, type, length and value from byte 8 on (OpenEXR File Layout); the data window is what the engine reads."""
+    place = 8
+    while data[place : place + 1] not in (b"", b"\0"):
+        name, kind, rest = data[place:].split(b"\0", 2)
+        (length,) = struct.unpack_from("<I", rest)
+        value = rest[4 : 4 + length]
+        if name == b"dataWindow":
+            left, top, right, bottom = struct.unpack("<4i", value)
+            return _made(right - left + 1, bottom - top + 1, {})
+        place += len(name) + len(kind) + 2 + 4 + length
+    return None
 
 
 def _webp(file: IO[bytes]) -> Header | None:

@@ -143,8 +143,9 @@ def make_in_slices(context: bpy.types.Context, parent: Path | None = None) -> Ge
         camera_file.write(folder / "input" / "path.json", path)
         save_image(context.scene.scene_splatter, folder / "input")
         yield Step("Writing the depth", 1, 2)
+        depth = yield from _write_depth(context, folder)
         group = context.scene.scene_splatter  # asked for anew: an undo between two slices makes new objects
-        settings = properties.read(group, _write_depth(context, folder))
+        settings = properties.read(group, depth)
         jobs.write_json(folder / "settings.json", engine_settings.to_json(settings))
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
@@ -163,12 +164,14 @@ def _refuse_standstill(path: CameraPath, name: str) -> None:
         raise UserError(f"{name} does not move in this frame range.", "Animate it, add a camera move, or choose a single frame.")
 
 
-def _write_depth(context: bpy.types.Context, folder: Path) -> str:
+def _write_depth(context: bpy.types.Context, folder: Path) -> Generator[Step, None, str]:
     """Give the job its own depth map, where the panel asks for one; its name relative to the folder, so that a job can be moved."""
     group = context.scene.scene_splatter
     if group.depth_source == "BLOCKOUT":
         depth = folder / "input" / "depth.npy"
-        blockout.write_depth(context, properties.camera_of(context.scene), properties.frames(context.scene)[0], depth)
+        yield from blockout.write_depth_in_slices(
+            context, properties.camera_of(context.scene), properties.frames(context.scene)[0], depth
+        )  # fmt: skip
     elif group.depth_source == "FILE":
         source = Path(bpy.path.abspath(group.depth_file))
         depth = Path(shutil.copyfile(source, folder / "input" / f"depth{source.suffix.lower()}"))

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..engine.errors import UserError
 from ..engine.splat_file import BLENDINGS, Splats
-from . import camera_drivers, splat_nodes
+from . import alone, camera_drivers, splat_nodes
 from .sh_nodes import BASE, coefficient_name
 from .splat_material import splat_material
 
@@ -226,13 +226,10 @@ def _empty_cloud(name: str, count: int) -> bpy.types.PointCloud:
     points = group.nodes.new("GeometryNodePoints")
     points.inputs["Count"].default_value = count
     group.links.new(points.outputs[0], group.nodes.new("NodeGroupOutput").inputs[0])
-    maker = bpy.data.objects.new("points", cloud)
-    bpy.context.scene.collection.objects.link(maker)
     try:
-        maker.modifiers.new("points", "NODES").node_group = group
-        made = maker.evaluated_get(bpy.context.evaluated_depsgraph_get()).data.copy()
+        with alone.evaluated(cloud, group) as maker:
+            made = maker.data.copy()
     finally:
-        bpy.data.objects.remove(maker)
         bpy.data.node_groups.remove(group)
         bpy.data.pointclouds.remove(cloud)
     made.name = name

@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -50,6 +51,17 @@ def test_webp(tmp_path: Path, options: dict[str, object]) -> None:
 def test_a_progressive_jpeg_with_a_thumbnail_and_comments(tmp_path: Path) -> None:
     path = save(tmp_path / "a.jpg", 6, 50, progressive=True, comment=b"hello", dpi=(72, 72))
     assert picture_header.read(path)[:3] == (40, 60, 6)
+
+
+def test_exr(tmp_path: Path) -> None:
+    path = tmp_path / "a.exr"
+    images.write_exr(path, {name: np.ones((43, 61), np.float32) for name in "RGB"})
+    assert picture_header.read(path) == (61, 43, 1, None)
+    whole = path.read_bytes()
+    for length in range(min(len(whole), 600)):
+        path.write_bytes(whole[:length])
+        picture_header._read.cache_clear()
+        assert picture_header.read(path) in (None, (61, 43, 1, None))
 
 
 def test_a_picture_that_changes_is_read_again(tmp_path: Path) -> None:
