@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import bpy
 import bpy.utils.previews
+import numpy as np
 
 from ..engine import settings as engine_settings
 from . import camera_tools, delivery, layout_view, places, properties, request
@@ -135,18 +136,32 @@ def _draw_notes(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
 
 
 def _preview_icon(path: str) -> int:
-    """The icon of the newest preview frame; 0 where there is none. A file is loaded again only when it has changed."""
+    """The icon of the newest preview frame; 0 where there is none. A file is read again only when it has changed.
+
+    Blender can load pictures for previews itself, but in threads that crash it (5.2) when one file is asked for twice.
+    """
     collection = _previews.get("frames")
     if not path or collection is None:
         return 0
     try:
         key = f"{path} {Path(path).stat().st_mtime_ns}"
-    except OSError:
+        if key not in collection:
+            _add_preview(collection, key, np.load(path, allow_pickle=False))
+    except (OSError, ValueError):
         return 0
-    if key not in collection:
-        collection.clear()
-        collection.load(key, path, "IMAGE")
     return collection[key].icon_id
+
+
+def _add_preview(collection: bpy.utils.previews.ImagePreviewCollection, key: str, picture: np.ndarray) -> None:
+    """A picture uint8 [h, w, 3]; the last one stays too, because a region may still be drawn with it."""
+    for old in list(collection)[:-1]:
+        del collection[old]
+    height, width = picture.shape[:2]
+    rgba = np.ones((height, width, 4), np.float32)
+    rgba[..., :3] = picture[::-1] / np.float32(255)  # Blender's first row is the lowest
+    preview = collection.new(key)
+    preview.image_size = width, height
+    preview.image_pixels_float.foreach_set(rgba.ravel())
 
 
 def _draw_problem(layout: bpy.types.UILayout, context: bpy.types.Context, status: Status) -> None:

@@ -13,12 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from . import images, momentum, sampler, scaffold
 from .colour import linear_to_srgb, match_colours
+from .errors import UserError
 from .gaussians import Gaussians, concatenate
 from .job import Job, load_gaussians, save_gaussians, write_json
 from .measures import drift_psnr, gradient_ratio, psnr, seam_ratio
@@ -31,6 +33,7 @@ from .trajectory import Segment, plan_segments
 
 Report = Callable[..., None]
 
+_PREVIEW_PX = 256  # longest side
 _KNOWN = 0.5  # mu above this counts as known for the prior's mask
 _ALL_KNOWN = 0.98  # with mu above this everywhere, the free run has nothing to add
 
@@ -263,10 +266,16 @@ def _eight_bits(frames: Tensor) -> Tensor:
 
 def _show(job: Job, frame: Tensor, report: Report, stage: str, done: int = 1, total: int = 1) -> None:
     """Report, with the newest picture [3, h, w] of the end of the path for whoever watches."""
-    preview = job.folder / "preview.png"
-    partial = preview.with_name("preview.png.partial")
-    images.save_png(partial, frame)
-    os.replace(partial, preview)
+    share = min(1.0, _PREVIEW_PX / max(frame.shape[1:]))
+    small = images.resize(frame, max(1, round(frame.shape[2] * share)), max(1, round(frame.shape[1] * share)))
+    preview = job.folder / "preview.npy"
+    partial = preview.with_name("preview.npy.partial")
+    try:
+        with partial.open("wb") as file:
+            np.save(file, images.to_bytes(small))
+        os.replace(partial, preview)
+    except OSError as error:
+        raise UserError(f"{preview} cannot be written: {error.strerror}.", "Free some space on that disk, then resume.") from error
     report(stage, done, total, preview=preview)
 
 

@@ -56,7 +56,7 @@ class Hello:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is. `total` 0: not known. `preview` is a picture's path or empty."""
+    """How far a job is. `total` 0: not known. `preview`, or empty: the path of a picture [h, w, 3], uint8 as NPY."""
 
     job: str
     stage: str

@@ -133,16 +133,23 @@ def test_a_running_job_shows_bar_stage_time_and_cancel(empty_scene, status: Stat
 def test_the_newest_preview_frame_is_shown(empty_scene, status: Status, tmp_path: Path) -> None:
     status.phase = Phase.RUNNING
     assert "a picture" not in drawn(panels.SCENESPLATTER_PT_main)
-    status.preview = str(tmp_path / "missing.png")
+    status.preview = str(tmp_path / "preview.npy")
     assert "a picture" not in drawn(panels.SCENESPLATTER_PT_main)
-    image = bpy.data.images.new("a", 8, 8)
-    image.filepath_raw, image.file_format = str(tmp_path / "preview.png"), "PNG"
-    image.save()
-    status.preview = image.filepath_raw
-    for seconds in (1, 1, 2):  # the engine writes every preview to the same place
+    previews = panels._previews["frames"]
+    for seconds in (1, 1, 2, 3):  # the engine writes every preview to the same place
+        picture = np.zeros((2, 4, 3), np.uint8)
+        picture[0, 0] = 51 * seconds
+        np.save(status.preview, picture)
         os.utime(status.preview, (seconds, seconds))
-        drawn(panels.SCENESPLATTER_PT_main)
-        assert list(panels._previews["frames"]) == [f"{status.preview} {seconds}000000000"]  # without a window Blender gives it no icon yet
+        drawn(panels.SCENESPLATTER_PT_main)  # without a window Blender gives it no icon yet
+        newest = previews[f"{status.preview} {seconds}000000000"]
+        assert tuple(newest.image_size) == (4, 2)
+        shown = np.empty(4 * 2 * 4, np.float32)
+        newest.image_pixels_float.foreach_get(shown)
+        np.testing.assert_allclose(shown.reshape(2, 4, 4)[1, 0], [0.2 * seconds] * 3 + [1.0], atol=1 / 255)  # the highest row is the last
+    assert len(previews) == 2
+    Path(status.preview).write_bytes(b"damaged")
+    assert "a picture" not in drawn(panels.SCENESPLATTER_PT_main)
 
 
 def test_the_last_error_stays_with_its_remedy_and_its_buttons(empty_scene, status: Status, tmp_path: Path) -> None:
