@@ -112,6 +112,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "without pixel momentum": {"momentum": "latent", **_UNSURE},
             "free run alone": {"momentum": "none", **_UNSURE},
         },
+        seeds=(0, 1),
     ),
     "drifting_printed": Experiment(
         "The drifting prior (it keeps a fifth of the render), and lambda as printed: nearest to the conditions of the paper's ablation",
