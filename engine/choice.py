@@ -141,7 +141,7 @@ def settle(settings: SceneSettings, size: tuple[int, int], free_bytes: int | Non
     if settings.prior.prior == AUTO:
         frames = settings.path.segment_length
         name = earlier.get("prior") or best_here(free_bytes, commercial=commercial, size=size, frames=frames)
-        facts["automatic prior"] = _why_prior(name, "prior" in earlier, free_bytes, size)
+        facts["automatic prior"] = _why_prior(name, "prior" in earlier, free_bytes)
         if not settings.momentum.diffusion:
             name, facts["automatic prior"] = "patch", "patch, because diffusion is off and nothing is asked of it"
         settings = replace(settings, prior=replace(settings.prior, prior=name))
@@ -149,6 +149,10 @@ def settle(settings: SceneSettings, size: tuple[int, int], free_bytes: int | Non
         name = earlier.get("depth") or best_depth(commercial=commercial)
         settings = replace(settings, geometry=replace(settings.geometry, depth=name))
         facts["automatic depth"] = _why_depth(name, "depth" in earlier)
+    candidate = next((c for c in RANKING if c.name == settings.prior.prior), None)
+    if candidate is not None and settings.momentum.diffusion and not near(candidate, size[0]):
+        trained = f"{candidate.name} was trained at {candidate.width} pixels across"
+        facts["note on the width"] = f"{trained}, not {size[0]}: try width {candidate.width}"
     check(settings)
     _require(list(used_weights(settings)))
     return Chosen(settings, facts | licences(settings))
@@ -167,7 +171,7 @@ def _require(names: list[str]) -> None:
         weights.require(name)
 
 
-def _why_prior(name: str, begun: bool, free_bytes: int | None, size: tuple[int, int]) -> str:
+def _why_prior(name: str, begun: bool, free_bytes: int | None) -> str:
     if begun:
         return f"{name}, with which this job was begun"
     if free_bytes is None:
@@ -175,9 +179,7 @@ def _why_prior(name: str, begun: bool, free_bytes: int | None, size: tuple[int, 
     gpu = f"{free_bytes / GIB:.1f} GiB of GPU memory are free"
     if name == "patch":
         return f"{name}, because {gpu} and the weights of no prior that fits are here (see python -m engine weights recommend)"
-    candidate = next(c for c in RANKING if c.name == name)
-    advice = "" if near(candidate, size[0]) else f"; it was trained at {candidate.width} pixels across, try width {candidate.width}"
-    return f"{name}, the best whose weights are here and that fits: {gpu}{advice}"
+    return f"{name}, the best whose weights are here and that fits: {gpu}"
 
 
 def _why_depth(name: str, begun: bool) -> str:

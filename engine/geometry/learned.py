@@ -89,11 +89,12 @@ class _DepthPro:
         output = self.network(normalised(square, _HALF))
         fov = output.field_of_view.float().reshape(())
         own_focal = float(0.5 * w / torch.tan(0.5 * torch.deg2rad(fov)))
-        inverse = output.predicted_depth[None].float() * (w / own_focal)
-        inverse = F.interpolate(inverse, size=(h, w), mode="bilinear", align_corners=False)[0, 0]
-        depth = 1.0 / inverse.clamp(1e-4, 1e4)
-        # inverse depth was scaled by the model's own focal length; a known camera knows better
-        return Reading(lambda focal_px: depth * ((focal_px or own_focal) / own_focal), float(fov), depth >= _DEPTH_PRO_SKY_M)
+        canonical = F.interpolate(output.predicted_depth[None].float(), size=(h, w), mode="bilinear", align_corners=False)[0, 0] * w
+
+        def depth_for(focal_px: float | None) -> Tensor:
+            return 1.0 / (canonical / (focal_px or own_focal)).clamp(1e-4, 1e4)
+
+        return Reading(depth_for, float(fov), depth_for(None) >= _DEPTH_PRO_SKY_M)
 
 
 class LearnedDepth:
@@ -106,8 +107,7 @@ class LearnedDepth:
 
     def intrinsics(self, image: Tensor) -> Tensor | None:
         """K [3, 3] from the model's field of view, with square pixels and the centre in the middle."""
-        raw = self._look(image)
-        return None if raw.fov_deg is None else _camera(raw.fov_deg, image)
+        return self._own_camera(self._look(image), image)
 
     def estimate(self, image: Tensor, K_hint: Tensor | None) -> DepthEstimate:
         raw, notes = self._look(image), []
@@ -119,10 +119,9 @@ class LearnedDepth:
         if bool(sky.any()) and not bool(sky.all()):
             depth = depth.masked_fill(sky, float("inf"))
             notes.append(f"{100.0 * float(sky.float().mean()):.0f} % of the picture taken as sky")
-        K = None if raw.fov_deg is None else _camera(raw.fov_deg, image)
-        if K is not None and K_hint is not None:
-            notes.append(f"focal length given, the model would say {float(K[0, 0]):.0f} px")
-            K = K_hint
+        K = K_hint if K_hint is not None and raw.fov_deg is not None else self._own_camera(raw, image)
+        if K_hint is not None and raw.fov_deg is not None:
+            notes.append(f"field of view given, the model would say {raw.fov_deg:.1f} degrees")
         return DepthEstimate(depth, K, True, self.licence, self.name, tuple(notes))
 
     @torch.no_grad()
@@ -130,10 +129,14 @@ class LearnedDepth:
         """The network's answer, kept: field of view and depth of a picture are asked for one after the other."""
         if self._last is None or self._last[0] is not image:
             self._last = (image, self._model(image.to(self._device, torch.float32)))
-        raw = self._last[1]
-        if raw.fov_deg is not None and not _FOV_DEG[0] <= raw.fov_deg <= _FOV_DEG[1]:
+        return self._last[1]
+
+    def _own_camera(self, raw: Reading, image: Tensor) -> Tensor | None:
+        if raw.fov_deg is None:
+            return None
+        if not _FOV_DEG[0] <= raw.fov_deg <= _FOV_DEG[1]:
             raise UserError(f"{self.name} takes the field of view for {raw.fov_deg:.1f} degrees.", "Set fov, or another depth source.")
-        return raw
+        return _camera(raw.fov_deg, image)
 
 
 def _camera(fov_deg: float, image: Tensor) -> Tensor:

@@ -132,8 +132,9 @@ def test_the_default_is_the_best_that_is_here(here):
     assert (chosen.settings.prior.prior, chosen.settings.geometry.depth) == ("viewcrafter_25", "depth_anything_3")
     assert "80.0 GiB" in chosen.facts["automatic prior"]
     assert "Apache-2.0" in chosen.facts["commercial use"] and "allowed" in chosen.facts["commercial use"]
+    assert "note on the width" not in chosen.facts
     narrow = settled(size=(256, 144), width=256)
-    assert narrow.settings.prior.prior == "viewcrafter_25" and "try width 1024" in narrow.facts["automatic prior"]
+    assert narrow.settings.prior.prior == "viewcrafter_25" and "try width 1024" in narrow.facts["note on the width"]
 
 
 def test_names_are_kept_as_they_are(here):

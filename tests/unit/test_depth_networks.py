@@ -115,7 +115,7 @@ def test_moge_gives_metres_the_field_of_view_and_sky():
     assert bool(torch.isinf(estimate.depth_m[:10]).all())
     assert torch.allclose(estimate.depth_m[10:], 3.0 * seer.depth[10:], rtol=1e-4)
     known = source.estimate(image, torch.diag(torch.tensor([90.0, 90.0, 1.0])))
-    assert any("70 px" in note for note in known.notes) and float(known.K[0, 0]) == 90.0
+    assert any("would say 49.1 degrees" in note for note in known.notes) and float(known.K[0, 0]) == 90.0
     assert float((known.depth_m / estimate.depth_m)[10:].mean()) > 1.05  # a longer lens: everything is farther away
 
 

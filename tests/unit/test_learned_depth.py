@@ -157,6 +157,8 @@ def test_what_cannot_be_believed_is_refused(sources, folder, tmp_path):
     source._model = lambda x: raw._replace(fov_deg=0.0)
     with pytest.raises(UserError, match="takes the field of view"):
         source.intrinsics(picture(seed=4))
+    known = source.estimate(picture(seed=4), torch.diag(torch.tensor([60.0, 60.0, 1.0])))  # who sets fov, as told, is served
+    assert float(known.K[0, 0]) == 60.0 and bool((known.depth_m > 0).all())
     source._model = lambda x: raw._replace(depth_for=lambda focal: torch.full((60, 84), float("nan")))
     with pytest.raises(UserError, match="not a number"):
         source.estimate(picture(seed=5), None)
