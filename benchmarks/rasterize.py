@@ -258,23 +258,25 @@ def training_step(scene: Scene) -> Callable[[], tuple[float, ...]]:
 
 
 def start_up(args: argparse.Namespace) -> None:
-    """Cold compile and cached first render, each in a fresh process."""
+    """Cold compile and cached first render with its gradient, each in a fresh process, after torch and numba are imported."""
     code = (
-        "import time, torch; from engine.gaussians import Gaussians; from engine.rasterize import rasterize, warm; "
+        "import time, torch; now = lambda: (time.process_time(), time.perf_counter()); a = now(); import numba; b = now(); "
+        "from engine.gaussians import Gaussians; from engine.rasterize import rasterize; "
         "g = Gaussians(torch.rand(100, 3) + 1, torch.rand(100, 4), torch.zeros(100, 3) - 3, torch.zeros(100), torch.rand(100, 3), "
-        "torch.zeros(100, 0, 3)); a = time.process_time(), time.perf_counter(); "
+        "torch.zeros(100, 0, 3)); "
         "r = rasterize(g.map(lambda t: t.requires_grad_()), torch.tensor([[[50., 0, 32], [0, 50, 32], [0, 0, 1]]]), torch.eye(4)[None], "
-        "64, 64, depth=False); r.rgb.sum().backward(); print(time.process_time() - a[0], time.perf_counter() - a[1])"
+        "64, 64, depth=False); r.rgb.sum().backward(); c = now(); print(*(y - x for x, y in zip(a + b, b + c)))"
     )
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "NUMBA_CACHE_DIR": folder}
-        for label in ("cold: import, compile, draw, differentiate", "cached, first", "cached, second"):
+        for label in ("cold: compile, draw, differentiate", "cached, first process", "cached, second", "cached, third"):
             out = subprocess.run(
                 [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
             ).stdout.split()
-            print(f"{label}: {float(out[0]):.2f} s CPU, {float(out[1]):.2f} s wall", flush=True)
+            numba_cpu, numba_wall, cpu, wall = map(float, out)
+            print(f"{label}: {cpu:.2f} s CPU, {wall:.2f} s wall; import of numba before: {numba_cpu:.2f}, {numba_wall:.2f}", flush=True)
 
 
 def memory(args: argparse.Namespace) -> None:
