@@ -35,7 +35,7 @@ from engine.gaussians import Gaussians, sh_dc_from_colour
 from engine.losses import photometric_loss, photometric_loss_torch, prepare_target
 from engine.optimize import RECIPES, refine
 from engine.rasterize import cpu as cpu_backend
-from engine.rasterize import rasterize
+from engine.rasterize import gsplat_backend, rasterize
 from engine.rasterize.adam import Adam
 
 SIZES = ((256, 160, 20_000), (512, 288, 200_000), (1024, 576, 1_000_000))
@@ -234,27 +234,55 @@ def loss_and_adam(args: argparse.Namespace) -> None:
         print(f"| {name} | {d:.1f} | {loss:.1f} | {b:.1f} | {a:.1f} | {(loss + a) / (d + loss + b + a):.0%} |", flush=True)
 
 
-def training_step(scene: Scene) -> Callable[[], tuple[float, ...]]:
-    """Stages draw, loss with its gradient, backward, Adam. The loss computes its gradient with its value."""
+def training_step(scene: Scene, clock: Callable[[], float] = time.process_time) -> Callable[[], tuple[float, ...]]:
+    """Stages draw, loss with its gradient, backward, Adam, on the scene's device. The CPU's loss computes its gradient with its value."""
     params = scene[0].map(lambda t: t.clone().requires_grad_())
     optimizer = Adam([{"params": [t], "lr": 1e-6} for t in params], 1e-15)
     _, K, camera_from_world, width, height = scene
-    target = prepare_target(torch.rand(3, height, width))
+    target = prepare_target(torch.rand(3, height, width).to(params.means))
 
     def run() -> tuple[float, ...]:
-        marks = [time.process_time()]
+        marks = [clock()]
         image = rasterize(params, K, camera_from_world, width, height, depth=False).rgb[0].permute(2, 0, 1)
-        marks.append(time.process_time())
+        marks.append(clock())
         loss = photometric_loss(image, target)
-        marks.append(time.process_time())
+        marks.append(clock())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        marks.append(time.process_time())
+        marks.append(clock())
         optimizer.step()
-        marks.append(time.process_time())
+        marks.append(clock())
         return tuple(b - a for a, b in itertools.pairwise(marks))
 
     return run
+
+
+def cuda(args: argparse.Namespace) -> None:
+    """gsplat on the GPU: one training step and one render at 1 M Gaussians, wall time."""
+    reason = gsplat_backend.why_unusable()
+    if reason:
+        print(f"\ngsplat on CUDA: not measured: {reason}")
+        return
+    name = torch.cuda.get_device_name()
+    print(f"\n| {name}, SH 3, wall ms, median (least) | render alone | draw | loss | backward | Adam |\n|---|---|---|---|---|---|")
+
+    def clock() -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    w, h, n = SIZES[0 if args.quick else 2]
+    for label, (gaussians, K, camera_from_world, *size) in (("random", random_scene(n, w, h)), ("one per pixel", depth_scene(w, h))):
+        scene = (gaussians.map(torch.Tensor.cuda), K.cuda(), camera_from_world.cuda(), *size)
+
+        def render(scene: Scene = scene) -> tuple[float]:
+            start = clock()
+            with torch.no_grad():
+                rasterize(*scene, depth=False)
+            return (clock() - start,)
+
+        t = interleaved({"render": render, "step": training_step(scene, clock)}, args.rounds)
+        cells = " | ".join(f"{m:.2f} ({least:.2f})" for m, least in (*t["render"], *t["step"]))
+        print(f"| {label} {scene[0].count} {w}x{h} | {cells} |", flush=True)
 
 
 def start_up(args: argparse.Namespace) -> None:
@@ -301,7 +329,7 @@ def demo(args: argparse.Namespace) -> None:
           f"{time.process_time() - cpu:.1f} s CPU")  # fmt: skip
 
 
-PARTS = (compare, threads, channels, loss_and_adam, start_up, memory, demo)
+PARTS = (compare, threads, channels, loss_and_adam, start_up, memory, demo, cuda)
 
 
 def main() -> None:

@@ -244,23 +244,27 @@ def _ffmpeg() -> Iterator[Check]:
 
 
 def _gsplat() -> Iterator[Check]:
-    """gsplat is only of use on CUDA, and only with kernels that came with it: nothing is compiled here."""
+    """gsplat is only of use on CUDA, and only with kernels that came with it: nothing is compiled here without consent."""
     build = machine.torch_build()
     needed = bool(build and build[1] and machine.nvidia_devices())
     if importlib.util.find_spec("gsplat") is None:
         if needed:
-            yield Check("gsplat", WARN, "not installed: the CPU draws, although there is a GPU", REINSTALL)
+            remedy = "Run install_deps.py --extra gpu (see the README: gsplat's kernels are compiled on your machine, if you allow it)."
+            yield Check("gsplat", WARN, "not installed: the CPU draws, although there is a GPU", remedy)
         else:
             yield Check("gsplat", OK, "not installed; it is used on NVIDIA GPUs only")
         return
-    spec = importlib.util.find_spec("gsplat")
-    folder = Path(spec.origin).parent if spec and spec.origin else Path()
-    kernels = [p.name for pattern in ("*.so", "*.pyd") for p in folder.glob(pattern)]
     version = importlib.metadata.version("gsplat")
-    if kernels:
-        yield Check("gsplat", OK, f"{version} with its kernels ({', '.join(kernels)})")
+    if not needed:
+        yield Check("gsplat", OK, f"{version}; it is used on NVIDIA GPUs only")
+        return
+    from ..rasterize import gsplat_backend
+
+    reason = gsplat_backend.why_unusable()
+    if reason:
+        yield Check("gsplat", WARN, f"{version}, but the CPU draws: {reason}", "What the CPU draws looks the same; it takes longer.")
     else:
-        yield Check("gsplat", WARN, f"{version} without compiled kernels: it would compile them at first use, so it is not used", REINSTALL)
+        yield Check("gsplat", OK, f"{version} draws on the GPU")
 
 
 def _disk() -> Iterator[Check]:

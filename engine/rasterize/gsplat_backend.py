@@ -1,17 +1,20 @@
 """The CUDA backend: gsplat's kernels behind our signature. gsplat is Apache-2.0 and optional.
 
 Version 1.5.3 is pinned: later ones cap alpha at 0.99 instead of 0.999 and look different. PyPI's wheel holds
-sources only, and importing it on a machine with a CUDA toolkit compiles for minutes without asking. So nothing
-here imports gsplat before `why_unusable` has seen compiled kernels on disk, or the environment variable
+sources only; those with kernels that its authors publish end at Python 3.10 and PyTorch 2.4. Importing gsplat
+where its kernels are missing, or do not fit this torch, compiles for minutes without asking. So nothing here
+imports it before `why_unusable` has seen kernels that load, or the environment variable
 SCENE_SPLATTER_COMPILE_GSPLAT=1 has allowed the compilation.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.machinery
 import importlib.metadata
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -39,23 +42,39 @@ def why_unusable() -> str:
         return f"gsplat {VERSION} is not installed"
     if found != VERSION:
         return f"gsplat {found} is installed, but {VERSION} is needed"
-    if not kernels_on_disk() and os.environ.get(CONSENT) != "1":
-        return f"gsplat's CUDA kernels are not compiled for this torch; {CONSENT}=1 allows that (some minutes, needs the CUDA toolkit)"
+    missing = why_no_kernels()
+    if missing and os.environ.get(CONSENT) != "1":
+        return f"{missing}; {CONSENT}=1 allows compiling them (some minutes, needs the CUDA toolkit)"
     return _try_one_gaussian()
 
 
-def kernels_on_disk() -> bool:
-    """Whether compiled kernels came with the wheel or lie in torch's extension folder from an earlier compilation."""
+def why_no_kernels() -> str:
+    """In words why no compiled kernels of gsplat load here, "" if some do: the wheel's, or those of an earlier compilation."""
     package = importlib.util.find_spec("gsplat")
-    if package is None or not package.submodule_search_locations:
-        return False
-    folder = Path(package.submodule_search_locations[0])
-    if any(folder.glob("csrc*.so")) or any(folder.glob("csrc*.pyd")):
-        return True
+    folder = Path(package.submodule_search_locations[0]) if package and package.submodule_search_locations else Path()
+    reason = "gsplat's CUDA kernels are not compiled for this torch"
+    for file in (*folder.glob("csrc*.so"), *folder.glob("csrc*.pyd")):
+        try:
+            _load_wheel_kernels(file)
+        except ImportError as error:
+            reason = f"the CUDA kernels that came with gsplat do not fit this Python and torch ({error})"
+        else:
+            return ""
     from torch.utils.cpp_extension import _get_build_directory  # torch names the folder after its version and CUDA's
 
     built = Path(_get_build_directory(_JIT_NAME, verbose=False))
-    return any((built / f"{_JIT_NAME}{ending}").exists() for ending in (".so", ".pyd", ".lib"))
+    return "" if any((built / f"{_JIT_NAME}{ending}").exists() for ending in (".so", ".lib")) else reason  # gsplat looks for these two
+
+
+def _load_wheel_kernels(file: Path) -> None:
+    """Load gsplat.csrc alone, where `import gsplat` finds it again. ImportError if it does not fit."""
+    name = "gsplat.csrc"
+    if name not in sys.modules:
+        loader = importlib.machinery.ExtensionFileLoader(name, str(file))
+        spec = importlib.util.spec_from_file_location(name, file, loader=loader)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[name] = module
 
 
 def _try_one_gaussian() -> str:

@@ -121,3 +121,27 @@ def test_without_cuda_gsplat_is_refused_in_words() -> None:
     assert choose_backend(torch.device("cpu")) == "cpu"
     with pytest.raises(UserError, match="CUDA"):
         rasterize(*one(), 16, 16, backend="gsplat")
+
+
+def test_wheels_whose_kernels_do_not_fit_are_named_and_never_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`import gsplat` would answer them with a compilation of minutes: it must wait for consent."""
+    package, imported = tmp_path / "gsplat", tmp_path / "imported"
+    package.mkdir()
+    (package / "__init__.py").write_text(f"open({str(imported)!r}, 'w').close()")
+    for ending in ("so", "pyd"):
+        (package / f"csrc.{ending}").write_bytes(b"not a library of this machine")
+    record = tmp_path / f"gsplat-{gsplat_backend.VERSION}.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: gsplat\nVersion: {gsplat_backend.VERSION}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv(gsplat_backend.CONSENT, raising=False)
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "built"))
+    reason = gsplat_backend.why_unusable.__wrapped__()
+    assert "do not fit" in reason and f"{gsplat_backend.CONSENT}=1" in reason and not imported.exists()
+    for file in package.glob("csrc.*"):
+        file.unlink()
+    reason = gsplat_backend.why_unusable.__wrapped__()
+    assert "not compiled" in reason and f"{gsplat_backend.CONSENT}=1" in reason and not imported.exists()
+    monkeypatch.setattr(gsplat_backend, "VERSION", "1.5.2")
+    assert "1.5.2 is needed" in gsplat_backend.why_unusable.__wrapped__()
