@@ -148,7 +148,10 @@ def known(name: str) -> Weights:
 def missing(name: str) -> list[str]:
     """Files that should be there and are not, or are shorter than they should be; [] if the model can be used."""
     entry, home = known(name), folder() / name
-    listed = manifest(home)
+    try:
+        listed = manifest(home)
+    except UserError:  # one damaged model is no reason for the others not to be used
+        return [MANIFEST]
     if not listed and _by_another_name(name) is not None:
         return []
     wanted = {file: facts["size"] for file, facts in listed.items()} or dict.fromkeys(entry.needs, 0)

@@ -45,7 +45,7 @@ def facts(name: str) -> dict[str, object]:
     return {
         "name": name, "title": entry.title, "kind": entry.kind, "size_gb": entry.size_gb, "licence": entry.licence,
         "commercial_use": entry.commercial_use, "present": not absent, "folder": str(weights.folder() / name),
-        "page": f"{download.endpoint()}/{entry.repository}", "sha256": weights.checksums(name),
+        "page": f"{download.endpoint()}/{entry.repository}", "sha256": entry.sha256 if absent else weights.checksums(name),
     }  # fmt: skip
 
 

@@ -46,5 +46,7 @@ def check(name: str) -> None:
 def _unknown(name: str) -> UserError:
     from .learned import LEARNED
 
+    if name == "auto":
+        return UserError("The depth source is still to be chosen.", f"Name one here: {', '.join(('box', *LEARNED))}.")
     names = ", ".join(("auto", "box", *LEARNED))
     return UserError(f"Unknown depth source {name!r}.", f"Choose one of {names}, or an EXR, 16-bit PNG or NPY file.")

@@ -40,6 +40,8 @@ def make_prior(settings: SceneSettings, image: Tensor, device: str) -> VideoPrio
 
 def check(name: str) -> None:
     """Raise UserError where no prior has this name. "auto" is none: it is for choice.py to settle."""
+    if name == "auto":
+        raise UserError("The video prior is still to be chosen.", f"Name one here: {', '.join(REGISTRY)}.")
     if name not in REGISTRY:
         raise UserError(f"Unknown video prior: {name}.", f"Choose one of: auto, {', '.join(REGISTRY)}.")
 

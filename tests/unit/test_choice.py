@@ -13,8 +13,9 @@ from engine import choice, settings, weights
 from engine.__main__ import main
 from engine.choice import GIB
 from engine.errors import UserError
+from engine.geometry import make_depth_source
 from engine.geometry.learned import LEARNED
-from engine.priors import REGISTRY, memory
+from engine.priors import REGISTRY, make_prior, memory
 
 
 def test_every_prior_is_ranked_once_and_names_its_weights():
@@ -135,6 +136,13 @@ def test_the_default_is_the_best_that_is_here(here):
     assert "note on the width" not in chosen.facts
     narrow = settled(size=(256, 144), width=256)
     assert narrow.settings.prior.prior == "viewcrafter_25" and "try width 1024" in narrow.facts["note on the width"]
+
+
+def test_what_is_not_settled_is_said_to_be_so():
+    with pytest.raises(UserError, match="still to be chosen"):
+        make_prior(settings.make(), torch.zeros(3, 8, 8), "cpu")
+    with pytest.raises(UserError, match="still to be chosen"):
+        make_depth_source(settings.make().geometry, "cpu")
 
 
 def test_names_are_kept_as_they_are(here):

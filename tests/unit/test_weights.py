@@ -288,6 +288,21 @@ def test_a_renamed_checkpoint_is_found_if_it_is_the_only_one(tmp_path, monkeypat
     assert weights.missing("depth_anything_3") == ["model.safetensors"]
 
 
+def test_a_damaged_manifest_is_a_matter_of_its_own_model_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SCENE_SPLATTER_WEIGHTS", str(tmp_path))
+    for name in ("svd", "moge_2"):
+        for file in weights.known(name).needs:
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / file).write_bytes(b"{}")
+    (tmp_path / "svd" / weights.MANIFEST).write_text("{half")
+    assert weights.missing("svd") == [weights.MANIFEST] and weights.missing("moge_2") == []
+    assert main(["weights", "list"]) == 0
+    with pytest.raises(UserError, match="Weights not found"):
+        weights.require("svd")
+    with pytest.raises(UserError, match="is damaged"):
+        weights.verify("svd")
+
+
 def test_a_folder_in_place_of_the_file_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("SCENE_SPLATTER_WEIGHTS", str(tmp_path))
     (tmp_path / "viewcrafter_25" / "model.ckpt").mkdir(parents=True)
