@@ -94,27 +94,52 @@ def test_another_scene_camera_is_followed(tmp_path: Path) -> None:
     assert agreement(scene, ob, splats, "CYCLES", tmp_path / "a.exr") > 75
 
 
-def test_meshes_hide_and_are_seen_through_gaussians(tmp_path: Path) -> None:
-    scene, splats = empty_scene(), random_splats()
-    ob = add_splats(splats)
-    bpy.ops.mesh.primitive_plane_add(size=50, location=(0, 4, 0), rotation=(np.pi / 2, 0, 0))
-    material = bpy.data.materials.new("black")
+def add_plane(distance: float) -> bpy.types.Object:
+    """A wall that glows (0.25, 0.5, 0.75), across the view at a distance along Blender's +y."""
+    bpy.ops.mesh.primitive_plane_add(size=50, location=(0, distance, 0), rotation=(np.pi / 2, 0, 0))
+    material = bpy.data.materials.new("wall")
     if bpy.app.version < (5, 0, 0):
         material.use_nodes = True
     nodes = material.node_tree.nodes
     nodes.clear()
-    links = material.node_tree.links
-    holdout = nodes.new("ShaderNodeEmission")
-    holdout.inputs["Color"].default_value = (0.25, 0.5, 0.75, 1)
-    links.new(holdout.outputs[0], nodes.new("ShaderNodeOutputMaterial").inputs[0])
+    glow = nodes.new("ShaderNodeEmission")
+    glow.inputs["Color"].default_value = (0.25, 0.5, 0.75, 1)
+    material.node_tree.links.new(glow.outputs[0], nodes.new("ShaderNodeOutputMaterial").inputs[0])
     bpy.context.object.data.materials.append(material)
     bpy.context.view_layer.update()
+    return bpy.context.object
+
+
+def test_meshes_hide_and_are_seen_through_gaussians(tmp_path: Path) -> None:
+    scene, splats = empty_scene(), random_splats()
+    ob = add_splats(splats)
+    add_plane(4.0)
     camera = opencv_camera(scene, ob)
     in_front = type(splats)(*(part[splats.means[:, 2] < 4] for part in splats))
     expected = splat_oracle.draw(in_front, camera)
     expected = expected[..., :3] + (1 - expected[..., 3:]) * (0.25, 0.5, 0.75)
     # quads stand in the plane of the mean, so only Gaussians whose mean is in front are drawn
     assert splat_oracle.psnr(render(scene, "CYCLES", tmp_path / "a.exr")[..., :3], expected) > 75
+
+
+@pytest.mark.parametrize(("engine", "decibel"), [("CYCLES", 75), (EEVEE, 50)])
+def test_a_holdout_mesh_cuts_a_hole_behind_the_gaussians_in_front_of_it(tmp_path: Path, engine: str, decibel: float) -> None:
+    scene, splats = empty_scene(), random_splats()
+    ob = add_splats(splats)
+    add_plane(4.0).is_holdout = True
+    in_front = type(splats)(*(part[splats.means[:, 2] < 4] for part in splats))
+    expected = splat_oracle.draw(in_front, opencv_camera(scene, ob))
+    assert splat_oracle.psnr(render(scene, engine, tmp_path / "a.exr"), expected) > decibel
+
+
+def test_gaussians_as_a_holdout_cut_their_shape_out_of_what_is_behind(tmp_path: Path) -> None:
+    scene, splats = empty_scene(), random_splats()
+    ob = add_splats(splats)
+    add_plane(8.0)
+    ob.is_holdout = True
+    clear = 1 - splat_oracle.draw(splats, opencv_camera(scene, ob))[..., 3:]
+    expected = np.concatenate([clear * (0.25, 0.5, 0.75), clear], axis=-1)
+    assert splat_oracle.psnr(render(scene, "CYCLES", tmp_path / "a.exr"), expected) > 75
 
 
 def test_depth_of_field_blurs_what_is_out_of_focus(tmp_path: Path) -> None:
