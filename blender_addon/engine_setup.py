@@ -181,6 +181,11 @@ def draw_install(layout: bpy.types.UILayout) -> None:
     if task.running:
         draw_running(layout, task)
         return
+    offline = why_offline()
+    if offline:
+        draw_wrapped(layout, offline, 90, icon="ERROR")
+        if not bpy.app.online_access_override:
+            layout.prop(bpy.context.preferences.system, "use_online_access")
     there = places.own_python().is_file()
     layout.operator("scene_splatter.install_engine", text="Repair or Update Engine" if there else "Install Engine", icon="IMPORT")
     if task.code:

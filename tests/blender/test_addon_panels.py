@@ -259,6 +259,7 @@ def test_the_preferences_draw_before_during_and_after(empty_scene, monkeypatch: 
     engine_setup.draw_install(layout)
     engine_setup.draw_check(layout, bpy.context)
     engine_setup.draw_licences(layout)
+    assert "use_online_access" in layout.seen and "not allowed to go online" in " ".join(layout.seen)  # one click from Install
     assert "/no/python does not exist" in " ".join(layout.seen) and "GPL-3.0-or-later" in " ".join(layout.seen)
     task = engine_setup.tasks["install"]
     monkeypatch.setattr(task, "running", True)
