@@ -64,6 +64,15 @@ def _read(path: Path, _changed: int) -> Header | None:
     return None
 
 
+def names_other_primaries(path: Path) -> bool:
+    """Whether an EXR file says that its light has other primaries than Rec. 709. Raises OSError."""
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+    if b"\0colorInteropID\0" in head:  # colour interop forum; Blender writes it since 5.0
+        return b"lin_rec709_scene" not in head
+    return b"\0chromaticities\0" in head
+
+
 def _made(width: int, height: int, tags: dict[int, int]) -> Header | None:
     if width <= 0 or height <= 0:
         return None

@@ -189,13 +189,14 @@ def save_image(group: properties.SCENESPLATTER_PG_scene, folder: Path) -> Path:
     """
     if group.image_from == "FILE":
         source = Path(bpy.path.abspath(group.image_path))
-        if source.suffix.lower() == ".hdr":  # the engine reads all others
+        suffix = source.suffix.lower()  # the engine reads all others, and takes light as Rec. 709's
+        if suffix == ".hdr" or (suffix == ".exr" and picture_header.names_other_primaries(source)):
             image = bpy.data.images.load(str(source))
             try:
                 return _save_pixels(image, folder / "image.png")
             finally:
                 bpy.data.images.remove(image)
-        return Path(shutil.copyfile(source, folder / f"image{source.suffix.lower()}"))
+        return Path(shutil.copyfile(source, folder / f"image{suffix}"))
     image = group.image
     as_the_engine_reads_it = image.file_format == "OPEN_EXR" and image.colorspace_settings.name in _REC709_LIGHT
     if (image.is_float and not as_the_engine_reads_it) or image.is_dirty or image.source == "GENERATED":

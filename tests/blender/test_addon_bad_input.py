@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 bpy = pytest.importorskip("bpy", reason="bpy is not installed in this Python")
-from scene_splatter.blender_addon import delivery, places, request  # noqa: E402
+from scene_splatter.blender_addon import delivery, picture_header, places, request  # noqa: E402
 from scene_splatter.engine.errors import UserError  # noqa: E402
 
 pytestmark = pytest.mark.blender
@@ -171,12 +171,24 @@ def test_an_exr_file_goes_over_byte_by_byte_unless_its_colours_are_others(ready:
     made.save()
     bpy.data.images.remove(made)
     group = ready.scene_splatter
-    group.image_path = str(path)
-    assert (request.make(bpy.context).folder / "input" / "image.exr").read_bytes() == path.read_bytes()
     group.image_from, group.image = "IMAGE", bpy.data.images.load(str(path))
-    assert (request.make(bpy.context).folder / "input" / "image.exr").read_bytes() == path.read_bytes()
-    group.image.colorspace_settings.name = "Linear Rec.2020" if bpy.app.version >= (4, 5, 0) else "ACEScg"
-    assert (request.make(bpy.context).folder / "input" / "image.png").is_file()
+    for space, name in (("Linear Rec.709", "image.exr"), ("ACEScg", "image.png")):
+        group.image.colorspace_settings.name = space
+        assert (request.make(bpy.context).folder / "input" / name).is_file()
+    assert (delivery.jobs_parent() / "shot_v001" / "input" / "image.exr").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("said", "other"),
+    [
+        (b"", False), (b"\0colorInteropID\0string\0\x10\0\0\0lin_rec709_scene", False),
+        (b"\0colorInteropID\0string\0\x0d\0\0\0lin_ap1_scene", True), (b"\0chromaticities\0chromaticities\0", True),
+    ],
+)  # fmt: skip
+def test_what_an_exr_says_of_its_primaries(tmp_path: Path, said: bytes, other: bool) -> None:
+    path = tmp_path / "a.exr"
+    path.write_bytes(b"\x76\x2f\x31\x01\x02\0\0\0channels" + said + b"\0" * 100)
+    assert picture_header.names_other_primaries(path) is other
 
 
 @pytest.mark.parametrize("kind", ["FILE", "IMAGE"])
