@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 bpy = pytest.importorskip("bpy")
@@ -12,6 +13,8 @@ from scene_splatter.engine.errors import UserError  # noqa: E402
 
 from tests.blender.splat_scene import add_splats, empty_scene, random_splats  # noqa: E402
 from tests.blender.test_splat_object import assert_same_bits  # noqa: E402
+
+FLOAT4 = "FLOAT4" if "FLOAT4" in bpy.types.Attribute.bl_rna.properties["data_type"].enum_items else "FLOAT_COLOR"
 
 
 @pytest.fixture
@@ -56,6 +59,51 @@ def test_upgrading_and_going_back_keeps_every_bit(splats):
     assert bpy.ops.scene_splatter.upgrade_splats(back=True) == {"FINISHED"}
     assert not native.is_upgraded(splats) and splat_object.modifier_of(splats) is not None
     assert_same_bits(splat_object.to_splats(splats), before)
+
+
+def _cloud_of_the_documented_layout(name, splats, base_type):
+    """What Blender 5.3's own importer makes: its attributes alone, nothing of ours."""
+    own = splat_object.create("maker", splats, blending="display")
+    cloud = own.data
+    cloud.name = name
+    for attribute in [a.name for a in cloud.attributes if a.name.startswith("scene_splatter:")]:
+        cloud.attributes.remove(cloud.attributes[attribute])
+    if cloud.attributes["radiance:base"].data_type != base_type:
+        cloud.attributes.remove(cloud.attributes["radiance:base"])
+        base = np.concatenate([splats.sh_dc, 1 / (1 + np.exp(-splats.opacities_logit[:, None]))], axis=1).astype(np.float32)
+        cloud.attributes.new("radiance:base", base_type, "POINT").data.foreach_set("color", base.ravel())
+    bpy.data.objects.remove(own)
+    ob = bpy.data.objects.new(name, cloud)
+    bpy.context.scene.collection.objects.link(ob)
+    return ob
+
+
+def test_splats_of_blenders_own_layout_are_read_and_drawn_by_nodes(addon):
+    empty_scene()
+    made = random_splats(60, 15)
+    ob = _cloud_of_the_documented_layout("native", made, FLOAT4)
+    native.to_nodes(ob)
+    back = splat_object.to_splats(ob)
+    np.testing.assert_array_equal(back.means, made.means)
+    np.testing.assert_array_equal(back.sh_dc, made.sh_dc)
+    np.testing.assert_array_equal(back.sh_rest, made.sh_rest)
+    np.testing.assert_allclose(back.scales_log, made.scales_log, atol=1e-6)
+    np.testing.assert_allclose(back.opacities_logit, made.opacities_logit, atol=2e-6)
+    np.testing.assert_allclose(back.quats, made.quats / np.linalg.norm(made.quats, axis=1, keepdims=True), atol=1e-6)
+    assert splat_object.get_input(splat_object.modifier_of(ob), "SH Degree") == 3
+
+
+def test_what_an_older_blender_stored_as_colour_gets_this_blenders_type(addon):
+    """Before 5.2 there is no FLOAT4, so radiance:base is a colour; upgrading and replacing write it anew."""
+    empty_scene()
+    made = random_splats(60, 3)
+    ob = _cloud_of_the_documented_layout("older", made, "FLOAT_COLOR")
+    assert ob.data.attributes["radiance:base"].data_type == "FLOAT_COLOR"
+    splat_object.replace(ob, splat_object.to_splats(ob), blending="display")
+    assert ob.data.attributes["radiance:base"].data_type == FLOAT4
+    back = splat_object.to_splats(ob)
+    np.testing.assert_array_equal(back.sh_dc, made.sh_dc)
+    np.testing.assert_allclose(back.opacities_logit, made.opacities_logit, atol=2e-6)
 
 
 def test_what_holds_no_gaussians_is_refused(splats):
