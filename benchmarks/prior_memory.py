@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def demands() -> Iterator[tuple[str, str, Demand]]:
         ("wan_vace_1.3b", small, 25, (480, 832)), ("wan_vace_1.3b", small, 81, (480, 832)),
         ("wan_vace_14b_fast", large, 25, (480, 832)), ("wan_vace_14b", large, 25, (720, 1280)),
     ):  # fmt: skip
-        yield name, _clip(frames, *size), wan.demand(network, wan_vae, frames, *size)
+        branches = 2 if wan.VARIANTS[name].guidance == 1.0 else 4
+        yield name, _clip(frames, *size), replace(wan.demand(network, wan_vae, frames, *size), branches=branches)
     unet, video_vae = diffusers.UNetSpatioTemporalConditionModel(), diffusers.AutoencoderKLTemporalDecoder(
         block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4, layers_per_block=2
     )

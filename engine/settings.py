@@ -56,7 +56,9 @@ class GeometrySettings:
     depth_unit: float = _setting(
         0.0, "Metres of one unit of the depth file; 0: 0.001 for PNG, 1 for EXR and NPY", unit="m", limits=(0.0, 1e3)
     )
-    fov: float = _setting(0.0, "Horizontal field of view; 0: from the path, else EXIF, else 60", unit="deg", limits=(0.0, 170.0))
+    fov: float = _setting(
+        0.0, "Horizontal field of view; 0: from the path, else the depth model, else EXIF, else 60", unit="deg", limits=(0.0, 170.0)
+    )
     horizon: float = _setting(0.45, "Height of the horizon in the picture, 0 top to 1 bottom", limits=(0.0, 1.0))
     camera_height: float = _setting(1.6, "Height of the camera above the floor", unit="m", limits=(0.01, 1000.0))
     box_width: float = _setting(6.0, "Distance between the side walls; 0 for none", unit="m", limits=(0.0, 1e4))

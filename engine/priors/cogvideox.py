@@ -224,8 +224,8 @@ def load(
         commercial_use=False,
         starts_from_render=True,
     )
-    residence = transformer.settle(device, demand(network, vae, frames, *size, asked), network, [vae], dtype, rung)
     scale = GUIDANCE if guidance < 0 else guidance
+    residence = transformer.settle(device, demand(network, vae, frames, *size, asked), network, [vae], dtype, scale, rung)
     return CogVideoX(spec, network, vae, text["embeddings"].float(), _schedule(folder), residence, guidance=scale)
 
 

@@ -189,8 +189,9 @@ def load(
         commercial_use=False,
         starts_from_render=True,
     )
-    residence = transformer.settle(device, demand(network, vae, frames, *size, asked), network, [vae], dtype, rung)
-    return LTXVideo(spec, network, vae, text, residence, guidance=GUIDANCE if guidance < 0 else guidance)
+    scale = GUIDANCE if guidance < 0 else guidance
+    residence = transformer.settle(device, demand(network, vae, frames, *size, asked), network, [vae], dtype, scale, rung)
+    return LTXVideo(spec, network, vae, text, residence, guidance=scale)
 
 
 def from_settings(settings: SceneSettings, image: Tensor, device: str) -> LTXVideo:

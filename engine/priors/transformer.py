@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -118,9 +119,12 @@ def weight_bytes(network: nn.Module, asked: Wishes) -> int:
 
 
 def settle(
-    device: str, demand: Demand, network: nn.Module, companions: list[nn.Module], dtype: torch.dtype, rung: Rung | None = None
-) -> Residence:
-    """Fit the networks into memory; weights go to 8 bits here if the rung says so."""
+    device: str, demand: Demand, network: nn.Module, companions: list[nn.Module], dtype: torch.dtype, guidance: float,
+    rung: Rung | None = None,
+) -> Residence:  # fmt: skip
+    """Fit the networks into memory; weights go to 8 bits here if the rung says so. Without guidance a step has half the branches."""
+    if guidance == 1.0:
+        demand = replace(demand, branches=demand.branches // 2)
     residence = Residence(device, demand, network, companions, rung)
     if residence.rung.store_8bit:
         network.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)  # type: ignore[operator]

@@ -237,8 +237,9 @@ def load(
     vae = model_folder.part(folder, "vae", AutoencoderKLWan, torch.float32)
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     network = transformer.load(folder, WanVACETransformer3DModel, dtype, asked)
-    residence = transformer.settle(device, demand(network, vae, frames, *size, asked), network, [vae], dtype, rung)
     variant = VARIANTS[name]
+    scale = variant.guidance if guidance < 0 else guidance
+    residence = transformer.settle(device, demand(network, vae, frames, *size, asked), network, [vae], dtype, scale, rung)
     spec = PriorSpec(
         name=name,
         frames=frames_rule(name, 4, MOST_FRAMES),
@@ -252,7 +253,6 @@ def load(
         licence="Apache-2.0",
         commercial_use=True,
     )
-    scale = variant.guidance if guidance < 0 else guidance
     return WanVACE(spec, network, vae, embeddings, residence, shift=variant.shift, guidance=scale)
 
 

@@ -168,8 +168,8 @@ def load(
         licence="Apache-2.0",
         commercial_use=True,
     )
-    residence = transformer.settle(device, wan.demand(network, vae, frames, *size), network, [vae, vision], dtype, rung)
     scale = GUIDANCE if guidance < 0 else guidance
+    residence = transformer.settle(device, wan.demand(network, vae, frames, *size), network, [vae, vision], dtype, scale, rung)
     return WanInP(spec, network, vae, text, residence, vision=vision, guidance=scale)
 
 

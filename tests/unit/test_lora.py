@@ -83,6 +83,7 @@ def test_what_does_not_fit_changes_nothing(folder, tmp_path):
 def test_the_fast_variant_takes_four_steps_without_guidance(folder, tmp_path):
     save_file(tiny.wan_lora(), tmp_path / "lora.safetensors")
     prior = wan.load("wan_vace_14b_fast", folder, device="cpu", size=(32, 64), frames=5, asked=Wishes(lora=tmp_path / "lora.safetensors"))
+    assert prior.residence._rungs[0].branches == 2  # two runs, one side
     assert (prior.spec.steps, prior._guidance) == (4, 1.0)
     levels = prior.levels(prior.spec.steps)
     assert [round(level.b, 4) for level in levels] == [1.0, 0.9375, 0.8333, 0.625, 0.0]
