@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import bpy
 import numpy as np
+from bpy.app.handlers import persistent
 
 from ..engine.camera_file import CameraPath
 from ..engine.errors import UserError
@@ -158,4 +159,23 @@ class SCENESPLATTER_OT_check_path(_OnCamera, bpy.types.Operator):
 
 CLASSES = (SCENESPLATTER_OT_match_camera, SCENESPLATTER_OT_add_move, SCENESPLATTER_OT_check_path)
 
-register, unregister = bpy.utils.register_classes_factory(CLASSES)
+_add_classes, _remove_classes = bpy.utils.register_classes_factory(CLASSES)
+
+
+@persistent
+def _forget_notes(*_: Any) -> None:
+    """Another file's scene may have the same name."""
+    notes.clear()
+
+
+def register() -> None:
+    """Add the operators and the handler."""
+    _add_classes()
+    bpy.app.handlers.load_post.append(_forget_notes)
+
+
+def unregister() -> None:
+    """Remove them."""
+    if _forget_notes in bpy.app.handlers.load_post:
+        bpy.app.handlers.load_post.remove(_forget_notes)
+    _remove_classes()

@@ -145,6 +145,8 @@ def prepare(context: bpy.types.Context, steps: Generator[Step, None, Result], fi
 
     session.prepare(_always_in(name, steps), finish_in_scene)
     _owner.update(scene=name, detached=False)
+    if bpy.app.timers.is_registered(_tick):  # it may sleep for a second yet
+        bpy.app.timers.unregister(_tick)
     run_timer()
 
 

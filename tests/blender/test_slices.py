@@ -105,6 +105,13 @@ def test_a_job_that_is_not_prepared_to_its_end_leaves_no_folder(prepared: Any, e
         assert job_folders() == before
 
 
+def test_the_notes_of_a_path_go_with_its_file(prepared: Any) -> None:
+    bpy.ops.scene_splatter.check_path()
+    assert camera_tools.notes[bpy.context.scene.name]
+    bpy.ops.wm.open_mainfile(filepath=bpy.data.filepath)
+    assert not camera_tools.notes
+
+
 def test_undo_between_slices_does_no_harm(prepared: Any) -> None:
     bpy.context.preferences.edit.use_global_undo = True
     bpy.ops.ed.undo_push(message="before")
