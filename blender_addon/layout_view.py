@@ -40,6 +40,8 @@ def wants_exact(window_manager: bpy.types.WindowManager, scene: bpy.types.Scene)
 def sync(window_manager: bpy.types.WindowManager) -> int:
     """Bring all splat objects of the open scenes into the wanted form; returns how many were changed."""
     changed = 0
+    if not bpy.data.pointclouds:  # the common case, and a file may have very many objects
+        return 0
     for scene in {window.scene for window in window_manager.windows}:
         exact = wants_exact(window_manager, scene)
         for ob in scene.objects:

@@ -80,6 +80,8 @@ def header_of(group: properties.SCENESPLATTER_PG_scene) -> Header | None:
     if group.image_from == "FILE":
         return picture_header.read(Path(bpy.path.abspath(group.image_path)))
     image = group.image
+    if image is None:
+        return None
     if image.source == "FILE" and not image.is_dirty and image.packed_file is None:
         return picture_header.read(Path(bpy.path.abspath(image.filepath)))
     width, height = image.size if image.has_data and image.packed_file is None else (0, 0)

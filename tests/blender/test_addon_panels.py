@@ -116,6 +116,13 @@ def test_a_disabled_generate_says_why(empty_scene, status: Status, monkeypatch: 
     assert "The engine's Python /no/python does not exist" in text and "Open Preferences" in text
     monkeypatch.setenv(places.PYTHON_VARIABLE, __file__)
     assert "There is no camera" in text_of(panels.SCENESPLATTER_PT_main)
+    empty_scene.camera = bpy.data.objects.new("Camera", bpy.data.cameras.new("Camera"))
+    for kind in ("FILE", "IMAGE"):
+        empty_scene.scene_splatter.image_from = kind
+        assert "Choose an image" in text_of(panels.SCENESPLATTER_PT_main)
+    empty_scene.scene_splatter.image = bpy.data.images.new("square", 64, 64)
+    text = text_of(panels.SCENESPLATTER_PT_main)
+    assert "The render is 1920 x 1080, the picture 64 x 64" in text.replace("  ", " ") and "Match Camera to Image" in text
 
 
 def test_a_running_job_shows_bar_stage_time_and_cancel(empty_scene, status: Status) -> None:
