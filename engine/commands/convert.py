@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Convert and print one line about the result."""
     result = convert({name: getattr(args, name) for name in _FIELDS}, Path.cwd())
-    sys.stdout.write(f"{result['scene']}: {result['count']} splats, {result['format']}, {result['bytes']} bytes\n")
+    sys.stdout.write(f"{result['scene']}: {result['count']:,} splats, {result['bytes']:,} bytes; {result['lossy']}\n")
     return 0
 
 
@@ -125,7 +125,8 @@ def _convert(values: dict[str, Any], folder: Path, report: Callable[..., None]) 
         image_plane=folder / values["image_plane"] if values["image_plane"] else None,
     )
     written = formats.write(target, scene, options)
-    result = {"scene": str(target), "count": scene.count, "format": written.name, "bytes": target.stat().st_size, "lossy": written.text}
+    result = {"scene": str(target), "count": scene.count, "format": written.name, "bytes": target.stat().st_size}
+    result["lossy"] = formats.loss(written, options)
     result["sh_coefficients"] = _kept_coefficients(scene, written.name, values["sh_degree"])
     if values["export_cameras"]:
         result["cameras"] = _export_cameras(folder / values["export_cameras"], scene, options.axes or written.axes)

@@ -77,7 +77,7 @@ FORMATS: dict[str, Format] = {
             True,
             True,
             True,
-            "lossless but for float rounding (lossy with its SPZ compression)",
+            "lossless but for float rounding",
         ),
         Format(
             "usd",
@@ -218,8 +218,13 @@ def write(path: Path, scene: SplatScene, options: WriteOptions | None = None) ->
     if found.name == "gltf":
         extra["compress_spz"] = options.compress_spz
     _module(found).write(path, ready, **extra)
-    log.info("wrote %s: %d splats, %s", path, ready.count, found.text)
+    log.info("wrote %s: %d splats, %s", path, ready.count, loss(found, options))
     return found
+
+
+def loss(found: Format, options: WriteOptions) -> str:
+    """For people: what a write in this format with these options loses."""
+    return FORMATS["spz"].text if found.name == "gltf" and options.compress_spz else found.text
 
 
 def _in_new_axes(matrix: np.ndarray | None, before: SplatScene, after: SplatScene) -> np.ndarray | None:
