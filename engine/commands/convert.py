@@ -108,6 +108,8 @@ def convert(request: dict[str, Any], folder: Path, report: Callable[..., None] =
 def _convert(values: dict[str, Any], folder: Path, report: Callable[..., None]) -> dict[str, Any]:
     source, target = folder / values["input"], folder / values["output"]
     formats.format_of(target)  # an unknown ending should fail before the work
+    if source.exists() and target.exists() and source.samefile(target):
+        raise UserError(f"{target} would be written over itself.", "Give the result another name.")
     report("convert", 0, 3, f"reading {source.name}")
     scene = formats.read(source, axes=values["axes_in"])
     report("convert", 1, 3, f"{scene.count} splats")

@@ -32,6 +32,13 @@ def _job(folder, **request):
     return result
 
 
+def test_a_file_is_not_written_over_itself(folder):
+    before = (folder / "in.ply").read_bytes()
+    with pytest.raises(UserError, match="over itself"):
+        convert.convert({"input": "in.ply", "output": str(folder / "in.ply"), "sh_degree": 0}, folder)
+    assert (folder / "in.ply").read_bytes() == before
+
+
 def test_command_line_end_to_end(folder):
     command = [sys.executable, "-m", "engine", "convert", str(folder / "in.ply"), str(folder / "out.glb"), "--sh-degree", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
