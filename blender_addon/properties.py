@@ -191,7 +191,7 @@ def values(group: SCENESPLATTER_PG_scene) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for row in engine_settings.table():
         value = getattr(group.settings, row.name)
-        value = bpy.path.abspath(value) if row.name in FILES and value else value
+        value = bpy.path.abspath(value) if row.name in (*FILES, "initialiser") and value else value
         found[row.name] = shortest(value) if row.type is float else value
     found["depth"] = {"MODEL": group.depth_model.strip(), "AUTO": "auto"}.get(group.depth_source, "box")
     return found

@@ -38,8 +38,9 @@ _INPUTS = {
     "render": ("scene", "cameras", "holdout"),
     "mesh": ("scene", "cameras"),
     "rehearsal": (),
-    "generate": (),
+    "generate": ("lora", "gguf"),
 }
+_MAYBE_FILES = ("depth", "initialiser")  # of generate: a name or a file
 _KEYS = {"name", "kind", "image", "path", "preset", "settings"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _ROOT = Path(__file__).resolve().parents[1]
@@ -109,6 +110,9 @@ def _request(job: Any, defaults: dict[str, Any], index: int, path: Path) -> Requ
     here = path.resolve().parent
     for key in _INPUTS[kind]:
         if settings.get(key):
+            settings[key] = str(here / str(settings[key]))
+    for key in _MAYBE_FILES:
+        if kind == "generate" and settings.get(key) and (here / str(settings[key])).is_file():
             settings[key] = str(here / str(settings[key]))
     camera_path = str(values.get("path", "dolly:1.0"))
     if (here / camera_path).exists():

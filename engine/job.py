@@ -1,7 +1,7 @@
 """The job folder: what is written when, atomically, and what a resume may trust.
 
     settings.json         the settings, complete
-    input/                image, path.json, depth map: copies, so a job can be moved and replayed
+    input/                image, path.json, depth map, first Gaussians: copies, so a job can be moved and replayed
     job.json              fingerprint of settings and inputs, the models that were chosen
     segments/000/         one finished segment each; the folder appears by a rename, whole or not at all
     scene.ply ...         results, each written under a temporary name and renamed
@@ -162,7 +162,7 @@ class Job:
 
 
 def prepare(folder: Path, settings: SceneSettings, inputs: dict[str, Path], *, resume: bool) -> Job:
-    """Make a job folder of settings and input files ({"image": ..., "path": ..., "depth": ...}).
+    """Make a job folder of settings and input files ({"image": ..., "path": ..., "depth": ..., "initial": ...}).
 
     A folder that already holds a job is only taken with `resume`, and then only if it is the
     same job. A folder with other things in it is left alone. Raises UserError.

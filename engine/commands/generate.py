@@ -122,6 +122,12 @@ def prepare_job(folder: Path, image: Path, path: str, settings: SceneSettings, *
                 raise UserError(f"The depth map {depth} does not exist.", "Check the name, or use --depth box.")
             inputs["depth"] = depth
             settings = settings_module.make(**{**_flat(settings), "depth": f"input/depth{depth.suffix.lower()}"})
+        first = Path(settings.geometry.initialiser.strip())
+        if first.suffix.lower() == ".ply":
+            if not first.is_file():
+                raise UserError(f"The Gaussians {first} do not exist.", "Check the name, or use --initialiser layers.")
+            inputs["initial"] = first
+            settings = settings_module.make(**{**_flat(settings), "initialiser": "input/initial.ply"})
         # weights stay where they are: too large to copy
         places = {n: str(Path(v).expanduser().resolve()) for n, v in (("lora", settings.prior.lora), ("gguf", settings.prior.gguf)) if v}
         settings = settings_module.make(**{**_flat(settings), **places})

@@ -162,6 +162,14 @@ def test_a_batch_file_that_is_none_is_refused(tmp_path, text):
         batch.read(tmp_path / "jobs.json")
 
 
+def test_files_of_a_job_are_looked_for_beside_the_batch_file(tmp_path):
+    (tmp_path / "first.ply").write_bytes(b"")
+    job = {"name": "a", "image": "a.png", "settings": {"lora": "style.safetensors", "initialiser": "first.ply", "depth": "moge_2"}}
+    found = batch.read(_batch(tmp_path, job))[0].settings
+    assert found["lora"] == str(tmp_path.resolve() / "style.safetensors")
+    assert found["initialiser"] == str(tmp_path.resolve() / "first.ply") and found["depth"] == "moge_2"
+
+
 def test_ray_is_refused_where_it_would_wait_for_ever(tmp_path, monkeypatch):
     pytest.importorskip("ray", reason="Ray is not installed")
     monkeypatch.setattr(sys, "executable", "/opt/my engine/bin/python")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine import splat_file
+from engine import settings, splat_file
 from engine.errors import UserError
 from engine.gaussians import Gaussians
 from engine.geometry import flash3d, initial
@@ -136,6 +136,27 @@ def test_a_given_scene_is_taken_as_it_is(tmp_path):
     assert np.array_equal(first.gaussians.sh_rest[:, :3].numpy(), given.sh_rest) and not first.gaussians.sh_rest[:, 3:].any()
     assert make("sharp.ply", tmp_path).gaussians.sh_rest.shape == (50, 0, 3)
     assert "sharp.ply" in first.text
+
+
+def test_a_given_scene_goes_into_the_job_folder(tmp_path, monkeypatch):
+    """So that a job can be moved and resumed from elsewhere."""
+    from engine.commands.generate import DEMO, prepare_job
+
+    splat_file.write_ply(tmp_path / "mine.ply", splats(3.0))
+    monkeypatch.chdir(tmp_path)
+    chosen = settings.make("draft", initialiser="mine.ply")
+    job = prepare_job(tmp_path / "out", DEMO / "image.jpg", "dolly:1", chosen, resume=False)
+    assert job.settings.geometry.initialiser == "input/initial.ply"
+    monkeypatch.chdir("/")
+    (tmp_path / "mine.ply").unlink()
+    image, depth = inputs()
+    first = initial.first_gaussians(
+        job.settings.geometry, image[0], depth[0, 0], K, sh_degree=0, blending="display", folder=job.folder
+    )
+    assert first.gaussians.count == 50
+    with pytest.raises(UserError, match=r"mine\.ply do not exist"):
+        prepare_job(tmp_path / "out2", DEMO / "image.jpg", "dolly:1", chosen, resume=False)
+    assert not (tmp_path / "out2").exists()
 
 
 def test_a_scene_behind_the_camera_is_refused(tmp_path):
