@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the engine's own Python environment. Standard library only; nothing is ever compiled.
+"""Makes the engine's own Python environment. Standard library only; no package is ever compiled.
 
     python3 install_deps.py              the engine, in .venv
     python3 install_deps.py --dev        also the tools for tests, and environments with Blender's module
@@ -19,6 +19,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -43,6 +44,7 @@ TORCH_INDEX = "https://download.pytorch.org/whl/"  # builds for CPUs and for eac
 STAMP, MARKER = "scene_splatter.json", "scene_splatter.part"
 SIZES_GB = {"cpu": (0.5, 2.6), "cuda": (3.5, 9.0), "blender": (0.4, 1.2)}  # download, on disk; measured on Linux
 PROBE_S = 4.0
+TINY_JOB = "--preset draft --width 96 --move-frames 9 --steps 2 --refine-steps 8 --prior patch --depth box --device cpu"
 LIBRARIES = (".so", ".pyd", ".dll", ".dylib")
 AGAIN = "Run the same command again; what was downloaded is kept."
 
@@ -298,12 +300,20 @@ def install_engine(args: argparse.Namespace, pins: Pins, told: Told) -> None:
         index = ""
     target.prepare()
     target.install(index)
-    told("Compiling the CPU kernels for this processor, once ...", "warm")
-    warm = run_in_root([str(target.python), "-c", "from engine.rasterize import warm; warm()"])
-    if warm.returncode:
-        told.detail(last_line(warm.stdout))
+    compile_kernels(target.python, told)
     target.seal()
     told(f"{args.env} takes {size_gb(args.env):.1f} GB.", "done", 1, 1)
+
+
+def compile_kernels(python: Path, told: Told) -> None:
+    """Fill the cache of compiled kernels, the rasteriser's and the built-in prior's, so that the first job need not."""
+    told("Compiling the CPU kernels for this processor, once (a tiny scene is made on the way) ...", "warm")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        tiny = ["generate", *TINY_JOB.split(), "--out", str(Path(folder) / "tiny")]
+        for arguments in (["-c", "from engine.rasterize import warm; warm()"], ["-m", "engine", *tiny]):
+            warm = run_in_root([str(python), *arguments])
+            if warm.returncode:  # the doctor, which comes next, says what is wrong
+                told.detail(last_line(warm.stdout))
 
 
 def run_in_root(command: list[str]) -> subprocess.CompletedProcess[str]:
