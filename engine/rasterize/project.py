@@ -428,15 +428,19 @@ def _prefetch_pairs(i, first_of, pairs_of, sums):
     for k in range(U(first_of[i]), U(first_of[i + U(1)])):
         j = U(pairs_of[k])
         prefetch(sums, j, U(0))
-        prefetch(sums, j, U(8))
+        prefetch(sums, j, U(sums.shape[1]) - U(1))
 
 
 @inline()
-def _sum_column(start, stop, column, pairs_of, sums):
-    total = _ZERO
+def _sum_far_columns(start, stop, pairs_of, sums, far):
+    """far[c]: column c >= 9 of a Gaussian's pairs, summed."""
+    width = U(sums.shape[1])
+    for c in range(U(9), width):
+        far[c] = _ZERO
     for k in range(start, stop):
-        total += sums[U(pairs_of[k]), column]
-    return total
+        j = U(pairs_of[k])
+        for c in range(U(9), width):
+            far[c] += sums[j, c]
 
 
 @kernel(
@@ -454,6 +458,7 @@ def project_backward(
     """
     basis, vb, g_dir, cam = np.empty(16, np.float32), np.empty(16, np.float32), np.empty(3, np.float32), _camera(camera)
     antialiased, linear = (flags & FLAG_ANTIALIASED) != 0, (flags & FLAG_LINEAR) != 0
+    far = np.empty(sums.shape[1], np.float32)
     for i in range(U(start), U(stop)):
         if i + _AHEAD < U(stop):
             _prefetch_pairs(i + _AHEAD, first_of, pairs_of, sums)
@@ -479,12 +484,13 @@ def project_backward(
             g_offsets[i, 0], g_offsets[i, 1] = vx, vy
         vh, v00, v11, v02, v12 = _factor_gradient(t, half, m00, m01, m11, j00, j11, j02, j12)
         gx, gy, gz = _mean_gradient(x, y, z, vx, vy, (v00, v11, v02, v12), j00, j11, j02, j12, free_x, free_y)
+        _sum_far_columns(own, end, pairs_of, sums, far)
         at = U(9)
         if flags & FLAG_DEPTH:
-            gz += _sum_column(own, end, at, pairs_of, sums)
+            gz += far[at]
             at += U(1)
         for k in range(U(g_extra.shape[1])):
-            g_extra[i, k] = _sum(g_extra[i, k], _sum_column(own, end, at + k, pairs_of, sums), first)
+            g_extra[i, k] = _sum(g_extra[i, k], far[at + k], first)
         g_dir[0], g_dir[1], g_dir[2] = _ZERO, _ZERO, _ZERO
         dx, dy, dz, rn = _ZERO, _ZERO, _ZERO, _ZERO
         if sh_count:
