@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from engine import settings
 from engine.errors import UserError
 from engine.priors import REGISTRY, make_prior, transformer, wan
+from engine.priors.memory import Rung
 from engine.priors.transformer import Wishes
 from tests import tiny_models as tiny
 
@@ -146,3 +147,31 @@ def test_the_distilled_variant_takes_no_second_lora(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="LoRA of its own"):
         make_prior(settings.make(prior="wan_vace_14b_fast", lora=str(mine)), PICTURE, "cpu")
     assert "wan_vace_14b_fast" in REGISTRY
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["wan_vace_1.3b", "ltx", "cogvideox_i2v"])
+def test_weights_in_8_bits_change_the_answer_a_little(name, tmp_path):
+    """The ladder's rung for scarce memory: stored in 8 bits, computed as ever."""
+    from engine.priors import cogvideox, ltx
+    from engine.priors.base import Clip
+
+    if name == "wan_vace_1.3b":
+        tiny.save_wan_vace(tmp_path)
+        load = wan.load
+    else:
+        (tiny.save_ltx if name == "ltx" else lambda f: tiny.save_cogvideox(f, (64, 64)))(tmp_path)
+        load = ltx.load if name == "ltx" else cogvideox.load
+    render = torch.nn.functional.interpolate(torch.rand(9, 3, 6, 6, generator=torch.Generator().manual_seed(2)), size=(64, 64))
+    K, poses = torch.eye(3).expand(9, 3, 3), torch.eye(4).expand(9, 4, 4)
+    clip = Clip(render[0], render, torch.ones(9, 1, 64, 64), torch.ones(9, 1, 64, 64), K, poses, "")
+    answers = []
+    for rung in (Rung(1, "none"), Rung(1, "none", store_8bit=True)):
+        prior = load(name, tmp_path, device="cpu", size=(64, 64), frames=9, rung=rung)
+        prior.levels(2)
+        latents, condition = prior.encode(clip.render), prior.condition(clip)
+        answers.append(prior.predict(latents[None], 0, condition)[0])
+        stored = {p.dtype for p in prior._transformer.parameters()}
+        assert (torch.float8_e4m3fn in stored) == rung.store_8bit
+    difference = (answers[0] - answers[1]).abs().max()
+    assert 0 < difference < 0.25 * answers[0].abs().max()
