@@ -209,8 +209,9 @@ def _find_waiting(scene: bpy.types.Scene) -> jobs.Leftover | None:
 
 
 def look_again() -> None:
-    """Forget what is known about leftover jobs; the next drawing looks at the disk once."""
+    """Forget what is known about leftover jobs, and results read for them; the next drawing looks at the disk once."""
     _waiting.clear()
+    results.forget_ahead()
     redraw()
 
 

@@ -60,6 +60,11 @@ def read_ahead(path: Path) -> bool:
     return _ahead[version].done()
 
 
+def forget_ahead() -> None:
+    """Let go of what was read and not asked for."""
+    _ahead.clear()
+
+
 def _version(path: Path) -> _Version:
     try:
         found = path.stat()
