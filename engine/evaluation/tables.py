@@ -216,7 +216,10 @@ def _plots(out: Path, name: str, rows: list[Row]) -> list[str]:
 
 
 def _plot_means(file: Path, rows: list[Row]) -> str:
-    figure, axes = plot_axes("", "PSNR, dB")
+    """Means over the views of one kind of path, that of the first row."""
+    path = rows[0]["path"]
+    rows = [row for row in rows if row["path"] == path]
+    figure, axes = plot_axes("", f"PSNR, dB, {path} paths")
     variants = list(dict.fromkeys(row["variant"] for row in rows))
     for key, label in (("psnr", "full frame"), ("psnr_seen", "seen"), ("psnr_invented", "invented")):
         values = [means([row for row in rows if row["variant"] == v])[key] for v in variants]

@@ -238,3 +238,12 @@ def test_the_readme_shows_only_numbers_that_the_command_wrote():
     section = readme.split("## Does it work?")[1].split("\n## ")[0]
     prose = section.split("<!-- evaluation -->")[0] + section.split("<!-- /evaluation -->")[1]
     assert not re.findall(r"\d+\.\d", prose), "results belong into the table"
+
+
+def test_the_record_quotes_only_numbers_of_its_pages():
+    record = (evaluate.RECORD / "README.md").read_text(encoding="utf-8")
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in evaluate.RECORD.glob("*.md") if page.name != "README.md")
+    quoted = record.split("## The scenes")[1].split("## Tried")[0]  # before: settings; after: trials that have no page
+    numbers = set(re.findall(r"(?<![\w.])\d+\.\d+", quoted))
+    assert len(numbers) > 20
+    assert not {number for number in numbers if number not in pages}
