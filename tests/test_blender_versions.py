@@ -17,7 +17,7 @@ from blender_versions import PYTHON_OF, environment_of, why_bpy_fails  # noqa: E
 
 from engine.client import child_environment  # noqa: E402
 
-TIMEOUT_S = 1200
+TIMEOUT_S = 1800
 REQUIRED = os.environ.get("SCENE_SPLATTER_BLENDERS", "").split()  # must be there: CI names them, so that none is skipped unseen
 
 
