@@ -36,6 +36,7 @@ from engine.losses import photometric_loss, photometric_loss_torch, prepare_targ
 from engine.optimize import RECIPES, refine
 from engine.rasterize import cpu as cpu_backend
 from engine.rasterize import gsplat_backend, rasterize
+from engine.rasterize import tiles as tiles_of_backend
 from engine.rasterize.adam import Adam
 
 SIZES = ((256, 160, 20_000), (512, 288, 200_000), (1024, 576, 1_000_000))
@@ -183,9 +184,9 @@ def threads(args: argparse.Namespace) -> None:
     print("|---|---|---|---|---|---|---|")
     for name, scene in scenes(args.quick).items():
         step, inside = forward_backward(ours(scene), scene, time.process_time), Inside()
-        cpu_backend.run_ranges = inside
+        cpu_backend.run_ranges = tiles_of_backend.run_ranges = inside
         t = interleaved({str(n): functools.partial(inside.measure, n, step) for n in (1, cores)}, args.rounds)
-        cpu_backend.run_ranges = inside.original
+        cpu_backend.run_ranges = tiles_of_backend.run_ranges = inside.original
         (wall_1, _), (cpu_1, _), (parallel, _) = t["1"]
         (wall_n, _), (cpu_n, _), _ = t[str(cores)]
         alone = cpu_1 - parallel

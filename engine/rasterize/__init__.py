@@ -92,7 +92,7 @@ def rasterize(
         if background.shape != (3,):
             raise ValueError(f"background must be [3], got {list(background.shape)}")
         rgb = rgb + (1 - alpha) * background[:, None, None]
-    expected = depth_sum / alpha.clamp_min(ALPHA_FLOOR)
+    expected = depth_sum / alpha.clamp_min(ALPHA_FLOOR) if depth else depth_sum
     rgb, alpha, expected, channels = (t.permute(0, 2, 3, 1) for t in (rgb, alpha, expected, channels))
     return Rendering(rgb, alpha, expected, channels, RenderInfo(radii, backend))
 

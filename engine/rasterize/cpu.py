@@ -82,7 +82,7 @@ def _draw(
     keys, keys_spare = spare.empty((n,), np.uint32), spare.empty((n,), np.uint32)
     pair_count = tiles.compact(counts, depths, order, keys, first_of)
     seen = int(first_of[n])
-    tiles.sort_by_depth(seen, keys, keys_spare, order, order_spare)
+    order = tiles.sort_by_depth(seen, keys, keys_spare, order, order_spare)
     tiles_x, tiles_y = -(-options.width // TILE_W), -(-options.height // TILE_H)
     pieces = thread_count() * 2
     places = spare.empty((pieces, tiles_x * tiles_y), np.int64)

@@ -10,10 +10,12 @@ from __future__ import annotations
 import numpy as np
 
 from .compile import kernel
+from .threads import run_ranges, thread_count
 
 _DIGIT = 11
 _BINS = 1 << _DIGIT
 _MASK = np.uint32(_BINS - 1)
+_SMALLEST_SORT = 50_000  # below it, waking threads six times costs more than it gives
 U = np.uint64
 
 
@@ -39,39 +41,44 @@ def compact(tiles, depths, seen, keys, first_of):
     return pairs
 
 
-@kernel("void(int64,uint32[::1],uint32[::1],int32[::1],int32[::1])")
-def sort_by_depth(count, keys, keys_spare, values, values_spare):
-    """Stable ascending sort of values by keys, in place; three counting passes of 11 bits."""
-    n = U(count)
-    starts = np.zeros((3, _BINS), np.int64)
-    for i in range(n):
-        k = keys[i]
-        starts[0, U(k & _MASK)] += 1
-        starts[1, U((k >> np.uint32(11)) & _MASK)] += 1
-        starts[2, U(k >> np.uint32(22))] += 1
-    for p in range(3):
-        total = 0
-        for b in range(_BINS):
-            c = starts[p, b]
-            starts[p, b] = total
-            total += c
-    for i in range(n):
-        b = U(keys[i] & _MASK)
-        j = U(starts[0, b])
-        starts[0, b] += 1
-        keys_spare[j], values_spare[j] = keys[i], values[i]
-    for i in range(n):
-        b = U((keys_spare[i] >> np.uint32(11)) & _MASK)
-        j = U(starts[1, b])
-        starts[1, b] += 1
-        keys[j], values[j] = keys_spare[i], values_spare[i]
-    for i in range(n):
-        b = U(keys[i] >> np.uint32(22))
-        j = U(starts[2, b])
-        starts[2, b] += 1
-        values_spare[j] = values[i]
-    for i in range(n):
-        values[i] = values_spare[i]
+@kernel("void(int64,int64,int64,int64,int64,uint32[::1],int64[:,::1])")
+def _count_digits(piece_start, piece_stop, count, pieces, shift, keys, counts):
+    """counts[piece, digit]"""
+    for p in range(piece_start, piece_stop):
+        for k in range(U(count * p // pieces), U(count * (p + 1) // pieces)):
+            counts[U(p), U((keys[k] >> np.uint32(shift)) & _MASK)] += 1
+
+
+@kernel("void(int64,int64,int64,int64,int64,uint32[::1],int32[::1],int64[:,::1],uint32[::1],int32[::1])")
+def _move_by_digit(piece_start, piece_stop, count, pieces, shift, keys, values, places, keys_out, values_out):
+    """Every key and value to the next place of its piece and digit."""
+    for p in range(piece_start, piece_stop):
+        for k in range(U(count * p // pieces), U(count * (p + 1) // pieces)):
+            digit = U((keys[k] >> np.uint32(shift)) & _MASK)
+            j = U(places[U(p), digit])
+            places[U(p), digit] += 1
+            keys_out[j], values_out[j] = keys[k], values[k]
+
+
+def _count_all(count, pieces, shift, keys, counts) -> None:
+    run_ranges(lambda a, b: _count_digits(a, b, count, pieces, shift, keys, counts), pieces, 1)
+
+
+def _move_all(count, pieces, shift, *arrays) -> None:
+    run_ranges(lambda a, b: _move_by_digit(a, b, count, pieces, shift, *arrays), pieces, 1)
+
+
+def sort_by_depth(count: int, keys: np.ndarray, keys_spare: np.ndarray, values: np.ndarray, values_spare: np.ndarray) -> np.ndarray:
+    """Values [count] in the stable ascending order of their keys, in one of the two arrays; three counting passes of 11 bits."""
+    pieces = thread_count() if count >= _SMALLEST_SORT else 1
+    counts, starts = np.empty((pieces, _BINS), np.int64), np.empty(_BINS + 1, np.int64)
+    for shift in (0, _DIGIT, 2 * _DIGIT):
+        counts.fill(0)
+        _count_all(count, pieces, shift, keys, counts)
+        place_pieces(counts, starts)
+        _move_all(count, pieces, shift, keys, values, counts, keys_spare, values_spare)
+        keys, keys_spare, values, values_spare = keys_spare, keys, values_spare, values
+    return values
 
 
 @kernel("void(int64,int64,int64,int64,int32[::1],int32[:,::1],int64,int64[:,::1])")

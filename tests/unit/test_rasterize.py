@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from engine.gaussians import Gaussians
 from engine.rasterize import rasterize
+from engine.rasterize.tiles import sort_by_depth
 
 WIDTH, HEIGHT = 61, 45  # neither divides into tiles
 IMAGE_TOLERANCE = 5e-6
@@ -100,6 +102,16 @@ def test_the_number_of_threads_does_not_change_a_bit(threads: int, monkeypatch: 
 
     for one, many in zip(bits(1), bits(threads), strict=True):
         assert torch.equal(one.view(torch.int32), many.view(torch.int32))
+
+
+@pytest.mark.parametrize("threads", [1, 3, 8])
+@pytest.mark.parametrize("count", [0, 1, 1000, 70_001])
+def test_the_sort_by_depth_is_stable_on_any_number_of_threads(count: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCENE_SPLATTER_THREADS", str(threads))
+    depths = np.random.default_rng(0).integers(1, 5000, count).astype(np.float32) / 7  # many ties
+    keys, values = depths.view(np.uint32).copy(), np.arange(count, dtype=np.int32)
+    ordered = sort_by_depth(count, keys, np.empty_like(keys), values, np.empty_like(values))
+    assert np.array_equal(ordered, np.argsort(depths, kind="stable"))
 
 
 def test_equal_depths_are_drawn_in_the_order_of_the_gaussians() -> None:
