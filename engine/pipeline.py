@@ -175,7 +175,7 @@ def _latent_coefficient(prior: VideoPrior, latents: Tensor, image: Tensor, cover
     coverage = momentum.pool_to_latent(cover, prior.spec.t_factor, size)
     features_of = prior.features if knobs.similarity == "patch" else (lambda z: z)
     features = features_of(latents)
-    seen = F.adaptive_avg_pool2d(coverage[:, None], features.shape[2:])[:, 0]
+    seen = F.adaptive_avg_pool2d(coverage[:, None], (features.shape[2], features.shape[3]))[:, 0]
     pool = momentum.reference_pool(features, seen, 1 + (settings.path.overlap - 1) // prior.spec.t_factor, knobs.reference_pool)
     reference = torch.cat([features_of(prior.encode(image[None])).flatten(1), pool], dim=1)
     lam = momentum.latent_coefficient(features, reference, knobs.lambda_0)

@@ -39,8 +39,8 @@ class Lpips:
         if where is None:
             return float(sum(layer.mean() for layer in layers))
         size = image.shape[1:]
-        drawn = sum(F.interpolate(layer, size=size, mode="bilinear", align_corners=False)[0, 0][where] for layer in layers)
-        return float(drawn.mean()) if bool(where.any()) else math.nan
+        drawn = [F.interpolate(layer, size=size, mode="bilinear", align_corners=False)[0, 0][where] for layer in layers]
+        return float(torch.stack(drawn).sum(dim=0).mean()) if bool(where.any()) else math.nan
 
     def _layers(self, image: Tensor, truth: Tensor) -> list[Tensor]:
         pairs = zip(self._heads, self._features(image), self._features(truth), strict=True)

@@ -110,8 +110,9 @@ class PatchPrior:
         condition = PatchCondition(2.0 * clip.render - 1.0, trust, mine, others, order, ties, depth)
         padded = [patch_bank.pad_to(v, self.bank[0].factor) for v in (condition.render, trust, mine, others)]
         for f in order:
-            expected = expected_colour(padded[0][f], padded[1][f])
-            condition.queries[f] = [queries_at(scale.factor, *(v[f] for v in padded), expected) for scale in self.bank]
+            render, sure, here, tied = (v[f] for v in padded)
+            expected = expected_colour(render, sure)
+            condition.queries[f] = [queries_at(scale.factor, render, sure, here, tied, expected) for scale in self.bank]
         return condition
 
     def predict(self, x: Tensor, i: int, condition: PatchCondition) -> tuple[Tensor, Tensor]:

@@ -72,8 +72,9 @@ def _load_wheel_kernels(file: Path) -> None:
     if name not in sys.modules:
         loader = importlib.machinery.ExtensionFileLoader(name, str(file))
         spec = importlib.util.spec_from_file_location(name, file, loader=loader)
+        assert spec is not None  # it has its loader
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
         sys.modules[name] = module
 
 
