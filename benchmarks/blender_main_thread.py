@@ -122,8 +122,8 @@ def pictures(bpy: Any) -> None:
     group = bpy.context.scene.scene_splatter
     folder = Path(tempfile.mkdtemp())
     image = bpy.data.images.new("light", 3840, 2160, float_buffer=True)
-    image.filepath_raw, image.file_format = str(folder / "light.exr"), "OPEN_EXR"
-    image.save()
+    bpy.context.scene.render.image_settings.file_format = "OPEN_EXR"
+    image.save_render(str(folder / "light.exr"), scene=bpy.context.scene)
     bpy.data.images.remove(image)
     group.image_path = str(folder / "light.exr")
     row("a 4K EXR picture", milliseconds(lambda: request.save_image(group, folder), 2), "copied")

@@ -30,6 +30,7 @@ UPRIGHT_EULER = (-math.pi / 2, 0.0, 0.0)  # OpenCV's y down, z forward -> Blende
 
 _STORED_SCALE, _STORED_OPACITY, _STORED_ROTATION = "scene_splatter:scale_log", "scene_splatter:opacity_logit", "scene_splatter:rotation"
 _FIELDS = {"FLOAT_VECTOR": "vector", "FLOAT": "value", "QUATERNION": "value", "FLOAT_COLOR": "color", "FLOAT4": "vector"}
+_BLOCK = 1024  # Gaussians
 _SAME = 2e-6  # relative: an activated value closer than this to the stored one's has not been edited
 
 
@@ -43,12 +44,15 @@ class Prepared(NamedTuple):
 def prepare(splats: Splats) -> Prepared:
     """Compute the attributes. Needs no Blender, so it may run in a thread."""
     base = np.concatenate([splats.sh_dc, _sigmoid(splats.opacities_logit)[:, None]], axis=1)
+    rest = np.empty((splats.sh_rest.shape[1], len(splats.means), 3), np.float32)
+    for start in range(0, len(splats.means), _BLOCK):  # block by block: each coefficient of all Gaussians would miss the cache
+        rest[:, start : start + _BLOCK] = splats.sh_rest[start : start + _BLOCK].transpose(1, 0, 2)
     attributes = [
         ("position", "FLOAT_VECTOR", splats.means),
         ("scale", "FLOAT_VECTOR", np.exp(splats.scales_log)),
         ("rotation", "QUATERNION", _normalised(splats.quats)),
         (BASE, "FLOAT4", base),
-        *((coefficient_name(i), "FLOAT_VECTOR", splats.sh_rest[:, i]) for i in range(splats.sh_rest.shape[1])),
+        *((coefficient_name(i), "FLOAT_VECTOR", values) for i, values in enumerate(rest)),
         (_STORED_SCALE, "FLOAT_VECTOR", splats.scales_log),
         (_STORED_OPACITY, "FLOAT", splats.opacities_logit),
         (_STORED_ROTATION, "QUATERNION", splats.quats),
