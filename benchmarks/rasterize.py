@@ -180,8 +180,8 @@ class Inside:
 def threads(args: argparse.Namespace) -> None:
     """What more cores give: wall time, the CPU time that threads add, and Amdahl's limit from the serial share."""
     cores = len(os.sched_getaffinity(0))
-    print(f"\n| forward + backward, ms | wall 1 | wall {cores} | CPU 1 | CPU {cores} | serial share | 2 idle cores at best |")
-    print("|---|---|---|---|---|---|---|")
+    print(f"\n| forward + backward, ms | wall 1 | wall {cores} | CPU 1 | CPU {cores} | speed-up | serial share | 2 idle cores at best |")
+    print("|---|---|---|---|---|---|---|---|")
     for name, scene in scenes(args.quick).items():
         step, inside = forward_backward(ours(scene), scene, time.process_time), Inside()
         cpu_backend.run_ranges = tiles_of_backend.run_ranges = inside
@@ -191,7 +191,8 @@ def threads(args: argparse.Namespace) -> None:
         (wall_n, _), (cpu_n, _), _ = t[str(cores)]
         alone = cpu_1 - parallel
         best = cpu_1 / (alone + (cpu_n - alone) / 2)
-        print(f"| {name} | {wall_1:.0f} | {wall_n:.0f} | {cpu_1:.0f} | {cpu_n:.0f} | {alone / cpu_1:.1%} | {best:.2f}x |", flush=True)
+        times = " | ".join(f"{t:.1f}" for t in (wall_1, wall_n, cpu_1, cpu_n))
+        print(f"| {name} | {times} | {wall_1 / wall_n:.2f}x | {alone / cpu_1:.1%} | {best:.2f}x |", flush=True)
 
 
 def channels(args: argparse.Namespace) -> None:

@@ -75,7 +75,7 @@ def _draw(
     def project(a: int, b: int) -> None:
         projection.project(a, b, *scene, offsets, sh_count, camera, options.flags, records, depths, rects, counts, radii, bad)
 
-    run_ranges(project, n, 4, _SMALLEST)
+    run_ranges(project, n, _RANGES, _SMALLEST)
     if bad[0]:
         raise ValueError("a Gaussian holds values that are not finite, or a quaternion of zero length")
     order, order_spare = spare.empty((n,), np.int32), spare.empty((n,), np.int32)
@@ -84,18 +84,18 @@ def _draw(
     seen = int(first_of[n])
     order = tiles.sort_by_depth(seen, keys, keys_spare, order, order_spare)
     tiles_x, tiles_y = -(-options.width // TILE_W), -(-options.height // TILE_H)
-    pieces = thread_count() * 2
+    pieces = thread_count() * 4
     places = spare.empty((pieces, tiles_x * tiles_y), np.int64)
     places.fill(0)
     tile_first = frame.empty((tiles_x * tiles_y + 1,), np.int64)
     pairs, pairs_of = frame.empty((pair_count,), np.int32), frame.empty((pair_count,), np.int32)
-    run_ranges(lambda a, b: tiles.count_pairs(a, b, seen, pieces, order, rects, tiles_x, places), pieces, 2)
+    run_ranges(lambda a, b: tiles.count_pairs(a, b, seen, pieces, order, rects, tiles_x, places), pieces, 4)
     tiles.place_pieces(places, tile_first)
 
     def fill(a: int, b: int) -> None:
         tiles.fill_pairs(a, b, seen, pieces, order, rects, tiles_x, places, first_of, pairs, pairs_of)
 
-    run_ranges(fill, pieces, 2)
+    run_ranges(fill, pieces, 4)
     spare.close()
     forward = blend.forward_kernel(channels)
     run_ranges(lambda a, b: forward(a, b, tiles_x, tile_first, pairs, records, image), tiles_x * tiles_y, _RANGES)
