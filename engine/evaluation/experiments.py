@@ -122,7 +122,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "without pixel momentum": {"momentum": "latent", "lambda_coverage": False, **_UNSURE},
             "free run alone": {"momentum": "none", "lambda_coverage": False, **_UNSURE},
         },
-        views=_ROOMS,
+        views=(*_ROOMS, "studio"),
     ),
     "lambda_0": Experiment(
         "Where does consistency break, where does generation fail? With the drifting prior",
