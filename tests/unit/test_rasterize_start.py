@@ -134,6 +134,7 @@ def test_wheels_whose_kernels_do_not_fit_are_named_and_never_imported(tmp_path: 
     record.mkdir()
     (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: gsplat\nVersion: {gsplat_backend.VERSION}\n")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "gsplat", raising=False)  # a real one that another test imported
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.delenv(gsplat_backend.CONSENT, raising=False)
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "built"))
