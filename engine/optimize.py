@@ -23,9 +23,9 @@ from torch import Tensor
 
 from .colour import linear_to_srgb
 from .densify import Densify, DensifyState, densify
-from .formats.packing import morton_order
 from .gaussians import Gaussians
 from .losses import Target, photometric_loss, prepare_target
+from .morton import morton_order
 from .rasterize import rasterize
 from .rasterize.adam import Adam
 from .spherical_harmonics import COUNTS

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..morton import morton_order
 from ..sh_rotation import SH_C0
-from .packing import morton_order, smallest_three
+from .packing import smallest_three
 from .ply import provenance
 from .scene import SplatScene, replacing, sigmoid
 

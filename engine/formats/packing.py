@@ -1,26 +1,10 @@
-"""What several small formats do alike: the order of splats, and rotations by their three smallest components."""
+"""What several small formats do alike: rotations by their three smallest components."""
 
 from __future__ import annotations
 
 import numpy as np
 
 _OTHERS = np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])
-
-
-def morton_order(means: np.ndarray) -> np.ndarray:
-    """[n, 3] -> [n] indices along a Z curve of 10 bits an axis, so that neighbours are near each other in the file."""
-    low = means.min(axis=0).astype(np.float64)
-    size = np.maximum(means.max(axis=0) - low, 1e-30)
-    cells = np.minimum((means - low) / size * 1024, 1023).astype(np.uint32)
-    code = _spread(cells[:, 0]) | _spread(cells[:, 1]) << 1 | _spread(cells[:, 2]) << 2
-    return np.argsort(code, kind="stable")
-
-
-def _spread(value: np.ndarray) -> np.ndarray:
-    """10 bits, two zeros put between each and the next."""
-    for shift, mask in ((16, 0x030000FF), (8, 0x0300F00F), (4, 0x030C30C3), (2, 0x09249249)):
-        value = (value | value << np.uint32(shift)) & np.uint32(mask)
-    return value
 
 
 def smallest_three(quats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -23,9 +23,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import UserError
+from ..morton import morton_order
 from ..sh_rotation import COEFFICIENTS, degree_of
 from ..splat_file import Splats
-from .packing import from_smallest_three, morton_order, smallest_three
+from .packing import from_smallest_three, smallest_three
 from .palette import codebook, nearest_level, palette
 from .scene import MOST_SPLATS, Metadata, SplatScene, damaged, logit, read_bytes, replacing, sigmoid
 

@@ -12,7 +12,7 @@ import pytest
 from engine import formats
 from engine.axes import similarity, transform_splats
 from engine.formats import SplatScene, WriteOptions
-from engine.formats.packing import morton_order
+from engine.morton import morton_order
 from engine.splat_file import Splats
 from tests.format_samples import covariances, node_folder, opacity, random_splats, rotation_error, splat_transform
 

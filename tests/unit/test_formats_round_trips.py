@@ -12,8 +12,8 @@ from engine import formats
 from engine.camera_file import CameraPath
 from engine.errors import UserError
 from engine.formats import SplatScene, WriteOptions
-from engine.formats.packing import morton_order
 from engine.formats.scene import DISPLAY, LINEAR, Metadata, linear_to_srgb, srgb_to_linear
+from engine.morton import morton_order
 from engine.sh_rotation import SH_C0, basis, sphere_directions
 from engine.splat_file import Splats
 from tests.format_samples import covariances, opacity, random_splats, rotation_error
