@@ -19,7 +19,7 @@ from .. import model_folder
 from ..errors import UserError
 from . import notation, transformer
 from .base import Clip, Level, PriorSpec
-from .memory import GIB, Demand, Residence, Rung
+from .memory import Demand, Residence, Rung
 from .network import NetworkPrior
 from .transformer import NO_WISHES, Wishes
 
@@ -181,15 +181,9 @@ def _require_size(transformer: nn.Module, size: tuple[int, int], frames: int) ->
 
 def demand(network: nn.Module, vae: nn.Module, frames: int, height: int, width: int, asked: Wishes = NO_WISHES) -> Demand:
     """Memory at a working size."""
-    config: Any = network.config
-    tokens = (1 + (frames - 1) // 4) * (height // 16) * (width // 16)
-    return Demand(
-        denoiser=transformer.weight_bytes(network, asked),
-        companions=model_folder.in_16_bits(vae),
-        branch=_TOKEN_BYTES * config.num_attention_heads * config.attention_head_dim * tokens,
-        decode=max(_DECODER_BYTES * height * width, GIB // 4),
-        can_store_8bit=asked.gguf is None,
-    )
+    tokens, companions = (1 + (frames - 1) // 4) * (height // 16) * (width // 16), model_folder.in_16_bits(vae)
+    decode = _DECODER_BYTES * height * width
+    return transformer.demand(network, asked, companions, tokens=tokens, token_bytes=_TOKEN_BYTES, decode=decode)
 
 
 def load(

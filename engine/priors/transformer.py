@@ -17,7 +17,7 @@ from torch import nn
 from .. import model_folder
 from ..errors import UserError
 from . import lora
-from .memory import Demand, Residence, Rung
+from .memory import GIB, Demand, Residence, Rung
 
 if TYPE_CHECKING:
     from ..settings import SceneSettings
@@ -116,6 +116,18 @@ def weight_bytes(network: nn.Module, asked: Wishes) -> int:
     if asked.gguf is None:
         return model_folder.in_16_bits(network)
     return sum(p.numel() * p.element_size() for p in network.parameters())
+
+
+def demand(network: Any, asked: Wishes, companions: int, *, tokens: int, token_bytes: int, decode: int) -> Demand:
+    """Memory at a working size: `tokens` of a clip, `token_bytes` that each takes a channel, `companions` and `decode` in bytes."""
+    config = network.config
+    return Demand(
+        denoiser=weight_bytes(network, asked),
+        companions=companions,
+        branch=token_bytes * config.num_attention_heads * config.attention_head_dim * tokens,
+        decode=max(decode, GIB // 4),
+        can_store_8bit=asked.gguf is None,
+    )
 
 
 def settle(

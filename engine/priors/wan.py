@@ -24,7 +24,7 @@ from .. import model_folder
 from ..errors import UserError
 from . import notation, transformer
 from .base import Clip, Level, PriorSpec
-from .memory import GIB, Demand, Residence, Rung
+from .memory import Demand, Residence, Rung
 from .network import NetworkPrior
 from .transformer import NO_WISHES, Wishes
 
@@ -205,16 +205,9 @@ def text_embeddings(folder: Path, prompt: str) -> Tensor:
 
 def demand(network: nn.Module, vae: nn.Module, frames: int, height: int, width: int, asked: Wishes = NO_WISHES) -> Demand:
     """Memory at a working size."""
-    config = network.config  # type: ignore[union-attr]
     tokens = ((frames - 1) // 4 + 2) * (height // 16) * (width // 16)
-    channels = config.num_attention_heads * config.attention_head_dim
-    return Demand(
-        denoiser=transformer.weight_bytes(network, asked),
-        companions=2 * model_folder.in_16_bits(vae),  # in 32 bits
-        branch=_TOKEN_BYTES * channels * tokens,
-        decode=max(_DECODER_BYTES * height * width, GIB // 4),
-        can_store_8bit=asked.gguf is None,
-    )
+    companions, decode = 2 * model_folder.in_16_bits(vae), _DECODER_BYTES * height * width  # the VAE in 32 bits
+    return transformer.demand(network, asked, companions, tokens=tokens, token_bytes=_TOKEN_BYTES, decode=decode)
 
 
 def load(
