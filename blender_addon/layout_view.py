@@ -111,13 +111,12 @@ def _tick() -> float:
     return _INTERVAL_S
 
 
-_CLASSES = (SCENESPLATTER_OT_show_colours, SCENESPLATTER_OT_add_crop_box)
+_add_classes, _remove_classes = bpy.utils.register_classes_factory((SCENESPLATTER_OT_show_colours, SCENESPLATTER_OT_add_crop_box))
 
 
 def register() -> None:
     """Add the operators, the scene's choice and, where there is a viewport, the timer."""
-    for cls in _CLASSES:
-        bpy.utils.register_class(cls)
+    _add_classes()
     bpy.types.Scene.scene_splatter_view = bpy.props.EnumProperty(
         name="Layout View", description="How the viewport shows Gaussians; renders are always exact", items=_ITEMS
     )
@@ -130,5 +129,4 @@ def unregister() -> None:
     if bpy.app.timers.is_registered(_tick):
         bpy.app.timers.unregister(_tick)
     del bpy.types.Scene.scene_splatter_view
-    for cls in reversed(_CLASSES):
-        bpy.utils.unregister_class(cls)
+    _remove_classes()

@@ -275,7 +275,7 @@ def _show(job: Job, frame: Tensor, report: Report, stage: str, done: int = 1, to
             np.save(file, images.to_bytes(small))
         os.replace(partial, preview)
     except OSError as error:
-        raise UserError(f"{preview} cannot be written: {error.strerror}.", "Free some space on that disk, then resume.") from error
+        raise UserError(f"{preview} cannot be written: {error.strerror or error}.", "Free some space on that disk, then resume.") from error
     report(stage, done, total, preview=preview)
 
 
