@@ -26,7 +26,9 @@ os.environ["BLENDER_USER_RESOURCES"] = tempfile.mkdtemp(prefix="scene_splatter_"
 
 def load_addon() -> Any:
     """The registered add-on, as the package `scene_splatter`."""
-    spec = importlib.util.spec_from_file_location("scene_splatter", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    spec = importlib.util.spec_from_file_location(
+        "scene_splatter", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
     assert spec is not None and spec.loader is not None
     package = importlib.util.module_from_spec(spec)
     sys.modules["scene_splatter"] = package
@@ -51,7 +53,9 @@ def milliseconds(call: Callable[[], Any], repeats: int = 3) -> Taken:
     for _ in range(repeats):
         clock, computed = time.perf_counter(), time.thread_time()
         call()
-        taken.append(Taken(1e3 * (time.perf_counter() - clock), 1e3 * (time.thread_time() - computed)))
+        taken.append(
+            Taken(1e3 * (time.perf_counter() - clock), 1e3 * (time.thread_time() - computed))
+        )
     return min(taken)
 
 
@@ -64,10 +68,16 @@ def sliced(steps: Generator[Any, None, Any]) -> tuple[Any, Taken, str]:
             next(steps)
         except StopIteration as stop:
             result = (stop.value,)
-        slices.append(Taken(1e3 * (time.perf_counter() - clock), 1e3 * (time.thread_time() - computed)))
+        slices.append(
+            Taken(1e3 * (time.perf_counter() - clock), 1e3 * (time.thread_time() - computed))
+        )
         if result is not None:
             note = f"{len(slices)} slices, {sum(s.computed for s in slices):.0f} ms computed in all"
-            return result[0], Taken(max(s.clock for s in slices), max(s.computed for s in slices)), note
+            return (
+                result[0],
+                Taken(max(s.clock for s in slices), max(s.computed for s in slices)),
+                note,
+            )
 
 
 def row(name: str, taken: Taken, note: str = "") -> None:
@@ -90,34 +100,43 @@ def camera(bpy: Any) -> Any:
 
 def paths(bpy: Any) -> None:
     """The longest slice while 2000 frames are read, and all of it."""
-    from scene_splatter.blender_addon import camera_moves, cameras, coverage
-    from scene_splatter.blender_addon.slices import run
+    from scene_splatter.blender_addon.cameras import conversion, coverage, moves
+    from scene_splatter.blender_addon.jobs.slices import run
 
     scene = bpy.context.scene
-    path, longest, note = sliced(cameras.export_in_slices(scene, scene.camera, range(1, 2001)))
+    path, longest, note = sliced(conversion.export_in_slices(scene, scene.camera, range(1, 2001)))
     row("camera path of 2000 frames, longest slice", longest, note)
     frames = [float(frame) for frame in range(1, 2001)]
-    row("its warnings", milliseconds(lambda: camera_moves.path_warnings(path, frames, scene, scene.camera)))
+    row(
+        "its warnings", milliseconds(lambda: moves.path_warnings(path, frames, scene, scene.camera))
+    )
     depth = np.full((64, 96), 5.0)
-    row("what has to be invented, nine views, one a slice", milliseconds(lambda: run(coverage.invented_in_slices(path, depth))))
+    row(
+        "what has to be invented, nine views, one a slice",
+        milliseconds(lambda: run(coverage.invented_in_slices(path, depth))),
+    )
 
 
 def blockouts(bpy: Any) -> None:
     """The longest slice of the depth of a blockout at 1024 x 576, by its number of triangles."""
-    from scene_splatter.blender_addon import blockout
+    from scene_splatter.blender_addon.cameras import blockout
 
     scene = bpy.context.scene
     for subdivisions in (4, 6, 8):
-        bpy.ops.mesh.primitive_ico_sphere_add(subdivisions=subdivisions, radius=2, location=(0, 6, 1.6))
+        bpy.ops.mesh.primitive_ico_sphere_add(
+            subdivisions=subdivisions, radius=2, location=(0, 6, 1.6)
+        )
         ball = bpy.context.object
-        _, longest, note = sliced(blockout.measure_in_slices(bpy.context, scene.camera, 1, 1024, 576))
+        _, longest, note = sliced(
+            blockout.measure_in_slices(bpy.context, scene.camera, 1, 1024, 576)
+        )
         row(f"blockout of {len(ball.data.polygons):,} triangles, longest slice", longest, note)
         bpy.data.objects.remove(ball)
 
 
 def pictures(bpy: Any) -> None:
     """The picture of a job."""
-    from scene_splatter.blender_addon import request
+    from scene_splatter.blender_addon.jobs import request
 
     group = bpy.context.scene.scene_splatter
     folder = Path(tempfile.mkdtemp())
@@ -133,17 +152,21 @@ def pictures(bpy: Any) -> None:
 
 def imports(bpy: Any) -> None:
     """A finished job's result, when a thread has read it already; without that; and the share of Blender itself."""
-    from scene_splatter.blender_addon import results, splat_object
-    from scene_splatter.engine.splat_file import Splats, write_ply
+    from scene_splatter.blender_addon.jobs import results
+    from scene_splatter.blender_addon.splats import splat_object
+    from scene_splatter.engine.bridge.splat_file import Splats, write_ply
 
     draw = np.random.default_rng(0)
     path = Path(tempfile.mkdtemp()) / "scene_linear.ply"
     for count, k in ((30_000, 0), (30_000, 0), (1_000_000, 0), (1_000_000, 15)):
         splats = Splats(
-            draw.normal(size=(count, 3)).astype(np.float32), draw.normal(size=(count, 4)).astype(np.float32),
-            np.full((count, 3), -4, np.float32), np.ones(count, np.float32),
-            draw.normal(size=(count, 3)).astype(np.float32), draw.normal(size=(count, k, 3)).astype(np.float32),
-        )  # fmt: skip
+            draw.normal(size=(count, 3)).astype(np.float32),
+            draw.normal(size=(count, 4)).astype(np.float32),
+            np.full((count, 3), -4, np.float32),
+            np.ones(count, np.float32),
+            draw.normal(size=(count, 3)).astype(np.float32),
+            draw.normal(size=(count, k, 3)).astype(np.float32),
+        )
         write_ply(path, splats, ("scene_splatter blending linear",))
 
         def run_import(path: Path = path) -> None:
@@ -158,7 +181,11 @@ def imports(bpy: Any) -> None:
         bpy.data.pointclouds.remove(bpy.data.pointclouds[-1])
         degree = f", SH degree {math.isqrt(k + 1) - 1}" if k else ""
         name = f"import of {count:,} Gaussians{degree}{', the first of a file: its nodes are made' if first else ''}"
-        row(name, ahead, f"{whole.clock:.0f} and {whole.computed:.0f} ms with reading, as from the menu")
+        row(
+            name,
+            ahead,
+            f"{whole.clock:.0f} and {whole.computed:.0f} ms with reading, as from the menu",
+        )
 
 
 def main() -> None:

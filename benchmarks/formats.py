@@ -1,6 +1,6 @@
 """How long does a million splats take to write and read in each format, and how large is the file?
 
-    python benchmarks/formats.py [COUNT] [DEGREE] [ENDING ...]
+python benchmarks/formats.py [COUNT] [DEGREE] [ENDING ...]
 """
 
 from __future__ import annotations
@@ -16,11 +16,22 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine import formats
-from engine.errors import UserError
+from engine.bridge.errors import UserError
+from engine.bridge.splat_file import Splats
 from engine.formats import SplatScene, WriteOptions
-from engine.splat_file import Splats
 
-ENDINGS = (".ply", ".compressed.ply", ".splat", ".spz v3", ".spz v4", ".glb", ".glb spz", ".usdc", ".usda", ".sog")
+ENDINGS = (
+    ".ply",
+    ".compressed.ply",
+    ".splat",
+    ".spz v3",
+    ".spz v4",
+    ".glb",
+    ".glb spz",
+    ".usdc",
+    ".usda",
+    ".sog",
+)
 
 
 def trained_like(count: int, degree: int) -> Splats:
@@ -43,7 +54,9 @@ def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
     degree = int(sys.argv[2]) if len(sys.argv) > 2 else 3
     scene = SplatScene(trained_like(count, degree))
-    sys.stdout.write(f"{count} splats, SH degree {degree}\n\n| format | write, s | of it CPU | read, s | of it CPU | MB |\n")
+    sys.stdout.write(
+        f"{count} splats, SH degree {degree}\n\n| format | write, s | of it CPU | read, s | of it CPU | MB |\n"
+    )
     sys.stdout.write("|---|---|---|---|---|---|\n")
     with tempfile.TemporaryDirectory() as folder:
         for name in sys.argv[3:] or ENDINGS:
@@ -61,10 +74,14 @@ def main() -> None:
             formats.read(path)
             took, took_cpu = time.perf_counter() - start, time.process_time() - start_cpu
             megabytes = path.stat().st_size / 1e6
-            sys.stdout.write(f"| {name} | {wrote:.2f} | {wrote_cpu:.2f} | {took:.2f} | {took_cpu:.2f} | {megabytes:.1f} |\n")
+            sys.stdout.write(
+                f"| {name} | {wrote:.2f} | {wrote_cpu:.2f} | {took:.2f} | {took_cpu:.2f} | {megabytes:.1f} |\n"
+            )
             sys.stdout.flush()
             path.unlink()
-    sys.stdout.write(f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB\n")
+    sys.stdout.write(
+        f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB\n"
+    )
 
 
 if __name__ == "__main__":

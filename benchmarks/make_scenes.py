@@ -57,7 +57,11 @@ def start(samples: int, denoise: bool, exposure: float) -> None:
     scene.cycles.use_denoising = denoise
     scene.cycles.seed = 0
     scene.cycles.max_bounces = 4
-    scene.render.resolution_x, scene.render.resolution_y, scene.render.resolution_percentage = WIDTH, HEIGHT, 100
+    scene.render.resolution_x, scene.render.resolution_y, scene.render.resolution_percentage = (
+        WIDTH,
+        HEIGHT,
+        100,
+    )
     scene.render.use_persistent_data = True
     scene.render.image_settings.file_format = "PNG"
     scene.render.image_settings.color_mode = "RGB"
@@ -112,7 +116,9 @@ def cast(tree: BVHTree, camera: Matrix, K: np.ndarray) -> Hits:
     points, depth = np.zeros((HEIGHT, WIDTH, 3)), np.full((HEIGHT, WIDTH), np.inf)
     for y in range(HEIGHT):
         for x in range(WIDTH):
-            ray = turn @ Vector(((x + 0.5 - K[0, 2]) / K[0, 0], -(y + 0.5 - K[1, 2]) / K[1, 1], -1.0))
+            ray = turn @ Vector(
+                ((x + 0.5 - K[0, 2]) / K[0, 0], -(y + 0.5 - K[1, 2]) / K[1, 1], -1.0)
+            )
             at = tree.ray_cast(origin, ray.normalized())[0]
             points[y, x] = origin + 1e5 * ray if at is None else at
             if at is not None:
@@ -123,7 +129,9 @@ def cast(tree: BVHTree, camera: Matrix, K: np.ndarray) -> Hits:
 def seen_from(tree: BVHTree, first: Matrix, K: np.ndarray, hits: Hits) -> np.ndarray:
     """[h, w] bool: which of another camera's points lie in the first camera's picture and are not hidden there."""
     origin = first.to_translation()
-    local = np.concatenate([hits.points, np.ones((HEIGHT, WIDTH, 1))], axis=2) @ np.array((_OPENCV @ first.inverted()).transposed())
+    local = np.concatenate([hits.points, np.ones((HEIGHT, WIDTH, 1))], axis=2) @ np.array(
+        (_OPENCV @ first.inverted()).transposed()
+    )
     z = np.maximum(local[..., 2], 1e-9)
     u, v = K[0, 0] * local[..., 0] / z + K[0, 2], K[1, 1] * local[..., 1] / z + K[1, 2]
     inside = (local[..., 2] > 1e-3) & (u >= 0) & (u < WIDTH) & (v >= 0) & (v < HEIGHT)
@@ -161,8 +169,17 @@ def save_mask(mask: np.ndarray, file: Path) -> None:
 
 
 def write_path(file: Path, K: np.ndarray, cameras: list[Matrix]) -> None:
-    frames = [{"K": K.tolist(), "world_from_camera": _rounded(camera @ _OPENCV)} for camera in cameras]
-    head = {"format": "scene_splatter_camera_path", "version": 1, "fps": 12.0, "width": WIDTH, "height": HEIGHT, "unit": "m"}
+    frames = [
+        {"K": K.tolist(), "world_from_camera": _rounded(camera @ _OPENCV)} for camera in cameras
+    ]
+    head = {
+        "format": "scene_splatter_camera_path",
+        "version": 1,
+        "fps": 12.0,
+        "width": WIDTH,
+        "height": HEIGHT,
+        "unit": "m",
+    }
     file.write_text(json.dumps({**head, "frames": frames}) + "\n", encoding="utf-8")
 
 
@@ -171,7 +188,9 @@ def _rounded(matrix: Matrix) -> list[list[float]]:
     return [[round(x, 7) for x in row] for row in matrix]
 
 
-def make(folder: Path, view: View, build: Callable[[], None], samples: int, denoise: bool) -> dict[str, float]:
+def make(
+    folder: Path, view: View, build: Callable[[], None], samples: int, denoise: bool
+) -> dict[str, float]:
     """Render one scene into its folder. Returns the share of unseen pixels in the last frame of each path."""
     start(samples, denoise, view.exposure)
     build()
@@ -195,7 +214,9 @@ def make(folder: Path, view: View, build: Callable[[], None], samples: int, deno
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "scenes")
     parser.add_argument("--only", nargs="+", choices=tuple(SCENES), default=tuple(SCENES))
     parser.add_argument("--samples", type=int, default=16)
@@ -206,7 +227,10 @@ def main() -> None:
         view, build = SCENES[name]
         unseen = make(args.out / name, view, build, args.samples, not args.no_denoise)
         shares = ", ".join(f"{path} {share:.0%}" for path, share in unseen.items())
-        print(f"{name}: unseen in the last frame: {shares}; {time.perf_counter() - before:.0f} s", flush=True)
+        print(
+            f"{name}: unseen in the last frame: {shares}; {time.perf_counter() - before:.0f} s",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

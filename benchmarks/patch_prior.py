@@ -24,10 +24,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.images import load_image, save_png
+from engine.media.images import load_image, save_png
 from engine.priors.base import Clip
-from engine.priors.patch import PatchPrior
-from engine.priors.patch_warp import draw_into, project
+from engine.priors.patch.prior import PatchPrior
+from engine.priors.patch.warp import draw_into, project
 
 
 def working_size(picture: Tensor, width: int) -> Tensor:
@@ -36,7 +36,9 @@ def working_size(picture: Tensor, width: int) -> Tensor:
     target = min(h, round(w * 9 / 16))
     top = (h - target) // 2
     cut = picture[:, top : top + target]
-    return F.interpolate(cut[None], size=(round(width * 9 / 16), width), mode="bilinear", antialias=True)[0].clamp(0, 1)
+    return F.interpolate(
+        cut[None], size=(round(width * 9 / 16), width), mode="bilinear", antialias=True
+    )[0].clamp(0, 1)
 
 
 def intrinsics(h: int, w: int, fov_deg: float = 60.0) -> Tensor:
@@ -49,7 +51,11 @@ def scene_depth(h: int, w: int, K: Tensor) -> Tensor:
     y, x = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
     slope = (y - 0.45 * h) / K[1, 1]
     depth = torch.where(slope > 1.6 / 12, 1.6 / slope.clamp(min=1e-4), torch.full_like(slope, 12.0))
-    return torch.where(((x / w - 0.6) / 0.09) ** 2 + ((y / h - 0.62) / 0.18) ** 2 < 1, torch.full_like(depth, 2.5), depth)
+    return torch.where(
+        ((x / w - 0.6) / 0.09) ** 2 + ((y / h - 0.62) / 0.18) ** 2 < 1,
+        torch.full_like(depth, 2.5),
+        depth,
+    )
 
 
 def travelling_clip(picture: Tensor, frames: int, path_m: float = 1.5) -> Clip:
@@ -61,18 +67,30 @@ def travelling_clip(picture: Tensor, frames: int, path_m: float = 1.5) -> Clip:
     cameras[:, 0, 3] = torch.linspace(0, path_m, frames)
     renders, knowns, depths = [], [], []
     for camera in cameras:
-        seen, source = draw_into(project(depth, K, torch.eye(4), K, camera), whole, (h, w), z_ratio=1.12)
+        seen, source = draw_into(
+            project(depth, K, torch.eye(4), K, camera), whole, (h, w), z_ratio=1.12
+        )
         known = torch.isfinite(seen)
         renders.append(look_up(picture, source) * known)
         knowns.append(known.float()[None])
         depths.append(torch.where(known, seen, torch.zeros(()))[None])
-    return Clip(picture, torch.stack(renders), torch.stack(knowns), torch.stack(depths), K.expand(frames, 3, 3), cameras, "")
+    return Clip(
+        picture,
+        torch.stack(renders),
+        torch.stack(knowns),
+        torch.stack(depths),
+        K.expand(frames, 3, 3),
+        cameras,
+        "",
+    )
 
 
 def look_up(picture: Tensor, source: Tensor) -> Tensor:
     h, w = source.shape[:2]
     grid = torch.stack([source[..., 0] / w, source[..., 1] / h], dim=-1) * 2 - 1
-    return F.grid_sample(picture[None], grid[None], mode="bicubic", padding_mode="border", align_corners=False)[0].clamp(0, 1)
+    return F.grid_sample(
+        picture[None], grid[None], mode="bicubic", padding_mode="border", align_corners=False
+    )[0].clamp(0, 1)
 
 
 def generate(prior: PatchPrior, clip: Clip, runs: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -107,7 +125,15 @@ def hidden(picture: Tensor) -> tuple[Clip, Tensor]:
     known = ((x < 0.75) & (((x - 0.35) / 0.08) ** 2 + ((y - 0.6) / 0.2) ** 2 > 1)).float()[None]
     cut, bank = int(0.75 * w), picture.clone()
     bank[:, :, cut:] = picture[:, :, 2 * cut - w : cut].flip(-1)
-    clip = Clip(bank, (picture * known)[None], known[None], torch.full((1, 1, h, w), 5.0), intrinsics(h, w)[None], torch.eye(4)[None], "")
+    clip = Clip(
+        bank,
+        (picture * known)[None],
+        known[None],
+        torch.full((1, 1, h, w), 5.0),
+        intrinsics(h, w)[None],
+        torch.eye(4)[None],
+        "",
+    )
     return clip, bank
 
 
@@ -125,18 +151,29 @@ def warp_error(frames: Tensor, clip: Clip, depth: Tensor) -> float:
     unknown, hop, errors = clip.known < 0.5, max(1, frames.shape[0] // 4), []
     for g in range(frames.shape[0] - hop):
         f = g + hop
-        points = project(depth[f, 0], clip.K[f], clip.world_from_camera[f], clip.K[g], clip.world_from_camera[g])
+        points = project(
+            depth[f, 0], clip.K[f], clip.world_from_camera[f], clip.K[g], clip.world_from_camera[g]
+        )
         seen, source = draw_into(points, unknown[f, 0], (frames.shape[2], frames.shape[3]))
         both = torch.isfinite(seen) & unknown[g, 0]
         if int(both.sum()) > 50:
-            errors.append(float(((look_up(frames[f], source) - frames[g]).abs() * both).sum() / (3 * both.sum())))
+            errors.append(
+                float(
+                    ((look_up(frames[f], source) - frames[g]).abs() * both).sum() / (3 * both.sum())
+                )
+            )
     return sum(errors) / max(len(errors), 1)
 
 
 def alone(prior: PatchPrior, clip: Clip) -> Tensor:
     """Every frame as a clip of its own, with noise of its own: [f, 3, h, w]."""
     fields = (clip.render, clip.known, clip.depth, clip.K, clip.world_from_camera)
-    return torch.cat([generate(prior, Clip(clip.image, *(v[f : f + 1] for v in fields), ""), 1, f)[0] for f in range(clip.render.shape[0])])
+    return torch.cat(
+        [
+            generate(prior, Clip(clip.image, *(v[f : f + 1] for v in fields), ""), 1, f)[0]
+            for f in range(clip.render.shape[0])
+        ]
+    )
 
 
 def measure(path: Path, arguments: argparse.Namespace) -> str:
@@ -157,12 +194,22 @@ def measure(path: Path, arguments: argparse.Namespace) -> str:
     apart = math.nan
     if not arguments.quick:
         few = list(range(0, arguments.frames, max(1, arguments.frames // 4)))
-        sparse = Clip(clip.image, *(v[few] for v in (clip.render, clip.known, clip.depth, clip.K, clip.world_from_camera)), "")
+        sparse = Clip(
+            clip.image,
+            *(
+                v[few]
+                for v in (clip.render, clip.known, clip.depth, clip.K, clip.world_from_camera)
+            ),
+            "",
+        )
         apart = warp_error(alone(PatchPrior(picture), sparse), sparse, depth[few])
     if arguments.strips:
         arguments.strips.mkdir(parents=True, exist_ok=True)
         rows = [torch.cat([single.render[0], filled[0]], dim=2)]
-        rows += [torch.cat([clip.render[f], frames[f]], dim=2) for f in (arguments.frames // 2, arguments.frames - 1)]
+        rows += [
+            torch.cat([clip.render[f], frames[f]], dim=2)
+            for f in (arguments.frames // 2, arguments.frames - 1)
+        ]
         save_png(arguments.strips / f"{path.stem}.png", torch.cat(rows, dim=1))
     return (
         f"| {path.stem} | {cells[0]:.1f} / {cells[1]:.1f} | {shares[0]:.2f} / {shares[1]:.2f} | {together:.4f} / {apart:.4f} "
@@ -171,14 +218,22 @@ def measure(path: Path, arguments: argparse.Namespace) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("pictures", nargs="+", type=Path)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--frames", type=int, default=25)
-    parser.add_argument("--strips", type=Path, help="write a picture of every case into this folder")
+    parser.add_argument(
+        "--strips", type=Path, help="write a picture of every case into this folder"
+    )
     parser.add_argument("--quick", action="store_true", help="without the frames made alone")
     arguments = parser.parse_args()
-    compared = ("PSNR dB, prior / smooth", "gradient energy, prior / smooth", "warp error, clip / alone")
+    compared = (
+        "PSNR dB, prior / smooth",
+        "gradient energy, prior / smooth",
+        "warp error, clip / alone",
+    )
     titles = ("picture", *compared, "unknown", "wall s", "CPU s")
     print("|", " | ".join(titles), "|")
     print("|---" * len(titles) + "|")

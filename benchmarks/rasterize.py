@@ -23,7 +23,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # idle OpenMP threads of torch spin and spoil everybody's times
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # idle OpenMP threads of torch spin and spoil everybody's times
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import itertools
@@ -31,13 +33,13 @@ import itertools
 import torch
 
 from benchmarks import torch_tiles
-from engine.gaussians import Gaussians, sh_dc_from_colour
-from engine.losses import photometric_loss, photometric_loss_torch, prepare_target
-from engine.optimize import RECIPES, refine
-from engine.rasterize import cpu as cpu_backend
+from engine.method.losses import photometric_loss, photometric_loss_torch, prepare_target
+from engine.method.refine import RECIPES, refine
 from engine.rasterize import gsplat_backend, rasterize
-from engine.rasterize import tiles as tiles_of_backend
-from engine.rasterize.adam import Adam
+from engine.rasterize.cpu import backend as cpu_backend
+from engine.rasterize.cpu import tiles as tiles_of_backend
+from engine.rasterize.kernels.adam import Adam
+from engine.scene.gaussians import Gaussians, sh_dc_from_colour
 
 SIZES = ((256, 160, 20_000), (512, 288, 200_000), (1024, 576, 1_000_000))
 Scene = tuple[Gaussians, torch.Tensor, torch.Tensor, int, int]
@@ -52,9 +54,13 @@ def random_scene(n: int, width: int, height: int, degree: int = 3) -> Scene:
     scales = (1.5 * z / f).log()[:, None] + 0.4 * torch.randn(n, 3, generator=g)
     rest = 0.1 * torch.randn(n, (degree + 1) ** 2 - 1, 3, generator=g)
     gaussians = Gaussians(
-        torch.stack([x, y, z], 1), torch.randn(n, 4, generator=g), scales, 1.5 * torch.randn(n, generator=g),
-        0.8 * torch.randn(n, 3, generator=g), rest,
-    )  # fmt: skip
+        torch.stack([x, y, z], 1),
+        torch.randn(n, 4, generator=g),
+        scales,
+        1.5 * torch.randn(n, generator=g),
+        0.8 * torch.randn(n, 3, generator=g),
+        rest,
+    )
     return gaussians, _K(width, height), torch.eye(4)[None], width, height
 
 
@@ -63,14 +69,22 @@ def depth_scene(width: int, height: int, degree: int = 3) -> Scene:
     g = torch.Generator().manual_seed(0)
     f, n = 0.8 * width, width * height
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    z = (3 + 0.8 * torch.sin(9 * x / width) + 0.6 * torch.cos(7 * y / height) + (x > width / 2)).reshape(-1)
-    means = torch.stack([(x.reshape(-1) - width / 2) / f * z, (y.reshape(-1) - height / 2) / f * z, z], 1)
+    z = (
+        3 + 0.8 * torch.sin(9 * x / width) + 0.6 * torch.cos(7 * y / height) + (x > width / 2)
+    ).reshape(-1)
+    means = torch.stack(
+        [(x.reshape(-1) - width / 2) / f * z, (y.reshape(-1) - height / 2) / f * z, z], 1
+    )
     quats = torch.zeros(n, 4)
     quats[:, 0] = 1
     gaussians = Gaussians(
-        means, quats, (0.7 * z / f).log()[:, None].repeat(1, 3), torch.logit(0.9 + 0.08 * torch.rand(n, generator=g)),
-        sh_dc_from_colour(torch.rand(n, 3, generator=g)), 0.1 * torch.randn(n, (degree + 1) ** 2 - 1, 3, generator=g),
-    )  # fmt: skip
+        means,
+        quats,
+        (0.7 * z / f).log()[:, None].repeat(1, 3),
+        torch.logit(0.9 + 0.08 * torch.rand(n, generator=g)),
+        sh_dc_from_colour(torch.rand(n, 3, generator=g)),
+        0.1 * torch.randn(n, (degree + 1) ** 2 - 1, 3, generator=g),
+    )
     camera_from_world = torch.eye(4)[None].clone()
     camera_from_world[0, 0, 3], camera_from_world[0, 2, 3] = 0.15, -0.1
     return gaussians, _K(width, height), camera_from_world, width, height
@@ -81,7 +95,9 @@ def _K(width: int, height: int) -> torch.Tensor:
     return torch.tensor([[[f, 0, width / 2], [0, f, height / 2], [0, 0, 1]]])
 
 
-def interleaved(contenders: dict[str, Callable[[], tuple[float, ...]]], rounds: int) -> dict[str, list[tuple[float, float]]]:
+def interleaved(
+    contenders: dict[str, Callable[[], tuple[float, ...]]], rounds: int
+) -> dict[str, list[tuple[float, float]]]:
     """(median, least) milliseconds of each stage of each contender; a contender times itself."""
     times: dict[str, list[tuple[float, ...]]] = {name: [] for name in contenders}
     for i in range(rounds + 1):
@@ -89,7 +105,10 @@ def interleaved(contenders: dict[str, Callable[[], tuple[float, ...]]], rounds: 
             stages = run()
             if i:
                 times[name].append(stages)
-    return {n: [(1e3 * statistics.median(s), 1e3 * min(s)) for s in zip(*rows, strict=True)] for n, rows in times.items()}
+    return {
+        n: [(1e3 * statistics.median(s), 1e3 * min(s)) for s in zip(*rows, strict=True)]
+        for n, rows in times.items()
+    }
 
 
 def forward_backward(
@@ -131,7 +150,16 @@ def _peer(path: str, scene: Scene) -> Callable[[Gaussians], torch.Tensor]:
     spec.loader.exec_module(module)
     _, K, w2c, width, height = scene
     return lambda g: module.render(
-        g.means, g.quats, g.scales_log.exp(), torch.sigmoid(g.opacities_logit), g.sh_dc, g.sh_rest, K[0], w2c[0], width, height
+        g.means,
+        g.quats,
+        g.scales_log.exp(),
+        torch.sigmoid(g.opacities_logit),
+        g.sh_dc,
+        g.sh_rest,
+        K[0],
+        w2c[0],
+        width,
+        height,
     )
 
 
@@ -144,7 +172,9 @@ def scenes(quick: bool) -> dict[str, Scene]:
 def compare(args: argparse.Namespace) -> None:
     """Ours against torch tiles (and a peer), one thread."""
     os.environ["SCENE_SPLATTER_THREADS"] = "1"
-    print("| scene, 1 thread, CPU ms, median (least) | forward | forward + backward | (f+b)/f | torch tiles / ours f, f+b |")
+    print(
+        "| scene, 1 thread, CPU ms, median (least) | forward | forward + backward | (f+b)/f | torch tiles / ours f, f+b |"
+    )
     print("|---|---|---|---|---|")
     for name, scene in scenes(args.quick).items():
         contenders = {"ours": forward_backward(ours(scene), scene, time.process_time)}
@@ -154,8 +184,13 @@ def compare(args: argparse.Namespace) -> None:
             contenders["peer"] = forward_backward(_peer(args.peer, scene), scene, time.process_time)
         t = interleaved(contenders, args.rounds)
         for who, ((f, f0), (b, b0)) in t.items():
-            ratio = "" if who == "ours" else f"{f / t['ours'][0][0]:.1f}x, {b / t['ours'][1][0]:.1f}x"
-            print(f"| {name}, {who} | {f:.1f} ({f0:.1f}) | {b:.1f} ({b0:.1f}) | {b / f:.2f} | {ratio} |", flush=True)
+            ratio = (
+                "" if who == "ours" else f"{f / t['ours'][0][0]:.1f}x, {b / t['ours'][1][0]:.1f}x"
+            )
+            print(
+                f"| {name}, {who} | {f:.1f} ({f0:.1f}) | {b:.1f} ({b0:.1f}) | {b / f:.2f} | {ratio} |",
+                flush=True,
+            )
 
 
 class Inside:
@@ -184,25 +219,34 @@ class Inside:
 def threads(args: argparse.Namespace) -> None:
     """What more cores give: wall time, the CPU time that threads add, and Amdahl's limit from the serial share."""
     cores = len(os.sched_getaffinity(0))
-    print(f"\n| forward + backward, ms | wall 1 | wall {cores} | CPU 1 | CPU {cores} | speed-up | serial share | 2 idle cores at best |")
+    print(
+        f"\n| forward + backward, ms | wall 1 | wall {cores} | CPU 1 | CPU {cores} | speed-up | serial share | 2 idle cores at best |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for name, scene in scenes(args.quick).items():
         step, inside = forward_backward(ours(scene), scene, time.process_time), Inside()
         cpu_backend.run_ranges = tiles_of_backend.run_ranges = inside
-        t = interleaved({str(n): functools.partial(inside.measure, n, step) for n in (1, cores)}, args.rounds)
+        t = interleaved(
+            {str(n): functools.partial(inside.measure, n, step) for n in (1, cores)}, args.rounds
+        )
         cpu_backend.run_ranges = tiles_of_backend.run_ranges = inside.original
         (wall_1, _), (cpu_1, _), (parallel, _) = t["1"]
         (wall_n, _), (cpu_n, _), _ = t[str(cores)]
         alone = cpu_1 - parallel
         best = cpu_1 / (alone + (cpu_n - alone) / 2)
         times = " | ".join(f"{t:.1f}" for t in (wall_1, wall_n, cpu_1, cpu_n))
-        print(f"| {name} | {times} | {wall_1 / wall_n:.2f}x | {alone / cpu_1:.1%} | {best:.2f}x |", flush=True)
+        print(
+            f"| {name} | {times} | {wall_1 / wall_n:.2f}x | {alone / cpu_1:.1%} | {best:.2f}x |",
+            flush=True,
+        )
 
 
 def channels(args: argparse.Namespace) -> None:
     """Colour alone against colour + depth + 3 extra channels in one pass."""
     os.environ["SCENE_SPLATTER_THREADS"] = "1"
-    print("\n| scene, 1 thread, CPU ms f+b | colour | + depth + 3 extra | ratio |\n|---|---|---|---|")
+    print(
+        "\n| scene, 1 thread, CPU ms f+b | colour | + depth + 3 extra | ratio |\n|---|---|---|---|"
+    )
     for name, scene in scenes(args.quick).items():
         extra = torch.rand(scene[0].count, 3)
 
@@ -210,7 +254,13 @@ def channels(args: argparse.Namespace) -> None:
             rendering = rasterize(g, *scene[1:], extra=extra.requires_grad_())
             return torch.cat([rendering.rgb, rendering.depth, rendering.extra], -1)
 
-        t = interleaved({k: forward_backward(d, scene, time.process_time) for k, d in (("c", ours(scene)), ("e", both))}, args.rounds)
+        t = interleaved(
+            {
+                k: forward_backward(d, scene, time.process_time)
+                for k, d in (("c", ours(scene)), ("e", both))
+            },
+            args.rounds,
+        )
         c, e = t["c"][1][0], t["e"][1][0]
         print(f"| {name} | {c:.1f} | {e:.1f} | {e / c:.2f} |", flush=True)
 
@@ -223,7 +273,9 @@ def loss_and_adam(args: argparse.Namespace) -> None:
         x, y = torch.rand(3, h, w), torch.rand(3, h, w)
         target = prepare_target(y)
 
-        def timed(f: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor = x) -> Callable[[], tuple[float, ...]]:
+        def timed(
+            f: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor = x
+        ) -> Callable[[], tuple[float, ...]]:
             def run() -> tuple[float, ...]:
                 leaf, a = x.clone().requires_grad_(), time.process_time()
                 f(leaf).backward()
@@ -231,16 +283,31 @@ def loss_and_adam(args: argparse.Namespace) -> None:
 
             return run
 
-        forms = {"f": lambda i, t=target: photometric_loss(i, t), "t": lambda i, y=y: photometric_loss_torch(i, y)}
+        forms = {
+            "f": lambda i, t=target: photometric_loss(i, t),
+            "t": lambda i, y=y: photometric_loss_torch(i, y),
+        }
         t = interleaved({k: timed(f) for k, f in forms.items()}, args.rounds)
-        print(f"| {w}x{h} | {t['f'][0][0]:.2f} | {t['t'][0][0]:.1f} | {t['t'][0][0] / t['f'][0][0]:.1f}x |", flush=True)
-    print("\n| training step, SH 3, 1 thread, CPU ms | draw | loss | backward | Adam | loss + Adam, share |\n|---|---|---|---|---|---|")
+        print(
+            f"| {w}x{h} | {t['f'][0][0]:.2f} | {t['t'][0][0]:.1f} | {t['t'][0][0] / t['f'][0][0]:.1f}x |",
+            flush=True,
+        )
+    print(
+        "\n| training step, SH 3, 1 thread, CPU ms | draw | loss | backward | Adam | loss + Adam, share |\n|---|---|---|---|---|---|"
+    )
     for name, scene in scenes(args.quick).items():
-        d, loss, b, a = (m for m, _ in interleaved({"step": training_step(scene)}, args.rounds)["step"])
-        print(f"| {name} | {d:.1f} | {loss:.1f} | {b:.1f} | {a:.1f} | {(loss + a) / (d + loss + b + a):.0%} |", flush=True)
+        d, loss, b, a = (
+            m for m, _ in interleaved({"step": training_step(scene)}, args.rounds)["step"]
+        )
+        print(
+            f"| {name} | {d:.1f} | {loss:.1f} | {b:.1f} | {a:.1f} | {(loss + a) / (d + loss + b + a):.0%} |",
+            flush=True,
+        )
 
 
-def training_step(scene: Scene, clock: Callable[[], float] = time.process_time) -> Callable[[], tuple[float, ...]]:
+def training_step(
+    scene: Scene, clock: Callable[[], float] = time.process_time
+) -> Callable[[], tuple[float, ...]]:
     """Stages draw, loss with its gradient, backward, Adam, on the scene's device. The CPU's loss computes its gradient with its value."""
     params = scene[0].map(lambda t: t.clone().requires_grad_())
     optimizer = Adam([{"params": [t], "lr": 1e-6} for t in params], 1e-15)
@@ -249,7 +316,11 @@ def training_step(scene: Scene, clock: Callable[[], float] = time.process_time) 
 
     def run() -> tuple[float, ...]:
         marks = [clock()]
-        image = rasterize(params, K, camera_from_world, width, height, depth=False).rgb[0].permute(2, 0, 1)
+        image = (
+            rasterize(params, K, camera_from_world, width, height, depth=False)
+            .rgb[0]
+            .permute(2, 0, 1)
+        )
         marks.append(clock())
         loss = photometric_loss(image, target)
         marks.append(clock())
@@ -270,14 +341,19 @@ def cuda(args: argparse.Namespace) -> None:
         print(f"\ngsplat on CUDA: not measured: {reason}")
         return
     name = torch.cuda.get_device_name()
-    print(f"\n| {name}, SH 3, wall ms, median (least) | render alone | draw | loss | backward | Adam |\n|---|---|---|---|---|---|")
+    print(
+        f"\n| {name}, SH 3, wall ms, median (least) | render alone | draw | loss | backward | Adam |\n|---|---|---|---|---|---|"
+    )
 
     def clock() -> float:
         torch.cuda.synchronize()
         return time.perf_counter()
 
     w, h, n = SIZES[0 if args.quick else 2]
-    for label, (gaussians, K, camera_from_world, *size) in (("random", random_scene(n, w, h)), ("one per pixel", depth_scene(w, h))):
+    for label, (gaussians, K, camera_from_world, *size) in (
+        ("random", random_scene(n, w, h)),
+        ("one per pixel", depth_scene(w, h)),
+    ):
         scene = (gaussians.map(torch.Tensor.cuda), K.cuda(), camera_from_world.cuda(), *size)
 
         def render(scene: Scene = scene) -> tuple[float]:
@@ -295,7 +371,7 @@ def start_up(args: argparse.Namespace) -> None:
     """Cold compile and cached first render with its gradient, each in a fresh process, after torch and numba are imported."""
     code = (
         "import time, torch; now = lambda: (time.process_time(), time.perf_counter()); a = now(); import numba; b = now(); "
-        "from engine.gaussians import Gaussians; from engine.rasterize import rasterize; "
+        "from engine.scene.gaussians import Gaussians; from engine.rasterize import rasterize; "
         "g = Gaussians(torch.rand(100, 3) + 1, torch.rand(100, 4), torch.zeros(100, 3) - 3, torch.zeros(100), torch.rand(100, 3), "
         "torch.zeros(100, 0, 3)); "
         "r = rasterize(g.map(lambda t: t.requires_grad_()), torch.tensor([[[50., 0, 32], [0, 50, 32], [0, 0, 1]]]), torch.eye(4)[None], "
@@ -305,20 +381,42 @@ def start_up(args: argparse.Namespace) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "NUMBA_CACHE_DIR": folder}
-        for label in ("cold: compile, draw, differentiate", "cached, first process", "cached, second", "cached, third"):
+        for label in (
+            "cold: compile, draw, differentiate",
+            "cached, first process",
+            "cached, second",
+            "cached, third",
+        ):
             out = subprocess.run(
-                [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+                [sys.executable, "-c", code],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=True,
+                cwd=Path(__file__).parents[1],
             ).stdout.split()
             numba_cpu, numba_wall, cpu, wall = map(float, out)
-            print(f"{label}: {cpu:.2f} s CPU, {wall:.2f} s wall; import of numba before: {numba_cpu:.2f}, {numba_wall:.2f}", flush=True)
+            print(
+                f"{label}: {cpu:.2f} s CPU, {wall:.2f} s wall; import of numba before: {numba_cpu:.2f}, {numba_wall:.2f}",
+                flush=True,
+            )
 
 
 def memory(args: argparse.Namespace) -> None:
     """Peak memory of training steps at 1 M Gaussians, each degree in a fresh process."""
     for degree in (0, 3):
         code = f"from benchmarks.rasterize import *; s = training_step(random_scene(1_000_000, 1024, 576, {degree})); s(); s(); s(); peak()"
-        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]).stdout
-        print(f"peak memory, 1M Gaussians, SH {degree}, three training steps: {out.strip()}", flush=True)
+        out = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=Path(__file__).parents[1],
+        ).stdout
+        print(
+            f"peak memory, 1M Gaussians, SH {degree}, three training steps: {out.strip()}",
+            flush=True,
+        )
 
 
 def peak() -> None:
@@ -328,23 +426,49 @@ def peak() -> None:
 def demo(args: argparse.Namespace) -> None:
     """Refinement at draft resolution: 150 steps on 9 frames of 256x160, one Gaussian per pixel in two layers."""
     gaussians, K, camera_from_world, width, height = depth_scene(256, 160, 0)
-    frames = rasterize(gaussians, K, camera_from_world, width, height).rgb.permute(0, 3, 1, 2).clamp(0, 1).repeat(9, 1, 1, 1)
+    frames = (
+        rasterize(gaussians, K, camera_from_world, width, height)
+        .rgb.permute(0, 3, 1, 2)
+        .clamp(0, 1)
+        .repeat(9, 1, 1, 1)
+    )
     wall, cpu = time.perf_counter(), time.process_time()
-    refine(gaussians, frames, K.repeat(9, 1, 1), camera_from_world.repeat(9, 1, 1), recipe=RECIPES["few_views"], steps=150)
-    print(f"draft refinement, 150 steps, {gaussians.count} Gaussians: {time.perf_counter() - wall:.1f} s wall, "
-          f"{time.process_time() - cpu:.1f} s CPU")  # fmt: skip
+    refine(
+        gaussians,
+        frames,
+        K.repeat(9, 1, 1),
+        camera_from_world.repeat(9, 1, 1),
+        recipe=RECIPES["few_views"],
+        steps=150,
+    )
+    print(
+        f"draft refinement, 150 steps, {gaussians.count} Gaussians: {time.perf_counter() - wall:.1f} s wall, "
+        f"{time.process_time() - cpu:.1f} s CPU"
+    )
 
 
 PARTS = (compare, threads, channels, loss_and_adam, start_up, memory, demo, cuda)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="smallest size only")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peer", default="", help="Python file with a peer's render()")
-    parser.add_argument("--largest-for-torch", type=int, default=250_000, help="Gaussians up to which the torch baseline takes part")
-    parser.add_argument("--only", nargs="*", default=[p.__name__ for p in PARTS], choices=[p.__name__ for p in PARTS])
+    parser.add_argument(
+        "--largest-for-torch",
+        type=int,
+        default=250_000,
+        help="Gaussians up to which the torch baseline takes part",
+    )
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        default=[p.__name__ for p in PARTS],
+        choices=[p.__name__ for p in PARTS],
+    )
     args = parser.parse_args()
     for part in PARTS:
         if part.__name__ in args.only:

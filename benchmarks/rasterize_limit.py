@@ -23,13 +23,20 @@ import numpy as np
 import torch
 
 from benchmarks.rasterize import Scene, depth_scene, forward_backward, ours, random_scene
-from engine.rasterize import blend
-from engine.rasterize import cpu as cpu_backend
-from engine.rasterize.compile import F32
 from engine.rasterize.constants import BATCH, RECORD, T_MIN, TILE_H, TILE_W
+from engine.rasterize.cpu import backend as cpu_backend
+from engine.rasterize.cpu import blend
+from engine.rasterize.kernels.compile import F32
 
-STAGES = ("project", "count", "fill", "blend", "blend back", "project back")  # the parallel stages, in the order of the calls
-# Operations of one pixel with C channels, counted in the loops of engine/rasterize/blend.py; a fused multiply-add is two, and so
+STAGES = (
+    "project",
+    "count",
+    "fill",
+    "blend",
+    "blend back",
+    "project back",
+)  # the parallel stages, in the order of the calls
+# Operations of one pixel with C channels, counted in the loops of engine/rasterize/cpu/blend.py; a fused multiply-add is two, and so
 # are a comparison with its selection.
 FORWARD_OPS, FORWARD_OPS_CHANNEL = 40, 2
 BACKWARD_OPS, BACKWARD_OPS_CHANNEL = 58, 4
@@ -55,7 +62,10 @@ def count_rows(tiles_x, width, height, tile_first, pairs, records):
                 rows += (hi[b] - lo[b]) // U(TILE_W)
                 for k in range(lo[b], hi[b]):
                     dx, dy = buf[k] - loc[o], buf[k + U(PX)] - loc[o + U(1)]
-                    s = max((loc[o + U(2)] * dx + loc[o + U(3)] * dy) * dx + loc[o + U(4)] * dy * dy, F32(0))
+                    s = max(
+                        (loc[o + U(2)] * dx + loc[o + U(3)] * dy) * dx + loc[o + U(4)] * dy * dy,
+                        F32(0),
+                    )
                     if s <= loc[o + U(6)]:
                         light = buf[k + U(2 * PX)]
                         rest = light - light * min(loc[o + U(5)] * np.exp(-s), F32(0.999))
@@ -79,10 +89,14 @@ def machine() -> tuple[float, float]:
     torch.set_num_threads(1)
     a, b = torch.rand(1024, 1024), torch.rand(1024, 1024)
     source, target = torch.rand(1 << 26), torch.rand(1 << 26)
-    return 2 * 1024**3 / best(lambda: torch.mm(a, b)), 2 * 4 * (1 << 26) / best(lambda: target.copy_(source))
+    return 2 * 1024**3 / best(lambda: torch.mm(a, b)), 2 * 4 * (1 << 26) / best(
+        lambda: target.copy_(source)
+    )
 
 
-def measure(scene: Scene, rounds: int) -> tuple[dict[str, float], dict[str, tuple[float, float]], str]:
+def measure(
+    scene: Scene, rounds: int
+) -> tuple[dict[str, float], dict[str, tuple[float, float]], str]:
     """Seconds of each stage, its (operations, bytes), and the counts in words."""
     drawn, spent = [], {name: [] for name in STAGES}
     run_ranges, draw = cpu_backend.run_ranges, cpu_backend._draw
@@ -94,7 +108,10 @@ def measure(scene: Scene, rounds: int) -> tuple[dict[str, float], dict[str, tupl
         timed.calls += 1
 
     timed.calls = 0
-    cpu_backend.run_ranges, cpu_backend._draw = timed, lambda *a: drawn.append(draw(*a)) or drawn[-1]
+    cpu_backend.run_ranges, cpu_backend._draw = (
+        timed,
+        lambda *a: drawn.append(draw(*a)) or drawn[-1],
+    )
     run = forward_backward(ours(scene), scene, time.process_time)
     try:
         for _ in range(rounds + 1):
@@ -113,25 +130,41 @@ def measure(scene: Scene, rounds: int) -> tuple[dict[str, float], dict[str, tupl
         "count": (0.0, seen * 20 + 8 * pairs),
         "fill": (0.0, seen * 20 + 8 * pairs),
         "blend": (lanes * (FORWARD_OPS + FORWARD_OPS_CHANNEL * CHANNELS), pairs * (4 + 4 * SIZE)),
-        "blend back": (lanes * (BACKWARD_OPS + BACKWARD_OPS_CHANNEL * CHANNELS), pairs * (4 + 4 * SIZE) + sums),
+        "blend back": (
+            lanes * (BACKWARD_OPS + BACKWARD_OPS_CHANNEL * CHANNELS),
+            pairs * (4 + 4 * SIZE) + sums,
+        ),
         "project back": (0.0, sums + 4 * pairs + seen * (stored + 4 * SIZE) + n * stored),
     }
     text = f"{seen} of {n} Gaussians seen, {pairs} pairs, {rows} rows of 8 pixels ({rows / pairs:.1f} a pair)"
-    return {name: min(times[1:]) for name, times in spent.items()}, {k: (float(o), float(b)) for k, (o, b) in work.items()}, text
+    return (
+        {name: min(times[1:]) for name, times in spent.items()},
+        {k: (float(o), float(b)) for k, (o, b) in work.items()},
+        text,
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="smallest size only")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     ops, bytes_ = machine()
-    print(f"one core: {ops / 1e9:.0f} GFLOP/s (matrix product), {bytes_ / 1e9:.1f} GB/s (copy, both ways)")
+    print(
+        f"one core: {ops / 1e9:.0f} GFLOP/s (matrix product), {bytes_ / 1e9:.1f} GB/s (copy, both ways)"
+    )
     w, h, n = (256, 160, 20_000) if args.quick else (512, 288, 200_000)
-    for name, scene in ((f"random {n // 1000}k {w}x{h}", random_scene(n, w, h)), (f"depth {w * h // 1000}k {w}x{h}", depth_scene(w, h))):
+    for name, scene in (
+        (f"random {n // 1000}k {w}x{h}", random_scene(n, w, h)),
+        (f"depth {w * h // 1000}k {w}x{h}", depth_scene(w, h)),
+    ):
         spent, work, text = measure(scene, args.rounds)
         print(f"\n{name}, SH 3: {text}\n")
-        print("| stage | CPU ms | M operations | GFLOP/s | MB | GB/s | times its limit |\n|---|---|---|---|---|---|---|")
+        print(
+            "| stage | CPU ms | M operations | GFLOP/s | MB | GB/s | times its limit |\n|---|---|---|---|---|---|---|"
+        )
         floor = 0.0
         for stage in STAGES:
             t, (o, b) = spent[stage], work[stage]
@@ -140,7 +173,9 @@ def main() -> None:
             arithmetic = f"{o / 1e6:.0f} | {o / t / 1e9:.1f}" if o else "few |"
             row = f"{1e3 * t:.1f} | {arithmetic} | {b / 1e6:.1f} | {b / t / 1e9:.1f} | {t / limit:.1f}"
             print(f"| {stage} | {row} |", flush=True)
-        print(f"| all | {1e3 * sum(spent.values()):.1f} | | | | | {sum(spent.values()) / floor:.1f} |")
+        print(
+            f"| all | {1e3 * sum(spent.values()):.1f} | | | | | {sum(spent.values()) / floor:.1f} |"
+        )
 
 
 if __name__ == "__main__":

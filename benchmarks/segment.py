@@ -19,24 +19,36 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from engine import images, pipeline, priors, scaffold, settings, trajectory  # noqa: E402
-from engine.gaussians import concatenate  # noqa: E402
+from engine import priors  # noqa: E402
+from engine.bridge import settings  # noqa: E402
+from engine.cameras import trajectory  # noqa: E402
+from engine.cameras.intrinsics import intrinsics_from_fov  # noqa: E402
 from engine.geometry.box import Box  # noqa: E402
-from engine.geometry.intrinsics import intrinsics_from_fov  # noqa: E402
 from engine.geometry.layers import gaussians_from_depth  # noqa: E402
-from engine.measures import psnr  # noqa: E402
-from engine.optimize import refine  # noqa: E402
+from engine.job.measures import psnr  # noqa: E402
+from engine.media import images  # noqa: E402
+from engine.method import pipeline, scaffold  # noqa: E402
+from engine.method.refine import refine  # noqa: E402
+from engine.scene.gaussians import concatenate  # noqa: E402
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("picture", nargs="?", type=Path, default=ROOT / "engine" / "demo" / "image.jpg")
+    parser.add_argument(
+        "picture", nargs="?", type=Path, default=ROOT / "engine" / "demo" / "image.jpg"
+    )
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--frames", type=int, default=25)
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--move", default="truck:1.5")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--reuse", type=float, nargs="*", default=[], help="also with these values of the setting reuse")
+    parser.add_argument(
+        "--reuse",
+        type=float,
+        nargs="*",
+        default=[],
+        help="also with these values of the setting reuse",
+    )
     args = parser.parse_args()
     pixels = images.load_image(args.picture).pixels
     width, height = images.working_size((pixels.shape[2], pixels.shape[1]), args.width, 8)
@@ -44,31 +56,60 @@ def main() -> None:
     plan = settings.make("draft", prior="patch", refine_steps=args.steps)
     first = gaussians_from_depth(image, Box(plan.geometry).estimate(image, K).depth_m, K).gaussians
     path = trajectory.move(args.move, K=K.numpy(), width=width, height=height, frames=args.frames)
-    Ks, cameras = torch.from_numpy(path.K).float(), torch.linalg.inv(torch.from_numpy(path.world_from_camera)).float()
+    Ks, cameras = (
+        torch.from_numpy(path.K).float(),
+        torch.linalg.inv(torch.from_numpy(path.world_from_camera)).float(),
+    )
     views = pipeline.render(first, Ks, cameras, image, plan, pin_first=True)
     holes, depth = scaffold.build_scaffold(first, Ks, cameras, width, height, sh_degree=0)
     prior = priors.make_prior(plan, image, "cpu")
-    forms = {"plain": settings.make("draft", prior="patch", refine_steps=args.steps, momentum="none"), "with momentum": plan}
-    forms |= {f"reuse {share:g}": settings.make("draft", prior="patch", refine_steps=args.steps, reuse=share) for share in args.reuse}
+    forms = {
+        "plain": settings.make("draft", prior="patch", refine_steps=args.steps, momentum="none"),
+        "with momentum": plan,
+    }
+    forms |= {
+        f"reuse {share:g}": settings.make(
+            "draft", prior="patch", refine_steps=args.steps, reuse=share
+        )
+        for share in args.reuse
+    }
     made: dict[str, torch.Tensor] = {}
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in forms}
     for _ in range(args.rounds):
         for name, chosen in forms.items():
             start = time.process_time()
-            enhanced = pipeline.enhance(views, depth, image, Ks, cameras, prior, chosen, 0, lambda done, total: None)
+            enhanced = pipeline.enhance(
+                views, depth, image, Ks, cameras, prior, chosen, 0, lambda done, total: None
+            )
             middle = time.process_time()
             made[name] = enhanced.frames
-            refine(concatenate(first, scaffold.paint(holes, enhanced.frames)), enhanced.frames, Ks, cameras, steps=args.steps)
+            refine(
+                concatenate(first, scaffold.paint(holes, enhanced.frames)),
+                enhanced.frames,
+                Ks,
+                cameras,
+                steps=args.steps,
+            )
             spent[name].append((middle - start, time.process_time() - middle))
     unknown = float((enhanced.mu <= 0.5).float().mean())
-    print(f"{args.frames} frames {width}x{height}, {unknown:.1%} unknown, {args.steps} optimiser steps; CPU s, median of {args.rounds}")
+    print(
+        f"{args.frames} frames {width}x{height}, {unknown:.1%} unknown, {args.steps} optimiser steps; CPU s, median of {args.rounds}"
+    )
     total = {}
     for name, rows in spent.items():
         prior_s, refine_s = (statistics.median(column) for column in zip(*rows, strict=True))
         total[name] = prior_s + refine_s
-        closeness = f"  {psnr(made[name], made['with momentum']):.1f} dB from with momentum" if name.startswith("reuse") else ""
-        print(f"{name:14} prior {prior_s:6.1f}  optimisation {refine_s:6.1f}  together {total[name]:6.1f}{closeness}")
-    print(f"momentum costs {total['with momentum'] / total['plain']:.2f} times the plain segment (the released code: 2.0 in the prior)")
+        closeness = (
+            f"  {psnr(made[name], made['with momentum']):.1f} dB from with momentum"
+            if name.startswith("reuse")
+            else ""
+        )
+        print(
+            f"{name:14} prior {prior_s:6.1f}  optimisation {refine_s:6.1f}  together {total[name]:6.1f}{closeness}"
+        )
+    print(
+        f"momentum costs {total['with momentum'] / total['plain']:.2f} times the plain segment (the released code: 2.0 in the prior)"
+    )
 
 
 if __name__ == "__main__":

@@ -7,21 +7,18 @@ from types import ModuleType
 
 def _modules() -> list[ModuleType]:
     """Modules with `register` and `unregister`, in the order of registration."""
-    from . import (
-        camera_tools,
-        delivery,
+    from .cameras import operators as camera_tools
+    from .jobs import delivery, headless
+    from .publish import production, publish
+    from .splats import layout_view, native
+    from .ui import (
         engine_setup,
-        headless,
         io_operators,
-        layout_view,
-        native,
         operators,
         other_formats,
         panels,
         preferences,
-        production,
         properties,
-        publish,
         splat_panel,
         weights_panel,
     )

@@ -15,9 +15,9 @@ import traceback
 from pathlib import Path
 from typing import TextIO
 
-from .errors import Cancelled, UserError
-from .protocol import ENGINE_VERSION
-from .server import describe_failure
+from .bridge.errors import Cancelled, UserError
+from .bridge.protocol import ENGINE_VERSION
+from .service.server import describe_failure
 
 COMMANDS = {
     "generate": "make a Gaussian scene from one image and a camera path",
@@ -38,13 +38,17 @@ EXIT_INTERRUPTED = 130
 def build_parser(chosen: str | None) -> argparse.ArgumentParser:
     """The parser of all commands; only the chosen one's arguments are known to it."""
     parser = argparse.ArgumentParser(
-        prog="python -m engine", description="One image and a camera path become a Gaussian scene.", allow_abbrev=False
+        prog="python -m engine",
+        description="One image and a camera path become a Gaussian scene.",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"scene-splatter {ENGINE_VERSION}")
     parser.add_argument("-v", "--verbose", action="store_true", help="tell more on standard error")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+        command = commands.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False
+        )
         if name == chosen:
             importlib.import_module(f".commands.{name}", __package__).add_arguments(command)
     return parser
@@ -62,8 +66,14 @@ def main(arguments: list[str]) -> int:
         level = logging.INFO if args.verbose or args.command == "serve" else logging.WARNING
         console = logging.StreamHandler(sys.stderr)
         console.setLevel(level)
-        logging.basicConfig(level=level, handlers=[console], format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        logging.getLogger(__package__).setLevel(logging.INFO)  # a job's engine.log tells more than the console
+        logging.basicConfig(
+            level=level,
+            handlers=[console],
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        )
+        logging.getLogger(__package__).setLevel(
+            logging.INFO
+        )  # a job's engine.log tells more than the console
         return int(importlib.import_module(f".commands.{args.command}", __package__).run(args))
     except UserError as error:
         _say(f"error: {error}")
@@ -86,7 +96,9 @@ def _say(line: str) -> None:
 
 def _write_report() -> Path:
     """The current traceback, in a new file of the temporary folder."""
-    with tempfile.NamedTemporaryFile("w", prefix="scene_splatter_", suffix=".log", encoding="utf-8", delete=False) as file:
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="scene_splatter_", suffix=".log", encoding="utf-8", delete=False
+    ) as file:
         file.write(traceback.format_exc())
     return Path(file.name)
 

@@ -44,12 +44,16 @@ def _candidates(version: str) -> Iterator[Path]:
     for folder in folders:
         yield folder / f"python{version}"
     homes = [Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))]
-    homes += [p.parent for p in folders if p.name == "shims"]  # pyenv's root, where PYENV_ROOT is not set
+    homes += [
+        p.parent for p in folders if p.name == "shims"
+    ]  # pyenv's root, where PYENV_ROOT is not set
     for home in homes:
         for found in sorted(home.glob(f"versions/{version}*"), reverse=True):
             yield found / "bin" / "python3"
             yield found / "python.exe"
-    for found in sorted(Path.home().glob(f".local/share/uv/python/cpython-{version}*"), reverse=True):
+    for found in sorted(
+        Path.home().glob(f".local/share/uv/python/cpython-{version}*"), reverse=True
+    ):
         yield found / "bin" / "python3"
     launcher = shutil.which("py") if os.name == "nt" else None
     if launcher:
@@ -60,7 +64,14 @@ def _candidates(version: str) -> Iterator[Path]:
 
 def _is(python: Path, version: str) -> bool:
     """pyenv leaves launchers on the PATH for versions that are not active: only running one tells."""
-    told = _run([str(python), "-I", "-c", "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"])
+    told = _run(
+        [
+            str(python),
+            "-I",
+            "-c",
+            "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])",
+        ]
+    )
     return told.returncode == 0 and told.stdout.strip() == version
 
 
@@ -69,16 +80,28 @@ def why_bpy_fails(python: Path) -> str:
     told = _run([str(python), "-I", "-c", "import bpy"], timeout_s=120)
     if told.returncode == 0:
         return ""
-    reason = next((line for line in reversed(told.stdout.splitlines()) if line.strip()), "no reason given")
-    remedy = f" On Debian: sudo apt-get install --no-install-recommends {DEBIAN_PACKAGES}" if ".so" in reason else ""
+    reason = next(
+        (line for line in reversed(told.stdout.splitlines()) if line.strip()), "no reason given"
+    )
+    remedy = (
+        f" On Debian: sudo apt-get install --no-install-recommends {DEBIAN_PACKAGES}"
+        if ".so" in reason
+        else ""
+    )
     return f"its module cannot be imported: {reason}.{remedy}"
 
 
 def _run(command: list[str], timeout_s: float = 20) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            encoding="utf-8", errors="replace", timeout=timeout_s, check=False,
-        )  # fmt: skip
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return subprocess.CompletedProcess(command, 1, stdout=str(error))

@@ -10,11 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.axes import rotation_of
-from engine.splat_file import Splats
+from engine.bridge.axes import rotation_of
+from engine.bridge.splat_file import Splats
 
 ROOT = Path(__file__).resolve().parents[1]
-NODE_PACKAGES = ("@playcanvas/splat-transform@2.7.1", "gltf-validator@2.0.0-dev.3.10", "@gltf-transform/core@4.5.1")
+NODE_PACKAGES = (
+    "@playcanvas/splat-transform@2.7.1",
+    "gltf-validator@2.0.0-dev.3.10",
+    "@gltf-transform/core@4.5.1",
+)
 
 
 def random_splats(count: int, degree: int, seed: int = 0) -> Splats:
@@ -57,11 +61,15 @@ def node_folder() -> Path:
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("Node.js and npm are not installed")
     folder = ROOT / "build" / "npm"
-    if not all((folder / "node_modules" / package.rsplit("@", 1)[0]).exists() for package in NODE_PACKAGES):
+    if not all(
+        (folder / "node_modules" / package.rsplit("@", 1)[0]).exists() for package in NODE_PACKAGES
+    ):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "package.json").write_text('{"private": true}\n')
         command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", *NODE_PACKAGES]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, timeout=300, check=False
+        )
         if done.returncode != 0:
             pytest.skip(f"npm could not install {', '.join(NODE_PACKAGES)}")
     return folder
@@ -72,6 +80,11 @@ def splat_transform(*arguments: str | Path) -> None:
     tool = node_folder() / "node_modules" / ".bin" / "splat-transform"
     done = subprocess.run(
         [str(tool), "-q", "-w", "-g", "cpu", *map(str, arguments)],
-        capture_output=True, text=True, timeout=300, check=False, stdin=subprocess.DEVNULL, env=os.environ,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env=os.environ,
+    )
     assert done.returncode == 0, done.stderr + done.stdout

@@ -15,10 +15,12 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from blender_versions import PYTHON_OF, environment_of, why_bpy_fails  # noqa: E402
 
-from engine.client import child_environment  # noqa: E402
+from engine.bridge.client import child_environment  # noqa: E402
 
 TIMEOUT_S = 1800
-REQUIRED = os.environ.get("SCENE_SPLATTER_BLENDERS", "").split()  # must be there: CI names them, so that none is skipped unseen
+REQUIRED = os.environ.get(
+    "SCENE_SPLATTER_BLENDERS", ""
+).split()  # must be there: CI names them, so that none is skipped unseen
 
 
 def absent(reason: str, version: str) -> None:
@@ -35,16 +37,33 @@ def test_the_addon_in_blender(version, tmp_path, request):
     python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not python.exists():
         absent(
-            f"Blender {version} is not prepared: python3 install_deps.py --dev --blender {version} (Python {PYTHON_OF[version]})", version
+            f"Blender {version} is not prepared: python3 install_deps.py --dev --blender {version} (Python {PYTHON_OF[version]})",
+            version,
         )
     problem = why_bpy_fails(python)
     if problem:
         absent(f"Blender {version}: {problem}", version)
-    extra = {"BLENDER_USER_RESOURCES": str(tmp_path), "LIBGL_ALWAYS_SOFTWARE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    extra = {
+        "BLENDER_USER_RESOURCES": str(tmp_path),
+        "LIBGL_ALWAYS_SOFTWARE": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     process = subprocess.Popen(
-        [str(python), "-m", "pytest", "tests/blender", "-p", "no:cacheprovider", "-rs", "--durations=5", f"--basetemp={tmp_path / 'tmp'}"],
+        [
+            str(python),
+            "-m",
+            "pytest",
+            "tests/blender",
+            "-p",
+            "no:cacheprovider",
+            "-rs",
+            "--durations=5",
+            f"--basetemp={tmp_path / 'tmp'}",
+        ],
         cwd=ROOT,
-        env=child_environment(dict(os.environ), {**extra, "SCENE_SPLATTER_ENGINE_PYTHON": sys.executable}),
+        env=child_environment(
+            dict(os.environ), {**extra, "SCENE_SPLATTER_ENGINE_PYTHON": sys.executable}
+        ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -55,7 +74,9 @@ def test_the_addon_in_blender(version, tmp_path, request):
         output, _ = process.communicate(timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()  # an engine that it started leaves with it: its input ends
-        pytest.fail(f"Blender {version} took more than {TIMEOUT_S} s:\n{process.communicate()[0][-8000:]}")
+        pytest.fail(
+            f"Blender {version} took more than {TIMEOUT_S} s:\n{process.communicate()[0][-8000:]}"
+        )
     summary = output.strip().splitlines()[-1] if output.strip() else "no output"
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         sys.stdout.write(f"\nBlender {version}: {summary}\n")

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.priors import viewcrafter_loader as loader
-from engine.priors.viewcrafter_resampler import Resampler, ResamplerConfig
-from engine.priors.viewcrafter_unet import UNetConfig, ViewCrafterUNet
+from engine.priors.viewcrafter import loader
+from engine.priors.viewcrafter.resampler import Resampler, ResamplerConfig
+from engine.priors.viewcrafter.unet import UNetConfig, ViewCrafterUNet
 
 
 def seeded(names_and_shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
@@ -36,8 +36,17 @@ def shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
-UNET = UNetConfig(model_channels=32, channel_mult=(1, 2, 2), attention_levels=(0, 1), res_blocks=1, head_channels=16, context_dim=24)
-RESAMPLER = ResamplerConfig(width=48, depth=2, heads=3, head_channels=16, queries=32, image_width=40, context_dim=24)
+UNET = UNetConfig(
+    model_channels=32,
+    channel_mult=(1, 2, 2),
+    attention_levels=(0, 1),
+    res_blocks=1,
+    head_channels=16,
+    context_dim=24,
+)
+RESAMPLER = ResamplerConfig(
+    width=48, depth=2, heads=3, head_channels=16, queries=32, image_width=40, context_dim=24
+)
 VIEWCRAFTER = loader.ModelConfig(
     unet=UNET,
     resampler=RESAMPLER,
@@ -50,7 +59,9 @@ VIEWCRAFTER = loader.ModelConfig(
 )
 
 
-VIEWCRAFTER_CLIP = dataclasses.replace(VIEWCRAFTER, vae=loader.VAEConfig((32,) * 4, 1, 4), frames=5)  # 8 x 8 pixels a cell, as released
+VIEWCRAFTER_CLIP = dataclasses.replace(
+    VIEWCRAFTER, vae=loader.VAEConfig((32,) * 4, 1, 4), frames=5
+)  # 8 x 8 pixels a cell, as released
 
 
 def vae_shapes(config: loader.VAEConfig) -> dict[str, tuple[int, ...]]:
@@ -110,9 +121,16 @@ def tower_shapes(config: loader.TowerConfig) -> dict[str, tuple[int, ...]]:
     w, result = config.width, {}
     for k in range(config.layers):
         name = f"transformer.resblocks.{k}"
-        for part, out, inner in (("attn.out_proj", w, w), ("mlp.c_fc", 4 * w, w), ("mlp.c_proj", w, 4 * w)):
+        for part, out, inner in (
+            ("attn.out_proj", w, w),
+            ("mlp.c_fc", 4 * w, w),
+            ("mlp.c_proj", w, 4 * w),
+        ):
             result[f"{name}.{part}.weight"], result[f"{name}.{part}.bias"] = (out, inner), (out,)
-        result[f"{name}.attn.in_proj_weight"], result[f"{name}.attn.in_proj_bias"] = (3 * w, w), (3 * w,)
+        result[f"{name}.attn.in_proj_weight"], result[f"{name}.attn.in_proj_bias"] = (
+            (3 * w, w),
+            (3 * w,),
+        )
         for part in ("ln_1", "ln_2"):
             result[f"{name}.{part}.weight"] = result[f"{name}.{part}.bias"] = (w,)
     return result
@@ -130,11 +148,18 @@ def vision_shapes(config: loader.ModelConfig) -> dict[str, tuple[int, ...]]:
 def text_shapes(config: loader.ModelConfig) -> dict[str, tuple[int, ...]]:
     w = config.text.width
     result = {"token_embedding.weight": (config.vocabulary, w), "positional_embedding": (77, w)}
-    result |= {"text_projection": (w, 16), "logit_scale": (), "ln_final.weight": (w,), "ln_final.bias": (w,)}
+    result |= {
+        "text_projection": (w, 16),
+        "logit_scale": (),
+        "ln_final.weight": (w,),
+        "ln_final.bias": (w,),
+    }
     return result | tower_shapes(config.text)
 
 
-def viewcrafter_state(config: loader.ModelConfig = VIEWCRAFTER, base_scale: float = 0.3) -> dict[str, Tensor]:
+def viewcrafter_state(
+    config: loader.ModelConfig = VIEWCRAFTER, base_scale: float = 0.3
+) -> dict[str, Tensor]:
     """Every tensor of a released checkpoint, by its released name."""
     return dict(_viewcrafter_state(config, base_scale))
 
@@ -149,22 +174,39 @@ def _viewcrafter_state(config: loader.ModelConfig, base_scale: float) -> dict[st
             "embedder.model.visual.": vision_shapes(config),
             "cond_stage_model.model.": text_shapes(config),
         }
-    state = {prefix + name: tensor for prefix, part in parts.items() for name, tensor in seeded(part).items()}
-    state["scale_arr"] = torch.cat([torch.linspace(1.0, base_scale, 400), torch.full((1000,), base_scale)])
+    state = {
+        prefix + name: tensor
+        for prefix, part in parts.items()
+        for name, tensor in seeded(part).items()
+    }
+    state["scale_arr"] = torch.cat(
+        [torch.linspace(1.0, base_scale, 400), torch.full((1000,), base_scale)]
+    )
     state["betas"] = torch.zeros(1000)
     state["embedder.mean"] = state["embedder.std"] = torch.zeros(3)
     return state
 
 
 def save_viewcrafter(
-    path: Path, layout: str = "state_dict", base_scale: float = 0.3, config: loader.ModelConfig = VIEWCRAFTER
+    path: Path,
+    layout: str = "state_dict",
+    base_scale: float = 0.3,
+    config: loader.ModelConfig = VIEWCRAFTER,
 ) -> Path:
     """A small checkpoint in one of the released layouts, with its sizes beside it."""
     state = viewcrafter_state(config, base_scale)
     if layout == "module":
-        content: dict = {"module": {f"_forward_module.{name}": tensor for name, tensor in state.items()}, "global_step": 3}
+        content: dict = {
+            "module": {f"_forward_module.{name}": tensor for name, tensor in state.items()},
+            "global_step": 3,
+        }
     elif layout == "old_name":
-        content = {"state_dict": {name.replace("fps_embedding", "framestride_embed"): tensor for name, tensor in state.items()}}
+        content = {
+            "state_dict": {
+                name.replace("fps_embedding", "framestride_embed"): tensor
+                for name, tensor in state.items()
+            }
+        }
     else:
         content = {"state_dict": state, "epoch": 1}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -187,13 +229,22 @@ def _save_text(folder: Path, umt5: bool) -> None:
 
     tokenizer = _letters_tokenizer()
     tokenizer.save_pretrained(folder / "tokenizer")
-    sizes = {"vocab_size": len(tokenizer), "d_model": 32, "d_kv": 8, "d_ff": 37, "num_layers": 2, "num_heads": 4}
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 37,
+        "num_layers": 2,
+        "num_heads": 4,
+    }
     encoder = UMT5EncoderModel(UMT5Config(**sizes)) if umt5 else T5EncoderModel(T5Config(**sizes))
     encoder.eval().save_pretrained(folder / "text_encoder")
 
 
 def _index(folder: Path, pipeline: str) -> Path:
-    (folder / "model_index.json").write_text(json.dumps({"_class_name": pipeline}), encoding="utf-8")
+    (folder / "model_index.json").write_text(
+        json.dumps({"_class_name": pipeline}), encoding="utf-8"
+    )
     return folder
 
 
@@ -210,7 +261,11 @@ def _wan_vae():
     from diffusers import AutoencoderKLWan
 
     return AutoencoderKLWan(
-        base_dim=3, z_dim=16, dim_mult=[1] * 4, num_res_blocks=1, temperal_downsample=[False, True, True]
+        base_dim=3,
+        z_dim=16,
+        dim_mult=[1] * 4,
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
     ).eval()
 
 
@@ -220,10 +275,21 @@ def save_wan_vace(folder: Path, head: int = 12) -> Path:
 
     torch.manual_seed(0)
     transformer = WanVACETransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=head, in_channels=16, out_channels=16, text_dim=32,
-        freq_dim=256, ffn_dim=32, num_layers=3, cross_attn_norm=True, qk_norm="rms_norm_across_heads", rope_max_seq_len=32,
-        vace_layers=[0, 2], vace_in_channels=96,
-    )  # fmt: skip
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=head,
+        in_channels=16,
+        out_channels=16,
+        text_dim=32,
+        freq_dim=256,
+        ffn_dim=32,
+        num_layers=3,
+        cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads",
+        rope_max_seq_len=32,
+        vace_layers=[0, 2],
+        vace_in_channels=96,
+    )
     _lively(transformer, 2.0).save_pretrained(folder / "transformer")
     _wan_vae().save_pretrained(folder / "vae")
     _save_text(folder, umt5=True)
@@ -231,15 +297,30 @@ def save_wan_vace(folder: Path, head: int = 12) -> Path:
 
 
 _WAN_OWN_NAMES = (
-    ("condition_embedder.time_embedder.linear_1", "time_embedding.0"), ("condition_embedder.time_embedder.linear_2", "time_embedding.2"),
-    ("condition_embedder.text_embedder.linear_1", "text_embedding.0"), ("condition_embedder.text_embedder.linear_2", "text_embedding.2"),
-    ("condition_embedder.time_proj", "time_projection.1"), ("condition_embedder.image_embedder.norm1", "img_emb.proj.0"),
-    ("condition_embedder.image_embedder.ff.net.0.proj", "img_emb.proj.1"), ("condition_embedder.image_embedder.ff.net.2", "img_emb.proj.3"),
-    ("condition_embedder.image_embedder.norm2", "img_emb.proj.4"), ("attn1", "self_attn"), ("attn2", "cross_attn"), (".to_q", ".q"),
-    (".to_k", ".k"), (".to_v", ".v"), (".to_out.0", ".o"), (".add_k_proj", ".k_img"), (".add_v_proj", ".v_img"),
-    (".norm_added_k", ".norm_k_img"), ("ffn.net.0.proj", "ffn.0"), ("ffn.net.2", "ffn.2"), (".norm2.", ".norm3."),
-    (".scale_shift_table", ".modulation"), ("proj_out", "head.head"),
-)  # fmt: skip
+    ("condition_embedder.time_embedder.linear_1", "time_embedding.0"),
+    ("condition_embedder.time_embedder.linear_2", "time_embedding.2"),
+    ("condition_embedder.text_embedder.linear_1", "text_embedding.0"),
+    ("condition_embedder.text_embedder.linear_2", "text_embedding.2"),
+    ("condition_embedder.time_proj", "time_projection.1"),
+    ("condition_embedder.image_embedder.norm1", "img_emb.proj.0"),
+    ("condition_embedder.image_embedder.ff.net.0.proj", "img_emb.proj.1"),
+    ("condition_embedder.image_embedder.ff.net.2", "img_emb.proj.3"),
+    ("condition_embedder.image_embedder.norm2", "img_emb.proj.4"),
+    ("attn1", "self_attn"),
+    ("attn2", "cross_attn"),
+    (".to_q", ".q"),
+    (".to_k", ".k"),
+    (".to_v", ".v"),
+    (".to_out.0", ".o"),
+    (".add_k_proj", ".k_img"),
+    (".add_v_proj", ".v_img"),
+    (".norm_added_k", ".norm_k_img"),
+    ("ffn.net.0.proj", "ffn.0"),
+    ("ffn.net.2", "ffn.2"),
+    (".norm2.", ".norm3."),
+    (".scale_shift_table", ".modulation"),
+    ("proj_out", "head.head"),
+)
 
 
 def save_wan_inp(folder: Path) -> Path:
@@ -249,9 +330,20 @@ def save_wan_inp(folder: Path) -> Path:
 
     torch.manual_seed(0)
     model = WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=36, out_channels=16, text_dim=32, freq_dim=256,
-        ffn_dim=32, num_layers=2, cross_attn_norm=True, qk_norm="rms_norm_across_heads", image_dim=32, added_kv_proj_dim=24,
-    )  # fmt: skip
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=36,
+        out_channels=16,
+        text_dim=32,
+        freq_dim=256,
+        ffn_dim=32,
+        num_layers=2,
+        cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads",
+        image_dim=32,
+        added_kv_proj_dim=24,
+    )
     state = {}
     for name, tensor in _lively(model, 2.0).state_dict().items():
         for theirs, own in _WAN_OWN_NAMES:
@@ -259,7 +351,9 @@ def save_wan_inp(folder: Path) -> Path:
         state["head.modulation" if name == "scale_shift_table" else name] = tensor.clone()
     folder.mkdir(parents=True, exist_ok=True)
     save_file(state, folder / "diffusion_pytorch_model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"model_type": "i2v", "num_heads": 2}), encoding="utf-8")
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "i2v", "num_heads": 2}), encoding="utf-8"
+    )
     return folder
 
 
@@ -268,8 +362,13 @@ def save_wan_image_encoder(folder: Path) -> Path:
 
     torch.manual_seed(0)
     config = CLIPVisionConfig(
-        hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=37, image_size=28, patch_size=14
-    )  # fmt: skip
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=37,
+        image_size=28,
+        patch_size=14,
+    )
     _lively(CLIPVisionModel(config), 4.0).save_pretrained(folder / "image_encoder")
     return folder
 
@@ -299,24 +398,45 @@ def save_wan_lora(folder: Path) -> Path:
 
 def save_cogvideox(folder: Path, size: tuple[int, int] = (32, 64)) -> Path:
     """A small CogVideoX image to video in the layout of the released one: one size, 9 frames at most."""
-    from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
+    from diffusers import (
+        AutoencoderKLCogVideoX,
+        CogVideoXDDIMScheduler,
+        CogVideoXTransformer3DModel,
+    )
 
     torch.manual_seed(0)
     transformer = CogVideoXTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=16, in_channels=8, out_channels=4, time_embed_dim=2, text_embed_dim=32, num_layers=1,
-        sample_width=size[1] // 8, sample_height=size[0] // 8, sample_frames=9,
-        max_text_seq_length=226, use_rotary_positional_embeddings=True,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=8,
+        out_channels=4,
+        time_embed_dim=2,
+        text_embed_dim=32,
+        num_layers=1,
+        sample_width=size[1] // 8,
+        sample_height=size[0] // 8,
+        sample_frames=9,
+        max_text_seq_length=226,
+        use_rotary_positional_embeddings=True,
         use_learned_positional_embeddings=True,
-    )  # fmt: skip
+    )
     _lively(transformer, 2.0).save_pretrained(folder / "transformer")
     AutoencoderKLCogVideoX(
-        down_block_types=("CogVideoXDownBlock3D",) * 4, up_block_types=("CogVideoXUpBlock3D",) * 4, block_out_channels=(8,) * 4,
-        latent_channels=4, layers_per_block=1, norm_num_groups=2,
-    ).eval().save_pretrained(folder / "vae")  # fmt: skip
+        down_block_types=("CogVideoXDownBlock3D",) * 4,
+        up_block_types=("CogVideoXUpBlock3D",) * 4,
+        block_out_channels=(8,) * 4,
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=2,
+    ).eval().save_pretrained(folder / "vae")
     CogVideoXDDIMScheduler(
-        beta_schedule="scaled_linear", rescale_betas_zero_snr=True, prediction_type="v_prediction", timestep_spacing="trailing",
-        clip_sample=False, snr_shift_scale=1.0,
-    ).save_pretrained(folder / "scheduler")  # fmt: skip
+        beta_schedule="scaled_linear",
+        rescale_betas_zero_snr=True,
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        clip_sample=False,
+        snr_shift_scale=1.0,
+    ).save_pretrained(folder / "scheduler")
     _save_text(folder, umt5=False)
     return _index(folder, "CogVideoXImageToVideoPipeline")
 
@@ -327,16 +447,36 @@ def save_ltx(folder: Path) -> Path:
 
     torch.manual_seed(0)
     transformer = LTXVideoTransformer3DModel(
-        in_channels=8, out_channels=8, patch_size=1, patch_size_t=1, num_attention_heads=4, attention_head_dim=8, cross_attention_dim=32,
-        num_layers=1, caption_channels=32,
-    )  # fmt: skip
+        in_channels=8,
+        out_channels=8,
+        patch_size=1,
+        patch_size_t=1,
+        num_attention_heads=4,
+        attention_head_dim=8,
+        cross_attention_dim=32,
+        num_layers=1,
+        caption_channels=32,
+    )
     _lively(transformer, 2.0).save_pretrained(folder / "transformer")
     AutoencoderKLLTXVideo(
-        in_channels=3, out_channels=3, latent_channels=8, block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8),
-        layers_per_block=(1, 1, 1, 1, 1), decoder_layers_per_block=(1, 1, 1, 1, 1), spatio_temporal_scaling=(True, True, True, False),
-        decoder_spatio_temporal_scaling=(True, True, True, False), decoder_inject_noise=(False,) * 5, upsample_residual=(False,) * 4,
-        upsample_factor=(1,) * 4, timestep_conditioning=True, patch_size=4, patch_size_t=1, encoder_causal=True, decoder_causal=False,
-    ).eval().save_pretrained(folder / "vae")  # fmt: skip
+        in_channels=3,
+        out_channels=3,
+        latent_channels=8,
+        block_out_channels=(8, 8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8, 8),
+        layers_per_block=(1, 1, 1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1, 1, 1),
+        spatio_temporal_scaling=(True, True, True, False),
+        decoder_spatio_temporal_scaling=(True, True, True, False),
+        decoder_inject_noise=(False,) * 5,
+        upsample_residual=(False,) * 4,
+        upsample_factor=(1,) * 4,
+        timestep_conditioning=True,
+        patch_size=4,
+        patch_size_t=1,
+        encoder_causal=True,
+        decoder_causal=False,
+    ).eval().save_pretrained(folder / "vae")
     _save_text(folder, umt5=False)
     return _index(folder, "LTXConditionPipeline")
 
@@ -348,20 +488,36 @@ def save_svd(folder: Path, frames: int = 5) -> Path:
 
     torch.manual_seed(0)
     UNetSpatioTemporalConditionModel(
-        block_out_channels=(32, 64), layers_per_block=1, in_channels=8, out_channels=4, cross_attention_dim=32,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        in_channels=8,
+        out_channels=4,
+        cross_attention_dim=32,
         down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
-        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"), num_attention_heads=(2, 4),
-        addition_time_embed_dim=32, projection_class_embeddings_input_dim=96, num_frames=frames, sample_size=32,
-    ).eval().save_pretrained(folder / "unet")  # fmt: skip
+        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+        num_attention_heads=(2, 4),
+        addition_time_embed_dim=32,
+        projection_class_embeddings_input_dim=96,
+        num_frames=frames,
+        sample_size=32,
+    ).eval().save_pretrained(folder / "unet")
     AutoencoderKLTemporalDecoder(
-        block_out_channels=[32] * 4, down_block_types=["DownEncoderBlock2D"] * 4, latent_channels=4, layers_per_block=1
-    ).eval().save_pretrained(folder / "vae")  # fmt: skip
+        block_out_channels=[32] * 4,
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        latent_channels=4,
+        layers_per_block=1,
+    ).eval().save_pretrained(folder / "vae")
     CLIPVisionModelWithProjection(
         CLIPVisionConfig(
-            hidden_size=32, projection_dim=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=37, image_size=224,
+            hidden_size=32,
+            projection_dim=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=37,
+            image_size=224,
             patch_size=56,
         )
-    ).eval().save_pretrained(folder / "image_encoder")  # fmt: skip
+    ).eval().save_pretrained(folder / "image_encoder")
     return _index(folder, "StableVideoDiffusionPipeline")
 
 
@@ -376,11 +532,17 @@ def save_moge(path: Path, sees_a_camera: bool = False) -> Path:
     """A small MoGe-2 in the layout of the released files, normals and all; `sees_a_camera`: its points are about those of one."""
     state = seeded({name: tuple(shape) for name, shape in depth_keys()["moge_small"].items()})
     state["points_head.output_blocks.4.bias"] = torch.tensor([0.0, 0.0, -1.0])
-    if sees_a_camera:  # where a pixel lies on the picture goes straight to its answer, the rest is little
+    if (
+        sees_a_camera
+    ):  # where a pixel lies on the picture goes straight to its answer, the rest is little
         for stack in ("neck", "points_head"):
             state[f"{stack}.resamplers.3.1.weight"] *= 0.05
-            state[f"{stack}.input_blocks.4.weight"] = torch.eye(32, state[f"{stack}.input_blocks.4.weight"].shape[1])[:, :, None, None]
-            state[f"{stack}.resamplers.3.1.bias"] = state[f"{stack}.input_blocks.4.bias"] = torch.zeros(32)
+            state[f"{stack}.input_blocks.4.weight"] = torch.eye(
+                32, state[f"{stack}.input_blocks.4.weight"].shape[1]
+            )[:, :, None, None]
+            state[f"{stack}.resamplers.3.1.bias"] = state[f"{stack}.input_blocks.4.bias"] = (
+                torch.zeros(32)
+            )
         state["points_head.output_blocks.4.weight"] = torch.eye(3, 32)[:, :, None, None]
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"model_config": depth_keys()["moge_small_config"], "model": state}, path)
@@ -392,7 +554,12 @@ def save_depth_anything_3(path: Path) -> Path:
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(seeded({name: tuple(shape) for name, shape in depth_keys()["depth_anything_3_small"].items()}), path)
+    save_file(
+        seeded(
+            {name: tuple(shape) for name, shape in depth_keys()["depth_anything_3_small"].items()}
+        ),
+        path,
+    )
     return path
 
 
@@ -416,35 +583,76 @@ def save_depth_model(name: str, folder: Path, **changes) -> Path:
     torch.manual_seed(0)
     if name.startswith("depth_anything"):
         backbone = Dinov2Config(
-            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14, out_features=["stage1", "stage2"],
-            reshape_hidden_states=False, apply_layernorm=True,
-        )  # fmt: skip
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=28,
+            patch_size=14,
+            out_features=["stage1", "stage2"],
+            reshape_hidden_states=False,
+            apply_layernorm=True,
+        )
         config = DepthAnythingConfig(
-            backbone_config=backbone, patch_size=14, reassemble_hidden_size=16, reassemble_factors=[2, 1], neck_hidden_sizes=[8, 8],
-            fusion_hidden_size=8, head_hidden_size=8, **{"depth_estimation_type": "metric", "max_depth": 20, **changes},
-        )  # fmt: skip
+            backbone_config=backbone,
+            patch_size=14,
+            reassemble_hidden_size=16,
+            reassemble_factors=[2, 1],
+            neck_hidden_sizes=[8, 8],
+            fusion_hidden_size=8,
+            head_hidden_size=8,
+            **{"depth_estimation_type": "metric", "max_depth": 20, **changes},
+        )
         model: torch.nn.Module = DepthAnythingForDepthEstimation(config)
     elif name == "zoedepth":
         backbone = BeitConfig(
-            hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32, image_size=384, patch_size=16,
-            out_features=["stage1", "stage2", "stage3", "stage4"], reshape_hidden_states=False,
-        )  # fmt: skip
+            hidden_size=16,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            intermediate_size=32,
+            image_size=384,
+            patch_size=16,
+            out_features=["stage1", "stage2", "stage3", "stage4"],
+            reshape_hidden_states=False,
+        )
         config = ZoeDepthConfig(
-            backbone_config=backbone, neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8, bottleneck_features=8,
+            backbone_config=backbone,
+            neck_hidden_sizes=[8, 8, 8, 8],
+            fusion_hidden_size=8,
+            bottleneck_features=8,
             reassemble_factors=[4, 2, 1, 0.5],
-            bin_embedding_dim=8, num_relative_features=8, num_patch_transformer_layers=1, patch_transformer_hidden_size=8,
-            patch_transformer_intermediate_size=16, patch_transformer_num_attention_heads=2,
-            bin_configurations=[{"n_bins": 8, "min_depth": 0.001, "max_depth": 10.0, "name": "nyu"}],
-        )  # fmt: skip
+            bin_embedding_dim=8,
+            num_relative_features=8,
+            num_patch_transformer_layers=1,
+            patch_transformer_hidden_size=8,
+            patch_transformer_intermediate_size=16,
+            patch_transformer_num_attention_heads=2,
+            bin_configurations=[
+                {"n_bins": 8, "min_depth": 0.001, "max_depth": 10.0, "name": "nyu"}
+            ],
+        )
         model = ZoeDepthForDepthEstimation(config)
     else:
-        vit = {"model_type": "dinov2", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+        vit = {
+            "model_type": "dinov2",
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+        }
         vit |= {"patch_size": 4, "image_size": 16}
         config = DepthProConfig(
-            fusion_hidden_size=8, patch_size=16, intermediate_hook_ids=[1, 0], intermediate_feature_dims=[8, 8],
-            scaled_images_ratios=[0.5, 1.0], scaled_images_overlap_ratios=[0.0, 0.2], scaled_images_feature_dims=[8, 8],
-            use_fov_model=True, image_model_config=vit, patch_model_config=vit, fov_model_config=vit, **changes,
-        )  # fmt: skip
+            fusion_hidden_size=8,
+            patch_size=16,
+            intermediate_hook_ids=[1, 0],
+            intermediate_feature_dims=[8, 8],
+            scaled_images_ratios=[0.5, 1.0],
+            scaled_images_overlap_ratios=[0.0, 0.2],
+            scaled_images_feature_dims=[8, 8],
+            use_fov_model=True,
+            image_model_config=vit,
+            patch_model_config=vit,
+            fov_model_config=vit,
+            **changes,
+        )
         model = DepthProForDepthEstimation(config)
     state = seeded(shapes(model))
     if name == "depth_pro":  # inverse depth about 0.5, a field of view about 60 degrees

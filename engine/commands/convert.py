@@ -11,17 +11,30 @@ from typing import Any
 
 import numpy as np
 
-from .. import camera_exports, camera_file, formats
-from ..axes import PRESETS, similarity, transform_splats
-from ..errors import UserError
+from .. import formats
+from ..bridge import camera_file
+from ..bridge.axes import PRESETS, similarity, transform_splats
+from ..bridge.errors import UserError
+from ..cameras import exports
 from ..formats.scene import COLOUR_SPACES, SplatScene, WriteOptions
 
 # what convert.json and the command line may say, with the type of each
 _FIELDS: dict[str, type] = {
-    "input": str, "output": str, "axes_in": str, "axes_out": str, "unit_scale": float, "sh_degree": int, "colour_space": str,
-    "transform": list, "keep_transform": bool, "cameras": str, "image_plane": str, "spz_version": int, "compress_spz": bool,
+    "input": str,
+    "output": str,
+    "axes_in": str,
+    "axes_out": str,
+    "unit_scale": float,
+    "sh_degree": int,
+    "colour_space": str,
+    "transform": list,
+    "keep_transform": bool,
+    "cameras": str,
+    "image_plane": str,
+    "spz_version": int,
+    "compress_spz": bool,
     "export_cameras": str,
-}  # fmt: skip
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,39 +44,88 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = f"formats:\n{table}\n\naxes:\n{axes}"
     parser.add_argument("input", metavar="IN", help="a splat file of any known format")
-    parser.add_argument("output", metavar="OUT", help="the file to write; its ending chooses the format")
-    parser.add_argument("--axes-in", choices=PRESETS, help="axes of IN; default: what it says, or its format's custom")
-    parser.add_argument("--axes-out", choices=PRESETS, help="axes of OUT; default: its format's custom")
-    parser.add_argument("--unit-scale", type=float, default=1.0, help="multiply all lengths by this (default 1)")
-    parser.add_argument("--sh-degree", type=int, choices=range(4), help="keep no more view-dependent colour than this degree")
-    parser.add_argument("--colour-space", choices=COLOUR_SPACES, help="how OUT codes and blends colour; default: as IN")
-    parser.add_argument("--transform", type=float, nargs=16, metavar="M", help="4x4 matrix, row by row, applied in the axes of IN")
-    parser.add_argument("--keep-transform", action="store_true", help="keep --transform on a node instead of baking it (glTF, USD)")
-    parser.add_argument("--cameras", metavar="JSON", help="a camera path file to write along (glTF, USD)")
+    parser.add_argument(
+        "output", metavar="OUT", help="the file to write; its ending chooses the format"
+    )
+    parser.add_argument(
+        "--axes-in",
+        choices=PRESETS,
+        help="axes of IN; default: what it says, or its format's custom",
+    )
+    parser.add_argument(
+        "--axes-out", choices=PRESETS, help="axes of OUT; default: its format's custom"
+    )
+    parser.add_argument(
+        "--unit-scale", type=float, default=1.0, help="multiply all lengths by this (default 1)"
+    )
+    parser.add_argument(
+        "--sh-degree",
+        type=int,
+        choices=range(4),
+        help="keep no more view-dependent colour than this degree",
+    )
+    parser.add_argument(
+        "--colour-space",
+        choices=COLOUR_SPACES,
+        help="how OUT codes and blends colour; default: as IN",
+    )
+    parser.add_argument(
+        "--transform",
+        type=float,
+        nargs=16,
+        metavar="M",
+        help="4x4 matrix, row by row, applied in the axes of IN",
+    )
+    parser.add_argument(
+        "--keep-transform",
+        action="store_true",
+        help="keep --transform on a node instead of baking it (glTF, USD)",
+    )
+    parser.add_argument(
+        "--cameras", metavar="JSON", help="a camera path file to write along (glTF, USD)"
+    )
     parser.add_argument(
         "--export-cameras",
         metavar="FILE",
         help="write the cameras (of --cameras or IN) too: transforms.json, camera_path.json, a RealEstate10K .txt, or a folder for COLMAP",
     )
-    parser.add_argument("--image-plane", metavar="PICTURE", help="a picture to hang behind the first camera's view (glTF, USD)")
-    parser.add_argument("--spz-version", type=int, choices=(2, 3, 4), default=4, help="version of .spz files (default 4)")
-    parser.add_argument("--compress-spz", action="store_true", help="hold the splats of a glTF as SPZ: small, lossy")
+    parser.add_argument(
+        "--image-plane",
+        metavar="PICTURE",
+        help="a picture to hang behind the first camera's view (glTF, USD)",
+    )
+    parser.add_argument(
+        "--spz-version",
+        type=int,
+        choices=(2, 3, 4),
+        default=4,
+        help="version of .spz files (default 4)",
+    )
+    parser.add_argument(
+        "--compress-spz", action="store_true", help="hold the splats of a glTF as SPZ: small, lossy"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Convert and print one line about the result."""
     result = convert({name: getattr(args, name) for name in _FIELDS}, Path.cwd())
-    sys.stdout.write(f"{result['scene']}: {result['count']:,} splats, {result['bytes']:,} bytes; {result['lossy']}\n")
+    sys.stdout.write(
+        f"{result['scene']}: {result['count']:,} splats, {result['bytes']:,} bytes; {result['lossy']}\n"
+    )
     return 0
 
 
-def run_job(folder: Path, report: Callable[..., None], settings: dict[str, Any] | None = None) -> dict[str, Any]:
+def run_job(
+    folder: Path, report: Callable[..., None], settings: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """The server's job: what `settings`, or convert.json in the folder, asks for. Paths are relative to the folder."""
     if not settings:
         try:
             settings = json.loads((folder / "convert.json").read_text("utf-8"))
         except (OSError, ValueError) as error:
-            raise UserError(f"{folder / 'convert.json'} cannot be read: {error}.", "Start the conversion again.") from error
+            raise UserError(
+                f"{folder / 'convert.json'} cannot be read: {error}.", "Start the conversion again."
+            ) from error
     if not isinstance(settings, dict):
         raise UserError("convert.json is not an object.", "Start the conversion again.")
     return convert(settings, folder, report)
@@ -73,7 +135,10 @@ def checked(request: dict[str, Any]) -> dict[str, Any]:
     """The request with None for what it leaves out. UserError for unknown names and wrong types."""
     unknown = request.keys() - _FIELDS.keys()
     if unknown:
-        raise UserError(f"convert does not know {', '.join(sorted(unknown))}.", f"It knows {', '.join(_FIELDS)}.")
+        raise UserError(
+            f"convert does not know {', '.join(sorted(unknown))}.",
+            f"It knows {', '.join(_FIELDS)}.",
+        )
     values: dict[str, Any] = dict.fromkeys(_FIELDS)
     for name, value in request.items():
         wanted = _FIELDS[name]
@@ -91,7 +156,9 @@ def _silent(*_: object, **__: object) -> None:
     return
 
 
-def convert(request: dict[str, Any], folder: Path, report: Callable[..., None] = _silent) -> dict[str, Any]:
+def convert(
+    request: dict[str, Any], folder: Path, report: Callable[..., None] = _silent
+) -> dict[str, Any]:
     """Read, transform, write. Returns {"scene", "count", "format", "bytes", "lossy", "sh_coefficients"[, "cameras"]}.
 
     `transform` (16 numbers, row by row) acts in the axes and unit of the input, `unit_scale` on
@@ -101,7 +168,8 @@ def convert(request: dict[str, Any], folder: Path, report: Callable[..., None] =
         return _convert(checked(request), folder, report)
     except MemoryError as error:
         raise UserError(
-            "This machine has too little memory for so many splats.", "Lower --sh-degree, close other programs, or use another machine."
+            "This machine has too little memory for so many splats.",
+            "Lower --sh-degree, close other programs, or use another machine.",
         ) from error
 
 
@@ -114,7 +182,9 @@ def _convert(values: dict[str, Any], folder: Path, report: Callable[..., None]) 
     scene = formats.read(source, axes=values["axes_in"])
     report("convert", 1, 3, f"{scene.count} splats")
     if values["cameras"]:
-        scene = SplatScene(scene.splats, scene.metadata, camera_file.read(folder / values["cameras"]))
+        scene = SplatScene(
+            scene.splats, scene.metadata, camera_file.read(folder / values["cameras"])
+        )
     scene, node = _placed(scene, values)
     report("convert", 2, 3, f"writing {target.name}")
     options = WriteOptions(
@@ -127,11 +197,18 @@ def _convert(values: dict[str, Any], folder: Path, report: Callable[..., None]) 
         image_plane=folder / values["image_plane"] if values["image_plane"] else None,
     )
     written = formats.write(target, scene, options)
-    result = {"scene": str(target), "count": scene.count, "format": written.name, "bytes": target.stat().st_size}
+    result = {
+        "scene": str(target),
+        "count": scene.count,
+        "format": written.name,
+        "bytes": target.stat().st_size,
+    }
     result["lossy"] = formats.loss(written, options)
     result["sh_coefficients"] = _kept_coefficients(scene, written.name, values["sh_degree"])
     if values["export_cameras"]:
-        result["cameras"] = _export_cameras(folder / values["export_cameras"], scene, options.axes or written.axes)
+        result["cameras"] = _export_cameras(
+            folder / values["export_cameras"], scene, options.axes or written.axes
+        )
     report("convert", 3, 3, "done")
     return result
 
@@ -145,7 +222,7 @@ def _export_cameras(target: Path, scene: SplatScene, axes: str) -> str:
     """Cameras in the world that the splats were written in, as far as right-handed axes go."""
     if scene.cameras is None:
         raise UserError("There are no cameras to export.", "Give them with --cameras.")
-    camera_exports.export(target, scene.cameras, axes=axes, splats=scene.in_axes("opencv", 1.0).splats)
+    exports.export(target, scene.cameras, axes=axes, splats=scene.in_axes("opencv", 1.0).splats)
     return str(target)
 
 
@@ -159,7 +236,9 @@ def _placed(scene: SplatScene, values: dict[str, Any]) -> tuple[SplatScene, np.n
         try:
             matrix = np.array(values["transform"], np.float64).reshape(4, 4)
         except (TypeError, ValueError) as error:
-            raise UserError("transform is not 16 numbers.", "Give a 4x4 matrix, row by row.") from error
+            raise UserError(
+                "transform is not 16 numbers.", "Give a 4x4 matrix, row by row."
+            ) from error
     grow = similarity(np.eye(3), scale)
     if values["keep_transform"] and values["transform"]:
         splats, node = transform_splats(scene.splats, grow), grow @ matrix @ np.linalg.inv(grow)

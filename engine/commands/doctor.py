@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import machine
-from ..protocol import ENGINE_VERSION, VERSION
+from ..bridge.protocol import ENGINE_VERSION, VERSION
+from ..models import machine
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,8 +52,18 @@ def run(args: argparse.Namespace) -> int:
     checks = examine()
     ok = all(check.state != FAIL for check in checks)
     if args.json:
-        text = "The engine can run." if ok else next(f"{c.text} {c.remedy}" for c in checks if c.state == FAIL)
-        report = {"engine": ENGINE_VERSION, "protocol": VERSION, "ok": ok, "text": text, "checks": [dataclasses.asdict(c) for c in checks]}
+        text = (
+            "The engine can run."
+            if ok
+            else next(f"{c.text} {c.remedy}" for c in checks if c.state == FAIL)
+        )
+        report = {
+            "engine": ENGINE_VERSION,
+            "protocol": VERSION,
+            "ok": ok,
+            "text": text,
+            "checks": [dataclasses.asdict(c) for c in checks],
+        }
         print(json.dumps(report, allow_nan=False))
     else:
         print(as_text(checks))
@@ -69,7 +79,9 @@ def as_text(checks: list[Check]) -> str:
         if check.remedy:
             lines.append(f"  {'':4}  {'':{width}}  -> {check.remedy}")
     failed = [check.name for check in checks if check.state == FAIL]
-    lines.append(f"The engine cannot run: {', '.join(failed)}." if failed else "The engine can run.")
+    lines.append(
+        f"The engine cannot run: {', '.join(failed)}." if failed else "The engine can run."
+    )
     return "\n".join(lines)
 
 
@@ -128,11 +140,19 @@ def _torch() -> Iterator[Check]:
     devices = machine.nvidia_devices()
     try:
         import torch
-    except (ImportError, OSError) as error:  # OSError: a library that torch needs is missing or damaged
+    except (
+        ImportError,
+        OSError,
+    ) as error:  # OSError: a library that torch needs is missing or damaged
         yield Check("torch", FAIL, f"PyTorch cannot be loaded: {error}.", REINSTALL)
         return
     cuda = torch.version.cuda
-    yield Check("torch", OK, f"{torch.__version__}, {f'built for CUDA {cuda}' if cuda else 'built for CPUs'}", data={"cuda": cuda})
+    yield Check(
+        "torch",
+        OK,
+        f"{torch.__version__}, {f'built for CUDA {cuda}' if cuda else 'built for CPUs'}",
+        data={"cuda": cuda},
+    )
     if devices and not cuda:
         yield Check(
             "device",
@@ -141,7 +161,11 @@ def _torch() -> Iterator[Check]:
             "Run install_deps.py --cuda auto.",
         )
     elif not devices or not torch.cuda.is_available():
-        why = "" if not devices else f" ({devices[0][0]} is there, but PyTorch cannot use it: update the NVIDIA driver)"
+        why = (
+            ""
+            if not devices
+            else f" ({devices[0][0]} is there, but PyTorch cannot use it: update the NVIDIA driver)"
+        )
         yield Check("device", WARN if devices else OK, f"cpu{why}", data={"device": "cpu"})
     else:
         yield _cuda_device(torch)
@@ -154,9 +178,17 @@ def _cuda_device(torch: Any) -> Check:
     text = f"cuda: {name} ({major}.{minor}), {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
     data = {"device": "cuda", "name": name, "free_bytes": free, "total_bytes": total}
     built = torch.cuda.get_arch_list()
-    if built and not any(arch.endswith(f"_{major}{minor}") or _runs_on(arch, major, minor) for arch in built):
+    if built and not any(
+        arch.endswith(f"_{major}{minor}") or _runs_on(arch, major, minor) for arch in built
+    ):
         remedy = "Run install_deps.py --cuda auto for a newer build, or generate with --device cpu."
-        return Check("device", WARN, f"{text}; this PyTorch has no kernels for it ({', '.join(built)})", remedy, data)
+        return Check(
+            "device",
+            WARN,
+            f"{text}; this PyTorch has no kernels for it ({', '.join(built)})",
+            remedy,
+            data,
+        )
     return Check("device", OK, text, data=data)
 
 
@@ -187,8 +219,8 @@ def _drawing() -> Iterator[Check]:
     try:
         import torch
 
-        from ..gaussians import Gaussians
         from ..rasterize import rasterize
+        from ..scene.gaussians import Gaussians
     except (ImportError, OSError) as error:
         yield Check("rasteriser", FAIL, f"It cannot be loaded: {error}.", REINSTALL)
         return
@@ -202,13 +234,19 @@ def _drawing() -> Iterator[Check]:
     )
     K = torch.tensor([[[16.0, 0.0, 8.0], [0.0, 16.0, 8.0], [0.0, 0.0, 1.0]]])
     before_s = time.perf_counter()
-    centre = float(rasterize(one, K, torch.eye(4)[None], 16, 16, backend="cpu").rgb[0, 7:9, 7:9].mean())
+    centre = float(
+        rasterize(one, K, torch.eye(4)[None], 16, 16, backend="cpu").rgb[0, 7:9, 7:9].mean()
+    )
     seconds = time.perf_counter() - before_s
     data = {"seconds": seconds, "compiled_files": _compiled_files()}
     text = f"drew a Gaussian in {seconds:.2f} s; {data['compiled_files']} compiled kernel files are kept"
     if abs(centre - 0.5) > 0.02:  # SH 0 is grey 0.5 by definition
         yield Check(
-            "rasteriser", FAIL, f"It drew {centre:.3f} where 0.5 was expected.", "Report this, with the output of doctor --json.", data
+            "rasteriser",
+            FAIL,
+            f"It drew {centre:.3f} where 0.5 was expected.",
+            "Report this, with the output of doctor --json.",
+            data,
         )
     elif not data["compiled_files"]:
         yield Check(
@@ -236,7 +274,9 @@ def _ffmpeg() -> Iterator[Check]:
         import imageio_ffmpeg
 
         path = imageio_ffmpeg.get_ffmpeg_exe()
-        first = subprocess.run([path, "-version"], capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()[0]
+        first = subprocess.run(
+            [path, "-version"], capture_output=True, text=True, timeout=20, check=True
+        ).stdout.splitlines()[0]
     except (ImportError, RuntimeError, OSError, subprocess.SubprocessError) as error:
         yield Check("ffmpeg", WARN, f"Videos cannot be written: {error}.", REINSTALL)
         return
@@ -250,7 +290,9 @@ def _gsplat() -> Iterator[Check]:
     if importlib.util.find_spec("gsplat") is None:
         if needed:
             remedy = "Run install_deps.py --extra gpu (see the README: gsplat's kernels are compiled on your machine, if you allow it)."
-            yield Check("gsplat", WARN, "not installed: the CPU draws, although there is a GPU", remedy)
+            yield Check(
+                "gsplat", WARN, "not installed: the CPU draws, although there is a GPU", remedy
+            )
         else:
             yield Check("gsplat", OK, "not installed; it is used on NVIDIA GPUs only")
         return
@@ -262,44 +304,74 @@ def _gsplat() -> Iterator[Check]:
 
     reason = gsplat_backend.why_unusable()
     if reason:
-        yield Check("gsplat", WARN, f"{version}, but the CPU draws: {reason}", "What the CPU draws looks the same; it takes longer.")
+        yield Check(
+            "gsplat",
+            WARN,
+            f"{version}, but the CPU draws: {reason}",
+            "What the CPU draws looks the same; it takes longer.",
+        )
     else:
         yield Check("gsplat", OK, f"{version} draws on the GPU")
 
 
 def _disk() -> Iterator[Check]:
-    for name, folder in (("disk here", Path.cwd()), ("disk temporary", Path(tempfile.gettempdir()))):
+    for name, folder in (
+        ("disk here", Path.cwd()),
+        ("disk temporary", Path(tempfile.gettempdir())),
+    ):
         free = shutil.disk_usage(folder).free
         text = f"{free / 1e9:.1f} GB free in {folder}"
         low = free < _LOW_DISK
-        yield Check(name, WARN if low else OK, text, "Free some disk space." if low else "", {"free_bytes": free})
+        yield Check(
+            name,
+            WARN if low else OK,
+            text,
+            "Free some disk space." if low else "",
+            {"free_bytes": free},
+        )
         if not os.access(folder, os.W_OK):
-            yield Check(name, WARN, f"{folder} cannot be written.", "Give --out a folder that can be written.")
+            yield Check(
+                name,
+                WARN,
+                f"{folder} cannot be written.",
+                "Give --out a folder that can be written.",
+            )
 
 
 def _models() -> Iterator[Check]:
     """Video priors and depth sources by name, and whether their code and weights are here."""
-    from .. import priors, weights
-    from ..choice import RANKING
+    from .. import priors
+    from ..models import weights
+    from ..models.choice import RANKING
 
     needs = {candidate.name: candidate.needs for candidate in RANKING}
     for name, target in priors.REGISTRY.items():
-        yield _model("prior", name, needs.get(name, ()), f"{priors.__name__}.{target.split(':')[0]}")
+        yield _model(
+            "prior", name, needs.get(name, ()), f"{priors.__name__}.{target.split(':')[0]}"
+        )
     yield Check("depth box", OK, "ready", data={"ready": True})
     yield Check("depth-map files", OK, "ready: EXR, 16-bit PNG, NPY", data={"ready": True})
     for name, entry in weights.WEIGHTS.items():
         if entry.kind == "depth":
-            yield _model("depth", name, (name,), f"{__package__.rpartition('.')[0]}.geometry.learned")
+            yield _model(
+                "depth", name, (name,), f"{__package__.rpartition('.')[0]}.geometry.learned"
+            )
 
 
 def _model(kind: str, name: str, needs: tuple[str, ...], module: str) -> Check:
     """One model; that its weights are not here is no fault, so it is `ok` and says how to get them."""
-    from .. import weights
+    from ..models import weights
 
     try:
         importlib.import_module(module)
     except ImportError as error:
-        return Check(f"{kind} {name}", WARN, f"its code cannot be loaded: {error}", REINSTALL, {"ready": False})
+        return Check(
+            f"{kind} {name}",
+            WARN,
+            f"its code cannot be loaded: {error}",
+            REINSTALL,
+            {"ready": False},
+        )
     absent = next((need for need in needs if weights.missing(need)), None)
     if absent is not None:
         entry = weights.WEIGHTS[absent]

@@ -8,32 +8,76 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..bridge.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENES = ROOT / "benchmarks" / "scenes"
 RECORD = ROOT / "docs" / "evaluation"  # written there, the main table goes into the README too
 NAMES = (  # those of evaluation.experiments, which the command line does not import before it must
-    "ablation", "drifting_prior", "drifting_printed", "printed_form", "lambda_0", "tau", "momentum_start", "similarity", "reference_pool",
-    "colour_match", "segments", "convergence", "view_range",
-)  # fmt: skip
+    "ablation",
+    "drifting_prior",
+    "drifting_printed",
+    "printed_form",
+    "lambda_0",
+    "tau",
+    "momentum_start",
+    "similarity",
+    "reference_pool",
+    "colour_match",
+    "segments",
+    "convergence",
+    "view_range",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", type=Path, nargs="*", help="scenes, posed sets, or folders of them (default: benchmarks/scenes)")
-    parser.add_argument("--experiment", choices=("all", *NAMES), nargs="+", default=["all"], help="default: all")
+    parser.add_argument(
+        "data",
+        type=Path,
+        nargs="*",
+        help="scenes, posed sets, or folders of them (default: benchmarks/scenes)",
+    )
+    parser.add_argument(
+        "--experiment", choices=("all", *NAMES), nargs="+", default=["all"], help="default: all"
+    )
     parser.add_argument("--out", type=Path, default=Path("out") / "evaluation")
-    parser.add_argument("--width", type=int, default=128, help="working width in pixels (default: 128)")
-    parser.add_argument("--views", type=int, default=3, help="true views after the input view of a posed set (default: 3)")
-    parser.add_argument("--frames", type=int, default=13, help="frames of a posed set's path (default: 13)")
+    parser.add_argument(
+        "--width", type=int, default=128, help="working width in pixels (default: 128)"
+    )
+    parser.add_argument(
+        "--views",
+        type=int,
+        default=3,
+        help="true views after the input view of a posed set (default: 3)",
+    )
+    parser.add_argument(
+        "--frames", type=int, default=13, help="frames of a posed set's path (default: 13)"
+    )
     parser.add_argument("--steps", type=int, default=8, help="denoising steps (default: 8)")
-    parser.add_argument("--refine-steps", type=int, default=60, help="optimiser steps a segment (default: 60)")
+    parser.add_argument(
+        "--refine-steps", type=int, default=60, help="optimiser steps a segment (default: 60)"
+    )
     parser.add_argument("--prior", default="patch", help="video prior (default: patch)")
-    parser.add_argument("--border", type=float, default=0.0, help="share to crop from every side before measuring, e.g. 0.05")
-    parser.add_argument("--lpips", type=Path, help="folder with AlexNet's and LPIPS's weights; without it LPIPS is left out")
+    parser.add_argument(
+        "--border",
+        type=float,
+        default=0.0,
+        help="share to crop from every side before measuring, e.g. 0.05",
+    )
+    parser.add_argument(
+        "--lpips",
+        type=Path,
+        help="folder with AlexNet's and LPIPS's weights; without it LPIPS is left out",
+    )
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of the experiment's own")
-    parser.add_argument("--only", nargs="+", help="these views, by name, instead of the experiment's own")
-    parser.add_argument("--fresh", action="store_true", help="run everything again instead of adding to the results in --out")
+    parser.add_argument(
+        "--only", nargs="+", help="these views, by name, instead of the experiment's own"
+    )
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="run everything again instead of adding to the results in --out",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,19 +90,34 @@ def run(args: argparse.Namespace) -> int:
     if args.only and not any(folder.name in args.only for folder in folders):
         raise UserError("None of the views named by --only is there.", "See the folders' names.")
     common = {
-        "width": args.width, "prior": args.prior, "steps": args.steps, "refine_steps": args.refine_steps,
-        "views": args.views, "frames": args.frames, "border": args.border, "segment_length": 9, "overlap": 3,
-    }  # fmt: skip
+        "width": args.width,
+        "prior": args.prior,
+        "steps": args.steps,
+        "refine_steps": args.refine_steps,
+        "views": args.views,
+        "frames": args.frames,
+        "border": args.border,
+        "segment_length": 9,
+        "overlap": 3,
+    }
     for name in NAMES if "all" in args.experiment else args.experiment:
         data = _earlier(args.out / f"{name}.json", common) if not args.fresh else None
         data = data or {"common": common, "rows": []}
         data["circumstances"] = tables.circumstances(ROOT)
         experiment = experiments.EXPERIMENTS[name]
-        for folder, path, seed, variant in experiments.runs(folders, experiment, views=args.only, seeds=args.seeds):
+        for folder, path, seed, variant in experiments.runs(
+            folders, experiment, views=args.only, seeds=args.seeds
+        ):
             key = {"view": folder.name, "path": path, "seed": seed, "variant": variant}
             if any(all(row[name] == value for name, value in key.items()) for row in data["rows"]):
                 continue
-            _add(data, scenes.load(folder, path=path, views=args.views, frames=args.frames), key, experiment.variants[variant], lpips)
+            _add(
+                data,
+                scenes.load(folder, path=path, views=args.views, frames=args.frames),
+                key,
+                experiment.variants[variant],
+                lpips,
+            )
             tables.save(args.out, name, data)
         sys.stdout.write(tables.write(args.out, name, data).split("| view, variant |")[0])
     if args.out.resolve() == RECORD:
@@ -66,15 +125,31 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add(data: dict[str, Any], view: Any, key: dict[str, Any], overrides: dict[str, Any], lpips: Any) -> None:
+def _add(
+    data: dict[str, Any], view: Any, key: dict[str, Any], overrides: dict[str, Any], lpips: Any
+) -> None:
     from ..evaluation import experiments
     from .generate import progress
 
-    own = {key: value for key, value in data["common"].items() if key not in ("views", "frames", "border")}
+    own = {
+        key: value
+        for key, value in data["common"].items()
+        if key not in ("views", "frames", "border")
+    }
     with progress() as bars:
-        measured = experiments.run(view, {**own, "seed": key["seed"], **overrides}, bars, border=data["common"]["border"], lpips=lpips)
+        measured = experiments.run(
+            view,
+            {**own, "seed": key["seed"], **overrides},
+            bars,
+            border=data["common"]["border"],
+            lpips=lpips,
+        )
     for suffix, row in measured.items():
-        head = {**key, "variant": key["variant"] + suffix, "commit": data["circumstances"]["commit"]}
+        head = {
+            **key,
+            "variant": key["variant"] + suffix,
+            "commit": data["circumstances"]["commit"],
+        }
         data["rows"].append({**head, **_plain(row)})
 
 
@@ -91,7 +166,10 @@ def _plain(value: Any) -> Any:
 
 def _shipped() -> Path:
     if not SCENES.is_dir():
-        raise UserError("There are no scenes beside the engine.", "Make them with benchmarks/make_scenes.py, or name folders of your own.")
+        raise UserError(
+            "There are no scenes beside the engine.",
+            "Make them with benchmarks/make_scenes.py, or name folders of your own.",
+        )
     return SCENES
 
 
@@ -101,5 +179,7 @@ def _earlier(file: Path, common: dict[str, Any]) -> dict[str, Any] | None:
         return None
     data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     if data["common"] != common:
-        raise UserError(f"{file} was made with other settings.", "Choose another --out, or add --fresh.")
+        raise UserError(
+            f"{file} was made with other settings.", "Choose another --out, or add --fresh."
+        )
     return data

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .. import settings as settings_module
-from ..errors import Cancelled, UserError
-from ..settings import PRESETS, SceneSettings, Setting
+from ..bridge import settings as settings_module
+from ..bridge.errors import Cancelled, UserError
+from ..bridge.settings import PRESETS, SceneSettings, Setting
 
 DEMO = Path(__file__).resolve().parents[1] / "demo"
 _DEFAULT_MOVE = "dolly:1.0"
@@ -21,16 +21,38 @@ log = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """--image, --path, --out, --preset, --resume, and a flag for every setting."""
-    parser.add_argument("--image", type=Path, help="the picture; without it the bundled demo is made")
-    parser.add_argument("--path", default=None, help=f"camera path file, or a move such as {_DEFAULT_MOVE} (the default) or orbit:20")
-    parser.add_argument("--out", type=Path, default=None, help="folder for the results (default: out/ and the picture's name)")
+    parser.add_argument(
+        "--image", type=Path, help="the picture; without it the bundled demo is made"
+    )
+    parser.add_argument(
+        "--path",
+        default=None,
+        help=f"camera path file, or a move such as {_DEFAULT_MOVE} (the default) or orbit:20",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=None,
+        help="folder for the results (default: out/ and the picture's name)",
+    )
     parser.add_argument("--preset", choices=tuple(PRESETS), default="standard")
-    parser.add_argument("--resume", action="store_true", help="continue the job in --out after its last finished segment")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the job in --out after its last finished segment",
+    )
     groups: dict[str, Any] = {}
     for row in settings_module.table():
         group = groups.setdefault(row.group, parser.add_argument_group(row.group))
         flags = _flags(row.name)
-        group.add_argument(*flags, dest=f"setting_{row.name}", default=None, type=_reader(row), metavar=_metavar(row), help=_help(row))
+        group.add_argument(
+            *flags,
+            dest=f"setting_{row.name}",
+            default=None,
+            type=_reader(row),
+            metavar=_metavar(row),
+            help=_help(row),
+        )
 
 
 def _flags(name: str) -> list[str]:
@@ -39,7 +61,11 @@ def _flags(name: str) -> list[str]:
 
 
 def _metavar(row: Setting) -> str:
-    return "{" + ",".join(row.choices) + "}" if row.choices else row.unit.upper() or row.type.__name__.upper()
+    return (
+        "{" + ",".join(row.choices) + "}"
+        if row.choices
+        else row.unit.upper() or row.type.__name__.upper()
+    )
 
 
 def _help(row: Setting) -> str:
@@ -49,7 +75,16 @@ def _help(row: Setting) -> str:
 def _reader(row: Setting) -> Any:
     if row.type is not bool:
         return row.type
-    words = {"on": True, "true": True, "1": True, "yes": True, "off": False, "false": False, "0": False, "no": False}
+    words = {
+        "on": True,
+        "true": True,
+        "1": True,
+        "yes": True,
+        "off": False,
+        "false": False,
+        "0": False,
+        "no": False,
+    }
 
     def switch(text: str) -> bool:
         if text.lower() not in words:
@@ -61,32 +96,53 @@ def _reader(row: Setting) -> Any:
 
 def run(args: argparse.Namespace) -> int:
     """Make the job folder, run the job, and say where the results are."""
-    from .. import job as job_module
+    from ..job import folder as job_module
 
-    values = {name.removeprefix("setting_"): v for name, v in vars(args).items() if name.startswith("setting_") and v is not None}
+    values = {
+        name.removeprefix("setting_"): v
+        for name, v in vars(args).items()
+        if name.startswith("setting_") and v is not None
+    }
     image, path, preset = args.image, args.path, args.preset
     if image is None and not (args.resume and args.out):
         image, path, preset, values = _demo(path, preset, values)
-    folder = (args.out or Path("out") / ("demo" if args.image is None else args.image.stem)).resolve()
+    folder = (
+        args.out or Path("out") / ("demo" if args.image is None else args.image.stem)
+    ).resolve()
     try:
         if image is None:
             job = job_module.Job(_existing(folder))
         else:
-            job = prepare_job(folder, image, path or _DEFAULT_MOVE, settings_module.make(preset, **values), resume=args.resume)
+            job = prepare_job(
+                folder,
+                image,
+                path or _DEFAULT_MOVE,
+                settings_module.make(preset, **values),
+                resume=args.resume,
+            )
         with progress() as bars:
             outputs = run_job(job.folder, bars)
     except (KeyboardInterrupt, Cancelled):
-        raise Cancelled(f"Stopped. Finished segments are in {folder}; add --resume to continue.") from None
+        raise Cancelled(
+            f"Stopped. Finished segments are in {folder}; add --resume to continue."
+        ) from None
     sys.stdout.write("".join(f"{name}: {file}\n" for name, file in outputs.items()))
     return 0
 
 
-def _demo(path: str | None, preset: str, values: dict[str, Any]) -> tuple[Path, str, str, dict[str, Any]]:
+def _demo(
+    path: str | None, preset: str, values: dict[str, Any]
+) -> tuple[Path, str, str, dict[str, Any]]:
     import json
 
     chosen = json.loads((DEMO / "demo.json").read_text(encoding="utf-8"))
     image = next(file for file in sorted(DEMO.glob("image.*")))
-    return image, path or str(DEMO / "path.json"), "draft" if preset == "standard" else preset, {**chosen, **values}
+    return (
+        image,
+        path or str(DEMO / "path.json"),
+        "draft" if preset == "standard" else preset,
+        {**chosen, **values},
+    )
 
 
 def _existing(folder: Path) -> Path:
@@ -95,10 +151,16 @@ def _existing(folder: Path) -> Path:
     return folder
 
 
-def prepare_job(folder: Path, image: Path, path: str, settings: SceneSettings, *, resume: bool) -> Any:
+def prepare_job(
+    folder: Path, image: Path, path: str, settings: SceneSettings, *, resume: bool
+) -> Any:
     """A job folder with copies of the inputs, after reading each once: bad input leaves nothing behind."""
-    from .. import camera_file, choice, geometry, images, moves, priors, trajectory
-    from .. import job as job_module
+    from .. import geometry, priors
+    from ..bridge import camera_file
+    from ..cameras import moves, trajectory
+    from ..job import folder as job_module
+    from ..media import images
+    from ..models import choice
 
     if settings.prior.prior != choice.AUTO:
         priors.check(settings.prior.prior)
@@ -119,23 +181,40 @@ def prepare_job(folder: Path, image: Path, path: str, settings: SceneSettings, *
         depth = Path(settings.geometry.depth)
         if depth.suffix:
             if not depth.is_file():
-                raise UserError(f"The depth map {depth} does not exist.", "Check the name, or use --depth box.")
+                raise UserError(
+                    f"The depth map {depth} does not exist.", "Check the name, or use --depth box."
+                )
             inputs["depth"] = depth
-            settings = settings_module.make(**{**_flat(settings), "depth": f"input/depth{depth.suffix.lower()}"})
+            settings = settings_module.make(
+                **{**_flat(settings), "depth": f"input/depth{depth.suffix.lower()}"}
+            )
         first = Path(settings.geometry.initialiser.strip())
         if first.suffix.lower() == ".ply":
             if not first.is_file():
-                raise UserError(f"The Gaussians {first} do not exist.", "Check the name, or use --initialiser layers.")
+                raise UserError(
+                    f"The Gaussians {first} do not exist.",
+                    "Check the name, or use --initialiser layers.",
+                )
             inputs["initial"] = first
-            settings = settings_module.make(**{**_flat(settings), "initialiser": "input/initial.ply"})
+            settings = settings_module.make(
+                **{**_flat(settings), "initialiser": "input/initial.ply"}
+            )
         # weights stay where they are: too large to copy
-        places = {n: str(Path(v).expanduser().resolve()) for n, v in (("lora", settings.prior.lora), ("gguf", settings.prior.gguf)) if v}
+        places = {
+            n: str(Path(v).expanduser().resolve())
+            for n, v in (("lora", settings.prior.lora), ("gguf", settings.prior.gguf))
+            if v
+        }
         settings = settings_module.make(**{**_flat(settings), **places})
         return job_module.prepare(folder, settings, inputs, resume=resume)
 
 
 def _flat(settings: SceneSettings) -> dict[str, Any]:
-    return {name: value for group in settings_module.to_json(settings).values() for name, value in group.items()}
+    return {
+        name: value
+        for group in settings_module.to_json(settings).values()
+        for name, value in group.items()
+    }
 
 
 def run_job(folder: Path, report: Any, _: Any = None) -> dict[str, str]:
@@ -145,10 +224,13 @@ def run_job(folder: Path, report: Any, _: Any = None) -> dict[str, str]:
     results, name -> file. The server and the command line both come here.
     """
     report("starting", 0, 1)
-    from .. import images, inputs, pipeline, priors, results
-    from ..device import choose
-    from ..job import Job
-    from ..priors import memory
+    from .. import priors
+    from ..job import inputs, results
+    from ..job.folder import Job
+    from ..media import images
+    from ..method import pipeline
+    from ..models import memory
+    from ..models.device import choose
 
     job = Job(folder)
     handler = _log_to(folder)
@@ -178,8 +260,8 @@ def run_job(folder: Path, report: Any, _: Any = None) -> dict[str, str]:
 
 def _settle(job: Any, picture_size: tuple[int, int], device: str) -> dict[str, str]:
     """Put names in place of "auto", the same for as long as the job lives. Sentences about it."""
-    from .. import choice, images
-    from ..priors import memory
+    from ..media import images
+    from ..models import choice, memory
 
     size = images.working_size(picture_size, job.settings.output.width, 8)
     chosen = choice.settle(job.settings, size, memory.free_bytes(device), job.models())
@@ -200,7 +282,9 @@ def _logged(report: Any) -> Any:
     """`report`, with a line in the log for each stage and each text."""
     latest = ""
 
-    def told(stage: str, done: int, total: int, text: str = "", preview: Path | None = None) -> None:
+    def told(
+        stage: str, done: int, total: int, text: str = "", preview: Path | None = None
+    ) -> None:
         nonlocal latest
         if stage != latest or text:
             log.info("%s%s", stage, f": {text}" if text else "")
@@ -223,7 +307,9 @@ class Bars:
     def __exit__(self, *_: object) -> None:
         self._close()
 
-    def __call__(self, stage: str, done: int, total: int, text: str = "", preview: Path | None = None) -> None:
+    def __call__(
+        self, stage: str, done: int, total: int, text: str = "", preview: Path | None = None
+    ) -> None:
         from tqdm import tqdm
 
         if stage != self._stage and text and done >= total:  # something to read, not to wait for
@@ -232,7 +318,10 @@ class Bars:
             return
         if stage != self._stage:
             self._close()
-            self._bar, self._stage = tqdm(total=total, desc=stage, file=sys.stderr, dynamic_ncols=True), stage
+            self._bar, self._stage = (
+                tqdm(total=total, desc=stage, file=sys.stderr, dynamic_ncols=True),
+                stage,
+            )
         if text:
             self._bar.set_postfix_str(text, refresh=False)
         self._bar.n = done
@@ -260,7 +349,9 @@ class Lines:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def __call__(self, stage: str, done: int, total: int, text: str = "", preview: Path | None = None) -> None:
+    def __call__(
+        self, stage: str, done: int, total: int, text: str = "", preview: Path | None = None
+    ) -> None:
         now_s = time.monotonic()
         if stage == self._stage and not text and now_s - self._told_s < self.EVERY_S:
             return

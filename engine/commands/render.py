@@ -14,19 +14,31 @@ from typing import Any
 
 import numpy as np
 
-from ..axes import PRESETS, preset
-from ..camera_file import CameraPath
-from ..errors import UserError
+from ..bridge.axes import PRESETS, preset
+from ..bridge.camera_file import CameraPath
+from ..bridge.errors import UserError
 
 log = logging.getLogger(__name__)
 
 LAYERS = ("rgba", "depth", "normal")
 KINDS = ("png", "exr", "multilayer", "mp4")
 _DEFAULTS: dict[str, Any] = {
-    "scene": None, "cameras": None, "output": None, "kind": None, "layers": list(LAYERS), "linear": None, "width": 0, "frames": None,
-    "first_frame": 1, "blending": "auto", "background": [0.0, 0.0, 0.0], "holdout": None, "holdout_levels": 32, "axes": "blender",
+    "scene": None,
+    "cameras": None,
+    "output": None,
+    "kind": None,
+    "layers": list(LAYERS),
+    "linear": None,
+    "width": 0,
+    "frames": None,
+    "first_frame": 1,
+    "blending": "auto",
+    "background": [0.0, 0.0, 0.0],
+    "holdout": None,
+    "holdout_levels": 32,
+    "axes": "blender",
     "device": "auto",
-}  # fmt: skip
+}
 _DEPTH_PNG_UNIT_M = 0.001
 Report = Callable[..., None]
 
@@ -34,30 +46,88 @@ Report = Callable[..., None]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of render."""
     parser.add_argument("scene", metavar="SCENE", help="a splat file of any known format")
-    parser.add_argument("cameras", metavar="CAMERAS", help="a camera path of any known format, or a .usd with a camera")
+    parser.add_argument(
+        "cameras",
+        metavar="CAMERAS",
+        help="a camera path of any known format, or a .usd with a camera",
+    )
     parser.add_argument("output", metavar="OUT", help="a folder for frames, or a .mp4")
     parser.add_argument("--kind", choices=KINDS, help="default: mp4 for a .mp4, else png")
-    parser.add_argument("--layers", nargs="+", choices=LAYERS, default=list(LAYERS), help="which passes (default: all)")
-    parser.add_argument("--linear", action=argparse.BooleanOptionalAction, default=None, help="linear colour (default: for EXR)")
-    parser.add_argument("--width", type=int, default=0, help="width of the frames in pixels; height follows (default: the path's)")
-    parser.add_argument("--frames", help="which of the path's frames, counted from 1: 5, 1-20, 1-100x4 or 1-3,7 (default: all)")
-    parser.add_argument("--first-frame", type=int, default=1, help="number of the path's first frame in file names (default 1)")
-    parser.add_argument("--blending", choices=("auto", "display", "linear"), default="auto", help="default: as the file says")
-    parser.add_argument("--background", type=float, nargs=3, default=[0.0, 0.0, 0.0], metavar=("R", "G", "B"), help="behind a video, 0..1")
-    parser.add_argument("--holdout", metavar="PATTERN", help="depth passes of the scene that hide splats, e.g. depth_####.exr")
-    parser.add_argument("--holdout-levels", type=int, default=32, help="how many depths the holdout is cut at (default 32)")
-    parser.add_argument("--axes", choices=PRESETS, default="blender", help="axes in which normals are written (default blender)")
+    parser.add_argument(
+        "--layers",
+        nargs="+",
+        choices=LAYERS,
+        default=list(LAYERS),
+        help="which passes (default: all)",
+    )
+    parser.add_argument(
+        "--linear",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="linear colour (default: for EXR)",
+    )
+    parser.add_argument(
+        "--width",
+        type=int,
+        default=0,
+        help="width of the frames in pixels; height follows (default: the path's)",
+    )
+    parser.add_argument(
+        "--frames",
+        help="which of the path's frames, counted from 1: 5, 1-20, 1-100x4 or 1-3,7 (default: all)",
+    )
+    parser.add_argument(
+        "--first-frame",
+        type=int,
+        default=1,
+        help="number of the path's first frame in file names (default 1)",
+    )
+    parser.add_argument(
+        "--blending",
+        choices=("auto", "display", "linear"),
+        default="auto",
+        help="default: as the file says",
+    )
+    parser.add_argument(
+        "--background",
+        type=float,
+        nargs=3,
+        default=[0.0, 0.0, 0.0],
+        metavar=("R", "G", "B"),
+        help="behind a video, 0..1",
+    )
+    parser.add_argument(
+        "--holdout",
+        metavar="PATTERN",
+        help="depth passes of the scene that hide splats, e.g. depth_####.exr",
+    )
+    parser.add_argument(
+        "--holdout-levels",
+        type=int,
+        default=32,
+        help="how many depths the holdout is cut at (default 32)",
+    )
+    parser.add_argument(
+        "--axes",
+        choices=PRESETS,
+        default="blender",
+        help="axes in which normals are written (default blender)",
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
 
 def run(args: argparse.Namespace) -> int:
     """Render, and print where the frames are."""
     result = render({name: getattr(args, name) for name in _DEFAULTS}, Path.cwd(), _say_progress)
-    sys.stdout.write(f"{result['output']}: {result['count']} frames of {result['width']}x{result['height']}\n")
+    sys.stdout.write(
+        f"{result['output']}: {result['count']} frames of {result['width']}x{result['height']}\n"
+    )
     return 0
 
 
-def _say_progress(stage: str, done: int, total: int, text: str = "", preview: Path | None = None) -> None:
+def _say_progress(
+    stage: str, done: int, total: int, text: str = "", preview: Path | None = None
+) -> None:
     log.info("%s %d/%d %s", stage, done, total, text)
 
 
@@ -67,9 +137,13 @@ def run_job(folder: Path, report: Report, settings: dict[str, Any] | None = None
         try:
             settings = json.loads((folder / "render.json").read_text("utf-8"))
         except (OSError, ValueError) as error:
-            raise UserError(f"{folder / 'render.json'} cannot be read: {error}.", "Start the rendering again.") from error
+            raise UserError(
+                f"{folder / 'render.json'} cannot be read: {error}.", "Start the rendering again."
+            ) from error
     if not isinstance(settings, dict) or settings.keys() - _DEFAULTS.keys():
-        raise UserError(f"render does not understand {settings!r:.200}.", f"It knows {', '.join(_DEFAULTS)}.")
+        raise UserError(
+            f"render does not understand {settings!r:.200}.", f"It knows {', '.join(_DEFAULTS)}."
+        )
     return render(settings, folder, report)
 
 
@@ -85,28 +159,46 @@ def render(request: dict[str, Any], folder: Path, report: Report) -> dict[str, A
     output = folder / values["output"]
     kind = values["kind"] or ("mp4" if output.suffix.lower() == ".mp4" else "png")
     if kind not in KINDS or set(values["layers"]) - set(LAYERS) or not values["layers"]:
-        raise UserError(f"render cannot make {kind} with {values['layers']}.", f"Kinds: {', '.join(KINDS)}; layers: {', '.join(LAYERS)}.")
+        raise UserError(
+            f"render cannot make {kind} with {values['layers']}.",
+            f"Kinds: {', '.join(KINDS)}; layers: {', '.join(LAYERS)}.",
+        )
     if (kind == "mp4") != (output.suffix.lower() == ".mp4"):
-        raise UserError(f"{kind} frames cannot go to {output.name}.", "Name a .mp4 for a video, a folder for frames.")
+        raise UserError(
+            f"{kind} frames cannot go to {output.name}.",
+            "Name a .mp4 for a video, a folder for frames.",
+        )
     path = sized(load_cameras(folder / values["cameras"]), values["width"])
     numbers = frame_numbers(values["frames"], path.count)
     report("render", 0, len(numbers), "reading the scene")
     from .. import formats
-    from ..device import choose
-    from ..passes import drawable
+    from ..models.device import choose
+    from ..outputs.passes import drawable
 
-    scene = drawable(formats.read(folder / values["scene"]), choose(values["device"]), values["blending"])
+    scene = drawable(
+        formats.read(folder / values["scene"]), choose(values["device"]), values["blending"]
+    )
     linear = values["linear"] if values["linear"] is not None else kind in ("exr", "multilayer")
     frames = _frames(scene, path, numbers, linear, values, folder, report)
-    files = _write_video(output, frames, path.fps, values["background"]) if kind == "mp4" else _write_frames(output, frames, kind, values)
-    return {"output": str(output), "count": len(numbers), "width": path.width, "height": path.height, "files": files}
+    files = (
+        _write_video(output, frames, path.fps, values["background"])
+        if kind == "mp4"
+        else _write_frames(output, frames, kind, values)
+    )
+    return {
+        "output": str(output),
+        "count": len(numbers),
+        "width": path.width,
+        "height": path.height,
+        "files": files,
+    }
 
 
 def load_cameras(path: Path) -> CameraPath:
     """A camera path of any format that `trajectory.load` knows, or the first camera of a splat, USD or glTF file."""
     if path.suffix.lower() in (".usd", ".usda", ".usdc", ".usdz", ".glb", ".gltf"):
         return _cameras_of_stage(path)
-    from .. import trajectory
+    from ..cameras import trajectory
 
     return trajectory.load(path)
 
@@ -128,10 +220,13 @@ def _cameras_of_stage(path: Path) -> CameraPath:
 def sized(path: CameraPath, width: int) -> CameraPath:
     """The path at another width, its height following. 0 keeps its own."""
     if width < 0 or width > 32768:
-        raise UserError(f"A width of {width} pixels is not possible.", "Give 1 to 32768, or 0 for the path's own.")
+        raise UserError(
+            f"A width of {width} pixels is not possible.",
+            "Give 1 to 32768, or 0 for the path's own.",
+        )
     if width in (0, path.width):
         return path
-    from .. import trajectory
+    from ..cameras import trajectory
 
     return trajectory.scaled_to(path, width, max(1, round(path.height * width / path.width)))
 
@@ -143,27 +238,51 @@ def frame_numbers(spec: str | None, count: int) -> list[int]:
     numbers: list[int] = []
     for part in spec.split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+)(?:x(\d+))?)?", part.strip())
-        first, last, step = (int(g) if g else None for g in match.groups()) if match else (None, None, None)
+        first, last, step = (
+            (int(g) if g else None for g in match.groups()) if match else (None, None, None)
+        )
         if first is None or not 1 <= first <= (last or first) <= count or step == 0:
-            raise UserError(f"{part!r} names no frames of the path's {count}.", "Write 5, 1-20, 1-100x4 or 1-3,7.")
+            raise UserError(
+                f"{part!r} names no frames of the path's {count}.",
+                "Write 5, 1-20, 1-100x4 or 1-3,7.",
+            )
         numbers += range(first - 1, last or first, step or 1)
     return sorted(set(numbers))
 
 
 def _frames(
-    scene: Any, path: CameraPath, numbers: list[int], linear: bool, values: dict[str, Any], folder: Path, report: Report
+    scene: Any,
+    path: CameraPath,
+    numbers: list[int],
+    linear: bool,
+    values: dict[str, Any],
+    folder: Path,
+    report: Report,
 ) -> Iterator:
     """(file number, Passes) of each frame."""
-    from .. import passes
+    from ..outputs import passes
 
     for done, i in enumerate(numbers):
         number = values["first_frame"] + i
         report("render", done, len(numbers), f"frame {number}")
-        holdout = holdout_map(folder / values["holdout"], number, path.width, path.height) if values["holdout"] else None
-        yield number, passes.render(
-            scene, path.K[i], path.world_from_camera[i], path.width, path.height,
-            linear=linear, holdout_m=holdout, holdout_levels=max(2, int(values["holdout_levels"])),
-        )  # fmt: skip
+        holdout = (
+            holdout_map(folder / values["holdout"], number, path.width, path.height)
+            if values["holdout"]
+            else None
+        )
+        yield (
+            number,
+            passes.render(
+                scene,
+                path.K[i],
+                path.world_from_camera[i],
+                path.width,
+                path.height,
+                linear=linear,
+                holdout_m=holdout,
+                holdout_levels=max(2, int(values["holdout_levels"])),
+            ),
+        )
     report("render", len(numbers), len(numbers), "done")
 
 
@@ -172,14 +291,16 @@ def holdout_map(pattern: Path, number: int, width: int, height: int) -> np.ndarr
 
     EXR is metres, PNG millimetres, NPY metres. Sampled to the frame's size without mixing depths.
     """
-    from ..images import depth_channel, read_exr
+    from ..media.images import depth_channel, read_exr
 
     name = re.sub(r"#+", lambda m: str(number).zfill(len(m.group())), pattern.name)
     path = pattern.with_name(name)
     if path.suffix.lower() == ".exr":
         depth = depth_channel(read_exr(path), path)
     elif not path.is_file():
-        raise UserError(f"The holdout depth {path} does not exist.", "Check the pattern and the frame numbers.")
+        raise UserError(
+            f"The holdout depth {path} does not exist.", "Check the pattern and the frame numbers."
+        )
     elif path.suffix.lower() == ".npy":
         depth = np.load(path, allow_pickle=False)
     else:
@@ -198,10 +319,12 @@ def holdout_map(pattern: Path, number: int, width: int, height: int) -> np.ndarr
 def _write_video(output: Path, frames: Iterator, fps: float, background: list[float]) -> list[str]:
     import torch
 
-    from ..images import save_video
+    from ..media.images import save_video
 
     behind = torch.tensor(background, dtype=torch.float32)
-    pictures = ((p.rgb.cpu() + (1 - p.alpha.cpu()[..., None]) * behind).permute(2, 0, 1) for _, p in frames)
+    pictures = (
+        (p.rgb.cpu() + (1 - p.alpha.cpu()[..., None]) * behind).permute(2, 0, 1) for _, p in frames
+    )
     output.parent.mkdir(parents=True, exist_ok=True)
     save_video(output, pictures, fps)
     return [str(output)]
@@ -227,14 +350,20 @@ def _write_frames(folder: Path, frames: Iterator, kind: str, values: dict[str, A
     return files
 
 
-def _files(arrays: dict[str, np.ndarray], kind: str, layers: list[str]) -> list[tuple[str, Callable[[Path], None]]]:
+def _files(
+    arrays: dict[str, np.ndarray], kind: str, layers: list[str]
+) -> list[tuple[str, Callable[[Path], None]]]:
     """(file stem, writer) of a frame's files."""
-    from ..images import write_exr
+    from ..media.images import write_exr
 
     if kind == "png":
         return [(name, partial(_save_png, name=name, values=arrays[name])) for name in layers]
     if kind == "multilayer":
-        channels = {f"ViewLayer.{group}.{c}": v for name in layers for group, c, v in _channels(name, arrays[name])}
+        channels = {
+            f"ViewLayer.{group}.{c}": v
+            for name in layers
+            for group, c, v in _channels(name, arrays[name])
+        }
         return [("layers", partial(write_exr, channels=channels))]
     plain = {name: {c: v for _, c, v in _channels(name, arrays[name])} for name in layers}
     return [(name, partial(write_exr, channels=plain[name])) for name in layers]
@@ -261,4 +390,6 @@ def _save_png(path: Path, name: str, values: np.ndarray) -> None:
         values = np.concatenate([values[..., :3] / np.maximum(alpha, 1e-6), alpha], axis=2)
     else:
         values = values * 0.5 + 0.5
-    Image.fromarray(np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)).save(path, format="PNG", compress_level=3)
+    Image.fromarray(np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)).save(
+        path, format="PNG", compress_level=3
+    )

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 
-from ..server import Server, guard_standard_streams
+from ..service.server import Server, guard_standard_streams
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

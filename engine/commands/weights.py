@@ -7,13 +7,15 @@ import json
 import sys
 import time
 
-from .. import download, weights
-from ..errors import UserError
+from ..bridge.errors import UserError
+from ..models import download, weights
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """list | show | download | verify | recommend | where."""
-    parser.add_argument("--json", action="store_true", help="one JSON object a line instead of text")
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object a line instead of text"
+    )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     actions.add_parser("list", help="all models: size, whether it is here, licence")
     for action, text in (
@@ -21,21 +23,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("download", "fetch a model; continues where an earlier attempt stopped"),
         ("verify", "read a model's files and compare their checksums"),
     ):
-        actions.add_parser(action, help=text).add_argument("name", metavar="NAME", help="a name from the list")
+        actions.add_parser(action, help=text).add_argument(
+            "name", metavar="NAME", help="a name from the list"
+        )
     actions.choices["download"].add_argument(
-        "--accept-licence", action="store_true", help="needed for models that may not be used commercially without further ado"
+        "--accept-licence",
+        action="store_true",
+        help="needed for models that may not be used commercially without further ado",
     )
-    recommend = actions.add_parser("recommend", help="the best prior and depth model: with what is here, and with a download")
-    recommend.add_argument("--commercial", action="store_true", help="only weights that may be used commercially without further ado")
-    where = actions.add_parser("where", help=f"the weights folder ({weights.FOLDER_VARIABLE} chooses it), or a model's")
+    recommend = actions.add_parser(
+        "recommend", help="the best prior and depth model: with what is here, and with a download"
+    )
+    recommend.add_argument(
+        "--commercial",
+        action="store_true",
+        help="only weights that may be used commercially without further ado",
+    )
+    where = actions.add_parser(
+        "where", help=f"the weights folder ({weights.FOLDER_VARIABLE} chooses it), or a model's"
+    )
     where.add_argument("name", metavar="NAME", nargs="?", help="a name from the list")
 
 
 def run(args: argparse.Namespace) -> int:
     """Do what `args.action` says. Exit code 1 if `verify` finds something wrong, else 0."""
-    return {"list": _list, "show": _show, "download": _download, "verify": _verify, "recommend": _recommend, "where": _where}[
-        args.action
-    ](args)
+    return {
+        "list": _list,
+        "show": _show,
+        "download": _download,
+        "verify": _verify,
+        "recommend": _recommend,
+        "where": _where,
+    }[args.action](args)
 
 
 def facts(name: str) -> dict[str, object]:
@@ -43,10 +62,17 @@ def facts(name: str) -> dict[str, object]:
     entry = weights.known(name)
     absent = weights.missing(name)
     return {
-        "name": name, "title": entry.title, "kind": entry.kind, "size_gb": entry.size_gb, "licence": entry.licence,
-        "commercial_use": entry.commercial_use, "present": not absent, "folder": str(weights.folder() / name),
-        "page": f"{download.endpoint()}/{entry.repository}", "sha256": entry.sha256 if absent else weights.checksums(name),
-    }  # fmt: skip
+        "name": name,
+        "title": entry.title,
+        "kind": entry.kind,
+        "size_gb": entry.size_gb,
+        "licence": entry.licence,
+        "commercial_use": entry.commercial_use,
+        "present": not absent,
+        "folder": str(weights.folder() / name),
+        "page": f"{download.endpoint()}/{entry.repository}",
+        "sha256": entry.sha256 if absent else weights.checksums(name),
+    }
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -55,8 +81,14 @@ def _list(args: argparse.Namespace) -> int:
         if args.json:
             print(json.dumps(data))
         else:
-            use = "commercial use: yes" if data["commercial_use"] else "commercial use: NO, or with conditions"
-            print(f"{name:26} {data['size_gb']:7.3g} GB  {'here' if data['present'] else '-':4}  {use}; {data['licence']}")
+            use = (
+                "commercial use: yes"
+                if data["commercial_use"]
+                else "commercial use: NO, or with conditions"
+            )
+            print(
+                f"{name:26} {data['size_gb']:7.3g} GB  {'here' if data['present'] else '-':4}  {use}; {data['licence']}"
+            )
     return 0
 
 
@@ -72,14 +104,22 @@ def _show(args: argparse.Namespace) -> int:
 
 def _plain(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{file} {digest}" for file, digest in value.items()) or "none known before the download; the hub tells it then"
-    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+        return (
+            ", ".join(f"{file} {digest}" for file, digest in value.items())
+            or "none known before the download; the hub tells it then"
+        )
+    return (
+        {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    )
 
 
 def _download(args: argparse.Namespace) -> int:
     entry = weights.known(args.name)
     if not entry.commercial_use and not args.accept_licence:
-        raise UserError(f"{entry.title}: {entry.licence}.", "Read the licence; to accept it, add --accept-licence.")
+        raise UserError(
+            f"{entry.title}: {entry.licence}.",
+            "Read the licence; to accept it, add --accept-licence.",
+        )
     if not args.json:
         sys.stderr.write(f"{entry.title}, about {entry.size_gb:g} GB. {entry.licence}.\n")
     home = download.download(args.name, _Progress(args.json))
@@ -100,15 +140,29 @@ class _Progress:
             return
         self._last = now
         if self._as_json:
-            print(json.dumps({"stage": stage, "done": done, "total": total, "text": text}), flush=True)
+            print(
+                json.dumps({"stage": stage, "done": done, "total": total, "text": text}), flush=True
+            )
         elif sys.stderr.isatty():
-            sys.stderr.write(f"\r{done / 1e9:7.2f} of {total / 1e9:.2f} GB  {text[-50:]:50}" + ("\n" if done >= total else ""))
+            sys.stderr.write(
+                f"\r{done / 1e9:7.2f} of {total / 1e9:.2f} GB  {text[-50:]:50}"
+                + ("\n" if done >= total else "")
+            )
 
 
 def _verify(args: argparse.Namespace) -> int:
     problems = weights.verify(args.name)
     if args.json:
-        print(json.dumps({"name": args.name, "ok": not problems, "problems": problems, "checked": weights.verifiable(args.name)}))
+        print(
+            json.dumps(
+                {
+                    "name": args.name,
+                    "ok": not problems,
+                    "problems": problems,
+                    "checked": weights.verifiable(args.name),
+                }
+            )
+        )
     elif problems:
         print("\n".join(f"{args.name}: {problem}" for problem in problems))
     elif weights.verifiable(args.name):
@@ -121,20 +175,34 @@ def _verify(args: argparse.Namespace) -> int:
 def _recommend(args: argparse.Namespace) -> int:
     import torch
 
-    from .. import choice
-    from ..priors import memory
+    from ..models import choice, memory
 
     free = memory.free_bytes("cuda") if torch.cuda.is_available() else None
     here = choice.best_here(free, commercial=args.commercial)
     best = choice.suitable(free, commercial=args.commercial)[0]
     fetch = [name for name in best.needs if weights.missing(name)]
     depth = choice.best_depth(commercial=args.commercial)
-    best_depth = next(name for name in choice.DEPTHS if weights.known(name).commercial_use or not args.commercial)
+    best_depth = next(
+        name for name in choice.DEPTHS if weights.known(name).commercial_use or not args.commercial
+    )
     if args.json:
         gib = None if free is None else free / memory.GIB
-        print(json.dumps({"here": here, "best": best.name, "download": fetch, "gpu_gib": gib, "depth": depth, "best_depth": best_depth}))
+        print(
+            json.dumps(
+                {
+                    "here": here,
+                    "best": best.name,
+                    "download": fetch,
+                    "gpu_gib": gib,
+                    "depth": depth,
+                    "best_depth": best_depth,
+                }
+            )
+        )
         return 0
-    print(f"GPU memory: {'none that can be used' if free is None else f'{free / memory.GIB:.1f} GiB free'}")
+    print(
+        f"GPU memory: {'none that can be used' if free is None else f'{free / memory.GIB:.1f} GiB free'}"
+    )
     print(f"with what is here: --prior {here} --depth {depth}")
     if best.name != here:
         print(f"after a download of {', '.join(fetch)}: --prior {best.name}")

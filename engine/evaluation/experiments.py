@@ -12,11 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from .. import camera_file, images, inputs, pipeline, priors, settings
-from ..job import Job, load_gaussians, prepare, read_json
-from ..measures import consistency, psnr
+from .. import priors
+from ..bridge import camera_file, settings
+from ..job import inputs
+from ..job.folder import Job, load_gaussians, prepare, read_json
+from ..job.measures import consistency, psnr
+from ..job.report import loss_fall
+from ..media import images
+from ..method import pipeline
 from ..priors.base import Clip
-from ..report import loss_fall
 from . import metrics
 from .lpips import Lpips
 from .scenes import View
@@ -33,13 +37,17 @@ class Experiment(NamedTuple):
 
     question: str
     variants: dict[str, dict[str, Any]]
-    paths: tuple[str, ...] = ("medium",)  # of the made scenes; posed sets have one path of their own
+    paths: tuple[str, ...] = (
+        "medium",
+    )  # of the made scenes; posed sets have one path of their own
     views: tuple[str, ...] = ()  # of the made scenes; none: all
     seeds: tuple[int, ...] = (0,)
 
 
 _MULTI = {"segment_length": 5, "overlap": 2}
-TRUST = "render_trust"  # not a setting: what the prior is told of the render's coverage, see `Unsure`
+TRUST = (
+    "render_trust"  # not a setting: what the prior is told of the render's coverage, see `Unsure`
+)
 _UNSURE = {TRUST: 0.6}
 CAST = "colour_cast"  # not a setting either: the prior's frames come out tinted, see `Tinted`
 _TINT = {CAST: True, **_UNSURE}
@@ -126,7 +134,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "lambda_0": Experiment(
         "Where does consistency break, where does generation fail? With the drifting prior",
-        {f"lambda_0 {x:g}": {"lambda_0": x, **_UNSURE} for x in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)},
+        {
+            f"lambda_0 {x:g}": {"lambda_0": x, **_UNSURE}
+            for x in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+        },
         views=(*_ROOMS, "landscape", "street"),
     ),
     "tau": Experiment(
@@ -161,21 +172,36 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "segments": Experiment(
         "Length N and overlap n",
-        {f"N {n}, n {o}": {"segment_length": n, "overlap": o} for n, o in ((13, 1), (9, 1), (9, 3), (9, 6), (5, 1), (5, 2), (5, 4))},
+        {
+            f"N {n}, n {o}": {"segment_length": n, "overlap": o}
+            for n, o in ((13, 1), (9, 1), (9, 3), (9, 6), (5, 1), (5, 2), (5, 4))
+        },
         views=_ROOMS,
     ),
     "convergence": Experiment(
         "Does the reconstruction converge over segments, with and without momentum? With the drifting prior",
-        {"with momentum": {**_MULTI, **_UNSURE}, "without momentum": {**_MULTI, **_UNSURE, "momentum": "none"}},
+        {
+            "with momentum": {**_MULTI, **_UNSURE},
+            "without momentum": {**_MULTI, **_UNSURE, "momentum": "none"},
+        },
         views=_ROOMS,
     ),
     "view_range": Experiment(
-        "How far may the camera go?", {"full": {}, "without diffusion": {"diffusion": False}}, ("small", "medium", "hard")
+        "How far may the camera go?",
+        {"full": {}, "without diffusion": {"diffusion": False}},
+        ("small", "medium", "hard"),
     ),
-}  # fmt: skip
+}
 
 
-def run(view: View, overrides: dict[str, Any], report: Report, *, border: float = 0.0, lpips: Lpips | None = None) -> dict[str, Row]:
+def run(
+    view: View,
+    overrides: dict[str, Any],
+    report: Report,
+    *,
+    border: float = 0.0,
+    lpips: Lpips | None = None,
+) -> dict[str, Row]:
     """Run one variant of the method on a view and compare with the true pictures.
 
     `border` crops that share from every side before the numbers are taken. Without `lpips` there is none. Returns the measures by
@@ -188,7 +214,12 @@ def run(view: View, overrides: dict[str, Any], report: Report, *, border: float 
         camera_file.write(path, view.path)
         plain = {name: value for name, value in overrides.items() if name not in (TRUST, CAST)}
         chosen = settings.make("draft", **{**plain, "depth": "input/depth.npy", "frame_step": 1})
-        job = prepare(Path(scratch) / "job", chosen, {"image": view.image, "path": path, "depth": depth}, resume=False)
+        job = prepare(
+            Path(scratch) / "job",
+            chosen,
+            {"image": view.image, "path": path, "depth": depth},
+            resume=False,
+        )
         before = time.perf_counter()
         job.start()
         start = inputs.load(job, torch.device("cpu")).inputs
@@ -204,20 +235,36 @@ def run(view: View, overrides: dict[str, Any], report: Report, *, border: float 
         return rows
 
 
-def compare(job: Job, start: pipeline.Inputs, view: View, border: float, lpips: Lpips | None = None, *, fill: bool = False) -> Row:
+def compare(
+    job: Job,
+    start: pipeline.Inputs,
+    view: View,
+    border: float,
+    lpips: Lpips | None = None,
+    *,
+    fill: bool = False,
+) -> Row:
     """Measures of the final scene against the true pictures: means over them, and each frame's own."""
     h, w = start.image.shape[1:]
-    final = load_gaussians(job.segment_folder(job.finished_segments() - 1) / "gaussians.npz", torch.device("cpu"))
+    final = load_gaussians(
+        job.segment_folder(job.finished_segments() - 1) / "gaussians.npz", torch.device("cpu")
+    )
     frames, cropped = [], []
     for frame, file in view.truth.items():
         one = slice(frame, frame + 1)
-        drawn = pipeline.render(final, start.K[one], start.camera_from_world[one], start.image, job.settings)
+        drawn = pipeline.render(
+            final, start.K[one], start.camera_from_world[one], start.image, job.settings
+        )
         picture = metrics.fill_smoothly(drawn.rgb[0], drawn.alpha[0]) if fill else drawn.rgb[0]
         truth = images.resize(images.load_image(file).pixels, w, h)
         seen = _seen(view, frame, start, job)
-        frames.append({"frame": frame, **metrics.frame_measures(picture, truth, seen, border, lpips)})
+        frames.append(
+            {"frame": frame, **metrics.frame_measures(picture, truth, seen, border, lpips)}
+        )
         cropped.append(metrics.frame_measures(picture, truth, seen, max(border, _CROP), lpips))
-    first = pipeline.render(final, start.K[:1], start.camera_from_world[:1], start.image, job.settings).rgb[0]
+    first = pipeline.render(
+        final, start.K[:1], start.camera_from_world[:1], start.image, job.settings
+    ).rgb[0]
     names = [name for name in frames[0] if name != "frame"] if frames else []
     means = {name: mean([row[name] for row in frames]) for name in names}
     crop = {name: mean([row[name] for row in cropped]) for name in names}
@@ -230,28 +277,45 @@ def _seen(view: View, frame: int, start: pipeline.Inputs, job: Job) -> torch.Ten
     if frame in view.seen:
         return images.resize(images.load_image(view.seen[frame]).pixels, w, h)[0] > 0.5
     one = slice(frame, frame + 1)
-    return pipeline.render(start.gaussians, start.K[one], start.camera_from_world[one], start.image, job.settings).alpha[0] > _SEEN
+    return (
+        pipeline.render(
+            start.gaussians, start.K[one], start.camera_from_world[one], start.image, job.settings
+        ).alpha[0]
+        > _SEEN
+    )
 
 
 def _without_truth(job: Job, start: pipeline.Inputs) -> Row:
     """Measures of the enhanced frames that need no truth."""
-    segments = [read_json(job.segment_folder(i) / "stats.json") for i in range(job.finished_segments())]
+    segments = [
+        read_json(job.segment_folder(i) / "stats.json") for i in range(job.finished_segments())
+    ]
     pool: dict[int, torch.Tensor] = {}
     for i, segment in enumerate(segments):
         for offset, file in enumerate(sorted((job.segment_folder(i) / "frames").glob("*.png"))):
             pool[segment["start"] + offset] = images.load_image(file).pixels
     frames = torch.stack([pool[i] for i in sorted(pool)])
-    final = load_gaussians(job.segment_folder(len(segments) - 1) / "gaussians.npz", torch.device("cpu"))
-    depth = pipeline.render(final, start.K, start.camera_from_world, start.image, job.settings).depth
+    final = load_gaussians(
+        job.segment_folder(len(segments) - 1) / "gaussians.npz", torch.device("cpu")
+    )
+    depth = pipeline.render(
+        final, start.K, start.camera_from_world, start.image, job.settings
+    ).depth
     agreement, shared = consistency(frames, depth, start.K, start.camera_from_world)
     return {
-        "consistency_psnr": agreement, "consistency_share": shared,
-        "drift_psnr": mean([s["drift_psnr"] for s in segments]), "seam": mean([s["seam"] for s in segments]),
-        "loss_fall": loss_fall(segments[-1]["losses"]), "last_loss": mean(segments[-1]["losses"][-10:]),
+        "consistency_psnr": agreement,
+        "consistency_share": shared,
+        "drift_psnr": mean([s["drift_psnr"] for s in segments]),
+        "seam": mean([s["seam"] for s in segments]),
+        "loss_fall": loss_fall(segments[-1]["losses"]),
+        "last_loss": mean(segments[-1]["losses"][-10:]),
         "losses": [[round(x, 5) for x in s["losses"]] for s in segments],
-        "stage_seconds": {name: mean([s["seconds"].get(name) for s in segments]) for name in ("render", "generate", "refine")},
+        "stage_seconds": {
+            name: mean([s["seconds"].get(name) for s in segments])
+            for name in ("render", "generate", "refine")
+        },
         "gaussians": segments[-1]["gaussians"],
-    }  # fmt: skip
+    }
 
 
 def mean(values: list[float | None]) -> float | None:
@@ -261,7 +325,11 @@ def mean(values: list[float | None]) -> float | None:
 
 
 def runs(
-    folders: list[Path], chosen: Experiment, *, views: list[str] | None = None, seeds: list[int] | None = None
+    folders: list[Path],
+    chosen: Experiment,
+    *,
+    views: list[str] | None = None,
+    seeds: list[int] | None = None,
 ) -> Iterator[tuple[Path, str, int, str]]:
     """(folder, path, seed, variant) of an experiment; posed sets have the one path "posed", the same in every experiment.
 

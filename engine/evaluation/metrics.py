@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..losses import WINDOW, ssim_map
-from ..measures import gradient_energy, psnr
+from ..job.measures import gradient_energy, psnr
+from ..method.losses import WINDOW, ssim_map
 from .lpips import Lpips
 
 _EDGE = WINDOW // 2
@@ -58,31 +58,50 @@ def gradient_magnitude(x: Tensor) -> Tensor:
     """Prewitt gradient magnitude, [1, 1, h, w] -> the same; borders are continued."""
     kernel = torch.tensor([[1.0, 0.0, -1.0]]).repeat(3, 1) / 3.0
     kernels = torch.stack([kernel, kernel.T])[:, None].to(x)
-    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernels).square().sum(dim=1, keepdim=True).sqrt()
+    return (
+        F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernels)
+        .square()
+        .sum(dim=1, keepdim=True)
+        .sqrt()
+    )
 
 
 def detail(image: Tensor, truth: Tensor, where: Tensor) -> float:
     """Gradient energy of the picture over that of the truth where `where` [h, w] is true. Near 0: blank or blurred."""
     if not bool(where.any()):
         return math.nan
-    return float(gradient_energy(image)[where].mean() / gradient_energy(truth)[where].mean().clamp(min=1e-6))
+    return float(
+        gradient_energy(image)[where].mean() / gradient_energy(truth)[where].mean().clamp(min=1e-6)
+    )
 
 
-def frame_measures(image: Tensor, truth: Tensor, seen: Tensor, border: float = 0.0, lpips: Lpips | None = None) -> dict[str, float]:
+def frame_measures(
+    image: Tensor, truth: Tensor, seen: Tensor, border: float = 0.0, lpips: Lpips | None = None
+) -> dict[str, float]:
     """All measures of one frame. `seen` [h, w]: what the input view saw; `border` is cropped from every side first."""
     h, w = truth.shape[-2:]
     top, left = math.ceil(border * h), math.ceil(border * w)
     crop = (..., slice(top, h - top), slice(left, w - left))
     image, truth, seen = image[crop], truth[crop], seen[crop]
     parts = {"": None, "_seen": seen, "_invented": ~seen}
-    learned = {} if lpips is None else {f"lpips{name}": lpips.distance(image, truth, where) for name, where in parts.items()}
+    learned = (
+        {}
+        if lpips is None
+        else {f"lpips{name}": lpips.distance(image, truth, where) for name, where in parts.items()}
+    )
     return {
         **learned,
-        "psnr": psnr(image, truth), "psnr_seen": psnr(image, truth, seen), "psnr_invented": psnr(image, truth, ~seen),
-        "ssim": ssim(image, truth), "ssim_seen": ssim(image, truth, seen), "ssim_invented": ssim(image, truth, ~seen),
-        "structure": structure(image, truth), "structure_invented": structure(image, truth, ~seen),
-        "detail_invented": detail(image, truth, ~seen), "invented_share": float((~seen).float().mean()),
-    }  # fmt: skip
+        "psnr": psnr(image, truth),
+        "psnr_seen": psnr(image, truth, seen),
+        "psnr_invented": psnr(image, truth, ~seen),
+        "ssim": ssim(image, truth),
+        "ssim_seen": ssim(image, truth, seen),
+        "ssim_invented": ssim(image, truth, ~seen),
+        "structure": structure(image, truth),
+        "structure_invented": structure(image, truth, ~seen),
+        "detail_invented": detail(image, truth, ~seen),
+        "invented_share": float((~seen).float().mean()),
+    }
 
 
 def fill_smoothly(image: Tensor, alpha: Tensor) -> Tensor:

@@ -18,10 +18,12 @@ import torch
 from plyfile import PlyData
 from scipy.spatial.transform import Rotation, Slerp
 
-from .. import camera_file, images, trajectory
-from ..camera_file import CameraPath
-from ..errors import UserError
+from ..bridge import camera_file
+from ..bridge.camera_file import CameraPath
+from ..bridge.errors import UserError
+from ..cameras import trajectory
 from ..geometry.completion import complete_depth
+from ..media import images
 
 _CELL = 4
 _HINT = "Give scenes of benchmarks/make_scenes.py, posed sets with a transforms.json, or folders of either."
@@ -35,7 +37,9 @@ class View(NamedTuple):
     depth_m: np.ndarray  # [h, w] of the input view at its own size; infinite for the sky
     path: CameraPath  # frames of the path at the pictures' size
     truth: dict[int, Path]  # frame of the path -> picture taken there
-    seen: dict[int, Path]  # frame -> mask, white where the input view sees the same surface; may be empty
+    seen: dict[
+        int, Path
+    ]  # frame -> mask, white where the input view sees the same surface; may be empty
 
 
 def find(folders: Iterable[Path]) -> list[Path]:
@@ -68,7 +72,9 @@ def _is_posed(folder: Path) -> bool:
     if not (folder / "transforms.json").is_file():
         return False
     data = json.loads((folder / "transforms.json").read_text(encoding="utf-8"))
-    return "ply_file_path" in data or all("depth_file_path" in frame for frame in data["frames"][:1])
+    return "ply_file_path" in data or all(
+        "depth_file_path" in frame for frame in data["frames"][:1]
+    )
 
 
 def load_scene(folder: Path, path: str) -> View:
@@ -77,10 +83,19 @@ def load_scene(folder: Path, path: str) -> View:
     if not file.is_file():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.json")))
         raise UserError(f"{folder} has no path {path!r}.", f"Choose one of {known}.")
-    pictures = {int(p.stem): p for p in sorted((folder / path).glob("[0-9]*.png")) if p.stem.isdigit()}
+    pictures = {
+        int(p.stem): p for p in sorted((folder / path).glob("[0-9]*.png")) if p.stem.isdigit()
+    }
     masks = {i: p.with_name(f"{p.stem}_seen.png") for i, p in pictures.items()}
     depth = np.load(folder / "depth.npy", allow_pickle=False).astype(np.float32)
-    return View(folder.name, folder / "input.png", depth, camera_file.read(file), pictures, {i: p for i, p in masks.items() if p.is_file()})
+    return View(
+        folder.name,
+        folder / "input.png",
+        depth,
+        camera_file.read(file),
+        pictures,
+        {i: p for i, p in masks.items() if p.is_file()},
+    )
 
 
 def load_posed(folder: Path, *, first: int = 0, views: int = 3, frames: int = 13) -> View:
@@ -95,26 +110,41 @@ def load_posed(folder: Path, *, first: int = 0, views: int = 3, frames: int = 13
     data = json.loads(file.read_text(encoding="utf-8"))
     listed = data["frames"][first : first + views + 1]
     if len(listed) < 2:
-        raise UserError(f"{folder} has too few views after number {first}.", "Choose an earlier first view.")
+        raise UserError(
+            f"{folder} has too few views after number {first}.", "Choose an earlier first view."
+        )
     size = images.load_image(folder / listed[0]["file_path"]).pixels.shape
     every = trajectory.load(file, image_size=(size[2], size[1]))
-    chosen = every._replace(K=every.K[first : first + len(listed)], world_from_camera=every.world_from_camera[first : first + len(listed)])
+    chosen = every._replace(
+        K=every.K[first : first + len(listed)],
+        world_from_camera=every.world_from_camera[first : first + len(listed)],
+    )
     keys = np.linspace(0, max(frames, len(listed)) - 1, len(listed)).round().astype(int)
     path = _through(chosen, keys)._replace(unit="m")
     if "depth_file_path" in listed[0]:
-        depth = _depth_map(folder / listed[0]["depth_file_path"], float(data.get("depth_unit_scale_factor", 0.001)))
+        depth = _depth_map(
+            folder / listed[0]["depth_file_path"], float(data.get("depth_unit_scale_factor", 0.001))
+        )
     else:
         depth = _sparse_depth(folder / data["ply_file_path"], chosen, (size[1], size[2]))
-    truth = {int(k): folder / frame["file_path"] for k, frame in zip(keys[1:], listed[1:], strict=True)}
+    truth = {
+        int(k): folder / frame["file_path"] for k, frame in zip(keys[1:], listed[1:], strict=True)
+    }
     return View(folder.name, folder / listed[0]["file_path"], depth, path, truth, {})
 
 
 def _through(path: CameraPath, keys: np.ndarray) -> CameraPath:
     at = np.arange(keys[-1] + 1)
     poses = np.tile(np.eye(4), (len(at), 1, 1))
-    poses[:, :3, :3] = Slerp(keys, Rotation.from_matrix(path.world_from_camera[:, :3, :3]))(at).as_matrix()
-    poses[:, :3, 3] = np.stack([np.interp(at, keys, path.world_from_camera[:, i, 3]) for i in range(3)], axis=1)
-    K = np.stack([np.interp(at, keys, path.K[:, i, j]) for i in range(3) for j in range(3)], axis=1).reshape(-1, 3, 3)
+    poses[:, :3, :3] = Slerp(keys, Rotation.from_matrix(path.world_from_camera[:, :3, :3]))(
+        at
+    ).as_matrix()
+    poses[:, :3, 3] = np.stack(
+        [np.interp(at, keys, path.world_from_camera[:, i, 3]) for i in range(3)], axis=1
+    )
+    K = np.stack(
+        [np.interp(at, keys, path.K[:, i, j]) for i in range(3) for j in range(3)], axis=1
+    ).reshape(-1, 3, 3)
     return path._replace(K=K, world_from_camera=poses)
 
 
@@ -142,6 +172,13 @@ def _sparse_depth(file: Path, path: CameraPath, size: tuple[int, int]) -> np.nda
     inside = (column >= 0) & (column < size[1]) & (row >= 0) & (row < size[0])
     depth = torch.zeros(size)
     order = np.argsort(-seen[inside, 2])  # the nearest is written last
-    depth[torch.from_numpy(row[inside][order]), torch.from_numpy(column[inside][order])] = torch.from_numpy(seen[inside][order, 2]).float()
+    depth[torch.from_numpy(row[inside][order]), torch.from_numpy(column[inside][order])] = (
+        torch.from_numpy(seen[inside][order, 2]).float()
+    )
     inverse = 1.0 / complete_depth(depth, depth > 0, holes=False)
-    return 1.0 / torch.nn.functional.interpolate(inverse[None, None], full, mode="bilinear", align_corners=False)[0, 0].numpy()
+    return (
+        1.0
+        / torch.nn.functional.interpolate(
+            inverse[None, None], full, mode="bilinear", align_corners=False
+        )[0, 0].numpy()
+    )

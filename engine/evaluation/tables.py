@@ -9,16 +9,27 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from ..report import plot_axes
+from ..job.report import plot_axes
 from .experiments import EXPERIMENTS, FILLED, Row, mean
 
 # key -> (heading, decimals)
 COLUMNS = {
-    "psnr": ("PSNR", 2), "psnr_seen": ("seen", 2), "psnr_invented": ("invented", 2), "ssim": ("SSIM", 3),
-    "lpips": ("LPIPS", 3), "lpips_invented": ("its invented", 3), "structure": ("structure", 3),
-    "structure_invented": ("its invented", 3), "detail_invented": ("detail", 2), "consistency_psnr": ("consistency", 2),
-    "drift_psnr": ("drift", 2), "seam": ("seam", 2), "last_loss": ("loss", 4), "input_psnr": ("input view", 2), "seconds": ("seconds", 1),
-}  # fmt: skip
+    "psnr": ("PSNR", 2),
+    "psnr_seen": ("seen", 2),
+    "psnr_invented": ("invented", 2),
+    "ssim": ("SSIM", 3),
+    "lpips": ("LPIPS", 3),
+    "lpips_invented": ("its invented", 3),
+    "structure": ("structure", 3),
+    "structure_invented": ("its invented", 3),
+    "detail_invented": ("detail", 2),
+    "consistency_psnr": ("consistency", 2),
+    "drift_psnr": ("drift", 2),
+    "seam": ("seam", 2),
+    "last_loss": ("loss", 4),
+    "input_psnr": ("input view", 2),
+    "seconds": ("seconds", 1),
+}
 LEGEND = """PSNR and SSIM (data range 1) of the final scene over the full true frames; *seen* and *invented*: PSNR over what the input
 view saw and over the rest. *structure*: multi-scale gradient dissimilarity, lower is better, our stand-in for LPIPS, whose weights are
 not part of the project (`--lpips FOLDER` brings its columns); then over the invented part. *detail*: gradient energy of the invented
@@ -26,7 +37,12 @@ part over the truth's. *consistency*: PSNR between neighbouring enhanced frames 
 renders where the scene is known; *seam*: change of shared frames in ordinary frame steps; *loss*: end of the last refinement;
 *input view*: PSNR of the final scene against the picture."""
 RELIABLE_DB = 15.0  # our choice: below this, what is invented has little to do with the scene
-REPORTED = {"full": "19.81", "without latent momentum": "18.52", "without pixel momentum": "16.31", "without diffusion": "16.14"}
+REPORTED = {
+    "full": "19.81",
+    "without latent momentum": "18.52",
+    "without pixel momentum": "16.31",
+    "without diffusion": "16.14",
+}
 
 
 def circumstances(root: Path) -> dict[str, Any]:
@@ -35,16 +51,25 @@ def circumstances(root: Path) -> dict[str, Any]:
     import torch
 
     return {
-        "processor": _processor(), "cores": os.cpu_count(), "system": platform.system(), "python": platform.python_version(),
-        "torch": torch.__version__, "numpy": numpy.__version__, "commit": _git(root, "rev-parse", "--short", "HEAD") or "unknown",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "commit": _git(root, "rev-parse", "--short", "HEAD") or "unknown",
         "changed_since_commit": bool(_git(root, "status", "--porcelain", "--", "engine")),
-    }  # fmt: skip
+    }
 
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in info.read_text().splitlines()
+            if line.startswith("model name")
+        ]
         if names:
             return names[0]
     return platform.processor() or platform.machine()
@@ -52,7 +77,9 @@ def _processor() -> str:
 
 def _git(root: Path, *words: str) -> str:
     try:
-        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *words], cwd=root, capture_output=True, text=True, timeout=20, check=True
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""  # no repository: a zip of the sources
 
@@ -67,10 +94,15 @@ def to_table(rows: list[Row]) -> str:
         mine = [row for row in rows if row["path"] == path]
         lines += [f"| {path} paths, mean of {_count(mine)} | {headings} |", rule]
         for variant in dict.fromkeys(row["variant"] for row in mine):
-            lines.append(_line(variant, means([row for row in mine if row["variant"] == variant]), columns))
+            lines.append(
+                _line(variant, means([row for row in mine if row["variant"] == variant]), columns)
+            )
         lines.append("")
     lines += [f"| view, variant | {headings} |", rule]
-    lines += [_line(f"{row['view']} ({row['path']}, seed {row['seed']}), {row['variant']}", row, columns) for row in rows]
+    lines += [
+        _line(f"{row['view']} ({row['path']}, seed {row['seed']}), {row['variant']}", row, columns)
+        for row in rows
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -92,7 +124,11 @@ def _count(rows: list[Row]) -> str:
 def _whole(rows: list[Row]) -> list[Row]:
     """Only views on which every variant has been run with every seed of its kind of path, so that means compare like with like."""
     variants = {row["variant"] for row in rows}
-    wanted = {(path, seed, variant) for path, seed in {(row["path"], row["seed"]) for row in rows} for variant in variants}
+    wanted = {
+        (path, seed, variant)
+        for path, seed in {(row["path"], row["seed"]) for row in rows}
+        for variant in variants
+    }
     done = {(row["view"], row["path"], row["seed"], row["variant"]) for row in rows}
 
     def complete(view: str, path: str) -> bool:
@@ -124,9 +160,19 @@ def noise_table(rows: list[Row]) -> str:
     seeds = sorted({row["seed"] for row in rows})
     if len(seeds) < 2:
         return ""
-    lines = ["| PSNR between seeds | difference of the means, dB | largest difference of a view, dB |", "|---|---|---|"]
+    lines = [
+        "| PSNR between seeds | difference of the means, dB | largest difference of a view, dB |",
+        "|---|---|---|",
+    ]
     for variant in dict.fromkeys(row["variant"] for row in rows):
-        by_seed = [{row["view"] + row["path"]: row["psnr"] for row in rows if (row["variant"], row["seed"]) == (variant, s)} for s in seeds]
+        by_seed = [
+            {
+                row["view"] + row["path"]: row["psnr"]
+                for row in rows
+                if (row["variant"], row["seed"]) == (variant, s)
+            }
+            for s in seeds
+        ]
         shared = set.intersection(*map(set, by_seed))
         values = [[one[view] for view in sorted(shared)] for one in by_seed]
         if shared:
@@ -138,10 +184,18 @@ def noise_table(rows: list[Row]) -> str:
 
 def cost_table(rows: list[Row]) -> str:
     """Seconds of a segment's stages, means over segments and views."""
-    lines = ["| a segment's seconds | render | generate | refine | Gaussians at the end |", "|---|---|---|---|---|"]
-    for variant in dict.fromkeys(row["variant"] for row in rows if not row["variant"].endswith(FILLED)):
+    lines = [
+        "| a segment's seconds | render | generate | refine | Gaussians at the end |",
+        "|---|---|---|---|---|",
+    ]
+    for variant in dict.fromkeys(
+        row["variant"] for row in rows if not row["variant"].endswith(FILLED)
+    ):
         mine = [row for row in rows if row["variant"] == variant]
-        stages = (mean([row["stage_seconds"].get(stage) for row in mine]) for stage in ("render", "generate", "refine"))
+        stages = (
+            mean([row["stage_seconds"].get(stage) for row in mine])
+            for stage in ("render", "generate", "refine")
+        )
         cells = " | ".join("" if s is None else f"{s:.2f}" for s in stages)
         lines.append(f"| {variant} | {cells} | {mean([row['gaussians'] for row in mine]):.0f} |")
     return "\n".join(lines) + "\n"
@@ -162,10 +216,18 @@ def write_readme(readme: Path, record: Path) -> None:
 
 def range_table(rows: list[Row]) -> str:
     """The greatest share of unseen pixels at which what is invented still keeps RELIABLE_DB, scene by scene."""
-    lines = [f"| scene | unseen share up to which the invented part keeps {RELIABLE_DB:g} dB | largest share tried |", "|---|---|---|"]
+    lines = [
+        f"| scene | unseen share up to which the invented part keeps {RELIABLE_DB:g} dB | largest share tried |",
+        "|---|---|---|",
+    ]
     rows = [row for row in rows if row["variant"] == "full" and row["path"] != "posed"]
     for view in sorted({row["view"] for row in rows}):
-        points = sorted((f["invented_share"], f["psnr_invented"]) for row in rows if row["view"] == view for f in row["frames"])
+        points = sorted(
+            (f["invented_share"], f["psnr_invented"])
+            for row in rows
+            if row["view"] == view
+            for f in row["frames"]
+        )
         good = 0.0
         for share, value in points:
             if value < RELIABLE_DB:
@@ -186,7 +248,9 @@ def write(out: Path, name: str, data: dict[str, Any]) -> str:
     """Write <name>.json, <name>.md and the plots of one experiment. Returns the Markdown."""
     rows = data["rows"]
     save(out, name, data)
-    made = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in data["circumstances"].items())
+    made = ", ".join(
+        f"{key.replace('_', ' ')} {value}" for key, value in data["circumstances"].items()
+    )
     commits = ", ".join(sorted({row["commit"] for row in rows}))
     common = ", ".join(f"{key} {value}" for key, value in data["common"].items())
     text = f"# {name}\n\n{EXPERIMENTS[name].question}\n\nSettings: {common}; others as the draft preset.\n"
@@ -221,10 +285,21 @@ def _plot_means(file: Path, rows: list[Row]) -> str:
     rows = [row for row in rows if row["path"] == path]
     figure, axes = plot_axes("", f"PSNR, dB, {path} paths")
     variants = list(dict.fromkeys(row["variant"] for row in rows))
-    for key, label in (("psnr", "full frame"), ("psnr_seen", "seen"), ("psnr_invented", "invented")):
+    for key, label in (
+        ("psnr", "full frame"),
+        ("psnr_seen", "seen"),
+        ("psnr_invented", "invented"),
+    ):
         values = [means([row for row in rows if row["variant"] == v])[key] for v in variants]
-        axes.plot(range(len(variants)), [float("nan") if v is None else v for v in values], marker="o", label=label)
-    axes.set_xticks(range(len(variants)), [v.replace(FILLED, ",\nfilled") for v in variants], fontsize=7)
+        axes.plot(
+            range(len(variants)),
+            [float("nan") if v is None else v for v in values],
+            marker="o",
+            label=label,
+        )
+    axes.set_xticks(
+        range(len(variants)), [v.replace(FILLED, ",\nfilled") for v in variants], fontsize=7
+    )
     axes.legend(fontsize=7)
     figure.savefig(file)
     return file.name
@@ -234,10 +309,18 @@ def _plot_losses(file: Path, rows: list[Row]) -> str:
     """Mean loss over the optimiser's steps of all segments, as the paper's Fig. 6."""
     figure, axes = plot_axes("optimiser step over all segments", "loss, Eq. (20), mean over views")
     for variant in dict.fromkeys(row["variant"] for row in rows):
-        curves = [[x for segment in row["losses"] for x in segment] for row in rows if row["variant"] == variant]
+        curves = [
+            [x for segment in row["losses"] for x in segment]
+            for row in rows
+            if row["variant"] == variant
+        ]
         length, window = min(len(c) for c in curves), 10
         line = [sum(c[i] for c in curves) / len(curves) for i in range(length)]
-        axes.plot([sum(line[i : i + window]) / window for i in range(length - window)], label=variant, linewidth=0.9)
+        axes.plot(
+            [sum(line[i : i + window]) / window for i in range(length - window)],
+            label=variant,
+            linewidth=0.9,
+        )
     axes.set_yscale("log")
     axes.legend(fontsize=7)
     figure.savefig(file)
@@ -245,9 +328,16 @@ def _plot_losses(file: Path, rows: list[Row]) -> str:
 
 
 def _plot_range(file: Path, rows: list[Row]) -> str:
-    figure, axes = plot_axes("share of the frame that the input did not see", "PSNR of the invented part, dB")
+    figure, axes = plot_axes(
+        "share of the frame that the input did not see", "PSNR of the invented part, dB"
+    )
     for variant in dict.fromkeys(row["variant"] for row in rows):
-        points = [(f["invented_share"], f["psnr_invented"]) for row in rows if row["variant"] == variant for f in row["frames"]]
+        points = [
+            (f["invented_share"], f["psnr_invented"])
+            for row in rows
+            if row["variant"] == variant
+            for f in row["frames"]
+        ]
         axes.scatter(*zip(*points, strict=True), s=10, label=variant)
     axes.axhline(RELIABLE_DB, color="grey", linewidth=0.8)
     axes.legend(fontsize=7)

@@ -16,11 +16,29 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..axes import between, decompose_similarity, preset, similarity
-from ..errors import UserError
-from .scene import DISPLAY, LINEAR, Metadata, SplatScene, WriteOptions, in_colour_space, repaired, with_degree
+from ..bridge.axes import between, decompose_similarity, preset, similarity
+from ..bridge.errors import UserError
+from .scene import (
+    DISPLAY,
+    LINEAR,
+    Metadata,
+    SplatScene,
+    WriteOptions,
+    in_colour_space,
+    repaired,
+    with_degree,
+)
 
-__all__ = ["FORMATS", "Metadata", "SplatScene", "WriteOptions", "format_of", "identify", "read", "write"]
+__all__ = [
+    "FORMATS",
+    "Metadata",
+    "SplatScene",
+    "WriteOptions",
+    "format_of",
+    "identify",
+    "read",
+    "write",
+]
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +73,15 @@ FORMATS: dict[str, Format] = {
         ),
         Format("ply", (".ply",), "ply", "opencv", (), True, False, True, "lossless, bit by bit"),
         Format(
-            "splat", (".splat",), "splat", "opencv", (), False, False, True, "lossy: 8-bit colour and rotation, no view-dependent colour"
+            "splat",
+            (".splat",),
+            "splat",
+            "opencv",
+            (),
+            False,
+            False,
+            True,
+            "lossy: 8-bit colour and rotation, no view-dependent colour",
         ),
         Format(
             "spz",
@@ -101,7 +127,17 @@ FORMATS: dict[str, Format] = {
             True,
             "lossy: 16-bit positions, codebooks of 256, SH palette",
         ),
-        Format("ksplat", (".ksplat",), "ksplat", "opencv", (), False, False, False, "read only; 8-bit colour"),
+        Format(
+            "ksplat",
+            (".ksplat",),
+            "ksplat",
+            "opencv",
+            (),
+            False,
+            False,
+            False,
+            "read only; 8-bit colour",
+        ),
     )
 }
 
@@ -113,7 +149,9 @@ def format_of(path: Path) -> Format:
         if name.endswith(found.endings):
             return found
     endings = ", ".join(e for f in FORMATS.values() for e in f.endings)
-    raise UserError(f"The ending of {Path(path).name} names no splat format.", f"Use one of {endings}.")
+    raise UserError(
+        f"The ending of {Path(path).name} names no splat format.", f"Use one of {endings}."
+    )
 
 
 def identify(path: Path) -> Format:
@@ -125,7 +163,9 @@ def identify(path: Path) -> Format:
         with path.open("rb") as file:
             head = file.read(64)
     except OSError as error:
-        raise UserError(f"Could not read {path}: {error.strerror or error}.", "Check the path.") from error
+        raise UserError(
+            f"Could not read {path}: {error.strerror or error}.", "Check the path."
+        ) from error
     if not head:
         raise UserError(f"{path} is empty.", "Export or download it again.")
     if head.startswith((b"ply\n", b"ply\r")):
@@ -146,14 +186,18 @@ def _has_meta(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             return any(name.split("/")[-1] == "meta.json" for name in archive.namelist())
     except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"{path} is a broken zip archive.", "Export or download it again.") from error
+        raise UserError(
+            f"{path} is a broken zip archive.", "Export or download it again."
+        ) from error
 
 
 def _module(found: Format) -> ModuleType:
     return importlib.import_module(f".{found.module}", __package__)
 
 
-def read(path: Path, *, axes: str | None = None, metres_per_unit: float | None = None) -> SplatScene:
+def read(
+    path: Path, *, axes: str | None = None, metres_per_unit: float | None = None
+) -> SplatScene:
     """Read any known splat file. UserError for what cannot be read; repairs are logged.
 
     The splats come in the file's own axes and unit, named in the metadata; `axes` and
@@ -177,7 +221,10 @@ def prepared(found: Format, scene: SplatScene, options: WriteOptions) -> SplatSc
     axes = preset(options.axes or found.axes)
     if found.fixed_axes and axes.name not in found.fixed_axes:
         hint = "leave the axes out; Unreal and Unity turn the scene themselves on import."
-        raise UserError(f"{found.name} files cannot be in {axes.name} axes.", f"Choose one of {', '.join(found.fixed_axes)}, or {hint}")
+        raise UserError(
+            f"{found.name} files cannot be in {axes.name} axes.",
+            f"Choose one of {', '.join(found.fixed_axes)}, or {hint}",
+        )
     unit = options.metres_per_unit or axes.metres_per_unit
     if found.name == "gltf" and unit != 1.0:
         raise UserError("glTF is always in metres.", "Leave the unit out.")
@@ -187,11 +234,17 @@ def prepared(found: Format, scene: SplatScene, options: WriteOptions) -> SplatSc
     if space is None and scene.metadata.colour_space == LINEAR and not found.nodes:
         space = DISPLAY  # readers of these formats know no other
     if space == LINEAR and not found.tagged:
-        raise UserError(f"{found.name} cannot say that its colours are linear.", "Write PLY, glTF or USD, or leave the colour space out.")
+        raise UserError(
+            f"{found.name} cannot say that its colours are linear.",
+            "Write PLY, glTF or USD, or leave the colour space out.",
+        )
     scene = dataclasses.replace(scene, splats=with_degree(scene.splats, options.sh_degree))
     scene = in_colour_space(scene, space)
     if scene.metadata.blend_linear and not found.tagged:
-        log.warning("%s cannot say that splats are to be blended in linear light: overlaps will look different", found.name)
+        log.warning(
+            "%s cannot say that splats are to be blended in linear light: overlaps will look different",
+            found.name,
+        )
     return scene.in_axes(axes.name, unit)
 
 
@@ -210,9 +263,15 @@ def write(path: Path, scene: SplatScene, options: WriteOptions | None = None) ->
     if found.name == "spz":
         extra["version"] = options.spz_version
     if found.nodes:
-        extra = {"node_matrix": _in_new_axes(options.node_matrix, scene, ready), "image_plane": options.image_plane}
+        extra = {
+            "node_matrix": _in_new_axes(options.node_matrix, scene, ready),
+            "image_plane": options.image_plane,
+        }
     elif options.node_matrix is not None:
-        raise UserError(f"{found.name} has no nodes to keep a transform on.", "Bake the transform, or write glTF or USD.")
+        raise UserError(
+            f"{found.name} has no nodes to keep a transform on.",
+            "Bake the transform, or write glTF or USD.",
+        )
     elif scene.cameras is not None:
         log.info("%s holds no cameras: write them beside it with --export-cameras", found.name)
     if found.name == "gltf":
@@ -227,7 +286,9 @@ def loss(found: Format, options: WriteOptions) -> str:
     return FORMATS["spz"].text if found.name == "gltf" and options.compress_spz else found.text
 
 
-def _in_new_axes(matrix: np.ndarray | None, before: SplatScene, after: SplatScene) -> np.ndarray | None:
+def _in_new_axes(
+    matrix: np.ndarray | None, before: SplatScene, after: SplatScene
+) -> np.ndarray | None:
     """A transform given in the scene's axes, as the same transform in the written ones."""
     if matrix is None:
         return None

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..axes import preset, quaternion_of
-from ..camera_file import CameraPath
-from ..errors import UserError
+from ..bridge.axes import preset, quaternion_of
+from ..bridge.camera_file import CameraPath
+from ..bridge.errors import UserError
 from .scene import log
 
 _LOOKS_BACK = np.diag([1.0, -1.0, -1.0, 1.0])  # OpenCV camera -> camera that looks along -Z, +Y up
@@ -29,15 +29,27 @@ def node_matrices(path: CameraPath, axes: str, metres_per_unit: float) -> np.nda
 
 
 def path_from_nodes(
-    matrices: np.ndarray, K: np.ndarray, size: tuple[int, int], fps: float, axes: str, metres_per_unit: float
+    matrices: np.ndarray,
+    K: np.ndarray,
+    size: tuple[int, int],
+    fps: float,
+    axes: str,
+    metres_per_unit: float,
 ) -> CameraPath:
     """Inverse of `node_matrices`: [f, 4, 4] node matrices and K [f, 3, 3] -> CameraPath in metres.
 
     Scale that a node inherits (a scene exported in centimetres under a scaled root) is taken off
     the camera's axes; its position keeps it. UserError when a number is not finite.
     """
-    if not (np.isfinite(matrices).all() and np.isfinite(K).all() and np.isfinite([fps, metres_per_unit]).all()):
-        raise UserError("The file's camera holds numbers that are not finite.", "Export it again, or without the camera.")
+    if not (
+        np.isfinite(matrices).all()
+        and np.isfinite(K).all()
+        and np.isfinite([fps, metres_per_unit]).all()
+    ):
+        raise UserError(
+            "The file's camera holds numbers that are not finite.",
+            "Export it again, or without the camera.",
+        )
     turn = np.eye(4)
     turn[:3, :3] = preset(axes).from_opencv
     world = turn.T @ np.asarray(matrices, np.float64) @ _LOOKS_BACK
@@ -61,7 +73,10 @@ def vertical_fov(path: CameraPath) -> np.ndarray:
     """[f] radians, as if the principal point were central (which is logged when it is not)."""
     offset = np.abs(path.K[:, :2, 2] - (path.width / 2, path.height / 2)).max()
     if offset > 0.5:
-        log.warning("glTF cameras have no lens shift: a principal point %.1f px off the centre is lost", offset)
+        log.warning(
+            "glTF cameras have no lens shift: a principal point %.1f px off the centre is lost",
+            offset,
+        )
     return 2 * np.arctan(path.height / (2 * path.K[:, 1, 1]))
 
 

@@ -12,16 +12,22 @@ from pathlib import Path
 
 import numpy as np
 
-from ..morton import morton_order
-from ..sh_rotation import SH_C0
+from ..bridge.harmonics import SH_C0
+from ..scene.morton import morton_order
 from .packing import smallest_three
 from .ply import provenance
 from .scene import SplatScene, replacing, sigmoid
 
-LOSSY = ("all values rounded to 8..11 bits within chunks of 256 splats", "the order of the splats changes")
+LOSSY = (
+    "all values rounded to 8..11 bits within chunks of 256 splats",
+    "the order of the splats changes",
+)
 _CHUNK = 256
 _CHUNK_PROPERTIES = [
-    f"{end}_{group}{name}" for group, names in (("", "xyz"), ("scale_", "xyz"), ("", "rgb")) for end in ("min", "max") for name in names
+    f"{end}_{group}{name}"
+    for group, names in (("", "xyz"), ("scale_", "xyz"), ("", "rgb"))
+    for end in ("min", "max")
+    for name in names
 ]
 
 
@@ -29,7 +35,9 @@ def _unit(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """[chunks, 256, 3] -> 0..1 between each chunk's limits [chunks, 3]."""
     span = high - low
     safe = np.where(span < 1e-5, 1, span)
-    return np.where(span[:, None] < 1e-5, 0.0, np.clip((values - low[:, None]) / safe[:, None], 0, 1))
+    return np.where(
+        span[:, None] < 1e-5, 0.0, np.clip((values - low[:, None]) / safe[:, None], 0, 1)
+    )
 
 
 def _levels(unit: np.ndarray, bits: int) -> np.ndarray:
@@ -38,7 +46,11 @@ def _levels(unit: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _pack_11_10_11(unit: np.ndarray) -> np.ndarray:
-    return _levels(unit[..., 0], 11) << 21 | _levels(unit[..., 1], 10) << 11 | _levels(unit[..., 2], 11)
+    return (
+        _levels(unit[..., 0], 11) << 21
+        | _levels(unit[..., 1], 10) << 11
+        | _levels(unit[..., 2], 11)
+    )
 
 
 def _pack_quaternions(quats: np.ndarray) -> np.ndarray:
@@ -51,7 +63,9 @@ def _pack_quaternions(quats: np.ndarray) -> np.ndarray:
 def _padded(values: np.ndarray, chunks: int) -> np.ndarray:
     """[n, 3] -> [chunks, 256, 3], the last row repeated."""
     missing = chunks * _CHUNK - len(values)
-    return np.concatenate([values, np.repeat(values[-1:], missing, axis=0)]).reshape(chunks, _CHUNK, 3)
+    return np.concatenate([values, np.repeat(values[-1:], missing, axis=0)]).reshape(
+        chunks, _CHUNK, 3
+    )
 
 
 def write(path: Path, scene: SplatScene) -> None:
@@ -73,11 +87,18 @@ def write(path: Path, scene: SplatScene) -> None:
         unit = _unit(blocks, low, high).reshape(-1, 3)[:n]
         if column == 3:
             rgb = _levels(unit, 8)
-            packed[:, 3] = rgb[:, 0] << 24 | rgb[:, 1] << 16 | rgb[:, 2] << 8 | _levels(sigmoid(s.opacities_logit), 8)
+            packed[:, 3] = (
+                rgb[:, 0] << 24
+                | rgb[:, 1] << 16
+                | rgb[:, 2] << 8
+                | _levels(sigmoid(s.opacities_logit), 8)
+            )
         else:
             packed[:, column] = _pack_11_10_11(unit)
     packed[:, 1] = _pack_quaternions(s.quats)
-    coefficients = s.sh_rest.transpose(0, 2, 1).reshape(n, s.sh_rest.shape[1] * 3)  # channel-major, as in the plain .ply
+    coefficients = s.sh_rest.transpose(0, 2, 1).reshape(
+        n, s.sh_rest.shape[1] * 3
+    )  # channel-major, as in the plain .ply
     sh = np.clip((coefficients / 8 + 0.5) * 256, 0, 255).astype(np.uint8)
     with replacing(path) as file:
         file.write(_header(n, chunks, sh.shape[1], provenance(scene.metadata)))
@@ -87,9 +108,16 @@ def write(path: Path, scene: SplatScene) -> None:
 
 
 def _header(n: int, chunks: int, coefficients: int, comments: list[str]) -> bytes:
-    lines = ["ply", "format binary_little_endian 1.0", *(f"comment {c}" for c in comments), f"element chunk {chunks}"]
+    lines = [
+        "ply",
+        "format binary_little_endian 1.0",
+        *(f"comment {c}" for c in comments),
+        f"element chunk {chunks}",
+    ]
     lines += [f"property float {name}" for name in _CHUNK_PROPERTIES]
-    lines += [f"element vertex {n}"] + [f"property uint packed_{name}" for name in ("position", "rotation", "scale", "color")]
+    lines += [f"element vertex {n}"] + [
+        f"property uint packed_{name}" for name in ("position", "rotation", "scale", "color")
+    ]
     if coefficients:
         lines += [f"element sh {n}"] + [f"property uchar f_rest_{i}" for i in range(coefficients)]
     return ("\n".join([*lines, "end_header"]) + "\n").encode("ascii", "replace")

@@ -15,13 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from ..axes import rotation_of, transform_splats
-from ..camera_file import CameraPath
-from ..errors import UserError
-from ..sh_rotation import COEFFICIENTS, SH_C0, degree_of
-from ..splat_file import Splats
+from ..bridge.axes import rotation_of, transform_splats
+from ..bridge.camera_file import CameraPath
+from ..bridge.errors import UserError
+from ..bridge.harmonics import COEFFICIENTS, SH_C0, degree_of
+from ..bridge.splat_file import Splats
 from . import spz
-from .camera_nodes import node_matrices, path_from_nodes, plane_corners, quaternions_xyzw, vertical_fov
+from .camera_nodes import (
+    node_matrices,
+    path_from_nodes,
+    plane_corners,
+    quaternions_xyzw,
+    vertical_fov,
+)
 from .gltf_container import Builder, Document
 from .scene import (
     COLOUR_SPACES,
@@ -67,7 +73,9 @@ def read(path: Path) -> SplatScene:
                 if part is not None:
                     parts.append(SplatScene(transform_splats(part.splats, matrix), part.metadata))
     if not parts:
-        raise UserError(f"{path} holds no {_BASE} primitive.", "Export it as Gaussian splats, not as a mesh.")
+        raise UserError(
+            f"{path} holds no {_BASE} primitive.", "Export it as Gaussian splats, not as a mesh."
+        )
     return SplatScene(*_merged(parts), _camera_path(document, cameras))
 
 
@@ -93,7 +101,9 @@ def _world_matrices(document: Document) -> list[tuple[int, np.ndarray]]:
     return out
 
 
-def _numbers(document: Document, node: dict[str, Any], name: str, default: list[float]) -> np.ndarray:
+def _numbers(
+    document: Document, node: dict[str, Any], name: str, default: list[float]
+) -> np.ndarray:
     value = node.get(name, default)
     try:
         array = np.array(value, np.float64)
@@ -127,7 +137,10 @@ def _primitive(document: Document, primitive: Any) -> SplatScene | None:
     extension = document.member(document.member(primitive, "extensions"), _BASE)
     if extension is None:
         return None
-    kernel, space = document.member(extension, "kernel", "ellipse"), document.member(extension, "colorSpace", DISPLAY)
+    kernel, space = (
+        document.member(extension, "kernel", "ellipse"),
+        document.member(extension, "colorSpace", DISPLAY),
+    )
     if kernel != "ellipse" or space not in COLOUR_SPACES:
         raise UserError(
             f"{document.path} has splats of kernel {kernel!r} in colour space {space!r}.",
@@ -138,8 +151,21 @@ def _primitive(document: Document, primitive: Any) -> SplatScene | None:
         if packed is not None:
             view, _ = document.view(document.member(packed, "bufferView"))
             splats, said = spz.decode(bytes(view), document.path)
-            return SplatScene(splats, Metadata("gltf", 1.0, space, antialiased=said.antialiased, source="gltf", lossy=said.lossy))
-    return SplatScene(_plain_splats(document, document.member(primitive, "attributes", {})), Metadata("gltf", 1.0, space, source="gltf"))
+            return SplatScene(
+                splats,
+                Metadata(
+                    "gltf",
+                    1.0,
+                    space,
+                    antialiased=said.antialiased,
+                    source="gltf",
+                    lossy=said.lossy,
+                ),
+            )
+    return SplatScene(
+        _plain_splats(document, document.member(primitive, "attributes", {})),
+        Metadata("gltf", 1.0, space, source="gltf"),
+    )
 
 
 def _plain_splats(document: Document, attributes: dict[str, Any]) -> Splats:
@@ -154,7 +180,9 @@ def _plain_splats(document: Document, attributes: dict[str, Any]) -> Splats:
     for degree in (1, 2, 3):
         if f"{_BASE}:SH_DEGREE_{degree}_COEF_0" not in attributes:
             break
-        rest += [values(f"{_BASE}:SH_DEGREE_{degree}_COEF_{i}", "VEC3") for i in range(2 * degree + 1)]
+        rest += [
+            values(f"{_BASE}:SH_DEGREE_{degree}_COEF_{i}", "VEC3") for i in range(2 * degree + 1)
+        ]
     columns = [
         means,
         values(f"{_BASE}:ROTATION", "VEC4"),
@@ -164,16 +192,22 @@ def _plain_splats(document: Document, attributes: dict[str, Any]) -> Splats:
         *rest,
     ]
     if len({len(c) for c in columns}) != 1:
-        raise damaged(document.path, f"its attributes hold {sorted({len(c) for c in columns})} splats")
+        raise damaged(
+            document.path, f"its attributes hold {sorted({len(c) for c in columns})} splats"
+        )
     if (columns[2] < 0).any() or (columns[3] < 0).any() or (columns[3] > 1).any():
-        log.warning("%s: negative scales lose their sign, opacities are clamped to 0..1", document.path)
+        log.warning(
+            "%s: negative scales lose their sign, opacities are clamped to 0..1", document.path
+        )
     return Splats(
         means=means.astype(np.float32),
         quats=np.ascontiguousarray(columns[1][:, [3, 0, 1, 2]], np.float32),
         scales_log=log_scale(np.abs(columns[2])),
         opacities_logit=logit(np.clip(columns[3][:, 0], 0, 1)),
         sh_dc=dc.astype(np.float32),
-        sh_rest=np.stack(rest, axis=1).astype(np.float32) if rest else np.zeros((len(means), 0, 3), np.float32),
+        sh_rest=np.stack(rest, axis=1).astype(np.float32)
+        if rest
+        else np.zeros((len(means), 0, 3), np.float32),
     )
 
 
@@ -181,45 +215,91 @@ def _merged(parts: list[SplatScene]) -> tuple[Splats, Metadata]:
     first = parts[0].metadata
     parts = [in_colour_space(part, first.colour_space) for part in parts]
     most = max(part.splats.sh_rest.shape[1] for part in parts)
-    padded = [p.splats._replace(sh_rest=np.pad(p.splats.sh_rest, ((0, 0), (0, most - p.splats.sh_rest.shape[1]), (0, 0)))) for p in parts]
-    return (padded[0] if len(padded) == 1 else Splats(*(np.concatenate(arrays) for arrays in zip(*padded, strict=True)))), first
+    padded = [
+        p.splats._replace(
+            sh_rest=np.pad(
+                p.splats.sh_rest, ((0, 0), (0, most - p.splats.sh_rest.shape[1]), (0, 0))
+            )
+        )
+        for p in parts
+    ]
+    return (
+        padded[0]
+        if len(padded) == 1
+        else Splats(*(np.concatenate(arrays) for arrays in zip(*padded, strict=True)))
+    ), first
 
 
 def _camera_path(document: Document, cameras: list[tuple[int, np.ndarray]]) -> CameraPath | None:
     """The first perspective camera; animated when a linear animation moves its node at the root."""
     for index, matrix in cameras:
-        lens = document.member(document.item("cameras", document.item("nodes", index)["camera"]), "perspective")
-        if not isinstance(lens, dict) or not isinstance(lens.get("yfov"), int | float) or not 0 < lens["yfov"] < np.pi:
+        lens = document.member(
+            document.item("cameras", document.item("nodes", index)["camera"]), "perspective"
+        )
+        if (
+            not isinstance(lens, dict)
+            or not isinstance(lens.get("yfov"), int | float)
+            or not 0 < lens["yfov"] < np.pi
+        ):
             continue
         height = 720
         aspect = lens.get("aspectRatio")
-        width = max(1, round(height * (aspect if isinstance(aspect, int | float) and 0.01 < aspect < 100 else 16 / 9)))
+        width = max(
+            1,
+            round(
+                height
+                * (aspect if isinstance(aspect, int | float) and 0.01 < aspect < 100 else 16 / 9)
+            ),
+        )
         f = height / (2 * np.tan(lens["yfov"] / 2))
         times, matrices = _animated(document, index, matrix)
-        K = np.tile(np.array([[f, 0, width / 2], [0, f, height / 2], [0, 0, 1.0]]), (len(matrices), 1, 1))
-        fps = (len(times) - 1) / float(times[-1] - times[0]) if len(times) > 1 and times[-1] > times[0] else 24.0
+        K = np.tile(
+            np.array([[f, 0, width / 2], [0, f, height / 2], [0, 0, 1.0]]), (len(matrices), 1, 1)
+        )
+        fps = (
+            (len(times) - 1) / float(times[-1] - times[0])
+            if len(times) > 1 and times[-1] > times[0]
+            else 24.0
+        )
         return path_from_nodes(matrices, K, (width, height), round(fps, 6), "gltf", 1.0)
     return None
 
 
-def _animated(document: Document, node_index: int, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _animated(
+    document: Document, node_index: int, matrix: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     tracks: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for animation in document.array(document.json, "animations")[:1]:
         samplers = document.array(animation, "samplers")
         for channel in document.array(animation, "channels"):
             target, number = document.member(channel, "target"), document.member(channel, "sampler")
             kind = document.member(target, "path")
-            if document.member(target, "node") != node_index or kind not in ("translation", "rotation"):
+            if document.member(target, "node") != node_index or kind not in (
+                "translation",
+                "rotation",
+            ):
                 continue
             if not isinstance(number, int) or not 0 <= number < len(samplers):
                 raise damaged(document.path, f"there is no animation sampler {number!r}")
             sampler = samplers[number]
             if document.member(sampler, "interpolation", "LINEAR") != "LINEAR":
-                log.warning("%s: its camera animation is not linear; only its rest pose is read", document.path)
+                log.warning(
+                    "%s: its camera animation is not linear; only its rest pose is read",
+                    document.path,
+                )
                 return np.zeros(1), matrix[None]
             times = document.accessor(document.member(sampler, "input"), ("SCALAR",))[:, 0]
-            tracks[kind] = (times, document.accessor(document.member(sampler, "output"), ("VEC3",) if kind == "translation" else ("VEC4",)))
-    if set(tracks) != {"translation", "rotation"} or len({len(a) for track in tracks.values() for a in track}) != 1:
+            tracks[kind] = (
+                times,
+                document.accessor(
+                    document.member(sampler, "output"),
+                    ("VEC3",) if kind == "translation" else ("VEC4",),
+                ),
+            )
+    if (
+        set(tracks) != {"translation", "rotation"}
+        or len({len(a) for track in tracks.values() for a in track}) != 1
+    ):
         return np.zeros(1), matrix[None]
     times = tracks["translation"][0]
     pairs = zip(tracks["translation"][1], tracks["rotation"][1], strict=True)
@@ -230,21 +310,34 @@ def _animated(document: Document, node_index: int, matrix: np.ndarray) -> tuple[
 
 
 def write(
-    path: Path, scene: SplatScene, *, node_matrix: np.ndarray | None = None, compress_spz: bool = False, image_plane: Path | None = None
+    path: Path,
+    scene: SplatScene,
+    *,
+    node_matrix: np.ndarray | None = None,
+    compress_spz: bool = False,
+    image_plane: Path | None = None,
 ) -> None:
     """A .glb, or a .gltf with its .bin beside it. `scene` must be in glTF's axes and metres.
 
     `node_matrix` [4, 4] stays on the node (it must be a similarity without mirror).
     """
-    if scene.metadata.axes not in ("gltf", "houdini", "nuke") or scene.metadata.metres_per_unit != 1.0:
+    if (
+        scene.metadata.axes not in ("gltf", "houdini", "nuke")
+        or scene.metadata.metres_per_unit != 1.0
+    ):
         raise ValueError(f"glTF needs its own axes in metres, got {scene.metadata.axes}")
     builder = Builder()
     used = [_BASE]
-    primitive = _spz_primitive(builder, scene, used) if compress_spz else _plain_primitive(builder, scene)
+    primitive = (
+        _spz_primitive(builder, scene, used) if compress_spz else _plain_primitive(builder, scene)
+    )
     node: dict[str, Any] = {"name": "splats", "mesh": 0}
     if node_matrix is not None:
         if np.linalg.det(node_matrix[:3, :3]) <= 0:
-            raise UserError("The object is mirrored, which a glTF splat node cannot be.", "Bake the transform, or take the mirror off.")
+            raise UserError(
+                "The object is mirrored, which a glTF splat node cannot be.",
+                "Bake the transform, or take the mirror off.",
+            )
         node["matrix"] = np.asarray(node_matrix, np.float64).T.reshape(-1).tolist()
     document: dict[str, Any] = {
         "asset": {"version": "2.0", "generator": "Scene Splatter"},
@@ -279,7 +372,12 @@ def _save(path: Path, builder: Builder, document: dict[str, Any]) -> None:
 
 
 def _extension(scene: SplatScene) -> dict[str, Any]:
-    return {"kernel": "ellipse", "colorSpace": scene.metadata.colour_space, "projection": "perspective", "sortingMethod": "cameraDistance"}
+    return {
+        "kernel": "ellipse",
+        "colorSpace": scene.metadata.colour_space,
+        "projection": "perspective",
+        "sortingMethod": "cameraDistance",
+    }
 
 
 def _fallback_colour(scene: SplatScene) -> np.ndarray:
@@ -287,7 +385,9 @@ def _fallback_colour(scene: SplatScene) -> np.ndarray:
     rgb = np.clip(scene.splats.sh_dc * SH_C0 + 0.5, 0, 1)
     if scene.metadata.colour_space == DISPLAY:
         rgb = srgb_to_linear(rgb)
-    return np.rint(np.concatenate([rgb, sigmoid(scene.splats.opacities_logit)[:, None]], axis=1) * 255).astype(np.uint8)
+    return np.rint(
+        np.concatenate([rgb, sigmoid(scene.splats.opacities_logit)[:, None]], axis=1) * 255
+    ).astype(np.uint8)
 
 
 def _plain_primitive(builder: Builder, scene: SplatScene) -> dict[str, Any]:
@@ -303,7 +403,9 @@ def _plain_primitive(builder: Builder, scene: SplatScene) -> dict[str, Any]:
     }
     for degree in range(1, degree_of(s.sh_rest.shape[1]) + 1):
         for i in range(2 * degree + 1):
-            attributes[f"{_BASE}:SH_DEGREE_{degree}_COEF_{i}"] = builder.add(s.sh_rest[:, COEFFICIENTS[degree - 1] + i])
+            attributes[f"{_BASE}:SH_DEGREE_{degree}_COEF_{i}"] = builder.add(
+                s.sh_rest[:, COEFFICIENTS[degree - 1] + i]
+            )
     return {"mode": 0, "attributes": attributes, "extensions": {_BASE: _extension(scene)}}
 
 
@@ -319,7 +421,9 @@ def _spz_primitive(builder: Builder, scene: SplatScene, used: list[str]) -> dict
         return len(builder.accessors) - 1
 
     attributes = {
-        "POSITION": empty(5126, "VEC3", min=s.means.min(axis=0).tolist(), max=s.means.max(axis=0).tolist()),
+        "POSITION": empty(
+            5126, "VEC3", min=s.means.min(axis=0).tolist(), max=s.means.max(axis=0).tolist()
+        ),
         "COLOR_0": empty(5121, "VEC4", normalized=True),
         f"{_BASE}:ROTATION": empty(5126, "VEC4"),
         f"{_BASE}:SCALE": empty(5126, "VEC3"),
@@ -331,38 +435,64 @@ def _spz_primitive(builder: Builder, scene: SplatScene, used: list[str]) -> dict
     return {"mode": 0, "attributes": attributes, "extensions": {_BASE: extension}}
 
 
-def _add_camera(builder: Builder, document: dict[str, Any], path: CameraPath, image_plane: Path | None) -> None:
+def _add_camera(
+    builder: Builder, document: dict[str, Any], path: CameraPath, image_plane: Path | None
+) -> None:
     fov = vertical_fov(path)
     if np.ptp(fov) > 1e-4:
-        log.warning("glTF cores have no animated lens: the field of view of the first frame is written")
+        log.warning(
+            "glTF cores have no animated lens: the field of view of the first frame is written"
+        )
     aspect = path.width / path.height * float(path.K[0, 1, 1] / path.K[0, 0, 0])
     document["cameras"] = [
-        {"type": "perspective", "name": "camera", "perspective": {"yfov": float(fov[0]), "aspectRatio": aspect, "znear": 0.01}}
+        {
+            "type": "perspective",
+            "name": "camera",
+            "perspective": {"yfov": float(fov[0]), "aspectRatio": aspect, "znear": 0.01},
+        }
     ]
     matrices = node_matrices(path, "gltf", 1.0)
     quats = quaternions_xyzw(matrices).astype(np.float32)
     translations = matrices[:, :3, 3].astype(np.float32)
-    node = {"name": "camera", "camera": 0, "translation": translations[0].tolist(), "rotation": quats[0].tolist()}
+    node = {
+        "name": "camera",
+        "camera": 0,
+        "translation": translations[0].tolist(),
+        "rotation": quats[0].tolist(),
+    }
     document["nodes"].append(node)
     index = len(document["nodes"]) - 1
     document["scenes"][0]["nodes"].append(index)
     if path.count > 1:
-        times = builder.add((np.arange(path.count) / path.fps).astype(np.float32), bounds=True, target=None)
+        times = builder.add(
+            (np.arange(path.count) / path.fps).astype(np.float32), bounds=True, target=None
+        )
         outputs = [builder.add(values, target=None) for values in (translations, quats)]
-        document["animations"] = [{
-            "name": "camera",
-            "samplers": [{"input": times, "output": out, "interpolation": "LINEAR"} for out in outputs],
-            "channels": [{"sampler": i, "target": {"node": index, "path": name}} for i, name in enumerate(("translation", "rotation"))],
-        }]  # fmt: skip
+        document["animations"] = [
+            {
+                "name": "camera",
+                "samplers": [
+                    {"input": times, "output": out, "interpolation": "LINEAR"} for out in outputs
+                ],
+                "channels": [
+                    {"sampler": i, "target": {"node": index, "path": name}}
+                    for i, name in enumerate(("translation", "rotation"))
+                ],
+            }
+        ]
     if image_plane is not None:
         _add_image_plane(builder, document, path, image_plane, index)
 
 
-def _add_image_plane(builder: Builder, document: dict[str, Any], path: CameraPath, picture: Path, camera: int) -> None:
+def _add_image_plane(
+    builder: Builder, document: dict[str, Any], path: CameraPath, picture: Path, camera: int
+) -> None:
     """An unlit quad with the picture, far behind what the first camera sees, moving with the camera."""
     mime = mimetypes.guess_type(picture.name)[0]
     if mime not in ("image/png", "image/jpeg"):
-        raise UserError(f"{picture} cannot be an image plane in glTF.", "Use a PNG or JPEG picture.")
+        raise UserError(
+            f"{picture} cannot be an image plane in glTF.", "Use a PNG or JPEG picture."
+        )
     distance = 100.0
     corners = plane_corners(path.K[0], path.width, path.height, distance).astype(np.float32)
     attributes = {
@@ -373,11 +503,19 @@ def _add_image_plane(builder: Builder, document: dict[str, Any], path: CameraPat
     view = builder.add_view(np.frombuffer(read_bytes(picture), np.uint8))
     document["images"] = [{"bufferView": view, "mimeType": mime, "name": picture.stem}]
     document["textures"] = [{"source": 0}]
-    document["materials"] = [{
-        "name": "image_plane", "extensions": {"KHR_materials_unlit": {}},
-        "pbrMetallicRoughness": {"baseColorTexture": {"index": 0}, "metallicFactor": 0.0},
-    }]  # fmt: skip
+    document["materials"] = [
+        {
+            "name": "image_plane",
+            "extensions": {"KHR_materials_unlit": {}},
+            "pbrMetallicRoughness": {"baseColorTexture": {"index": 0}, "metallicFactor": 0.0},
+        }
+    ]
     document["extensionsUsed"].append("KHR_materials_unlit")
-    document["meshes"].append({"name": "image_plane", "primitives": [{"attributes": attributes, "indices": indices, "material": 0}]})
+    document["meshes"].append(
+        {
+            "name": "image_plane",
+            "primitives": [{"attributes": attributes, "indices": indices, "material": 0}],
+        }
+    )
     document["nodes"].append({"name": "image_plane", "mesh": len(document["meshes"]) - 1})
     document["nodes"][camera]["children"] = [len(document["nodes"]) - 1]

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from ..errors import UserError
+from ..bridge.errors import UserError
 from .scene import MOST_SPLATS, damaged, read_bytes
 
 _GLB_MAGIC, _JSON, _BIN = 0x46546C67, 0x4E4F534A, 0x004E4942
@@ -32,7 +32,9 @@ class Document:
             self.json: dict[str, Any] = json.loads(text.decode("utf-8-sig"))
         except (ValueError, RecursionError) as error:
             raise damaged(path, f"its JSON cannot be read ({error})") from error
-        if not isinstance(self.json, dict) or not str(self.member(self.json.get("asset"), "version", "")).startswith("2"):
+        if not isinstance(self.json, dict) or not str(
+            self.member(self.json.get("asset"), "version", "")
+        ).startswith("2"):
             raise damaged(path, "it is not glTF 2")
         self._buffers: dict[int, bytes] = {}
 
@@ -46,7 +48,10 @@ class Document:
             raise damaged(self.path, "it ends inside the GLB header")
         _, version, length = struct.unpack_from("<III", data)
         if version != 2 or length > len(data):
-            raise damaged(self.path, f"the GLB header (version {version}) claims {length} bytes, there are {len(data)}")
+            raise damaged(
+                self.path,
+                f"the GLB header (version {version}) claims {length} bytes, there are {len(data)}",
+            )
         offset, text = 12, None
         while offset + 8 <= length:
             size, kind = struct.unpack_from("<II", data, offset)
@@ -65,7 +70,12 @@ class Document:
     def item(self, kind: str, index: Any) -> dict[str, Any]:
         """Entry `index` of a top-level array such as "nodes"."""
         items = self.json.get(kind)
-        if not isinstance(items, list) or isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(items):
+        if (
+            not isinstance(items, list)
+            or isinstance(index, bool)
+            or not isinstance(index, int)
+            or not 0 <= index < len(items)
+        ):
             raise damaged(self.path, f"there is no {kind}[{index}]")
         if not isinstance(items[index], dict):
             raise damaged(self.path, f"{kind}[{index}] is not an object")
@@ -93,7 +103,10 @@ class Document:
             if data is None:
                 raise damaged(self.path, f"buffer {index} has no data")
             if len(data) < self.whole(buffer, "byteLength"):
-                raise damaged(self.path, f"buffer {index} claims {buffer['byteLength']} bytes, there are {len(data)}")
+                raise damaged(
+                    self.path,
+                    f"buffer {index} claims {buffer['byteLength']} bytes, there are {len(data)}",
+                )
             self._buffers[index] = data
         return self._buffers[index]
 
@@ -107,7 +120,10 @@ class Document:
                 raise damaged(self.path, "a buffer's data address is broken") from error
         name = PurePosixPath(unquote(uri))
         if ":" in uri or "\\" in uri or name.is_absolute() or ".." in name.parts:
-            raise UserError(f"{self.path} points outside its folder: {uri!r}.", "Only buffers beside the .gltf are read: pack it as .glb.")
+            raise UserError(
+                f"{self.path} points outside its folder: {uri!r}.",
+                "Only buffers beside the .gltf are read: pack it as .glb.",
+            )
         return read_bytes(self.path.parent / name)
 
     def view(self, index: Any) -> tuple[memoryview, int]:
@@ -116,7 +132,9 @@ class Document:
         data = self._buffer(self.whole(view, "buffer"))
         start, size = self.whole(view, "byteOffset", 0), self.whole(view, "byteLength")
         if start + size > len(data):
-            raise damaged(self.path, f"buffer view {index} ends at byte {start + size} of {len(data)}")
+            raise damaged(
+                self.path, f"buffer view {index} ends at byte {start + size} of {len(data)}"
+            )
         return memoryview(data)[start : start + size], self.whole(view, "byteStride", 0)
 
     def accessor(self, index: Any, kinds: tuple[str, ...]) -> np.ndarray:
@@ -125,16 +143,24 @@ class Document:
         kind, dtype = accessor.get("type"), _DTYPES.get(accessor.get("componentType", 0))
         count = self.whole(accessor, "count")
         if kind not in kinds or dtype is None or not 1 <= count <= MOST_SPLATS:
-            raise damaged(self.path, f"accessor {index} holds {count} x {kind} where {' or '.join(kinds)} was expected")
+            raise damaged(
+                self.path,
+                f"accessor {index} holds {count} x {kind} where {' or '.join(kinds)} was expected",
+            )
         if "sparse" in accessor or "bufferView" not in accessor:
-            raise UserError(f"{self.path} uses sparse accessors for its splats.", "Export it again without sparse accessors.")
+            raise UserError(
+                f"{self.path} uses sparse accessors for its splats.",
+                "Export it again without sparse accessors.",
+            )
         data, stride = self.view(accessor["bufferView"])
         width, size = _WIDTHS[kind], np.dtype(dtype).itemsize
         stride = stride or width * size
         offset = self.whole(accessor, "byteOffset", 0)
         if stride < width * size or offset + (count - 1) * stride + width * size > len(data):
             raise damaged(self.path, f"accessor {index} needs more bytes than its view has")
-        values = np.ndarray((count, width), dtype, buffer=data, offset=offset, strides=(stride, size))
+        values = np.ndarray(
+            (count, width), dtype, buffer=data, offset=offset, strides=(stride, size)
+        )
         out: np.ndarray = values.astype(np.float64 if dtype == "<u4" else np.float32)
         if accessor.get("normalized"):
             out = np.maximum(out / float(np.iinfo(dtype).max), -1.0) if dtype != "<f4" else out
@@ -203,7 +229,12 @@ class Builder:
         text += b" " * (-len(text) % 4)
         total = 12 + 8 + len(text) + 8 + self.size
         if total >= 1 << 32:
-            raise UserError("The scene needs more than 4 GiB, the most a .glb can hold.", "Write .gltf, or lower the SH degree.")
-        file.write(struct.pack("<III", _GLB_MAGIC, 2, total) + struct.pack("<II", len(text), _JSON) + text)
+            raise UserError(
+                "The scene needs more than 4 GiB, the most a .glb can hold.",
+                "Write .gltf, or lower the SH degree.",
+            )
+        file.write(
+            struct.pack("<III", _GLB_MAGIC, 2, total) + struct.pack("<II", len(text), _JSON) + text
+        )
         file.write(struct.pack("<II", self.size, _BIN))
         self.write_binary(file)

@@ -67,13 +67,21 @@ def palette(vectors: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     groups = max(1, 2 * int(np.sqrt(size)))
     sample = vectors[rng.choice(n, min(n, 64 * groups), replace=False)]
     centres = _lloyd(sample, groups, rng)[0]
-    with threadpoolctl.threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:  # BLAS threads of its own would spin
+    with (
+        threadpoolctl.threadpool_limits(1, "blas"),
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):  # BLAS threads of its own would spin
         blocks = [vectors[start : start + _BLOCK] for start in range(0, n, _BLOCK)]
         group = np.concatenate(list(pool.map(lambda block: _nearest(block, centres), blocks)))
         order = np.argsort(group, kind="stable")
         members = np.split(order, np.cumsum(np.bincount(group, minlength=groups))[:-1])
         shares = _shares(vectors, members, size)
-        parts = list(pool.map(lambda i: _lloyd(vectors[members[i]], int(shares[i]), np.random.default_rng(i)), range(groups)))
+        parts = list(
+            pool.map(
+                lambda i: _lloyd(vectors[members[i]], int(shares[i]), np.random.default_rng(i)),
+                range(groups),
+            )
+        )
     entry = np.empty(n, np.int64)
     first = 0
     for rows, (found, label) in zip(members, parts, strict=True):
@@ -85,7 +93,12 @@ def palette(vectors: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 def _shares(vectors: np.ndarray, members: list[np.ndarray], size: int) -> np.ndarray:
     """Entries of each group: by its share of the squared error, no more than it has vectors, one at least if it has any."""
     count = np.array([len(rows) for rows in members])
-    error = np.array([float(vectors[rows].var(axis=0).sum()) * len(rows) if len(rows) else 0.0 for rows in members])
+    error = np.array(
+        [
+            float(vectors[rows].var(axis=0).sum()) * len(rows) if len(rows) else 0.0
+            for rows in members
+        ]
+    )
     free = size - len(members)
     wanted = error / max(error.sum(), 1e-30) * free
     return np.minimum(count, 1 + wanted.astype(np.int64))
@@ -99,8 +112,12 @@ def _lloyd(vectors: np.ndarray, k: int, rng: np.random.Generator) -> tuple[np.nd
     for _ in range(_PALETTE_ROUNDS):
         label = _nearest(vectors, centres)
         count = np.bincount(label, minlength=k)
-        belongs = scipy.sparse.csr_matrix((np.ones(len(label), np.float32), (label, np.arange(len(label)))), (k, len(label)))
-        centres = np.where(count[:, None] > 0, (belongs @ vectors) / np.maximum(count, 1)[:, None], centres).astype(np.float32)
+        belongs = scipy.sparse.csr_matrix(
+            (np.ones(len(label), np.float32), (label, np.arange(len(label)))), (k, len(label))
+        )
+        centres = np.where(
+            count[:, None] > 0, (belongs @ vectors) / np.maximum(count, 1)[:, None], centres
+        ).astype(np.float32)
     return centres, _nearest(vectors, centres)
 
 

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..axes import PRESETS
-from ..splat_file import BLENDING_COMMENT, blending_of, read_comments, read_ply, write_ply
+from ..bridge.axes import PRESETS
+from ..bridge.splat_file import BLENDING_COMMENT, blending_of, read_comments, read_ply, write_ply
 from .scene import COLOUR_SPACES, DISPLAY, Metadata, SplatScene, replacing_path
 
-_OURS = ("scene_splatter axes", "scene_splatter metres_per_unit", "scene_splatter colour_space", BLENDING_COMMENT)
+_OURS = (
+    "scene_splatter axes",
+    "scene_splatter metres_per_unit",
+    "scene_splatter colour_space",
+    BLENDING_COMMENT,
+)
 
 
 def read(path: Path) -> SplatScene:
     """A .ply of any dialect that `splat_file.read_ply` knows. Raises UserError."""
     splats, comments = read_ply(path), tuple(read_comments(path))
-    said = {words[1]: words[2] for words in (line.split() for line in comments) if len(words) == 3 and words[0] == "scene_splatter"}
+    said = {
+        words[1]: words[2]
+        for words in (line.split() for line in comments)
+        if len(words) == 3 and words[0] == "scene_splatter"
+    }
     axes, space = said.get("axes", "opencv"), said.get("colour_space", DISPLAY)
     metadata = Metadata(
         axes=axes if axes in PRESETS else "opencv",

@@ -14,11 +14,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..axes import between, preset, similarity, transform_splats
-from ..camera_file import CameraPath
-from ..errors import UserError
-from ..sh_rotation import COEFFICIENTS, SH_C0, basis, degree_of, sphere_directions
-from ..splat_file import Splats
+from ..bridge.axes import between, preset, similarity, transform_splats
+from ..bridge.camera_file import CameraPath
+from ..bridge.errors import UserError
+from ..bridge.harmonics import COEFFICIENTS, SH_C0, basis, degree_of, sphere_directions
+from ..bridge.splat_file import Splats
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ MOST_SPLATS = 100_000_000  # a header that asks for more is taken for a lie
 class Metadata:
     """What a splat file says, or leaves to its format's custom, about its numbers."""
 
-    axes: str = "opencv"  # a name of engine.axes.PRESETS
+    axes: str = "opencv"  # a name of engine.bridge.axes.PRESETS
     metres_per_unit: float = 1.0
     colour_space: str = DISPLAY  # in what the coefficients are coded and blended
     blend_linear: bool = False  # display-coded colours, decoded before blending (Blender 5.3's way)
@@ -67,7 +67,9 @@ class SplatScene:
             raise UserError(f"A unit of {unit} metres makes no sense.", "Give a positive number.")
         matrix = similarity(between(here, there), self.metadata.metres_per_unit / unit)
         metadata = dataclasses.replace(self.metadata, axes=there, metres_per_unit=unit)
-        return dataclasses.replace(self, splats=transform_splats(self.splats, matrix), metadata=metadata)
+        return dataclasses.replace(
+            self, splats=transform_splats(self.splats, matrix), metadata=metadata
+        )
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,13 @@ class WriteOptions:
     sh_degree: int | None = None  # never more than the scene has
     colour_space: str | None = None  # one of COLOUR_SPACES; None: the scene's own
     spz_version: int = 4
-    node_matrix: np.ndarray | None = None  # [4, 4] in the scene's axes, kept as a node where the format has nodes
+    node_matrix: np.ndarray | None = (
+        None  # [4, 4] in the scene's axes, kept as a node where the format has nodes
+    )
     compress_spz: bool = False  # glTF: hold the splats as an SPZ blob
-    image_plane: Path | None = None  # picture behind the camera's view, in formats that hold cameras
+    image_plane: Path | None = (
+        None  # picture behind the camera's view, in formats that hold cameras
+    )
 
 
 @contextlib.contextmanager
@@ -89,14 +95,17 @@ def replacing_path(path: Path) -> Iterator[Path]:
     """A free name beside `path` that becomes `path` only when the block ends well."""
     path = Path(path)
     if not path.parent.is_dir():
-        raise UserError(f"The folder {path.parent} does not exist.", "Create it, or choose another place.")
+        raise UserError(
+            f"The folder {path.parent} does not exist.", "Create it, or choose another place."
+        )
     temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.part{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(
-            f"Could not write {path}: {error.strerror or error}.", "Check the folder's permissions and the free space."
+            f"Could not write {path}: {error.strerror or error}.",
+            "Check the folder's permissions and the free space.",
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -105,7 +114,10 @@ def replacing_path(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """An open file that becomes `path` only when the block ends well: never a half-written file."""
-    with replacing_path(path) as temporary, temporary.open("wb") as file:  # closed before the rename, which Windows insists on
+    with (
+        replacing_path(path) as temporary,
+        temporary.open("wb") as file,
+    ):  # closed before the rename, which Windows insists on
         yield file
 
 
@@ -133,7 +145,9 @@ def read_bytes(path: Path) -> bytes:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"Could not read {path}: {error.strerror or error}.", "Check the path.") from error
+        raise UserError(
+            f"Could not read {path}: {error.strerror or error}.", "Check the path."
+        ) from error
     if not data:
         raise UserError(f"{path} is empty.", "Export or download it again.")
     return data
@@ -154,16 +168,31 @@ def repaired(splats: Splats, where: str) -> Splats:
     if splats.means.shape[0] == 0:
         raise UserError(f"{where} holds no splats.", "Export it again.")
     n = splats.means.shape[0]
-    strict = (splats.means, splats.quats, splats.sh_dc, splats.sh_rest.reshape(n, splats.sh_rest.shape[1] * 3))
+    strict = (
+        splats.means,
+        splats.quats,
+        splats.sh_dc,
+        splats.sh_rest.reshape(n, splats.sh_rest.shape[1] * 3),
+    )
     good = np.ones(n, bool)
     for array in strict:
-        if not np.isfinite(array.sum(dtype=np.float64)):  # one cheap sum instead of n x k tests on sound files
+        if not np.isfinite(
+            array.sum(dtype=np.float64)
+        ):  # one cheap sum instead of n x k tests on sound files
             good &= np.isfinite(array).all(axis=1)
-    good &= ~np.isnan(splats.opacities_logit) & ~np.isnan(splats.scales_log).any(axis=1) & ~np.isposinf(splats.scales_log).any(axis=1)
+    good &= (
+        ~np.isnan(splats.opacities_logit)
+        & ~np.isnan(splats.scales_log).any(axis=1)
+        & ~np.isposinf(splats.scales_log).any(axis=1)
+    )
     if not good.all():
-        log.warning("%s: left out %d of %d splats that hold NaN or infinity", where, n - int(good.sum()), n)
+        log.warning(
+            "%s: left out %d of %d splats that hold NaN or infinity", where, n - int(good.sum()), n
+        )
         if not good.any():
-            raise UserError(f"{where} holds no sound splat: every one has NaN or infinity.", "Export it again.")
+            raise UserError(
+                f"{where} holds no sound splat: every one has NaN or infinity.", "Export it again."
+            )
         splats = Splats(*(array[good] for array in splats))
     return _mended(splats, where)
 
@@ -171,17 +200,25 @@ def repaired(splats: Splats, where: str) -> Splats:
 def _mended(splats: Splats, where: str) -> Splats:
     zero = ~splats.quats.any(axis=1)
     if zero.any():
-        log.warning("%s: %d splats have a zero quaternion; they get the identity", where, int(zero.sum()))
+        log.warning(
+            "%s: %d splats have a zero quaternion; they get the identity", where, int(zero.sum())
+        )
         quats = splats.quats.copy()
         quats[zero] = (1, 0, 0, 0)
         splats = splats._replace(quats=quats)
     if np.isinf(splats.opacities_logit).any():
         log.warning("%s: infinite opacity logits are clamped to +-%g", where, OPACITY_LOGIT_LIMIT)
         clipped = np.clip(splats.opacities_logit, -OPACITY_LOGIT_LIMIT, OPACITY_LOGIT_LIMIT)
-        splats = splats._replace(opacities_logit=np.where(np.isinf(splats.opacities_logit), clipped, splats.opacities_logit))
+        splats = splats._replace(
+            opacities_logit=np.where(
+                np.isinf(splats.opacities_logit), clipped, splats.opacities_logit
+            )
+        )
     if np.isneginf(splats.scales_log).any():
         log.warning("%s: scales of zero become %g", where, np.exp(SCALE_LOG_FLOOR))
-        splats = splats._replace(scales_log=np.maximum(splats.scales_log, np.float32(SCALE_LOG_FLOOR)))
+        splats = splats._replace(
+            scales_log=np.maximum(splats.scales_log, np.float32(SCALE_LOG_FLOOR))
+        )
     return splats
 
 
@@ -217,13 +254,17 @@ def recoded(splats: Splats, transfer: Callable[[np.ndarray], np.ndarray]) -> Spl
     """
     degree = degree_of(splats.sh_rest.shape[1])
     if degree == 0:
-        return splats._replace(sh_dc=((transfer(splats.sh_dc * SH_C0 + 0.5) - 0.5) / SH_C0).astype(np.float32))
+        return splats._replace(
+            sh_dc=((transfer(splats.sh_dc * SH_C0 + 0.5) - 0.5) / SH_C0).astype(np.float32)
+        )
     values = basis(sphere_directions(64), degree).astype(np.float32)  # [64, k]
     back = np.linalg.pinv(values.astype(np.float64)).astype(np.float32)  # [k, 64]
     dc, rest = np.empty_like(splats.sh_dc), np.empty_like(splats.sh_rest)
     for start in range(0, len(dc), 50_000):
         part = slice(start, start + 50_000)
-        coefficients = np.concatenate([splats.sh_dc[part, None], splats.sh_rest[part]], axis=1)  # [m, k, 3]
+        coefficients = np.concatenate(
+            [splats.sh_dc[part, None], splats.sh_rest[part]], axis=1
+        )  # [m, k, 3]
         colour = transfer(np.tensordot(coefficients, values, axes=(1, 1)) + 0.5) - 0.5  # [m, 3, 64]
         fitted = np.tensordot(colour.astype(np.float32), back, axes=(2, 1))  # [m, 3, k]
         dc[part], rest[part] = fitted[:, :, 0], fitted[:, :, 1:].transpose(0, 2, 1)
@@ -240,10 +281,19 @@ def in_colour_space(scene: SplatScene, colour_space: str | None) -> SplatScene:
     if colour_space is None or colour_space == have:
         return scene
     if colour_space not in COLOUR_SPACES:
-        raise UserError(f"Unknown colour space {colour_space!r}.", f"Choose one of {', '.join(COLOUR_SPACES)}.")
+        raise UserError(
+            f"Unknown colour space {colour_space!r}.", f"Choose one of {', '.join(COLOUR_SPACES)}."
+        )
     if not scene.metadata.blend_linear and have == DISPLAY:
-        log.warning("the splats were made for display-referred blending: overlaps look different in %s", colour_space)
+        log.warning(
+            "the splats were made for display-referred blending: overlaps look different in %s",
+            colour_space,
+        )
     splats = recoded(scene.splats, srgb_to_linear if colour_space == LINEAR else linear_to_srgb)
-    blend_linear = have == LINEAR  # linear colours coded for display must still be blended in linear light
-    metadata = dataclasses.replace(scene.metadata, colour_space=colour_space, blend_linear=blend_linear)
+    blend_linear = (
+        have == LINEAR
+    )  # linear colours coded for display must still be blended in linear light
+    metadata = dataclasses.replace(
+        scene.metadata, colour_space=colour_space, blend_linear=blend_linear
+    )
     return dataclasses.replace(scene, splats=splats, metadata=metadata)

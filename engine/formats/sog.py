@@ -22,15 +22,20 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import UserError
-from ..morton import morton_order
-from ..sh_rotation import COEFFICIENTS, degree_of
-from ..splat_file import Splats
+from ..bridge.errors import UserError
+from ..bridge.harmonics import COEFFICIENTS, degree_of
+from ..bridge.splat_file import Splats
+from ..scene.morton import morton_order
 from .packing import from_smallest_three, smallest_three
 from .palette import codebook, nearest_level, palette
 from .scene import MOST_SPLATS, Metadata, SplatScene, damaged, logit, read_bytes, replacing, sigmoid
 
-LOSSY = ("positions to 16 bits", "scales and colours to codebooks of 256", "rotations to 8 bits", "SH to a palette")
+LOSSY = (
+    "positions to 16 bits",
+    "scales and colours to codebooks of 256",
+    "rotations to 8 bits",
+    "SH to a palette",
+)
 _META_LIMIT = 16 << 20
 _PICTURE_LIMIT = 1 << 30
 _PALETTE_WIDTH = 64
@@ -50,7 +55,9 @@ def read(path: Path) -> SplatScene:
         return _decode(path, path.name, lambda name, limit: _limited(folder / name, limit))
     try:
         with zipfile.ZipFile(path) as archive:
-            return _decode(path, "meta.json", lambda name, limit: _from_zip(archive, name, limit, path))
+            return _decode(
+                path, "meta.json", lambda name, limit: _from_zip(archive, name, limit, path)
+            )
     except zipfile.BadZipFile as error:
         raise damaged(path, f"the zip archive is broken ({error})") from error
 
@@ -86,27 +93,49 @@ def _decode(path: Path, meta_name: str, load: Loader) -> SplatScene:
     except (ValueError, RecursionError) as error:
         raise damaged(path, f"meta.json cannot be read ({error})") from error
     if not isinstance(meta, dict) or meta.get("version") != 2:
-        raise UserError(f"{path} is not SOG version 2.", "Convert it with a current splat-transform or SuperSplat.")
+        raise UserError(
+            f"{path} is not SOG version 2.",
+            "Convert it with a current splat-transform or SuperSplat.",
+        )
     count = meta.get("count")
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_SPLATS:
         raise damaged(path, f"it claims {count!r} splats")
     try:
-        splats = _splats(meta, count, lambda section, i: _picture(meta[section]["files"][i], load, path), path)
+        splats = _splats(
+            meta, count, lambda section, i: _picture(meta[section]["files"][i], load, path), path
+        )
     except (KeyError, TypeError, IndexError) as error:
         raise damaged(path, f"meta.json lacks something ({error!r})") from error
-    return SplatScene(splats, Metadata(antialiased=meta.get("model") == "antialiased", source="sog", lossy=LOSSY))
+    return SplatScene(
+        splats, Metadata(antialiased=meta.get("model") == "antialiased", source="sog", lossy=LOSSY)
+    )
 
 
 def _picture(name: Any, load: Loader, path: Path) -> np.ndarray:
     """[pixels, 4] uint8, with the picture's width as its own first axis: returned as [h, w, 4]."""
-    if not isinstance(name, str) or name != Path(name).name or "\\" in name or ":" in name or name in ("", ".", ".."):
-        raise UserError(f"{path} names a picture outside itself: {name!r}.", "Do not open it; ask for a clean export.")
+    if (
+        not isinstance(name, str)
+        or name != Path(name).name
+        or "\\" in name
+        or ":" in name
+        or name in ("", ".", "..")
+    ):
+        raise UserError(
+            f"{path} names a picture outside itself: {name!r}.",
+            "Do not open it; ask for a clean export.",
+        )
     try:
         with Image.open(io.BytesIO(load(name, _PICTURE_LIMIT)), formats=("WEBP", "PNG")) as picture:
             if picture.width * picture.height > MOST_SPLATS + 65536:
                 raise damaged(path, f"{name} is {picture.width} x {picture.height} pixels")
             return np.asarray(picture.convert("RGBA"))
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+    except (
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+        OSError,
+        SyntaxError,
+        ValueError,
+    ) as error:
         raise damaged(path, f"the picture {name} cannot be decoded ({error})") from error
 
 
@@ -117,7 +146,9 @@ def _codebook(values: Any, path: Path) -> np.ndarray:
     return book
 
 
-def _splats(meta: dict[str, Any], count: int, picture: Callable[[str, int], np.ndarray], path: Path) -> Splats:
+def _splats(
+    meta: dict[str, Any], count: int, picture: Callable[[str, int], np.ndarray], path: Path
+) -> Splats:
     def pixels(section: str, index: int = 0) -> np.ndarray:
         flat = picture(section, index).reshape(-1, 4)
         if len(flat) < count:
@@ -148,7 +179,9 @@ def _quaternions(raw: np.ndarray) -> np.ndarray:
     return quats
 
 
-def _harmonics(meta: dict[str, Any], count: int, picture: Callable, pixels: Callable, path: Path) -> np.ndarray:
+def _harmonics(
+    meta: dict[str, Any], count: int, picture: Callable, pixels: Callable, path: Path
+) -> np.ndarray:
     said = meta.get("shN")
     if not said:
         return np.zeros((count, 0, 3), np.float32)
@@ -159,7 +192,9 @@ def _harmonics(meta: dict[str, Any], count: int, picture: Callable, pixels: Call
     book = _codebook(said["codebook"], path)
     centroids = picture("shN", 0)
     if centroids.shape[1] != _PALETTE_WIDTH * k:
-        raise damaged(path, f"the SH palette is {centroids.shape[1]} pixels wide, not {_PALETTE_WIDTH * k}")
+        raise damaged(
+            path, f"the SH palette is {centroids.shape[1]} pixels wide, not {_PALETTE_WIDTH * k}"
+        )
     palette = book[centroids[..., :3].reshape(-1, k, 3)]  # row by row, 64 entries of k pixels each
     labels = pixels("shN", 1)
     label = labels[:, 0].astype(np.int64) | labels[:, 1].astype(np.int64) << 8
@@ -176,7 +211,10 @@ def write(path: Path, scene: SplatScene) -> None:
     path = Path(path)
     files = _encoded(scene)
     if path.name == "meta.json":
-        for name, data in files.items():  # meta.json comes last: it is what makes the pictures a scene
+        for (
+            name,
+            data,
+        ) in files.items():  # meta.json comes last: it is what makes the pictures a scene
             with replacing(path.parent / name) as file:
                 file.write(data)
         return
@@ -187,7 +225,9 @@ def write(path: Path, scene: SplatScene) -> None:
 
 def _encoded(scene: SplatScene) -> dict[str, bytes]:
     """Name -> bytes of every file, meta.json last. Splats go in Morton order, so that neighbours are alike."""
-    s = Splats(*(array[order] for order in (morton_order(scene.splats.means),) for array in scene.splats))
+    s = Splats(
+        *(array[order] for order in (morton_order(scene.splats.means),) for array in scene.splats)
+    )
     means = np.sign(s.means) * np.log1p(np.abs(s.means.astype(np.float64)))
     low, high = means.min(axis=0), means.max(axis=0)
     level = np.rint((means - low) / np.where(high > low, high - low, 1.0) * 65535).astype(np.uint16)
@@ -205,7 +245,11 @@ def _encoded(scene: SplatScene) -> dict[str, bytes]:
         "asset": {"generator": "Scene Splatter"},
         "count": scene.count,
         "antialias": scene.metadata.antialiased,
-        "means": {"mins": low.tolist(), "maxs": high.tolist(), "files": ["means_l.webp", "means_u.webp"]},
+        "means": {
+            "mins": low.tolist(),
+            "maxs": high.tolist(),
+            "files": ["means_l.webp", "means_u.webp"],
+        },
         "scales": {"codebook": scales.tolist(), "files": ["scales.webp"]},
         "quats": {"files": ["quats.webp"]},
         "sh0": {"codebook": colours.tolist(), "files": ["sh0.webp"]},
@@ -214,14 +258,22 @@ def _encoded(scene: SplatScene) -> dict[str, bytes]:
         meta["shN"], more = _packed_harmonics(s.sh_rest)
         pictures |= more
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        files = dict(zip((f"{name}.webp" for name in pictures), pool.map(_webp, pictures.values()), strict=True))
+        files = dict(
+            zip(
+                (f"{name}.webp" for name in pictures),
+                pool.map(_webp, pictures.values()),
+                strict=True,
+            )
+        )
     return files | {"meta.json": json.dumps(meta, allow_nan=False).encode()}
 
 
 def _packed_quaternions(quats: np.ndarray) -> np.ndarray:
     """[n, 4] w x y z -> [n, 4] uint8."""
     largest, three = smallest_three(quats)
-    return np.column_stack([np.rint((three * np.sqrt(2) + 1) * 127.5), 252 + largest]).astype(np.uint8)
+    return np.column_stack([np.rint((three * np.sqrt(2) + 1) * 127.5), 252 + largest]).astype(
+        np.uint8
+    )
 
 
 def _packed_harmonics(sh_rest: np.ndarray) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -234,14 +286,22 @@ def _packed_harmonics(sh_rest: np.ndarray) -> tuple[dict[str, Any], dict[str, np
     pixels = np.zeros((rows * _PALETTE_WIDTH * k, 3), np.uint8)
     pixels[: len(entries) * k] = nearest_level(entries, book).reshape(-1, 3)
     section = {
-        "count": len(entries), "bands": degree_of(k), "codebook": book.tolist(), "files": ["shN_centroids.webp", "shN_labels.webp"]
-    }  # fmt: skip
+        "count": len(entries),
+        "bands": degree_of(k),
+        "codebook": book.tolist(),
+        "files": ["shN_centroids.webp", "shN_labels.webp"],
+    }
     labels = np.column_stack([label & 255, label >> 8, np.zeros(n, np.int64)])
-    return section, {"shN_centroids": _opaque(pixels).reshape(rows, _PALETTE_WIDTH * k, 4), "shN_labels": _square(labels)}
+    return section, {
+        "shN_centroids": _opaque(pixels).reshape(rows, _PALETTE_WIDTH * k, 4),
+        "shN_labels": _square(labels),
+    }
 
 
 def _opaque(values: np.ndarray) -> np.ndarray:
-    return np.concatenate([values.astype(np.uint8), np.full((len(values), 1), 255, np.uint8)], axis=1)
+    return np.concatenate(
+        [values.astype(np.uint8), np.full((len(values), 1), 255, np.uint8)], axis=1
+    )
 
 
 def _square(values: np.ndarray) -> np.ndarray:

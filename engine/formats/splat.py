@@ -11,10 +11,20 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
-from ..sh_rotation import SH_C0
-from ..splat_file import Splats
-from .scene import Metadata, SplatScene, damaged, log, log_scale, logit, read_bytes, replacing, sigmoid
+from ..bridge.errors import UserError
+from ..bridge.harmonics import SH_C0
+from ..bridge.splat_file import Splats
+from .scene import (
+    Metadata,
+    SplatScene,
+    damaged,
+    log,
+    log_scale,
+    logit,
+    read_bytes,
+    replacing,
+    sigmoid,
+)
 
 _RECORD = np.dtype([("mean", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("quat", "u1", 4)])
 LOSSY = ("colour, opacity and rotation rounded to 8 bits", "view-dependent colour dropped")
@@ -50,11 +60,15 @@ def write(path: Path, scene: SplatScene) -> None:
     with np.errstate(over="ignore"):
         rows["scale"] = np.exp(s.scales_log)
     if not np.isfinite(rows["scale"]).all():
-        raise UserError("Some scales are too large for .splat.", "Clean the scene of giant splats first.")
+        raise UserError(
+            "Some scales are too large for .splat.", "Clean the scene of giant splats first."
+        )
     rows["rgba"][:, :3] = np.clip(np.rint((s.sh_dc * SH_C0 + 0.5) * 255), 0, 255)
     rows["rgba"][:, 3] = np.rint(sigmoid(s.opacities_logit) * 255)
     unit = s.quats / np.linalg.norm(s.quats, axis=1, keepdims=True)
-    unit = np.where(unit[:, :1] < 0, -unit, unit)  # 255 stands for 127/128, so w near 1 loses least as positive
+    unit = np.where(
+        unit[:, :1] < 0, -unit, unit
+    )  # 255 stands for 127/128, so w near 1 loses least as positive
     rows["quat"] = np.clip(np.rint(unit * 128 + 128), 0, 255)
     with replacing(path) as file:
         file.write(rows.tobytes())

@@ -18,25 +18,66 @@ from typing import NamedTuple
 import numpy as np
 import zstandard
 
-from ..axes import similarity, transform_splats
-from ..errors import UserError
-from ..sh_rotation import COEFFICIENTS, degree_of
-from ..splat_file import Splats
+from ..bridge.axes import similarity, transform_splats
+from ..bridge.errors import UserError
+from ..bridge.harmonics import COEFFICIENTS, degree_of
+from ..bridge.splat_file import Splats
 from .packing import from_smallest_three, smallest_three
-from .scene import MOST_SPLATS, Metadata, SplatScene, damaged, log, logit, read_bytes, replacing, sigmoid
+from .scene import (
+    MOST_SPLATS,
+    Metadata,
+    SplatScene,
+    damaged,
+    log,
+    logit,
+    read_bytes,
+    replacing,
+    sigmoid,
+)
 
-LOSSY = ("positions to 24-bit fixed point", "opacity, colour and scales to 8 bits", "rotations to 10 bits", "SH to 6 bits")
+LOSSY = (
+    "positions to 24-bit fixed point",
+    "opacity, colour and scales to 8 bits",
+    "rotations to 10 bits",
+    "SH to 6 bits",
+)
 _MAGIC = 0x5053474E  # "NGSP"
 _COLOUR_GAIN = 0.15
 _SH_BITS = 6
 _ANTIALIASED, _EXTENSIONS = 1, 2
 _ADOBE_AXES = 0xADBE0003
 _SH_COUNTS = (0, 3, 8, 15, 24)
-_MOST_RATIO = 1100  # deflate cannot do better than 1032:1; a header claiming more is a lie or a bomb
+_MOST_RATIO = (
+    1100  # deflate cannot do better than 1032:1; a header claiming more is a lie or a bomb
+)
 _FREE_BYTES = 1 << 26  # small files may be of any ratio up to this size
 # letters of the named systems 1..16: where x, y and z point
-_ADOBE_SYSTEMS = ["LDB", "RDB", "LUB", "RUB", "LDF", "RDF", "LUF", "RUF", "LFD", "RFD", "LFU", "RFU", "LBD", "RBD", "LBU", "RBU"]
-_DIRECTIONS = {"R": (1, 0, 0), "L": (-1, 0, 0), "U": (0, 1, 0), "D": (0, -1, 0), "B": (0, 0, 1), "F": (0, 0, -1)}
+_ADOBE_SYSTEMS = [
+    "LDB",
+    "RDB",
+    "LUB",
+    "RUB",
+    "LDF",
+    "RDF",
+    "LUF",
+    "RUF",
+    "LFD",
+    "RFD",
+    "LFU",
+    "RFU",
+    "LBD",
+    "RBD",
+    "LBU",
+    "RBU",
+]
+_DIRECTIONS = {
+    "R": (1, 0, 0),
+    "L": (-1, 0, 0),
+    "U": (0, 1, 0),
+    "D": (0, -1, 0),
+    "B": (0, 0, 1),
+    "F": (0, 0, -1),
+}
 
 
 class _Header(NamedTuple):
@@ -48,8 +89,14 @@ class _Header(NamedTuple):
 
     def sizes(self) -> list[int]:
         """Bytes of positions, opacities, colours, scales, rotations, SH."""
-        return [9 * self.splats, self.splats, 3 * self.splats, 3 * self.splats, (3 if self.version == 2 else 4) * self.splats,
-                3 * _SH_COUNTS[self.degree] * self.splats]  # fmt: skip
+        return [
+            9 * self.splats,
+            self.splats,
+            3 * self.splats,
+            3 * self.splats,
+            (3 if self.version == 2 else 4) * self.splats,
+            3 * _SH_COUNTS[self.degree] * self.splats,
+        ]
 
 
 def _parse_header(data: bytes, path: Path | str, file_size: int) -> _Header:
@@ -59,7 +106,10 @@ def _parse_header(data: bytes, path: Path | str, file_size: int) -> _Header:
     if magic != _MAGIC:
         raise damaged(path, "it does not begin like an SPZ file")
     if version not in (2, 3, 4):
-        raise UserError(f"{path} is SPZ version {version}.", "Versions 2, 3 and 4 can be read: export it again with one of these.")
+        raise UserError(
+            f"{path} is SPZ version {version}.",
+            "Versions 2, 3 and 4 can be read: export it again with one of these.",
+        )
     if degree > 4:
         raise damaged(path, f"SH degree {degree} is unknown")
     if bits > 24:
@@ -69,7 +119,9 @@ def _parse_header(data: bytes, path: Path | str, file_size: int) -> _Header:
     if count == 0:
         raise UserError(f"{path} holds no splats.", "Export it again.")
     if count > MOST_SPLATS or total > max(_FREE_BYTES, _MOST_RATIO * file_size):
-        raise damaged(path, f"its header claims {count} splats, more than {file_size} bytes can hold")
+        raise damaged(
+            path, f"its header claims {count} splats, more than {file_size} bytes can hold"
+        )
     return header
 
 
@@ -85,12 +137,16 @@ def decode(data: bytes, path: Path | str = "the SPZ data") -> tuple[Splats, Meta
         else:  # a bare, uncompressed version 2 or 3 body
             streams = _split(data[16:], header, path)
     if header.degree == 4:
-        log.warning("%s: SH degree 4 is more than this engine keeps; the fourth band is dropped", path)
+        log.warning(
+            "%s: SH degree 4 is more than this engine keeps; the fourth band is dropped", path
+        )
     splats = _unpack(header, streams)
     if extension_axes is not None:
         splats = transform_splats(splats, similarity(extension_axes))
     lossy = LOSSY if header.degree else LOSSY[:3]
-    return splats, Metadata(axes="gltf", antialiased=bool(header.flags & _ANTIALIASED), source="spz", lossy=lossy)
+    return splats, Metadata(
+        axes="gltf", antialiased=bool(header.flags & _ANTIALIASED), source="spz", lossy=lossy
+    )
 
 
 def read(path: Path) -> SplatScene:
@@ -102,7 +158,9 @@ def read(path: Path) -> SplatScene:
 def _split(body: bytes, header: _Header, path: Path | str) -> list[np.ndarray]:
     sizes = header.sizes()
     if len(body) < sum(sizes):
-        raise damaged(path, f"{header.splats} splats need {sum(sizes)} bytes, there are {len(body)}")
+        raise damaged(
+            path, f"{header.splats} splats need {sum(sizes)} bytes, there are {len(body)}"
+        )
     ends = np.cumsum(sizes)
     view = np.frombuffer(body, np.uint8, count=int(ends[-1]))
     return list(np.split(view, ends[:-1]))
@@ -115,13 +173,17 @@ def _legacy_streams(data: bytes, path: Path | str) -> tuple[_Header, list[np.nda
         if header.version == 4:
             raise damaged(path, "version 4 must not be gzipped")
         inflater = zlib.decompressobj(31)
-        body = inflater.decompress(data, 16 + sum(header.sizes()))  # never more than the header's own size
+        body = inflater.decompress(
+            data, 16 + sum(header.sizes())
+        )  # never more than the header's own size
     except zlib.error as error:
         raise damaged(path, f"the gzip stream is broken ({error})") from error
     return header, _split(body[16:], header, path)
 
 
-def _zstd_streams(data: bytes, header: _Header, path: Path | str) -> tuple[list[np.ndarray], np.ndarray | None]:
+def _zstd_streams(
+    data: bytes, header: _Header, path: Path | str
+) -> tuple[list[np.ndarray], np.ndarray | None]:
     if len(data) < 32:
         raise damaged(path, "it ends inside the header")
     stream_count, toc = struct.unpack_from("<BI", data, 15)
@@ -134,7 +196,9 @@ def _zstd_streams(data: bytes, header: _Header, path: Path | str) -> tuple[list[
     for i, expected in enumerate(sizes):
         packed, size = struct.unpack_from("<QQ", data, toc + 16 * i)
         if size != expected or offset + packed > len(data):
-            raise damaged(path, f"stream {i} claims {packed} bytes for {size}; {expected} were expected")
+            raise damaged(
+                path, f"stream {i} claims {packed} bytes for {size}; {expected} were expected"
+            )
         streams.append(_inflate_zstd(data[offset : offset + packed], expected, path))
         offset += packed
     if len(streams) == 5:
@@ -166,7 +230,9 @@ def _extension_axes(records: bytes, path: Path | str) -> np.ndarray | None:
         if kind == _ADOBE_AXES and size == 4:
             (system,) = struct.unpack("<I", payload)
             if 1 <= system <= len(_ADOBE_SYSTEMS):
-                axes = np.array([_DIRECTIONS[letter] for letter in _ADOBE_SYSTEMS[system - 1]], np.float64).T
+                axes = np.array(
+                    [_DIRECTIONS[letter] for letter in _ADOBE_SYSTEMS[system - 1]], np.float64
+                ).T
         else:
             log.info("%s: extension record %#x skipped", path, kind)
         offset += 8 + size
@@ -183,7 +249,9 @@ def _unpack(header: _Header, streams: list[np.ndarray]) -> Splats:
     rest = sh.reshape(n, coefficients, 3)[:, : COEFFICIENTS[3]]
     return Splats(
         means=(fixed * (1.0 / (1 << header.fraction_bits))).astype(np.float32),
-        quats=_unpack_first_three(rotations) if header.version == 2 else _unpack_smallest_three(rotations),
+        quats=_unpack_first_three(rotations)
+        if header.version == 2
+        else _unpack_smallest_three(rotations),
         scales_log=scales.reshape(n, 3).astype(np.float32) / 16 - 10,
         opacities_logit=logit(opacities / 255.0),
         sh_dc=((colours.reshape(n, 3) / 255.0 - 0.5) / _COLOUR_GAIN).astype(np.float32),
@@ -199,7 +267,9 @@ def _unpack_first_three(raw: np.ndarray) -> np.ndarray:
 
 def _unpack_smallest_three(raw: np.ndarray) -> np.ndarray:
     word = raw.reshape(-1, 4).copy().view("<u4")[:, 0]
-    field = np.stack([word >> np.uint32(shift) & np.uint32(1023) for shift in (20, 10, 0)], axis=1)  # the first kept has the highest bits
+    field = np.stack(
+        [word >> np.uint32(shift) & np.uint32(1023) for shift in (20, 10, 0)], axis=1
+    )  # the first kept has the highest bits
     value = (field & 511) * (np.sqrt(0.5) / 511)
     xyzw = from_smallest_three((word >> 30).astype(np.intp), np.where(field & 512, -value, value))
     return np.ascontiguousarray(xyzw[:, [3, 0, 1, 2]])
@@ -208,7 +278,9 @@ def _unpack_smallest_three(raw: np.ndarray) -> np.ndarray:
 def _pack_smallest_three(quats: np.ndarray) -> np.ndarray:
     """[n, 4] w x y z -> [n, 4] bytes."""
     largest, three = smallest_three(quats[:, [1, 2, 3, 0]].astype(np.float64))
-    size = np.minimum(np.rint(np.abs(three) * (511 / np.sqrt(0.5))), 511).astype(np.uint32) | (three < 0).astype(np.uint32) << np.uint32(9)
+    size = np.minimum(np.rint(np.abs(three) * (511 / np.sqrt(0.5))), 511).astype(np.uint32) | (
+        three < 0
+    ).astype(np.uint32) << np.uint32(9)
     word = largest.astype(np.uint32) << 30 | size[:, 0] << 20 | size[:, 1] << 10 | size[:, 2]
     return word.astype("<u4").view(np.uint8).reshape(-1, 4)
 
@@ -225,15 +297,22 @@ def _fraction_bits(means: np.ndarray) -> int:
     for bits in range(16, -1, -1):
         if farthest * (1 << bits) <= 0x7FFFFF - 1:
             return bits
-    raise UserError(f"A splat lies {farthest:.3g} units away, too far for SPZ.", "Remove outliers, or write PLY, glTF or USD.")
+    raise UserError(
+        f"A splat lies {farthest:.3g} units away, too far for SPZ.",
+        "Remove outliers, or write PLY, glTF or USD.",
+    )
 
 
 def _streams_of(splats: Splats, version: int) -> tuple[int, list[bytes]]:
     bits = _fraction_bits(splats.means)
     fixed = np.rint(splats.means.astype(np.float64) * (1 << bits)).astype("<i4")
-    outside = int(((splats.scales_log < -10) | (splats.scales_log > 255 / 16 - 10)).any(axis=1).sum())
+    outside = int(
+        ((splats.scales_log < -10) | (splats.scales_log > 255 / 16 - 10)).any(axis=1).sum()
+    )
     if outside:
-        log.warning("SPZ holds scales from e^-10 to e^5.94: those of %d splats are clamped", outside)
+        log.warning(
+            "SPZ holds scales from e^-10 to e^5.94: those of %d splats are clamped", outside
+        )
     streams = [
         np.ascontiguousarray(fixed.view(np.uint8).reshape(-1, 3, 4)[:, :, :3]),
         np.rint(sigmoid(splats.opacities_logit) * 255).astype(np.uint8),
@@ -267,7 +346,9 @@ def encode(splats: Splats, *, version: int = 4, antialiased: bool = False) -> by
     if version < 4:
         return gzip.compress(head + b"\0" + b"".join(streams), compresslevel=4, mtime=0)
     streams = streams if degree else streams[:5]
-    compressor = zstandard.ZstdCompressor(level=5, threads=2)  # higher levels cost double for a hundredth of the size
+    compressor = zstandard.ZstdCompressor(
+        level=5, threads=2
+    )  # higher levels cost double for a hundredth of the size
     packed = [compressor.compress(stream) for stream in streams]
     toc = b"".join(struct.pack("<QQ", len(p), len(s)) for p, s in zip(packed, streams, strict=True))
     return head + struct.pack("<BI12x", len(streams), 32) + toc + b"".join(packed)

@@ -19,19 +19,31 @@ from typing import Any
 
 import numpy as np
 
-from ..axes import transform_splats
-from ..camera_file import CameraPath
-from ..errors import UserError
-from ..sh_rotation import degree_of
-from ..splat_file import Splats
+from ..bridge.axes import transform_splats
+from ..bridge.camera_file import CameraPath
+from ..bridge.errors import UserError
+from ..bridge.harmonics import degree_of
+from ..bridge.splat_file import Splats
 from .camera_nodes import node_matrices, path_from_nodes, plane_corners
-from .scene import DISPLAY, LINEAR, Metadata, SplatScene, damaged, log, log_scale, logit, replacing_path, sigmoid
+from .scene import (
+    DISPLAY,
+    LINEAR,
+    Metadata,
+    SplatScene,
+    damaged,
+    log,
+    log_scale,
+    logit,
+    replacing_path,
+    sigmoid,
+)
 
 try:
     from pxr import Gf, Sdf, Tf, Usd, UsdGeom, UsdShade, UsdUtils, UsdVol, Vt
 except ImportError as error:
     raise UserError(
-        "USD needs the package usd-core, which this engine lacks.", "Press Install in the add-on's preferences, or pip install usd-core."
+        "USD needs the package usd-core, which this engine lacks.",
+        "Press Install in the add-on's preferences, or pip install usd-core.",
     ) from error
 
 Y_UP = ("gltf", "houdini", "nuke")
@@ -40,13 +52,22 @@ _ROOT = Path(__file__).resolve().parents[2]
 _FREE_BYTES = 1 << 30
 _SENSOR_MM = 36.0
 _FIRST_FRAME = 1  # the first time code, as Blender, Nuke and Houdini count
-_COLOUR_NAMES = {DISPLAY: "srgb_rec709_scene", LINEAR: "lin_rec709_scene"}  # the names USD's colour API knows
+_COLOUR_NAMES = {
+    DISPLAY: "srgb_rec709_scene",
+    LINEAR: "lin_rec709_scene",
+}  # the names USD's colour API knows
 
 
 # ---- writing
 
 
-def write(path: Path, scene: SplatScene, *, node_matrix: np.ndarray | None = None, image_plane: Path | None = None) -> None:
+def write(
+    path: Path,
+    scene: SplatScene,
+    *,
+    node_matrix: np.ndarray | None = None,
+    image_plane: Path | None = None,
+) -> None:
     """A .usd, .usda, .usdc or .usdz stage. `scene` must be in one of Y_UP or Z_UP axes.
 
     `node_matrix` [4, 4] becomes the splats' own transform. UserError when the file cannot be written.
@@ -66,16 +87,22 @@ def write(path: Path, scene: SplatScene, *, node_matrix: np.ndarray | None = Non
             raise UserError(f"Could not pack {path}.", "Write .usdc instead.")
 
 
-def _write_stage(path: Path, scene: SplatScene, node_matrix: np.ndarray | None, image_plane: Path | None) -> None:
+def _write_stage(
+    path: Path, scene: SplatScene, node_matrix: np.ndarray | None, image_plane: Path | None
+) -> None:
     try:
         stage = Usd.Stage.CreateNew(str(path))
         _fill(stage, scene, node_matrix, image_plane)
         stage.GetRootLayer().Save()
     except Tf.ErrorException as error:
-        raise UserError(f"USD could not write {path}: {error}.", "Check the folder and the free space.") from error
+        raise UserError(
+            f"USD could not write {path}: {error}.", "Check the folder and the free space."
+        ) from error
 
 
-def _fill(stage: Any, scene: SplatScene, node_matrix: np.ndarray | None, image_plane: Path | None) -> None:
+def _fill(
+    stage: Any, scene: SplatScene, node_matrix: np.ndarray | None, image_plane: Path | None
+) -> None:
     axes, unit = scene.metadata.axes, scene.metadata.metres_per_unit
     UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.z if axes in Z_UP else UsdGeom.Tokens.y)
     UsdGeom.SetStageMetersPerUnit(stage, unit)
@@ -97,17 +124,25 @@ def _write_splats(stage: Any, scene: SplatScene, node_matrix: np.ndarray | None)
     scales = np.exp(np.minimum(s.scales_log, 88)).astype(np.float32)
     coefficients = np.concatenate([s.sh_dc[:, None], s.sh_rest], axis=1).reshape(-1, 3)
     field.CreatePositionsAttr(Vt.Vec3fArray.FromNumpy(s.means))
-    field.CreateOrientationsAttr(Vt.QuatfArray.FromNumpy(np.ascontiguousarray(unit[:, [1, 2, 3, 0]], np.float32)))
+    field.CreateOrientationsAttr(
+        Vt.QuatfArray.FromNumpy(np.ascontiguousarray(unit[:, [1, 2, 3, 0]], np.float32))
+    )
     field.CreateScalesAttr(Vt.Vec3fArray.FromNumpy(scales))
     field.CreateOpacitiesAttr(Vt.FloatArray.FromNumpy(sigmoid(s.opacities_logit)))
     field.CreateRadianceSphericalHarmonicsDegreeAttr(degree_of(s.sh_rest.shape[1]))
-    field.CreateRadianceSphericalHarmonicsCoefficientsAttr(Vt.Vec3fArray.FromNumpy(np.ascontiguousarray(coefficients, np.float32)))
+    field.CreateRadianceSphericalHarmonicsCoefficientsAttr(
+        Vt.Vec3fArray.FromNumpy(np.ascontiguousarray(coefficients, np.float32))
+    )
     field.CreateProjectionModeHintAttr("perspective")
     field.CreateSortingModeHintAttr("cameraDistance")
     reach = 3 * scales.max(axis=1, keepdims=True)  # bounds of the 3 sigma spheres
-    extent = np.stack([(s.means - reach).min(axis=0), (s.means + reach).max(axis=0)]).astype(np.float32)
+    extent = np.stack([(s.means - reach).min(axis=0), (s.means + reach).max(axis=0)]).astype(
+        np.float32
+    )
     field.CreateExtentAttr(Vt.Vec3fArray.FromNumpy(extent))
-    Usd.ColorSpaceAPI.Apply(field.GetPrim()).CreateColorSpaceNameAttr(_COLOUR_NAMES[scene.metadata.colour_space])
+    Usd.ColorSpaceAPI.Apply(field.GetPrim()).CreateColorSpaceNameAttr(
+        _COLOUR_NAMES[scene.metadata.colour_space]
+    )
     if node_matrix is not None:
         UsdGeom.Xformable(field).AddTransformOp().Set(_gf_matrix(node_matrix))
 
@@ -141,7 +176,9 @@ def _write_camera(stage: Any, path: CameraPath, axes: str, unit: float) -> None:
                 attribute.Set(float(value), _FIRST_FRAME + i)
     camera.CreateClippingRangeAttr(Gf.Vec2f(0.01 / unit, 10000 / unit))
     for name, value in (("width", path.width), ("height", path.height)):
-        camera.GetPrim().CreateAttribute(f"userProperties:resolution_{name}", Sdf.ValueTypeNames.Int, custom=True).Set(value)
+        camera.GetPrim().CreateAttribute(
+            f"userProperties:resolution_{name}", Sdf.ValueTypeNames.Int, custom=True
+        ).Set(value)
     transform = camera.AddTransformOp()
     for i, matrix in enumerate(node_matrices(path, axes, unit)):
         transform.Set(_gf_matrix(matrix), _FIRST_FRAME + i)
@@ -154,8 +191,12 @@ def _write_image_plane(stage: Any, path: CameraPath, unit: float, picture: Path)
     mesh.CreatePointsAttr(Vt.Vec3fArray.FromNumpy(corners))
     mesh.CreateFaceVertexCountsAttr([4])
     mesh.CreateFaceVertexIndicesAttr([0, 1, 2, 3])
-    mesh.CreateExtentAttr(Vt.Vec3fArray.FromNumpy(np.stack([corners.min(axis=0), corners.max(axis=0)])))
-    st = UsdGeom.PrimvarsAPI(mesh).CreatePrimvar("st", Sdf.ValueTypeNames.TexCoord2fArray, UsdGeom.Tokens.vertex)
+    mesh.CreateExtentAttr(
+        Vt.Vec3fArray.FromNumpy(np.stack([corners.min(axis=0), corners.max(axis=0)]))
+    )
+    st = UsdGeom.PrimvarsAPI(mesh).CreatePrimvar(
+        "st", Sdf.ValueTypeNames.TexCoord2fArray, UsdGeom.Tokens.vertex
+    )
     st.Set([(0, 0), (1, 0), (1, 1), (0, 1)])
     material = UsdShade.Material.Define(stage, "/scene/camera/image_plane/material")
     surface = UsdShade.Shader.Define(stage, "/scene/camera/image_plane/material/surface")
@@ -166,11 +207,15 @@ def _write_image_plane(stage: Any, path: CameraPath, unit: float, picture: Path)
     reader = UsdShade.Shader.Define(stage, "/scene/camera/image_plane/material/st")
     reader.CreateIdAttr("UsdPrimvarReader_float2")
     reader.CreateInput("varname", Sdf.ValueTypeNames.String).Set("st")
-    texture.CreateInput("st", Sdf.ValueTypeNames.Float2).ConnectToSource(reader.CreateOutput("result", Sdf.ValueTypeNames.Float2))
+    texture.CreateInput("st", Sdf.ValueTypeNames.Float2).ConnectToSource(
+        reader.CreateOutput("result", Sdf.ValueTypeNames.Float2)
+    )
     rgb = texture.CreateOutput("rgb", Sdf.ValueTypeNames.Float3)
     surface.CreateInput("emissiveColor", Sdf.ValueTypeNames.Color3f).ConnectToSource(rgb)
     surface.CreateInput("diffuseColor", Sdf.ValueTypeNames.Color3f).Set(Gf.Vec3f(0, 0, 0))
-    material.CreateSurfaceOutput().ConnectToSource(surface.CreateOutput("surface", Sdf.ValueTypeNames.Token))
+    material.CreateSurfaceOutput().ConnectToSource(
+        surface.CreateOutput("surface", Sdf.ValueTypeNames.Token)
+    )
     UsdShade.MaterialBindingAPI.Apply(mesh.GetPrim()).Bind(material)
 
 
@@ -189,17 +234,39 @@ def read(path: Path) -> SplatScene:
 def _read_stage(stage: Any, path: Path) -> SplatScene:
     axes = "blender" if UsdGeom.GetStageUpAxis(stage) == UsdGeom.Tokens.z else "gltf"
     unit = UsdGeom.GetStageMetersPerUnit(stage)
-    fields = [UsdVol.ParticleField3DGaussianSplat(p) for p in stage.Traverse() if p.IsA(UsdVol.ParticleField3DGaussianSplat)]
+    fields = [
+        UsdVol.ParticleField3DGaussianSplat(p)
+        for p in stage.Traverse()
+        if p.IsA(UsdVol.ParticleField3DGaussianSplat)
+    ]
     if not fields:
-        raise UserError(f"{path} holds no Gaussian particle field.", "Export ParticleField3DGaussianSplat prims (OpenUSD 26.03 or newer).")
+        raise UserError(
+            f"{path} holds no Gaussian particle field.",
+            "Export ParticleField3DGaussianSplat prims (OpenUSD 26.03 or newer).",
+        )
     parts = [_read_field(field, path) for field in fields]
     most = max(p.sh_rest.shape[1] for p in parts)
-    parts = [p._replace(sh_rest=np.pad(p.sh_rest, ((0, 0), (0, most - p.sh_rest.shape[1]), (0, 0)))) for p in parts]
-    splats = parts[0] if len(parts) == 1 else Splats(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-    name = Usd.ColorSpaceAPI(fields[0].GetPrim()).GetColorSpaceNameAttr().Get() if fields[0].GetPrim().HasAPI(Usd.ColorSpaceAPI) else None
+    parts = [
+        p._replace(sh_rest=np.pad(p.sh_rest, ((0, 0), (0, most - p.sh_rest.shape[1]), (0, 0))))
+        for p in parts
+    ]
+    splats = (
+        parts[0]
+        if len(parts) == 1
+        else Splats(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    )
+    name = (
+        Usd.ColorSpaceAPI(fields[0].GetPrim()).GetColorSpaceNameAttr().Get()
+        if fields[0].GetPrim().HasAPI(Usd.ColorSpaceAPI)
+        else None
+    )
     colour_space = LINEAR if name and name.startswith("lin_") else DISPLAY
-    comments = tuple((stage.GetDefaultPrim() or stage.GetPseudoRoot()).GetCustomDataByKey("comments") or ())
-    metadata = Metadata(axes=axes, metres_per_unit=unit, colour_space=colour_space, comments=comments, source="usd")
+    comments = tuple(
+        (stage.GetDefaultPrim() or stage.GetPseudoRoot()).GetCustomDataByKey("comments") or ()
+    )
+    metadata = Metadata(
+        axes=axes, metres_per_unit=unit, colour_space=colour_space, comments=comments, source="usd"
+    )
     return SplatScene(splats, metadata, read_cameras(stage, axes, unit))
 
 
@@ -210,7 +277,9 @@ def _complaints_of_usd(path: Path) -> Iterator[None]:
         yield
     except (Tf.ErrorException, UnicodeDecodeError, RuntimeError) as error:
         try:
-            reason = str(error).strip().splitlines()[-1].rpartition(" : ")[2].strip("' ")  # without its C++ function and line
+            reason = (
+                str(error).strip().splitlines()[-1].rpartition(" : ")[2].strip("' ")
+            )  # without its C++ function and line
         except UnicodeDecodeError:  # the message quotes the file
             reason = "it holds bytes that are no text"
         raise damaged(path, f"USD cannot read it ({reason})") from error
@@ -224,7 +293,9 @@ def _open(path: Path) -> Any:
         limit_s = 30 + Path(path).stat().st_size / 5e6
         command = [sys.executable, "-m", __name__, str(Path(path).resolve())]
         try:
-            done = subprocess.run(command, cwd=_ROOT, capture_output=True, timeout=limit_s, check=False)
+            done = subprocess.run(
+                command, cwd=_ROOT, capture_output=True, timeout=limit_s, check=False
+            )
         except subprocess.TimeoutExpired as error:
             raise damaged(path, f"USD has not read it in {limit_s:.0f} s") from error
         if done.returncode != 0:
@@ -236,24 +307,37 @@ def _read_field(field: Any, path: Path) -> Splats:
     when = Usd.TimeCode.EarliestTime()
 
     def values(name: str, width: int) -> np.ndarray:
-        for attribute in (field.GetPrim().GetAttribute(name), field.GetPrim().GetAttribute(name + "h")):
+        for attribute in (
+            field.GetPrim().GetAttribute(name),
+            field.GetPrim().GetAttribute(name + "h"),
+        ):
             value = attribute.Get(when) if attribute else None
             if value is not None and len(value):
                 return np.array(value, np.float32).reshape(-1, width)
         return np.zeros((0, width), np.float32)
 
     means, quats, scales = values("positions", 3), values("orientations", 4), values("scales", 3)
-    opacities, coefficients = values("opacities", 1), values("radiance:sphericalHarmonicsCoefficients", 3)
+    opacities, coefficients = (
+        values("opacities", 1),
+        values("radiance:sphericalHarmonicsCoefficients", 3),
+    )
     n = len(means)
     degree = field.GetRadianceSphericalHarmonicsDegreeAttr().Get()
     if degree is None or not 0 <= degree <= 4:
         raise damaged(path, f"SH degree {degree} is unknown")
     per_splat = (degree + 1) ** 2
-    sizes = {"orientations": len(quats), "scales": len(scales), "opacities": len(opacities), "coefficients": len(coefficients) / per_splat}
+    sizes = {
+        "orientations": len(quats),
+        "scales": len(scales),
+        "opacities": len(opacities),
+        "coefficients": len(coefficients) / per_splat,
+    }
     if n == 0 or any(size != n for size in sizes.values()):
         raise damaged(path, f"{field.GetPath()} has {n} positions but {sizes}")
     if degree == 4:
-        log.warning("%s: SH degree 4 is more than this engine keeps; the fourth band is dropped", path)
+        log.warning(
+            "%s: SH degree 4 is more than this engine keeps; the fourth band is dropped", path
+        )
     coefficients = coefficients.reshape(n, per_splat, 3)[:, :16]
     splats = Splats(
         means=means,
@@ -273,24 +357,45 @@ def read_cameras(stage: Any, axes: str, unit: float) -> CameraPath | None:
     if not prims:
         return None
     prim = prims[0]
-    first, last = (stage.GetStartTimeCode(), stage.GetEndTimeCode()) if stage.HasAuthoredTimeCodeRange() else (0.0, 0.0)
+    first, last = (
+        (stage.GetStartTimeCode(), stage.GetEndTimeCode())
+        if stage.HasAuthoredTimeCodeRange()
+        else (0.0, 0.0)
+    )
     if not 0 <= last - first <= 1_000_000:  # NaN fails this too
-        raise UserError(f"The stage spans the frames {first:g} to {last:g}.", "Mend its time range.")
+        raise UserError(
+            f"The stage spans the frames {first:g} to {last:g}.", "Mend its time range."
+        )
     frames = np.arange(first, last + 0.5)
     width, height = (_resolution(prim, name) for name in ("width", "height"))
     Ks, matrices = [], []
     for frame in frames:
         camera = UsdGeom.Camera(prim).GetCamera(float(frame))
-        if camera.focalLength <= 0 or camera.horizontalAperture <= 0 or camera.verticalAperture <= 0:
-            raise damaged(stage.GetRootLayer().identifier, "its camera has no positive focal length and aperture")
+        if (
+            camera.focalLength <= 0
+            or camera.horizontalAperture <= 0
+            or camera.verticalAperture <= 0
+        ):
+            raise damaged(
+                stage.GetRootLayer().identifier,
+                "its camera has no positive focal length and aperture",
+            )
         if not (width and height):
-            width, height = 1280, max(1, round(1280 * camera.verticalAperture / camera.horizontalAperture))
-        fx, fy = camera.focalLength / camera.horizontalAperture * width, camera.focalLength / camera.verticalAperture * height
+            width, height = (
+                1280,
+                max(1, round(1280 * camera.verticalAperture / camera.horizontalAperture)),
+            )
+        fx, fy = (
+            camera.focalLength / camera.horizontalAperture * width,
+            camera.focalLength / camera.verticalAperture * height,
+        )
         cx = width / 2 - camera.horizontalApertureOffset / camera.horizontalAperture * width
         cy = height / 2 + camera.verticalApertureOffset / camera.verticalAperture * height
         Ks.append([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
         matrices.append(np.array(camera.transform).T)
-    return path_from_nodes(np.array(matrices), np.array(Ks), (width, height), stage.GetTimeCodesPerSecond(), axes, unit)
+    return path_from_nodes(
+        np.array(matrices), np.array(Ks), (width, height), stage.GetTimeCodesPerSecond(), axes, unit
+    )
 
 
 def _resolution(prim: Any, name: str) -> int:

@@ -6,15 +6,19 @@ from pathlib import Path
 
 import torch
 
-from ..errors import UserError
-from ..settings import GeometrySettings
+from ..bridge.errors import UserError
+from ..bridge.settings import GeometrySettings
 from .base import DepthSource
 from .box import Box
 from .depth_file import ENDINGS, DepthFile
 
 
 def make_depth_source(
-    settings: GeometrySettings, device: torch.device | str, *, folder: Path | None = None, image_size: tuple[int, int] | None = None
+    settings: GeometrySettings,
+    device: torch.device | str,
+    *,
+    folder: Path | None = None,
+    image_size: tuple[int, int] | None = None,
 ) -> DepthSource:
     """The depth source that `settings.depth` names: "box", a depth map file, or a learned model.
 
@@ -31,7 +35,9 @@ def make_depth_source(
         return LEARNED[name](settings, torch.device(device))
     if Path(name).suffix.lower() in ENDINGS:
         inside = folder / name if folder is not None else Path(name)
-        return DepthFile(inside if inside.is_file() else Path(name), settings.depth_unit, image_size)
+        return DepthFile(
+            inside if inside.is_file() else Path(name), settings.depth_unit, image_size
+        )
     raise _unknown(name)
 
 
@@ -47,6 +53,12 @@ def _unknown(name: str) -> UserError:
     from .learned import LEARNED
 
     if name == "auto":
-        return UserError("The depth source is still to be chosen.", f"Name one here: {', '.join(('box', *LEARNED))}.")
+        return UserError(
+            "The depth source is still to be chosen.",
+            f"Name one here: {', '.join(('box', *LEARNED))}.",
+        )
     names = ", ".join(("auto", "box", *LEARNED))
-    return UserError(f"Unknown depth source {name!r}.", f"Choose one of {names}, or an EXR, 16-bit PNG or NPY file.")
+    return UserError(
+        f"Unknown depth source {name!r}.",
+        f"Choose one of {names}, or an EXR, 16-bit PNG or NPY file.",
+    )

@@ -22,7 +22,9 @@ class DepthEstimate(NamedTuple):
 class Reading(NamedTuple):
     """What a network says of a picture [3, h, w], before a camera is settled."""
 
-    depth_for: Callable[[float | None], Tensor]  # focal length in pixels (None: the model's own, or a guess) -> [h, w] metres
+    depth_for: Callable[
+        [float | None], Tensor
+    ]  # focal length in pixels (None: the model's own, or a guess) -> [h, w] metres
     fov_deg: float | None  # horizontal, if the model tells it
     sky: Tensor  # [h, w] bool
 

@@ -17,10 +17,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from ..settings import GeometrySettings
+from ..bridge.errors import UserError
+from ..bridge.settings import GeometrySettings
+from ..cameras.intrinsics import DEFAULT_FOV_DEG, intrinsics_from_fov
 from .base import DepthEstimate
-from .intrinsics import DEFAULT_FOV_DEG, intrinsics_from_fov
 
 FLOOR, LEFT, RIGHT, CEILING, BACK = range(5)
 _PARALLEL = 1e-9
@@ -34,7 +34,15 @@ class BoxView(NamedTuple):
 
 
 def box_view(
-    K: Tensor, width: int, height: int, *, horizon: float, camera_height: float, box_width: float, box_height: float, box_depth: float
+    K: Tensor,
+    width: int,
+    height: int,
+    *,
+    horizon: float,
+    camera_height: float,
+    box_width: float,
+    box_height: float,
+    box_depth: float,
 ) -> BoxView:
     """Intersect each pixel's ray with the box, exactly.
 
@@ -49,9 +57,15 @@ def box_view(
             "Raise box_height, or set it to 0 for open sky.",
         )
     K = K.double().cpu()
-    v, u = torch.meshgrid(torch.arange(height, dtype=torch.float64) + 0.5, torch.arange(width, dtype=torch.float64) + 0.5, indexing="ij")
+    v, u = torch.meshgrid(
+        torch.arange(height, dtype=torch.float64) + 0.5,
+        torch.arange(width, dtype=torch.float64) + 0.5,
+        indexing="ij",
+    )
     x, y = (u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1]
-    pitch = math.atan2(float(K[1, 2]) - horizon * height, float(K[1, 1]))  # above 0: the camera looks down
+    pitch = math.atan2(
+        float(K[1, 2]) - horizon * height, float(K[1, 1])
+    )  # above 0: the camera looks down
     down = y * math.cos(pitch) + math.sin(pitch)  # the ray (x, y, 1) in upright axes
     ahead = math.cos(pitch) - y * math.sin(pitch)
     far = torch.full_like(x, torch.inf)
@@ -69,7 +83,9 @@ def box_view(
             hit(ahead, box_depth),
         ]
     )
-    depth, face = lengths.min(dim=0)  # the ray's z component is 1, so its length factor is the depth
+    depth, face = lengths.min(
+        dim=0
+    )  # the ray's z component is 1, so its length factor is the depth
     # Straight up or steeply down with a very wide lens a ray may miss the backdrop: it sees sky.
     return BoxView(depth.float(), torch.where(torch.isfinite(depth), face, BACK))
 
@@ -93,7 +109,13 @@ class Box:
         K = intrinsics_from_fov(DEFAULT_FOV_DEG, width, height) if K_hint is None else K_hint
         s = self.settings
         view = box_view(
-            K, width, height, horizon=s.horizon, camera_height=s.camera_height,
-            box_width=s.box_width, box_height=s.box_height, box_depth=s.box_depth,
-        )  # fmt: skip
+            K,
+            width,
+            height,
+            horizon=s.horizon,
+            camera_height=s.camera_height,
+            box_width=s.box_width,
+            box_height=s.box_height,
+            box_depth=s.box_depth,
+        )
         return DepthEstimate(view.depth_m.to(image.device), None, True, self.licence, self.name)

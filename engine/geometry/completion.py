@@ -16,7 +16,9 @@ _NEAR_SIDE_RATIO = 1.25  # known pixels this much nearer than their surroundings
 _NEAR_SIDE_POWER = 6
 _SURROUNDINGS = 0.12  # radius around a hole that is looked at, as a share of the longer side
 _RIDGE = 0.002  # pulls slopes to 0 where the support is thin, as a share of its spatial variance
-_BEYOND = 1.5  # a continued surface may come this much nearer or go this much farther than anything seen
+_BEYOND = (
+    1.5  # a continued surface may come this much nearer or go this much farther than anything seen
+)
 _ROW_SLACK = 1.1  # how much nearer than the far end of its row a filled pixel may be
 _EVENNESS = 0.3  # how evenly it must be spread, 1 being a disc
 _SUPPORT = 6.0  # known pixels that a cell needs before its own fit is trusted
@@ -49,8 +51,12 @@ def _far_side_weight(inverse: Tensor, known: Tensor) -> Tensor:
     An affine fit continues a plane exactly whatever the weights, so floors do not suffer.
     """
     radius = max(2, round(_SURROUNDINGS * max(inverse.shape)))
-    farthest = -_square_max(-torch.where(known, inverse, torch.full_like(inverse, torch.inf)), radius)
-    near_hole = _square_max((~known).float(), radius) > 0  # what lies deeper inside an occluder must not count either
+    farthest = -_square_max(
+        -torch.where(known, inverse, torch.full_like(inverse, torch.inf)), radius
+    )
+    near_hole = (
+        _square_max((~known).float(), radius) > 0
+    )  # what lies deeper inside an occluder must not count either
     ratio = (_NEAR_SIDE_RATIO * farthest / inverse.clamp(min=1e-9)).clamp(max=1.0)
     return torch.where(known & near_hole, ratio**_NEAR_SIDE_POWER, torch.zeros_like(inverse))
 
@@ -65,7 +71,9 @@ def _row_limit(inverse: Tensor, known: Tensor) -> Tensor:
     left = torch.where(known, column, -1).cummax(dim=1).values
     right = w - 1 - torch.where(known, w - 1 - column, -1).flip(1).cummax(dim=1).values.flip(1)
     closed = (left >= 0) & (right < w)
-    ends = torch.minimum(inverse.gather(1, left.clamp(min=0)), inverse.gather(1, right.clamp(max=w - 1)))
+    ends = torch.minimum(
+        inverse.gather(1, left.clamp(min=0)), inverse.gather(1, right.clamp(max=w - 1))
+    )
     return torch.where(closed, _ROW_SLACK * ends, torch.inf)
 
 
@@ -79,10 +87,14 @@ def _pyramid_fit(value: Tensor, weight: Tensor) -> Tensor:
     """Value of the local affine fits at every pixel, [h, w] (the finest level with enough support wins)."""
     h, w = value.shape
     v, u = torch.meshgrid(
-        torch.arange(h, dtype=torch.float64) / max(h, w), torch.arange(w, dtype=torch.float64) / max(h, w), indexing="ij"
+        torch.arange(h, dtype=torch.float64) / max(h, w),
+        torch.arange(w, dtype=torch.float64) / max(h, w),
+        indexing="ij",
     )
     d, k = value.double(), weight.double()
-    moments = torch.stack([k, k * u, k * v, k * u * u, k * u * v, k * v * v, k * d, k * u * d, k * v * d])[None]
+    moments = torch.stack(
+        [k, k * u, k * v, k * u * u, k * u * v, k * v * v, k * d, k * u * d, k * v * d]
+    )[None]
     levels = [moments]
     while max(levels[-1].shape[-2:]) > 1:
         levels.append(4.0 * F.avg_pool2d(levels[-1], 2, ceil_mode=True, count_include_pad=False))
@@ -94,7 +106,12 @@ def _pyramid_fit(value: Tensor, weight: Tensor) -> Tensor:
         if result is None:
             trust = torch.ones_like(trust)
         # cells without a fit must not leak into their neighbours: interpolate weighted by trust
-        spread = F.interpolate(torch.cat([trust[None], trust * planes])[None], size=(h, w), mode="bilinear", align_corners=False)[0]
+        spread = F.interpolate(
+            torch.cat([trust[None], trust * planes])[None],
+            size=(h, w),
+            mode="bilinear",
+            align_corners=False,
+        )[0]
         total = spread[0]
         plane = spread[1:] / total.clamp(min=1e-9)
         fit = plane[0] + plane[1] * u + plane[2] * v

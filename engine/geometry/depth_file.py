@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ..errors import UserError
-from ..images import MAX_PIXELS, depth_channel, read_exr
+from ..bridge.errors import UserError
+from ..media.images import MAX_PIXELS, depth_channel, read_exr
 from .base import DepthEstimate
 from .completion import complete_depth
 
@@ -30,25 +30,43 @@ def read_depth(path: str | Path, unit_m: float = 0.0) -> np.ndarray:
     """
     path = Path(path)
     if path.suffix.lower() not in ENDINGS:
-        raise UserError(f"{path.name} is not a depth map that can be read.", "Give an EXR, a 16-bit PNG or an NPY file.")
+        raise UserError(
+            f"{path.name} is not a depth map that can be read.",
+            "Give an EXR, a 16-bit PNG or an NPY file.",
+        )
     if not path.is_file():
-        raise UserError(f"The depth map {path} does not exist.", "Check the file's name, or use --depth box.")
+        raise UserError(
+            f"The depth map {path} does not exist.", "Check the file's name, or use --depth box."
+        )
     raw = {".exr": _from_exr, ".png": _from_png, ".npy": _from_npy}[path.suffix.lower()](path)
     if raw.ndim != 2 or min(raw.shape) < 2:
-        raise UserError(f"{path.name} has the shape {raw.shape}.", "A depth map has one value per pixel: [height, width].")
+        raise UserError(
+            f"{path.name} has the shape {raw.shape}.",
+            "A depth map has one value per pixel: [height, width].",
+        )
     depth = raw.astype(np.float32) * (unit_m or (0.001 if path.suffix.lower() == ".png" else 1.0))
     known = depth[np.isfinite(depth) & (depth != 0)]
     if (known < 0).any():
-        raise UserError(f"{path.name} has negative depth.", "Depth is the distance along the camera's axis in metres; 0 means unknown.")
+        raise UserError(
+            f"{path.name} has negative depth.",
+            "Depth is the distance along the camera's axis in metres; 0 means unknown.",
+        )
     if known.size < _FEWEST * depth.size:
         raise UserError(
-            f"{path.name} knows the depth of only {100 * known.size / depth.size:.1f} % of its pixels.", "At least 5 % must be above 0."
+            f"{path.name} knows the depth of only {100 * known.size / depth.size:.1f} % of its pixels.",
+            "At least 5 % must be above 0.",
         )
     if known.min() == known.max():
-        raise UserError(f"{path.name} has the same depth everywhere ({known.min():g} m).", "Check that it is a depth map, and its channel.")
+        raise UserError(
+            f"{path.name} has the same depth everywhere ({known.min():g} m).",
+            "Check that it is a depth map, and its channel.",
+        )
     depth[depth >= SKY_M] = np.inf
     if not np.isfinite(depth[depth > 0]).any():
-        raise UserError(f"{path.name} is farther than {SKY_M:g} m everywhere.", "Set depth_unit to the length of one unit in metres.")
+        raise UserError(
+            f"{path.name} is farther than {SKY_M:g} m everywhere.",
+            "Set depth_unit to the length of one unit in metres.",
+        )
     return depth
 
 
@@ -60,21 +78,39 @@ def _from_png(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"{path.name} has more than 100 megapixels.", "Scale the depth map down.")
+                raise UserError(
+                    f"{path.name} has more than 100 megapixels.", "Scale the depth map down."
+                )
             if not (image.mode in ("I", "F") or image.mode.startswith("I;16")):
-                raise UserError(f"{path.name} is a {image.mode} picture with 8 bits.", "A PNG depth map is 16-bit grey, in millimetres.")
+                raise UserError(
+                    f"{path.name} is a {image.mode} picture with 8 bits.",
+                    "A PNG depth map is 16-bit grey, in millimetres.",
+                )
             return np.asarray(image).astype(np.float32)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path.name} is not a readable PNG ({error}).", "Export the depth map again.") from error
+    except (
+        UnidentifiedImageError,
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ) as error:
+        raise UserError(
+            f"{path.name} is not a readable PNG ({error}).", "Export the depth map again."
+        ) from error
 
 
 def _from_npy(path: Path) -> np.ndarray:
     try:
         values = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{path.name} is not a readable NPY array ({error}).", "Save it with numpy.save as plain numbers.") from error
+        raise UserError(
+            f"{path.name} is not a readable NPY array ({error}).",
+            "Save it with numpy.save as plain numbers.",
+        ) from error
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
-        raise UserError(f"{path.name} does not hold plain numbers.", "Save it with numpy.save as a float array.")
+        raise UserError(
+            f"{path.name} does not hold plain numbers.", "Save it with numpy.save as a float array."
+        )
     return np.squeeze(values)
 
 
@@ -88,16 +124,26 @@ def resample_depth(depth: Tensor, width: int, height: int) -> Tensor:
     if (h, w) == (height, width):
         return depth
     known = depth > 0
-    inverse = torch.where(known, 1.0 / depth.clamp(min=1e-9), torch.zeros_like(depth))[None, None].double()
-    smooth = F.interpolate(inverse, (height, width), mode="bilinear", antialias=True, align_corners=False)[0, 0]
+    inverse = torch.where(known, 1.0 / depth.clamp(min=1e-9), torch.zeros_like(depth))[
+        None, None
+    ].double()
+    smooth = F.interpolate(
+        inverse, (height, width), mode="bilinear", antialias=True, align_corners=False
+    )[0, 0]
     near = F.interpolate(inverse, (height, width), mode="nearest-exact")[0, 0]
     radius = (max(1, round(h / height)), max(1, round(w / width)))
     window, pad = (2 * radius[0] + 1, 2 * radius[1] + 1), radius
-    high = F.interpolate(F.max_pool2d(inverse, window, 1, pad), (height, width), mode="nearest-exact")[0, 0]
-    low = F.interpolate(-F.max_pool2d(-inverse, window, 1, pad), (height, width), mode="nearest-exact")[0, 0]
+    high = F.interpolate(
+        F.max_pool2d(inverse, window, 1, pad), (height, width), mode="nearest-exact"
+    )[0, 0]
+    low = F.interpolate(
+        -F.max_pool2d(-inverse, window, 1, pad), (height, width), mode="nearest-exact"
+    )[0, 0]
     steep = high > _EDGE_RATIO * low  # also true beside holes (0) and sky (0)
     value = torch.where(steep, near, smooth)
-    unknown = F.interpolate((~known)[None, None].float(), (height, width), mode="nearest-exact")[0, 0] > 0
+    unknown = (
+        F.interpolate((~known)[None, None].float(), (height, width), mode="nearest-exact")[0, 0] > 0
+    )
     result = torch.where(value > 0, 1.0 / value.clamp(min=1e-12), torch.inf)
     return torch.where(unknown, torch.zeros_like(result), result).float()
 
@@ -107,7 +153,9 @@ class DepthFile:
 
     licence = "the user's own"
 
-    def __init__(self, path: str | Path, unit_m: float = 0.0, image_size: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, path: str | Path, unit_m: float = 0.0, image_size: tuple[int, int] | None = None
+    ) -> None:
         """`image_size` (width, height) is the whole picture's, if it is not the one given to `estimate`."""
         self.name = f"depth map {Path(path).name}"
         self._path, self._unit_m, self._image_size = Path(path), unit_m, image_size
@@ -131,13 +179,23 @@ class DepthFile:
                 f"{self._path.name} is {w}x{h}, the picture is {full[0]}x{full[1]}: the shapes differ.",
                 "Give a depth map of the picture itself, at its size or another size of the same shape.",
             )
-        notes = [f"The depth map was resampled from {w}x{h} to {width}x{height}."] if (w, h) != full else []
-        depth = resample_depth(torch.nan_to_num(torch.from_numpy(raw), nan=0.0, posinf=torch.inf), width, height)
+        notes = (
+            [f"The depth map was resampled from {w}x{h} to {width}x{height}."]
+            if (w, h) != full
+            else []
+        )
+        depth = resample_depth(
+            torch.nan_to_num(torch.from_numpy(raw), nan=0.0, posinf=torch.inf), width, height
+        )
         holes = depth == 0
         if bool(holes.any()):
-            notes.append(f"Holes in the depth map were filled ({100 * float(holes.float().mean()):.1f} % of the picture).")
+            notes.append(
+                f"Holes in the depth map were filled ({100 * float(holes.float().mean()):.1f} % of the picture)."
+            )
             depth = _filled(depth, holes)
-        return DepthEstimate(depth.to(image.device), None, True, self.licence, self.name, tuple(notes))
+        return DepthEstimate(
+            depth.to(image.device), None, True, self.licence, self.name, tuple(notes)
+        )
 
 
 def _filled(depth: Tensor, holes: Tensor) -> Tensor:

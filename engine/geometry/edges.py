@@ -17,7 +17,10 @@ _STEEPER = 3.0  # than the surfaces on both sides
 _HANGING = 0.15  # share of the jump by which a pixel must differ from both sides
 _BEHIND = 0.97  # what lies behind an edge has at most this share of the inverse depth before it
 _SMOOTH_PX, _SMOOTHINGS = 5, 2  # box filter over what goes on behind edges
-_WINDOW, _SAME_SURFACE = (-4, -2, 0, 2, 4), 0.15  # pixels around, and how much they may differ in inverse depth
+_WINDOW, _SAME_SURFACE = (
+    (-4, -2, 0, 2, 4),
+    0.15,
+)  # pixels around, and how much they may differ in inverse depth
 _REACH = 2  # half the width in pixels of a soft edge that is sharpened
 
 
@@ -72,18 +75,27 @@ def _cleaned_along(inverse: Tensor, dim: int) -> Tensor:
         index = (torch.arange(inverse.shape[dim]) + by).clamp(0, inverse.shape[dim] - 1)
         return inverse.index_select(dim, index)
 
-    slope_before, slope_after = (shifted(-r) - shifted(-r - 2)) / 2, (shifted(r + 2) - shifted(r)) / 2
+    slope_before, slope_after = (
+        (shifted(-r) - shifted(-r - 2)) / 2,
+        (shifted(r + 2) - shifted(r)) / 2,
+    )
     before, after = shifted(-r) + r * slope_before, shifted(r) - r * slope_after
     jump = (shifted(r) - shifted(-r)).abs()
     steep = torch.maximum(slope_before.abs(), slope_after.abs()) * 2 * r
-    two_surfaces = (jump > _JUMP * torch.maximum(shifted(r), shifted(-r))) & (jump > _STEEPER * steep)
+    two_surfaces = (jump > _JUMP * torch.maximum(shifted(r), shifted(-r))) & (
+        jump > _STEEPER * steep
+    )
     to_before, to_after = (inverse - before).abs(), (inverse - after).abs()
     hangs = two_surfaces & (torch.minimum(to_before, to_after) > _HANGING * jump)
-    between = (inverse - before) * (inverse - after) < 0  # a thin object in between is not a blend of its surroundings
+    between = (inverse - before) * (
+        inverse - after
+    ) < 0  # a thin object in between is not a blend of its surroundings
     joined = torch.where(to_before <= to_after, before, after)
     inner = torch.zeros_like(hangs)  # at the rim there is no surface to continue
     inner.narrow(dim, r + 2, inverse.shape[dim] - 2 * (r + 2)).fill_(True)
-    return torch.where(hangs & between & inner, joined.clamp(min=0.2 * inverse, max=5 * inverse), inverse)
+    return torch.where(
+        hangs & between & inner, joined.clamp(min=0.2 * inverse, max=5 * inverse), inverse
+    )
 
 
 def grow_behind(inverse: Tensor, colour: Tensor, edges: Tensor, reach: int) -> Band:

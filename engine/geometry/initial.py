@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import splat_file, weights
-from ..errors import UserError
-from ..gaussians import Gaussians
-from ..settings import GeometrySettings
+from ..bridge import splat_file
+from ..bridge.errors import UserError
+from ..bridge.settings import GeometrySettings
+from ..models import weights
+from ..scene.gaussians import Gaussians
 from .layers import gaussians_from_depth
 
 _IN_FRONT = 0.5  # share of given Gaussians that must lie before the camera
@@ -26,7 +27,14 @@ class First(NamedTuple):
 
 
 def first_gaussians(
-    settings: GeometrySettings, image: Tensor, depth_m: Tensor, K: Tensor, *, sh_degree: int, blending: str, folder: Path
+    settings: GeometrySettings,
+    image: Tensor,
+    depth_m: Tensor,
+    K: Tensor,
+    *,
+    sh_degree: int,
+    blending: str,
+    folder: Path,
 ) -> First:
     """What `settings.initialiser` names, in the axes of the picture's camera (OpenCV, metres).
 
@@ -36,21 +44,35 @@ def first_gaussians(
     name = settings.initialiser.strip()
     if name == "layers":
         made = gaussians_from_depth(
-            image, depth_m, K, layers=settings.layers, border=settings.border, sh_degree=sh_degree, blending=blending
-        ).gaussians  # fmt: skip
-        return First(made, f"{made.count} Gaussians from depth, {settings.layers} layer{'s' if settings.layers > 1 else ''}")
+            image,
+            depth_m,
+            K,
+            layers=settings.layers,
+            border=settings.border,
+            sh_degree=sh_degree,
+            blending=blending,
+        ).gaussians
+        return First(
+            made,
+            f"{made.count} Gaussians from depth, {settings.layers} layer{'s' if settings.layers > 1 else ''}",
+        )
     if name == "flash3d":
         return _flash3d(image, depth_m, K, sh_degree)
     if Path(name).suffix.lower() == ".ply":
         inside = folder / name
         return _given(inside if inside.is_file() else Path(name), image.device, sh_degree)
-    raise UserError(f"Unknown initialiser {name!r}.", "Choose layers, flash3d, or a .ply of Gaussians seen from the picture's camera.")
+    raise UserError(
+        f"Unknown initialiser {name!r}.",
+        "Choose layers, flash3d, or a .ply of Gaussians seen from the picture's camera.",
+    )
 
 
 def _flash3d(image: Tensor, depth_m: Tensor, K: Tensor, sh_degree: int) -> First:
-    from . import flash3d
+    from .networks import flash3d
 
-    network = flash3d.load(weights.checkpoint_in("flash3d", weights.require("flash3d"))).to(image.device)
+    network = flash3d.load(weights.checkpoint_in("flash3d", weights.require("flash3d"))).to(
+        image.device
+    )
     made = of_degree(flash3d.predict(network, image, depth_m, K.to(image.device)), sh_degree)
     return First(made, f"{made.count} Gaussians by Flash3D ({weights.known('flash3d').licence})")
 
@@ -59,7 +81,9 @@ def _given(path: Path, device: torch.device, sh_degree: int) -> First:
     splats = splat_file.read_ply(path)
     given = Gaussians(*(torch.from_numpy(values).float().to(device) for values in splats))
     if given.count == 0:
-        raise UserError(f"{path} holds no Gaussians.", "Give another file, or set initialiser to layers.")
+        raise UserError(
+            f"{path} holds no Gaussians.", "Give another file, or set initialiser to layers."
+        )
     in_front = float((given.means[:, 2] > 0).float().mean())
     if in_front < _IN_FRONT:
         raise UserError(

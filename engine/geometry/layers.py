@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..colour import linear_to_srgb
-from ..gaussians import Gaussians, concatenate, sh_dc_from_colour
 from ..rasterize import rasterize
+from ..scene.colour import linear_to_srgb
+from ..scene.gaussians import Gaussians, concatenate, sh_dc_from_colour
 from .completion import complete_depth
 from .edges import cleaned, depth_edges, grow_behind
 
@@ -52,7 +52,14 @@ class Layered(NamedTuple):
 
 
 def gaussians_from_depth(
-    image: Tensor, depth_m: Tensor, K: Tensor, *, layers: int = 2, border: float = 0.0, sh_degree: int = 0, blending: str = "display"
+    image: Tensor,
+    depth_m: Tensor,
+    K: Tensor,
+    *,
+    layers: int = 2,
+    border: float = 0.0,
+    sh_degree: int = 0,
+    blending: str = "display",
 ) -> Layered:
     """Gaussians in the axes of the picture's camera.
 
@@ -65,7 +72,10 @@ def gaussians_from_depth(
     device = image.device
     colour, K = image.detach().cpu().permute(1, 2, 0).float(), K.detach().cpu().float()
     inverse = cleaned(1.0 / with_sky(depth_m.detach().cpu().float()))
-    parts = [_discs(1.0 / inverse, colour, K, sh_degree, sigma_px=_SIGMA_PX), _underlay(inverse, colour, K, sh_degree)]
+    parts = [
+        _discs(1.0 / inverse, colour, K, sh_degree, sigma_px=_SIGMA_PX),
+        _underlay(inverse, colour, K, sh_degree),
+    ]
     names = [SEEN, UNDERLAY]
     edges = depth_edges(inverse)
     if layers == 2 and bool(edges.any()):
@@ -73,12 +83,16 @@ def gaussians_from_depth(
         if bool(band.mask.any()):
             canvas = torch.where(band.mask, band.inverse, inverse)
             colours = torch.where(band.mask[..., None], band.colour, colour)
-            parts.append(_discs(1.0 / canvas, colours, K, sh_degree, sigma_px=_SIGMA_PX, keep=band.mask))
+            parts.append(
+                _discs(1.0 / canvas, colours, K, sh_degree, sigma_px=_SIGMA_PX, keep=band.mask)
+            )
             names.append(BEHIND)
     if border > 0:
         parts.append(_border(inverse, colour, K, border, sh_degree))
         names.append(BORDER)
-    layer = torch.cat([torch.full((part.count,), name) for part, name in zip(parts, names, strict=True)])
+    layer = torch.cat(
+        [torch.full((part.count,), name) for part, name in zip(parts, names, strict=True)]
+    )
     parts[0] = _sharpened(concatenate(*parts), parts[0], image.detach().cpu().float(), K, blending)
     return Layered(concatenate(*parts).map(lambda t: t.to(device)), layer.to(device))
 
@@ -93,23 +107,37 @@ def with_sky(depth_m: Tensor) -> Tensor:
 
 def _check(image: Tensor, depth_m: Tensor, layers: int, border: float) -> None:
     if image.ndim != 3 or image.shape[0] != 3 or depth_m.shape != image.shape[1:]:
-        raise ValueError(f"expected image [3, h, w] and depth_m [h, w], got {tuple(image.shape)} and {tuple(depth_m.shape)}")
+        raise ValueError(
+            f"expected image [3, h, w] and depth_m [h, w], got {tuple(image.shape)} and {tuple(depth_m.shape)}"
+        )
     if not bool((depth_m > 0).all()) or bool(torch.isinf(depth_m).all()):
         raise ValueError("depth_m: expected values above 0 everywhere, and not sky alone")
     if layers not in (1, 2) or not 0 <= border <= 1:
         raise ValueError(f"expected layers 1 or 2 and border in 0..1, got {layers} and {border}")
 
 
-def _discs(depth: Tensor, colour: Tensor, K: Tensor, sh_degree: int, *, sigma_px: float, keep: Tensor | None = None) -> Gaussians:
+def _discs(
+    depth: Tensor,
+    colour: Tensor,
+    K: Tensor,
+    sh_degree: int,
+    *,
+    sigma_px: float,
+    keep: Tensor | None = None,
+) -> Gaussians:
     """One disc for each pixel (those of `keep` [h, w]) of depth [h, w] and colour [h, w, 3]."""
     h, w = depth.shape
     v, u = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
-    ray = torch.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], torch.ones_like(u)], dim=-1)
+    ray = torch.stack(
+        [(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], torch.ones_like(u)], dim=-1
+    )
     # The point seen is ray * z; along u it moves by e_x z / fx + ray * dz/du, with dz/du = -z^2 d(1/z)/du.
     width_m = depth / torch.sqrt(K[0, 0] * K[1, 1])
     axes = []
     for dim, focal in ((1, K[0, 0]), (0, K[1, 1])):
-        climb = (-(depth**2) * _least_slope(1.0 / depth, dim)).clamp(-_STEEPEST * width_m, _STEEPEST * width_m)
+        climb = (-(depth**2) * _least_slope(1.0 / depth, dim)).clamp(
+            -_STEEPEST * width_m, _STEEPEST * width_m
+        )
         axis = ray * climb[..., None]
         axis[..., 1 - dim] += depth / focal
         axes.append(sigma_px * axis)
@@ -132,7 +160,11 @@ def _least_slope(x: Tensor, dim: int) -> Tensor:
     step = torch.diff(x, dim=dim)
     before = torch.cat([step.narrow(dim, 0, 1), step], dim)
     after = torch.cat([step, step.narrow(dim, step.shape[dim] - 1, 1)], dim)
-    return torch.where(before * after > 0, torch.where(before.abs() < after.abs(), before, after), torch.zeros_like(x))
+    return torch.where(
+        before * after > 0,
+        torch.where(before.abs() < after.abs(), before, after),
+        torch.zeros_like(x),
+    )
 
 
 def _principal_axes(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,7 +222,14 @@ def _border(inverse: Tensor, colour: Tensor, K: Tensor, share: float, sh_degree:
     coarse[0, 2], coarse[1, 2] = K[0, 2] + left, K[1, 2] + top
     coarse[:2] /= s
     depth = _BORDER_BACK / pooled(1.0 / wide[None])[0]
-    return _discs(depth, pooled(spread).permute(1, 2, 0), coarse, sh_degree, keep=outside, sigma_px=_BORDER_SIGMA_PX / s)
+    return _discs(
+        depth,
+        pooled(spread).permute(1, 2, 0),
+        coarse,
+        sh_degree,
+        keep=outside,
+        sigma_px=_BORDER_SIGMA_PX / s,
+    )
 
 
 def _underlay(inverse: Tensor, colour: Tensor, K: Tensor, sh_degree: int) -> Gaussians:
@@ -207,10 +246,14 @@ def _underlay(inverse: Tensor, colour: Tensor, K: Tensor, sh_degree: int) -> Gau
     near, far = (F.pad(x, pad, mode="replicate")[0] for x in (near, far))
     calm = -F.max_pool2d(-(near < _UNDERLAY_STEEPEST * far).float(), s)[0] > 0
     behind = -F.max_pool2d(-far, s)[0]
-    cells = F.avg_pool2d(F.pad(colour.permute(2, 0, 1)[None], pad, mode="replicate"), s)[0].permute(1, 2, 0)
+    cells = F.avg_pool2d(F.pad(colour.permute(2, 0, 1)[None], pad, mode="replicate"), s)[0].permute(
+        1, 2, 0
+    )
     coarse = K.clone()
     coarse[:2] /= s
-    return _discs(1.0 / behind, cells, coarse, sh_degree, keep=calm, sigma_px=_UNDERLAY_SIGMA_PX / s)
+    return _discs(
+        1.0 / behind, cells, coarse, sh_degree, keep=calm, sigma_px=_UNDERLAY_SIGMA_PX / s
+    )
 
 
 def _push_pull(values: Tensor, weight: Tensor) -> Tensor:
@@ -222,18 +265,31 @@ def _push_pull(values: Tensor, weight: Tensor) -> Tensor:
     mass = F.avg_pool2d(F.pad(weight[None, None], pad), 2)[0, 0]
     total = F.avg_pool2d(F.pad((values * weight)[None], pad), 2)[0]
     lower = _push_pull(total / mass.clamp(min=1e-9), (mass > 0).float())
-    up = F.interpolate(lower[None], scale_factor=2, mode="bilinear", align_corners=False)[0, :, :h, :w]
+    up = F.interpolate(lower[None], scale_factor=2, mode="bilinear", align_corners=False)[
+        0, :, :h, :w
+    ]
     return torch.where(weight > 0, values, up)
 
 
-def _sharpened(everything: Gaussians, seen: Gaussians, image: Tensor, K: Tensor, blending: str) -> Gaussians:
+def _sharpened(
+    everything: Gaussians, seen: Gaussians, image: Tensor, K: Tensor, blending: str
+) -> Gaussians:
     """The seen layer (first in `everything`) with colours for which the drawing equals image [3, h, w]."""
     h, w = image.shape[1:]
     wanted = image.permute(1, 2, 0)
     colour, eye = wanted.clone(), torch.eye(4)[None]
     for _ in range(_SHARPENING_STEPS):
         sh_dc = torch.cat([sh_dc_from_colour(colour).reshape(-1, 3), everything.sh_dc[h * w :]])
-        drawn = rasterize(everything._replace(sh_dc=sh_dc), K[None], eye, w, h, sh_degree=0, blending=blending, depth=False).rgb[0]
+        drawn = rasterize(
+            everything._replace(sh_dc=sh_dc),
+            K[None],
+            eye,
+            w,
+            h,
+            sh_degree=0,
+            blending=blending,
+            depth=False,
+        ).rgb[0]
         shown = linear_to_srgb(drawn) if blending == "linear" else drawn
         colour = (colour + wanted - shown).clamp(-_COLOUR_SLACK, 1.0 + _COLOUR_SLACK)
     return seen._replace(sh_dc=sh_dc_from_colour(colour).reshape(-1, 3))

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import model_folder, weights
-from ..errors import UserError
-from ..settings import GeometrySettings
+from ..bridge.errors import UserError
+from ..bridge.settings import GeometrySettings
+from ..models import model_folder, weights
 from .base import DepthEstimate, DepthSource, Reading
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -49,11 +49,17 @@ class _DepthAnything:
     def __call__(self, image: Tensor) -> Reading:
         h, w = image.shape[1:]
         size = network_size(h, w, (518, 518), 14)
-        small = F.interpolate(image[None], size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0.0, 1.0)
+        small = F.interpolate(
+            image[None], size=size, mode="bicubic", antialias=True, align_corners=False
+        ).clamp(0.0, 1.0)
         depth = self.network(normalised(small, IMAGENET)).predicted_depth
         far = float(self.network.config.max_depth)  # type: ignore[union-attr, arg-type]
-        depth = F.interpolate(depth[None].float(), size=(h, w), mode="bilinear", align_corners=False)[0, 0]
-        sky = depth >= _SATURATED * far if self.outdoor else torch.zeros_like(depth, dtype=torch.bool)
+        depth = F.interpolate(
+            depth[None].float(), size=(h, w), mode="bilinear", align_corners=False
+        )[0, 0]
+        sky = (
+            depth >= _SATURATED * far if self.outdoor else torch.zeros_like(depth, dtype=torch.bool)
+        )
         return Reading(lambda focal_px: depth, None, sky)
 
 
@@ -70,7 +76,9 @@ class _ZoeDepth:
         size = network_size(padded.shape[2], padded.shape[3], (384, 512), 32)
         small = F.interpolate(padded, size=size, mode="bilinear", align_corners=True)
         depth = self.network(normalised(small, _HALF)).predicted_depth
-        depth = F.interpolate(depth[None].float(), size=padded.shape[2:], mode="bicubic", align_corners=False)[0, 0]
+        depth = F.interpolate(
+            depth[None].float(), size=padded.shape[2:], mode="bicubic", align_corners=False
+        )[0, 0]
         depth = depth[top : top + h, left : left + w]
         return Reading(lambda focal_px: depth, None, torch.zeros_like(depth, dtype=torch.bool))
 
@@ -85,11 +93,21 @@ class _DepthPro:
 
     def __call__(self, image: Tensor) -> Reading:
         h, w = image.shape[1:]
-        square = F.interpolate(image[None], size=(self.SIDE, self.SIDE), mode="bilinear", align_corners=False)
+        square = F.interpolate(
+            image[None], size=(self.SIDE, self.SIDE), mode="bilinear", align_corners=False
+        )
         output = self.network(normalised(square, _HALF))
         fov = output.field_of_view.float().reshape(())
         own_focal = float(0.5 * w / torch.tan(0.5 * torch.deg2rad(fov)))
-        canonical = F.interpolate(output.predicted_depth[None].float(), size=(h, w), mode="bilinear", align_corners=False)[0, 0] * w
+        canonical = (
+            F.interpolate(
+                output.predicted_depth[None].float(),
+                size=(h, w),
+                mode="bilinear",
+                align_corners=False,
+            )[0, 0]
+            * w
+        )
 
         def depth_for(focal_px: float | None) -> Tensor:
             return 1.0 / (canonical / (focal_px or own_focal)).clamp(1e-4, 1e4)
@@ -100,7 +118,9 @@ class _DepthPro:
 class LearnedDepth:
     """A depth source (see base.py) on a network."""
 
-    def __init__(self, name: str, licence: str, device: torch.device, model: Callable[[Tensor], Reading]) -> None:
+    def __init__(
+        self, name: str, licence: str, device: torch.device, model: Callable[[Tensor], Reading]
+    ) -> None:
         self.name, self.licence = name, licence
         self._device, self._model = device, model
         self._last: tuple[Tensor, Reading] | None = None
@@ -111,15 +131,24 @@ class LearnedDepth:
 
     def estimate(self, image: Tensor, K_hint: Tensor | None) -> DepthEstimate:
         raw, notes = self._look(image), []
-        depth = raw.depth_for(None if K_hint is None else float(K_hint[0, 0] * K_hint[1, 1]) ** 0.5).to(image.device)
+        depth = raw.depth_for(
+            None if K_hint is None else float(K_hint[0, 0] * K_hint[1, 1]) ** 0.5
+        ).to(image.device)
         sky = raw.sky.to(image.device)
         if not bool(torch.isfinite(depth).all()):
-            raise UserError(f"{self.name} gave depth that is not a number.", "Its weights may be damaged: python -m engine weights verify.")
+            raise UserError(
+                f"{self.name} gave depth that is not a number.",
+                "Its weights may be damaged: python -m engine weights verify.",
+            )
         depth = depth.clamp(min=_NEAREST_M)
         if bool(sky.any()) and not bool(sky.all()):
             depth = depth.masked_fill(sky, float("inf"))
             notes.append(f"{100.0 * float(sky.float().mean()):.0f} % of the picture taken as sky")
-        K = K_hint if K_hint is not None and raw.fov_deg is not None else self._own_camera(raw, image)
+        K = (
+            K_hint
+            if K_hint is not None and raw.fov_deg is not None
+            else self._own_camera(raw, image)
+        )
         if K_hint is not None and raw.fov_deg is not None:
             notes.append(f"field of view given, the model would say {raw.fov_deg:.1f} degrees")
         return DepthEstimate(depth, K, True, self.licence, self.name, tuple(notes))
@@ -135,7 +164,10 @@ class LearnedDepth:
         if raw.fov_deg is None:
             return None
         if not _FOV_DEG[0] <= raw.fov_deg <= _FOV_DEG[1]:
-            raise UserError(f"{self.name} takes the field of view for {raw.fov_deg:.1f} degrees.", "Set fov, or another depth source.")
+            raise UserError(
+                f"{self.name} takes the field of view for {raw.fov_deg:.1f} degrees.",
+                "Set fov, or another depth source.",
+            )
         return _camera(raw.fov_deg, image)
 
 
@@ -147,22 +179,33 @@ def _camera(fov_deg: float, image: Tensor) -> Tensor:
 
 def load(name: str, folder: Path, device: torch.device) -> LearnedDepth:
     """The model `name` of LEARNED from its weights folder. Raises UserError for what is wrong with it."""
-    return LearnedDepth(name, weights.known(name).licence, device, _MODELS[name](name, folder, device))
+    return LearnedDepth(
+        name, weights.known(name).licence, device, _MODELS[name](name, folder, device)
+    )
 
 
-def _depth_anything_v2(name: str, folder: Path, device: torch.device) -> Callable[[Tensor], Reading]:
+def _depth_anything_v2(
+    name: str, folder: Path, device: torch.device
+) -> Callable[[Tensor], Reading]:
     from transformers import DepthAnythingForDepthEstimation
 
-    network = model_folder.part(folder, "", DepthAnythingForDepthEstimation, torch.float32).to(device)
+    network = model_folder.part(folder, "", DepthAnythingForDepthEstimation, torch.float32).to(
+        device
+    )
     if network.config.depth_estimation_type != "metric":
-        raise UserError(f"{folder} holds relative depth, without metres.", "Take the metric weights of Depth Anything V2.")
+        raise UserError(
+            f"{folder} holds relative depth, without metres.",
+            "Take the metric weights of Depth Anything V2.",
+        )
     return _DepthAnything(network, outdoor=name.endswith("outdoor"))
 
 
 def _zoedepth(name: str, folder: Path, device: torch.device) -> Callable[[Tensor], Reading]:
     from transformers import ZoeDepthForDepthEstimation
 
-    return _ZoeDepth(model_folder.part(folder, "", ZoeDepthForDepthEstimation, torch.float32).to(device))
+    return _ZoeDepth(
+        model_folder.part(folder, "", ZoeDepthForDepthEstimation, torch.float32).to(device)
+    )
 
 
 def _depth_pro(name: str, folder: Path, device: torch.device) -> Callable[[Tensor], Reading]:
@@ -170,20 +213,25 @@ def _depth_pro(name: str, folder: Path, device: torch.device) -> Callable[[Tenso
 
     network = model_folder.part(folder, "", DepthProForDepthEstimation, torch.float32).to(device)
     if not network.config.use_fov_model:
-        raise UserError(f"{folder} lacks the field-of-view head.", f"Run: python -m engine weights download {name}")
+        raise UserError(
+            f"{folder} lacks the field-of-view head.",
+            f"Run: python -m engine weights download {name}",
+        )
     return _DepthPro(network)
 
 
 def _moge(name: str, folder: Path, device: torch.device) -> Callable[[Tensor], Reading]:
-    from . import moge
+    from .networks import moge
 
     return functools.partial(moge.read, moge.load(weights.checkpoint_in(name, folder)).to(device))
 
 
 def _depth_anything_3(name: str, folder: Path, device: torch.device) -> Callable[[Tensor], Reading]:
-    from . import depth_anything_3
+    from .networks import depth_anything_3
 
-    return functools.partial(depth_anything_3.read, depth_anything_3.load(weights.checkpoint_in(name, folder)).to(device))
+    return functools.partial(
+        depth_anything_3.read, depth_anything_3.load(weights.checkpoint_in(name, folder)).to(device)
+    )
 
 
 _MODELS: dict[str, Callable[[str, Path, torch.device], Callable[[Tensor], Reading]]] = {

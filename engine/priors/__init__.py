@@ -5,25 +5,25 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from ..errors import UserError
+from ..bridge.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..settings import SceneSettings
+    from ..bridge.settings import SceneSettings
     from .base import VideoPrior
 
 # name -> "module:factory"; factory(settings: SceneSettings, image: [3, h, w], device: str) -> VideoPrior
 REGISTRY: dict[str, str] = {
-    "patch": "patch:from_settings",
-    "viewcrafter_25": "viewcrafter:from_settings",
-    "viewcrafter_25_sparse": "viewcrafter:from_settings",
-    "viewcrafter_16": "viewcrafter:from_settings",
-    "viewcrafter_25_512": "viewcrafter:from_settings",
-    "wan_vace_1.3b": "wan:from_settings",
-    "wan_vace_14b": "wan:from_settings",
-    "wan_vace_14b_fast": "wan:from_settings",
-    "wan_fun_inp_1.3b": "wan_inp:from_settings",
+    "patch": "patch.prior:from_settings",
+    "viewcrafter_25": "viewcrafter.prior:from_settings",
+    "viewcrafter_25_sparse": "viewcrafter.prior:from_settings",
+    "viewcrafter_16": "viewcrafter.prior:from_settings",
+    "viewcrafter_25_512": "viewcrafter.prior:from_settings",
+    "wan_vace_1.3b": "wan.vace:from_settings",
+    "wan_vace_14b": "wan.vace:from_settings",
+    "wan_vace_14b_fast": "wan.vace:from_settings",
+    "wan_fun_inp_1.3b": "wan.inp:from_settings",
     "svd": "svd:from_settings",
     "cogvideox_i2v": "cogvideox:from_settings",
     "ltx": "ltx:from_settings",
@@ -35,18 +35,31 @@ def make_prior(settings: SceneSettings, image: Tensor, device: str) -> VideoPrio
     name = settings.prior.prior
     check(name)
     module, factory = REGISTRY[name].split(":")
-    return getattr(importlib.import_module(f".{module}", __package__), factory)(settings, image, device)
+    return getattr(importlib.import_module(f".{module}", __package__), factory)(
+        settings, image, device
+    )
 
 
 def check(name: str) -> None:
     """Raise UserError where no prior has this name. "auto" is none: it is for choice.py to settle."""
     if name == "auto":
-        raise UserError("The video prior is still to be chosen.", f"Name one here: {', '.join(REGISTRY)}.")
+        raise UserError(
+            "The video prior is still to be chosen.", f"Name one here: {', '.join(REGISTRY)}."
+        )
     if name not in REGISTRY:
-        raise UserError(f"Unknown video prior: {name}.", f"Choose one of: auto, {', '.join(REGISTRY)}.")
+        raise UserError(
+            f"Unknown video prior: {name}.", f"Choose one of: auto, {', '.join(REGISTRY)}."
+        )
 
 
 def working_multiple(name: str) -> int:
     """What the working width and height must divide by for a prior: known before the prior is made."""
-    fine = {"patch": 8, "cogvideox_i2v": 16, "wan_vace_1.3b": 16, "wan_vace_14b": 16, "wan_vace_14b_fast": 16, "wan_fun_inp_1.3b": 16}
+    fine = {
+        "patch": 8,
+        "cogvideox_i2v": 16,
+        "wan_vace_1.3b": 16,
+        "wan_vace_14b": 16,
+        "wan_vace_14b_fast": 16,
+        "wan_fun_inp_1.3b": 16,
+    }
     return fine.get(name, 64)

@@ -62,7 +62,14 @@ class Clip:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Clip:
         """The same clip with every tensor changed."""
-        return replace(self, **{name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)})
+        return replace(
+            self,
+            **{
+                name: change(value)
+                for name, value in vars(self).items()
+                if isinstance(value, Tensor)
+            },
+        )
 
 
 class VideoPrior(Protocol):

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .. import model_folder
-from ..errors import UserError
+from ..bridge.errors import UserError
+from ..models import model_folder
+from ..models.memory import Demand, Residence, Rung
 from . import notation, transformer
 from .base import Clip, Level, PriorSpec
-from .memory import Demand, Residence, Rung
 from .network import NetworkPrior
 from .transformer import NO_WISHES, Wishes
 
 if TYPE_CHECKING:
-    from ..settings import SceneSettings
+    from ..bridge.settings import SceneSettings
 
 STEPS = 50
 GUIDANCE = 6.0
@@ -84,7 +84,10 @@ class CogVideoX(NetworkPrior):
         if not 1 <= steps <= count:
             raise UserError(f"steps is {steps}.", f"CogVideoX takes 1 to {count} steps.")
         taken = [round(count - k * count / steps) - 1 for k in range(steps)]
-        self._levels = [Level(t, float(self._abar[t].sqrt()), float((1.0 - self._abar[t]).sqrt())) for t in taken]
+        self._levels = [
+            Level(t, float(self._abar[t].sqrt()), float((1.0 - self._abar[t]).sqrt()))
+            for t in taken
+        ]
         self._levels.append(Level(0.0, 1.0, 0.0))
         return self._levels
 
@@ -94,7 +97,9 @@ class CogVideoX(NetworkPrior):
 
         def work(rung: Rung) -> Tensor:
             self._vae.use_tiling = rung.tiling  # type: ignore[assignment]
-            video = frames.transpose(0, 1)[None].to(self.residence.device, self._vae.dtype) * 2.0 - 1.0  # type: ignore[call-overload]
+            video = (
+                frames.transpose(0, 1)[None].to(self.residence.device, self._vae.dtype) * 2.0 - 1.0
+            )  # type: ignore[call-overload]
             return self._vae.encode(video).latent_dist.mode()[0].float() * self._scale  # type: ignore[operator]
 
         return self._coded(work)
@@ -103,7 +108,9 @@ class CogVideoX(NetworkPrior):
     def decode(self, latents: Tensor) -> Tensor:
         def work(rung: Rung) -> Tensor:
             self._vae.use_tiling = rung.tiling  # type: ignore[assignment]
-            video = self._vae.decode((latents / self._scale)[None].to(self.residence.device, self._vae.dtype)).sample  # type: ignore[operator, call-overload]
+            video = self._vae.decode(
+                (latents / self._scale)[None].to(self.residence.device, self._vae.dtype)
+            ).sample  # type: ignore[operator, call-overload]
             return (video[0].float().transpose(0, 1) * 0.5 + 0.5).clamp(0.0, 1.0)
 
         return self._coded(work)
@@ -115,8 +122,12 @@ class CogVideoX(NetworkPrior):
         if self._vae.config.invert_scale_latents:  # type: ignore[union-attr]
             first = first / self._scale**2  # these were trained with the factor the wrong way round
         count = 1 + (clip.render.shape[0] - 1) // self.spec.t_factor
-        image = torch.cat([first, first.new_zeros(first.shape[0], count - 1, *first.shape[2:])], dim=1)
-        return Condition(image.transpose(0, 1)[None], self._text, self._rotary(count, *image.shape[2:]))
+        image = torch.cat(
+            [first, first.new_zeros(first.shape[0], count - 1, *first.shape[2:])], dim=1
+        )
+        return Condition(
+            image.transpose(0, 1)[None], self._text, self._rotary(count, *image.shape[2:])
+        )
 
     def _rotary(self, frames: int, height: int, width: int) -> tuple[Tensor, Tensor] | None:
         """Rotary positions of the tokens: the grid is laid over the trained one, as large as fits, in the middle."""
@@ -134,9 +145,12 @@ class CogVideoX(NetworkPrior):
             used_h, used_w = round(trained_w / columns * rows), trained_w
         top, left = round((trained_h - used_h) / 2.0), round((trained_w - used_w) / 2.0)
         return get_3d_rotary_pos_embed(
-            embed_dim=config.attention_head_dim, crops_coords=((top, left), (top + used_h, left + used_w)), grid_size=(rows, columns),
-            temporal_size=frames, device=self.residence.device,
-        )  # fmt: skip
+            embed_dim=config.attention_head_dim,
+            crops_coords=((top, left), (top + used_h, left + used_w)),
+            grid_size=(rows, columns),
+            temporal_size=frames,
+            device=self.residence.device,
+        )
 
     @torch.no_grad()
     def predict(self, x: Tensor, i: int, condition: Condition) -> tuple[Tensor, Tensor]:
@@ -147,11 +161,17 @@ class CogVideoX(NetworkPrior):
 
         def network(latents: Tensor, time: Tensor, text: Tensor) -> Tensor:
             return self._transformer(
-                hidden_states=latents, encoder_hidden_states=text, timestep=time, image_rotary_emb=condition.rotary, return_dict=False
+                hidden_states=latents,
+                encoder_hidden_states=text,
+                timestep=time,
+                image_rotary_emb=condition.rotary,
+                return_dict=False,
             )[0]
 
         time = torch.full((runs,), int(level.t))
-        v = self._ask(network, x, (latents, time), (condition.text.to(device, dtype),)).transpose(1, 2)
+        v = self._ask(network, x, (latents, time), (condition.text.to(device, dtype),)).transpose(
+            1, 2
+        )
         return notation.from_velocity(v, x, level)
 
 
@@ -159,7 +179,9 @@ def _schedule(folder: Path) -> Tensor:
     path = folder / "scheduler" / "scheduler_config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        return cumulative_alphas(config["beta_start"], config["beta_end"], config.get("snr_shift_scale", 3.0))
+        return cumulative_alphas(
+            config["beta_start"], config["beta_end"], config.get("snr_shift_scale", 3.0)
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is missing or damaged.", "Download the model again.") from error
 
@@ -176,29 +198,54 @@ def _require_size(transformer: nn.Module, size: tuple[int, int], frames: int) ->
         )
     if frames > config.sample_frames:
         most = config.sample_frames
-        raise UserError(f"CogVideoX makes at most {most} frames at a time.", f"Set segment_length to {most} or less.")
+        raise UserError(
+            f"CogVideoX makes at most {most} frames at a time.",
+            f"Set segment_length to {most} or less.",
+        )
 
 
-def demand(network: nn.Module, vae: nn.Module, frames: int, height: int, width: int, asked: Wishes = NO_WISHES) -> Demand:
+def demand(
+    network: nn.Module,
+    vae: nn.Module,
+    frames: int,
+    height: int,
+    width: int,
+    asked: Wishes = NO_WISHES,
+) -> Demand:
     """Memory at a working size."""
-    tokens, companions = (1 + (frames - 1) // 4) * (height // 16) * (width // 16), model_folder.in_16_bits(vae)
+    tokens, companions = (
+        (1 + (frames - 1) // 4) * (height // 16) * (width // 16),
+        model_folder.in_16_bits(vae),
+    )
     decode = _DECODER_BYTES * height * width
-    return transformer.demand(network, asked, companions, tokens=tokens, token_bytes=_TOKEN_BYTES, decode=decode)
+    return transformer.demand(
+        network, asked, companions, tokens=tokens, token_bytes=_TOKEN_BYTES, decode=decode
+    )
 
 
 def load(
-    name: str, folder: Path, *, device: str, size: tuple[int, int], frames: int, prompt: str = "", guidance: float = -1.0,
-    asked: Wishes = NO_WISHES, rung: Rung | None = None,
-) -> CogVideoX:  # fmt: skip
+    name: str,
+    folder: Path,
+    *,
+    device: str,
+    size: tuple[int, int],
+    frames: int,
+    prompt: str = "",
+    guidance: float = -1.0,
+    asked: Wishes = NO_WISHES,
+    rung: Rung | None = None,
+) -> CogVideoX:
     """The prior from a folder in diffusers' layout, for clips of `frames` frames of `size` (height, width)."""
     from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
     from transformers import T5EncoderModel
 
-    from .wan import frames_rule
+    from .wan.vace import frames_rule
 
     model_folder.require(folder, "CogVideoXImageToVideoPipeline")
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    text = model_folder.sentence_embeddings(folder, T5EncoderModel, ["", prompt or PROMPT], _TEXT_TOKENS, masked=False)
+    text = model_folder.sentence_embeddings(
+        folder, T5EncoderModel, ["", prompt or PROMPT], _TEXT_TOKENS, masked=False
+    )
     vae = model_folder.part(folder, "vae", AutoencoderKLCogVideoX, dtype)
     transformer.refuse(name, asked, attention=True)
     network = transformer.load(folder, CogVideoXTransformer3DModel, dtype, asked)
@@ -219,16 +266,29 @@ def load(
         starts_from_render=True,
     )
     scale = GUIDANCE if guidance < 0 else guidance
-    residence = transformer.settle(device, demand(network, vae, frames, *size, asked), network, [vae], dtype, scale, rung)
-    return CogVideoX(spec, network, vae, text["embeddings"].float(), _schedule(folder), residence, guidance=scale)
+    residence = transformer.settle(
+        device, demand(network, vae, frames, *size, asked), network, [vae], dtype, scale, rung
+    )
+    return CogVideoX(
+        spec, network, vae, text["embeddings"].float(), _schedule(folder), residence, guidance=scale
+    )
 
 
 def from_settings(settings: SceneSettings, image: Tensor, device: str) -> CogVideoX:
     """The prior that the settings name, from the weights folder."""
-    from .. import weights
+    from ..models import weights
 
     name, chosen = settings.prior.prior, settings.prior
     size = (image.shape[1], image.shape[2])
     frames = 1 + -(-(settings.path.segment_length - 1) // _FRAMES_APART) * _FRAMES_APART
     asked, folder = transformer.wishes(settings), weights.require(name)
-    return load(name, folder, device=device, size=size, frames=frames, prompt=chosen.prompt, guidance=chosen.guidance, asked=asked)
+    return load(
+        name,
+        folder,
+        device=device,
+        size=size,
+        frames=frames,
+        prompt=chosen.prompt,
+        guidance=chosen.guidance,
+        asked=asked,
+    )

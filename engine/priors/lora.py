@@ -12,14 +12,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..bridge.errors import UserError
 
 _PREFIXES = ("diffusion_model.", "transformer.", "model.")
 _ENDINGS = {
-    ".lora_down.weight": "down", ".lora_A.weight": "down", ".lora_A.default.weight": "down",
-    ".lora_up.weight": "up", ".lora_B.weight": "up", ".lora_B.default.weight": "up",
-    ".alpha": "alpha", ".diff": "weight", ".diff_b": "bias", ".lora_B.bias": "bias",
-}  # fmt: skip
+    ".lora_down.weight": "down",
+    ".lora_A.weight": "down",
+    ".lora_A.default.weight": "down",
+    ".lora_up.weight": "up",
+    ".lora_B.weight": "up",
+    ".lora_B.default.weight": "up",
+    ".alpha": "alpha",
+    ".diff": "weight",
+    ".diff_b": "bias",
+    ".lora_B.bias": "bias",
+}
 _LAYERS = (
     (r"\.self_attn\.", ".attn1."),
     (r"\.cross_attn\.", ".attn2."),
@@ -52,18 +59,25 @@ def read(path: Path) -> dict[str, dict[str, Tensor]]:
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is missing, truncated or damaged.", "Download it again.") from error
+        raise UserError(
+            f"{path} is missing, truncated or damaged.", "Download it again."
+        ) from error
     layers: dict[str, dict[str, Tensor]] = {}
     unknown = []
     for key, tensor in state.items():
         name = next((key.removeprefix(p) for p in _PREFIXES if key.startswith(p)), key)
-        ending = next((e for e in sorted(_ENDINGS, key=len, reverse=True) if name.endswith(e)), None)
+        ending = next(
+            (e for e in sorted(_ENDINGS, key=len, reverse=True) if name.endswith(e)), None
+        )
         if ending is None:
             unknown.append(key)
         else:
             layers.setdefault(layer_name(name.removesuffix(ending)), {})[_ENDINGS[ending]] = tensor
     if unknown or not layers:
-        raise UserError(f"{path} is no LoRA of Wan: {', '.join(sorted(unknown)[:5]) or 'it is empty'}.", "Take one made for Wan 2.1.")
+        raise UserError(
+            f"{path} is no LoRA of Wan: {', '.join(sorted(unknown)[:5]) or 'it is empty'}.",
+            "Take one made for Wan 2.1.",
+        )
     return layers
 
 
@@ -95,12 +109,22 @@ def _delta(parts: dict[str, Tensor]) -> Tensor | None:
 
 
 def _fits(layer: nn.Module | None, parts: dict[str, Tensor]) -> bool:
-    if layer is None or getattr(layer, "weight", None) is None or ("down" in parts) != ("up" in parts):
+    if (
+        layer is None
+        or getattr(layer, "weight", None) is None
+        or ("down" in parts) != ("up" in parts)
+    ):
         return False
     if "bias" in parts and (layer.bias is None or layer.bias.shape != parts["bias"].shape):  # type: ignore[union-attr]
         return False
     if "down" in parts and parts["down"].shape[0] != parts["up"].shape[1]:
         return False
-    delta_size = parts["up"].shape[0] * parts["down"].flatten(1).shape[1] if "down" in parts else None
-    size = delta_size if delta_size is not None else (parts["weight"].numel() if "weight" in parts else layer.weight.numel())  # type: ignore[operator, union-attr]
+    delta_size = (
+        parts["up"].shape[0] * parts["down"].flatten(1).shape[1] if "down" in parts else None
+    )
+    size = (
+        delta_size
+        if delta_size is not None
+        else (parts["weight"].numel() if "weight" in parts else layer.weight.numel())
+    )  # type: ignore[operator, union-attr]
     return size == layer.weight.numel()  # type: ignore[operator, union-attr]

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .. import model_folder
-from ..errors import UserError
+from ..bridge.errors import UserError
+from ..models import model_folder
+from ..models.memory import Demand, Residence, Rung
 from . import notation, transformer
 from .base import Clip, Level, PriorSpec
-from .memory import Demand, Residence, Rung
 from .network import NetworkPrior
 from .transformer import NO_WISHES, Wishes
 
 if TYPE_CHECKING:
-    from ..settings import SceneSettings
+    from ..bridge.settings import SceneSettings
 
 STEPS = 40
 GUIDANCE = 3.0
@@ -49,7 +49,9 @@ class Condition:
 
 def coordinates(frames: int, height: int, width: int) -> Tensor:
     """[3, frames * height * width]: second, row and column in pixels of every latent cell, as the network is told them."""
-    t, y, x = torch.meshgrid(torch.arange(frames), torch.arange(height), torch.arange(width), indexing="ij")
+    t, y, x = torch.meshgrid(
+        torch.arange(frames), torch.arange(height), torch.arange(width), indexing="ij"
+    )
     second = (8 * t - 7).clamp(min=0) / _FRAMES_PER_S
     return torch.stack([second.flatten(), 32.0 * y.flatten(), 32.0 * x.flatten()]).float()
 
@@ -82,7 +84,9 @@ class LTXVideo(NetworkPrior):
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         scale = float(self._vae.config.scaling_factor)  # type: ignore[union-attr, arg-type]
-        mean, deviation = (v.to(like)[:, None, None, None] for v in (self._vae.latents_mean, self._vae.latents_std))  # type: ignore[union-attr, operator]
+        mean, deviation = (
+            v.to(like)[:, None, None, None] for v in (self._vae.latents_mean, self._vae.latents_std)
+        )  # type: ignore[union-attr, operator]
         return mean, deviation / scale
 
     @torch.no_grad()
@@ -91,7 +95,9 @@ class LTXVideo(NetworkPrior):
 
         def work(rung: Rung) -> Tensor:
             self._vae.use_tiling = rung.tiling  # type: ignore[assignment]
-            video = frames.transpose(0, 1)[None].to(self.residence.device, self._vae.dtype) * 2.0 - 1.0  # type: ignore[call-overload]
+            video = (
+                frames.transpose(0, 1)[None].to(self.residence.device, self._vae.dtype) * 2.0 - 1.0
+            )  # type: ignore[call-overload]
             return self._vae.encode(video).latent_dist.mode()[0].float()  # type: ignore[operator]
 
         latents = self._coded(work)
@@ -105,13 +111,17 @@ class LTXVideo(NetworkPrior):
         mean, deviation = self._statistics(latents)
         latents = latents * deviation + mean
         if self._vae.config.timestep_conditioning:  # type: ignore[union-attr]
-            noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
+            noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(
+                latents
+            )
             latents = (1.0 - _DECODE_NOISE) * latents + _DECODE_NOISE * noise
             time = torch.tensor([_DECODE_TIME], device=self.residence.device, dtype=self._vae.dtype)  # type: ignore[call-overload]
 
         def work(rung: Rung) -> Tensor:
             self._vae.use_tiling = rung.tiling  # type: ignore[assignment]
-            video = self._vae.decode(latents[None].to(self.residence.device, self._vae.dtype), time).sample  # type: ignore[operator, call-overload]
+            video = self._vae.decode(
+                latents[None].to(self.residence.device, self._vae.dtype), time
+            ).sample  # type: ignore[operator, call-overload]
             return (video[0].float().transpose(0, 1) * 0.5 + 0.5).clamp(0.0, 1.0)
 
         return self._coded(work)
@@ -131,40 +141,72 @@ class LTXVideo(NetworkPrior):
         time[:, : height * width] = 0.0
         where = coordinates(frames, height, width)[None].expand(runs, -1, -1)
 
-        def network(tokens: Tensor, time: Tensor, where: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+        def network(
+            tokens: Tensor, time: Tensor, where: Tensor, text: Tensor, mask: Tensor
+        ) -> Tensor:
             return self._transformer(
-                hidden_states=tokens, encoder_hidden_states=text, timestep=time, encoder_attention_mask=mask, video_coords=where,
+                hidden_states=tokens,
+                encoder_hidden_states=text,
+                timestep=time,
+                encoder_attention_mask=mask,
+                video_coords=where,
                 return_dict=False,
-            )[0]  # fmt: skip
+            )[0]
 
-        u = self._ask(network, x, (tokens, time, where), (condition.text.to(device, dtype), condition.mask))
+        u = self._ask(
+            network, x, (tokens, time, where), (condition.text.to(device, dtype), condition.mask)
+        )
         u = u.transpose(1, 2).unflatten(2, (frames, height, width))
         x0_hat, eps_hat = notation.from_flow(u, x, level)
         # the first frame is known: its prediction is itself, its noise what x has beyond it
         known_eps = (x[:, :, :1] - level.a * first) / level.b
-        return torch.cat([first, x0_hat[:, :, 1:]], dim=2), torch.cat([known_eps, eps_hat[:, :, 1:]], dim=2)
+        return torch.cat([first, x0_hat[:, :, 1:]], dim=2), torch.cat(
+            [known_eps, eps_hat[:, :, 1:]], dim=2
+        )
 
 
-def demand(network: nn.Module, vae: nn.Module, frames: int, height: int, width: int, asked: Wishes = NO_WISHES) -> Demand:
+def demand(
+    network: nn.Module,
+    vae: nn.Module,
+    frames: int,
+    height: int,
+    width: int,
+    asked: Wishes = NO_WISHES,
+) -> Demand:
     """Memory at a working size."""
-    tokens, companions = (1 + (frames - 1) // 8) * (height // 32) * (width // 32), model_folder.in_16_bits(vae)
+    tokens, companions = (
+        (1 + (frames - 1) // 8) * (height // 32) * (width // 32),
+        model_folder.in_16_bits(vae),
+    )
     decode = _DECODER_BYTES * height * width
-    return transformer.demand(network, asked, companions, tokens=tokens, token_bytes=_TOKEN_BYTES, decode=decode)
+    return transformer.demand(
+        network, asked, companions, tokens=tokens, token_bytes=_TOKEN_BYTES, decode=decode
+    )
 
 
 def load(
-    name: str, folder: Path, *, device: str, size: tuple[int, int], frames: int, prompt: str = "", guidance: float = -1.0,
-    asked: Wishes = NO_WISHES, rung: Rung | None = None,
-) -> LTXVideo:  # fmt: skip
+    name: str,
+    folder: Path,
+    *,
+    device: str,
+    size: tuple[int, int],
+    frames: int,
+    prompt: str = "",
+    guidance: float = -1.0,
+    asked: Wishes = NO_WISHES,
+    rung: Rung | None = None,
+) -> LTXVideo:
     """The prior from a folder in diffusers' layout, for clips of `frames` frames of `size` (height, width)."""
     from diffusers import AutoencoderKLLTXVideo, LTXVideoTransformer3DModel
     from transformers import T5EncoderModel
 
-    from .wan import frames_rule
+    from .wan.vace import frames_rule
 
     model_folder.require(folder, "LTXConditionPipeline", "LTXImageToVideoPipeline", "LTXPipeline")
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    text = model_folder.sentence_embeddings(folder, T5EncoderModel, [NEGATIVE, prompt or PROMPT], _TEXT_TOKENS)
+    text = model_folder.sentence_embeddings(
+        folder, T5EncoderModel, [NEGATIVE, prompt or PROMPT], _TEXT_TOKENS
+    )
     vae = model_folder.part(folder, "vae", AutoencoderKLLTXVideo, dtype)
     transformer.refuse(name, asked, attention=True, gguf=True)
     network = transformer.load(folder, LTXVideoTransformer3DModel, dtype, asked)
@@ -184,17 +226,28 @@ def load(
         starts_from_render=True,
     )
     scale = GUIDANCE if guidance < 0 else guidance
-    residence = transformer.settle(device, demand(network, vae, frames, *size, asked), network, [vae], dtype, scale, rung)
+    residence = transformer.settle(
+        device, demand(network, vae, frames, *size, asked), network, [vae], dtype, scale, rung
+    )
     return LTXVideo(spec, network, vae, text, residence, guidance=scale)
 
 
 def from_settings(settings: SceneSettings, image: Tensor, device: str) -> LTXVideo:
     """The prior that the settings name, from the weights folder."""
-    from .. import weights
-    from .wan import frames_rule
+    from ..models import weights
+    from .wan.vace import frames_rule
 
     name, chosen = settings.prior.prior, settings.prior
     size = (image.shape[1], image.shape[2])
     frames = frames_rule(name, 8, MOST_FRAMES)(settings.path.segment_length)
     asked, folder = transformer.wishes(settings), weights.require(name)
-    return load(name, folder, device=device, size=size, frames=frames, prompt=chosen.prompt, guidance=chosen.guidance, asked=asked)
+    return load(
+        name,
+        folder,
+        device=device,
+        size=size,
+        frames=frames,
+        prompt=chosen.prompt,
+        guidance=chosen.guidance,
+        asked=asked,
+    )

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ..models.memory import Residence, Rung
 from . import notation
 from .base import Level, PriorSpec
-from .memory import Residence, Rung
 
 _T = TypeVar("_T")
 
@@ -63,7 +63,9 @@ class NetworkPrior:
         runs, device = x.shape[0], self.residence.device
         sides = [0, 1] if self._guidance != 1.0 else [1]
         side = torch.tensor(sides).repeat_interleave(runs)
-        rows = [t.to(device).repeat(len(sides), *[1] * (t.ndim - 1)) for t in of_runs] + [t.to(device)[side] for t in of_sides]
+        rows = [t.to(device).repeat(len(sides), *[1] * (t.ndim - 1)) for t in of_runs] + [
+            t.to(device)[side] for t in of_sides
+        ]
 
         def work(rung: Rung) -> Tensor:
             self.residence.denoiser()
@@ -72,4 +74,6 @@ class NetworkPrior:
         out = self.residence.run(work)
         if len(sides) == 1:
             return out
-        return notation.guided(out[runs:], out[:runs], self._guidance if scale is None else scale, rescale)
+        return notation.guided(
+            out[runs:], out[:runs], self._guidance if scale is None else scale, rescale
+        )

@@ -33,7 +33,9 @@ def from_edm_velocity(v: Tensor, x: Tensor, level: Level) -> tuple[Tensor, Tenso
     return x0_hat, (x - x0_hat) / level.b
 
 
-def guided(with_condition: Tensor, without: Tensor, scale: float | Tensor, rescale: float = 0.0) -> Tensor:
+def guided(
+    with_condition: Tensor, without: Tensor, scale: float | Tensor, rescale: float = 0.0
+) -> Tensor:
     """Classifier-free guidance, with the rescale of Lin et al. 2023 (arXiv 2305.08891), Eq. (15-16).
 
     `rescale` pulls the standard deviation of each run's result back to that of the conditional output.

@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .. import model_folder
-from ..errors import UserError
+from ..bridge.errors import UserError
+from ..models import model_folder
+from ..models.memory import GIB, Demand, Residence, Rung
 from . import notation, transformer
 from .base import Clip, Level, PriorSpec
 from .clip_image import clip_pixels
-from .memory import GIB, Demand, Residence, Rung
 from .network import NetworkPrior
 from .transformer import NO_WISHES, Wishes
 
 if TYPE_CHECKING:
-    from ..settings import SceneSettings
+    from ..bridge.settings import SceneSettings
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +35,11 @@ STEPS = 25
 GUIDANCE = 3.0  # at the last frame; 1 at the first
 START_SIGMA = 10.0  # of 700: where sampling starts from the render; own choice
 _SIGMA_MAX, _SIGMA_MIN, _RHO = 700.0, 0.002, 7.0
-_FPS, _MOTION, _AUGMENTATION = 6, 127, 0.02  # frame rate less one, motion bucket, noise on the picture
+_FPS, _MOTION, _AUGMENTATION = (
+    6,
+    127,
+    0.02,
+)  # frame rate less one, motion bucket, noise on the picture
 _CELL_BYTES = 57_000  # of one branch per latent cell: as ViewCrafter's, estimate
 _DECODER_BYTES = 5_000  # per pixel of a frame: estimate
 _MOST_AT_ONCE = 8  # frames decoded together
@@ -86,10 +90,16 @@ class StableVideo(NetworkPrior):
     def encode(self, frames: Tensor) -> Tensor:
         """[f, 3, h, w] in [0, 1] -> [4, f, h/8, w/8], the mean of the posterior, frame by frame."""
 
-        return self._coded(lambda rung: torch.cat([self._moments(f[None]) for f in frames]).transpose(0, 1) * self._scale)
+        return self._coded(
+            lambda rung: (
+                torch.cat([self._moments(f[None]) for f in frames]).transpose(0, 1) * self._scale
+            )
+        )
 
     def _moments(self, frame: Tensor) -> Tensor:
-        return self._vae.encode(frame.to(self.residence.device, torch.float32) * 2.0 - 1.0).latent_dist.mode()  # type: ignore[operator]
+        return self._vae.encode(
+            frame.to(self.residence.device, torch.float32) * 2.0 - 1.0
+        ).latent_dist.mode()  # type: ignore[operator]
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -99,7 +109,9 @@ class StableVideo(NetworkPrior):
         def work(rung: Rung) -> Tensor:
             most = 1 if rung.tiling else _MOST_AT_ONCE
             at_once = max(n for n in range(1, most + 1) if count % n == 0)
-            scaled = (latents / self._scale).transpose(0, 1).to(self.residence.device, torch.float32)
+            scaled = (
+                (latents / self._scale).transpose(0, 1).to(self.residence.device, torch.float32)
+            )
             parts = [self._vae.decode(z, num_frames=at_once).sample for z in scaled.split(at_once)]  # type: ignore[operator]
             return (torch.cat(parts) * 0.5 + 0.5).clamp(0.0, 1.0)
 
@@ -113,7 +125,9 @@ class StableVideo(NetworkPrior):
     def _look(self, clip: Clip) -> Condition:
         first = clip.render[:1].to(self.residence.device, torch.float32)
         noise = torch.randn(first.shape, generator=torch.Generator().manual_seed(0)).to(first)
-        latents = self._moments(first + 0.5 * _AUGMENTATION * noise)  # 0.5: the noise is meant for [-1, 1]
+        latents = self._moments(
+            first + 0.5 * _AUGMENTATION * noise
+        )  # 0.5: the noise is meant for [-1, 1]
         pixels = clip_pixels(first, self._vision.config.image_size)  # type: ignore[union-attr]
         embedding = self._vision(pixels.to(self._vision.dtype)).image_embeds.float()[:, None]  # type: ignore[call-overload]
         both = [torch.cat([torch.zeros_like(t), t]) for t in (latents, embedding)]
@@ -126,26 +140,43 @@ class StableVideo(NetworkPrior):
         scaled = (x / (level.b**2 + 1.0) ** 0.5).transpose(1, 2).to(device, dtype)
         facts = torch.tensor([[_FPS, _MOTION, _AUGMENTATION]]).expand(runs, -1)
 
-        def network(scaled: Tensor, time: Tensor, facts: Tensor, first: Tensor, embedding: Tensor) -> Tensor:
+        def network(
+            scaled: Tensor, time: Tensor, facts: Tensor, first: Tensor, embedding: Tensor
+        ) -> Tensor:
             latents = torch.cat([scaled, first], dim=2)
-            return self._unet(latents, time, encoder_hidden_states=embedding, added_time_ids=facts.to(latents), return_dict=False)[0]
+            return self._unet(
+                latents,
+                time,
+                encoder_hidden_states=embedding,
+                added_time_ids=facts.to(latents),
+                return_dict=False,
+            )[0]
 
-        scale = torch.linspace(1.0, self._guidance, x.shape[2], device=x.device)[:, None, None, None]
+        scale = torch.linspace(1.0, self._guidance, x.shape[2], device=x.device)[
+            :, None, None, None
+        ]
         of_sides = (condition.latents.to(device, dtype), condition.embedding.to(device, dtype))
-        v = self._ask(network, x, (scaled, torch.full((runs,), level.t), facts), of_sides, scale=scale).transpose(1, 2)
+        v = self._ask(
+            network, x, (scaled, torch.full((runs,), level.t), facts), of_sides, scale=scale
+        ).transpose(1, 2)
         return notation.from_edm_velocity(v, x, level)
 
 
 def _frames_rule(frames: int):
     def rule(n: int) -> int:
         if n > frames:
-            raise UserError(f"svd makes {frames} frames at a time, not {n}.", f"Set segment_length to {frames} or less.")
+            raise UserError(
+                f"svd makes {frames} frames at a time, not {n}.",
+                f"Set segment_length to {frames} or less.",
+            )
         return frames
 
     return rule
 
 
-def demand(unet: nn.Module, vae: nn.Module, vision: nn.Module, frames: int, height: int, width: int) -> Demand:
+def demand(
+    unet: nn.Module, vae: nn.Module, vision: nn.Module, frames: int, height: int, width: int
+) -> Demand:
     """Memory at a working size."""
     return Demand(
         denoiser=model_folder.in_16_bits(unet),
@@ -156,9 +187,15 @@ def demand(unet: nn.Module, vae: nn.Module, vision: nn.Module, frames: int, heig
 
 
 def load(
-    name: str, folder: Path, *, device: str, size: tuple[int, int], guidance: float = -1.0, asked: Wishes = NO_WISHES,
+    name: str,
+    folder: Path,
+    *,
+    device: str,
+    size: tuple[int, int],
+    guidance: float = -1.0,
+    asked: Wishes = NO_WISHES,
     rung: Rung | None = None,
-) -> StableVideo:  # fmt: skip
+) -> StableVideo:
     """The prior from a folder in diffusers' layout, for frames of `size` (height, width)."""
     from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
     from transformers import CLIPVisionModelWithProjection
@@ -166,7 +203,9 @@ def load(
     model_folder.require(folder, "StableVideoDiffusionPipeline")
     dtype = torch.float16 if device.startswith("cuda") else torch.float32
     unet = model_folder.part(folder, "unet", UNetSpatioTemporalConditionModel, dtype)
-    vae = model_folder.part(folder, "vae", AutoencoderKLTemporalDecoder, torch.float32)  # it overflows in 16 bits
+    vae = model_folder.part(
+        folder, "vae", AutoencoderKLTemporalDecoder, torch.float32
+    )  # it overflows in 16 bits
     vision = model_folder.part(folder, "image_encoder", CLIPVisionModelWithProjection, dtype)
     transformer.refuse(name, asked, attention=True)
     transformer.set_attention(unet, asked.attention)
@@ -185,17 +224,25 @@ def load(
         commercial_use=False,
         starts_from_render=True,
     )
-    residence = Residence(device, demand(unet, vae, vision, frames, *size), unet, [vae, vision], rung)
-    return StableVideo(spec, unet, vae, vision, residence, guidance=GUIDANCE if guidance < 0 else guidance)
+    residence = Residence(
+        device, demand(unet, vae, vision, frames, *size), unet, [vae, vision], rung
+    )
+    return StableVideo(
+        spec, unet, vae, vision, residence, guidance=GUIDANCE if guidance < 0 else guidance
+    )
 
 
 def from_settings(settings: SceneSettings, image: Tensor, device: str) -> StableVideo:
     """The prior that the settings name, from the weights folder."""
-    from .. import weights
+    from ..models import weights
 
     name = settings.prior.prior
     size = (image.shape[1], image.shape[2])
     asked, folder = transformer.wishes(settings), weights.require(name)
-    prior = load(name, folder, device=device, size=size, guidance=settings.prior.guidance, asked=asked)
-    prior.spec.frames(settings.path.segment_length)  # refused now rather than in the middle of the work
+    prior = load(
+        name, folder, device=device, size=size, guidance=settings.prior.guidance, asked=asked
+    )
+    prior.spec.frames(
+        settings.path.segment_length
+    )  # refused now rather than in the middle of the work
     return prior

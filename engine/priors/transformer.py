@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import torch
 from torch import nn
 
-from .. import model_folder
-from ..errors import UserError
+from ..bridge.errors import UserError
+from ..models import model_folder
+from ..models.memory import GIB, Demand, Residence, Rung
 from . import lora
-from .memory import GIB, Demand, Residence, Rung
 
 if TYPE_CHECKING:
-    from ..settings import SceneSettings
+    from ..bridge.settings import SceneSettings
 
 _log = logging.getLogger(__name__)
 _M = TypeVar("_M", bound=nn.Module)
@@ -41,16 +41,26 @@ NO_WISHES = Wishes()
 def wishes(settings: SceneSettings, own_lora: Path | None = None) -> Wishes:
     """The wishes of the settings; `own_lora` is a variant's own. Raises UserError for files that are not there."""
     prior = settings.prior
-    chosen = [Path(text).expanduser() if text.strip() else None for text in (prior.lora, prior.gguf)]
+    chosen = [
+        Path(text).expanduser() if text.strip() else None for text in (prior.lora, prior.gguf)
+    ]
     for name, path in zip(("lora", "gguf"), chosen, strict=True):
         if path is not None and not path.is_file():
-            raise UserError(f"The file {path}, which {name} names, does not exist.", f"Check the name, or leave {name} empty.")
+            raise UserError(
+                f"The file {path}, which {name} names, does not exist.",
+                f"Check the name, or leave {name} empty.",
+            )
     if own_lora is not None and chosen[0] is not None:
-        raise UserError(f"{prior.prior} has a LoRA of its own.", "Leave lora empty, or take the prior without _fast.")
+        raise UserError(
+            f"{prior.prior} has a LoRA of its own.",
+            "Leave lora empty, or take the prior without _fast.",
+        )
     return Wishes(own_lora or chosen[0], chosen[1], prior.attention)
 
 
-def refuse(name: str, asked: Wishes, *, lora: bool = False, gguf: bool = False, attention: bool = False) -> None:
+def refuse(
+    name: str, asked: Wishes, *, lora: bool = False, gguf: bool = False, attention: bool = False
+) -> None:
     """Raise UserError for wishes that the prior `name` cannot fulfil; the flags say which it can."""
     for setting, wanted, possible, where in (
         ("lora", asked.lora is not None, lora, "the Wan priors"),
@@ -58,14 +68,23 @@ def refuse(name: str, asked: Wishes, *, lora: bool = False, gguf: bool = False, 
         ("attention", asked.attention != "native", attention, "Wan, LTX, CogVideoX and SVD"),
     ):
         if wanted and not possible:
-            raise UserError(f"{name} cannot use the setting {setting}.", f"It is for {where}; set it back to its default.")
+            raise UserError(
+                f"{name} cannot use the setting {setting}.",
+                f"It is for {where}; set it back to its default.",
+            )
 
 
 def load(folder: Path, kind: type[_M], dtype: torch.dtype, asked: Wishes) -> _M:
     """The transformer of a diffusers folder, on the CPU, with the wishes fulfilled. Raises UserError."""
-    network = model_folder.part(folder, "transformer", kind, dtype) if asked.gguf is None else _from_gguf(folder, kind, dtype, asked.gguf)
+    network = (
+        model_folder.part(folder, "transformer", kind, dtype)
+        if asked.gguf is None
+        else _from_gguf(folder, kind, dtype, asked.gguf)
+    )
     if asked.gguf is not None and asked.lora is not None:
-        raise UserError("A LoRA cannot be added to weights in few bits.", "Leave lora or gguf empty.")
+        raise UserError(
+            "A LoRA cannot be added to weights in few bits.", "Leave lora or gguf empty."
+        )
     finish(network, asked)
     return network
 
@@ -93,21 +112,33 @@ def set_attention(network: nn.Module, kernel: str) -> None:
 
 def _from_gguf(folder: Path, kind: type[_M], dtype: torch.dtype, path: Path) -> _M:
     if importlib.util.find_spec("gguf") is None:
-        raise UserError("Reading GGUF files needs the package gguf.", "In the engine's environment run: python -m pip install gguf")
+        raise UserError(
+            "Reading GGUF files needs the package gguf.",
+            "In the engine's environment run: python -m pip install gguf",
+        )
     from diffusers import GGUFQuantizationConfig
 
     config = folder / "transformer"
     if not (config / "config.json").is_file():
-        raise UserError(f"Weights not found: {config / 'config.json'}.", "The model's folder is needed beside the GGUF file.")
+        raise UserError(
+            f"Weights not found: {config / 'config.json'}.",
+            "The model's folder is needed beside the GGUF file.",
+        )
     try:
         network: Any = kind.from_single_file(  # type: ignore[attr-defined]
-            str(path), config=str(config), quantization_config=GGUFQuantizationConfig(compute_dtype=dtype), torch_dtype=dtype,
+            str(path),
+            config=str(config),
+            quantization_config=GGUFQuantizationConfig(compute_dtype=dtype),
+            torch_dtype=dtype,
             local_files_only=True,
-        )  # fmt: skip
+        )
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError, IndexError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         reason = "tensors are missing" if "meta tensor" in reason else reason
-        raise UserError(f"{path} is damaged or no GGUF file of this model ({reason}).", "Take one made of the same model.") from error
+        raise UserError(
+            f"{path} is damaged or no GGUF file of this model ({reason}).",
+            "Take one made of the same model.",
+        ) from error
     return network.eval().requires_grad_(False)
 
 
@@ -118,7 +149,9 @@ def weight_bytes(network: nn.Module, asked: Wishes) -> int:
     return sum(p.numel() * p.element_size() for p in network.parameters())
 
 
-def demand(network: Any, asked: Wishes, companions: int, *, tokens: int, token_bytes: int, decode: int) -> Demand:
+def demand(
+    network: Any, asked: Wishes, companions: int, *, tokens: int, token_bytes: int, decode: int
+) -> Demand:
     """Memory at a working size: `tokens` of a clip, `token_bytes` that each takes a channel, `companions` and `decode` in bytes."""
     config = network.config
     return Demand(
@@ -131,9 +164,14 @@ def demand(network: Any, asked: Wishes, companions: int, *, tokens: int, token_b
 
 
 def settle(
-    device: str, demand: Demand, network: nn.Module, companions: list[nn.Module], dtype: torch.dtype, guidance: float,
+    device: str,
+    demand: Demand,
+    network: nn.Module,
+    companions: list[nn.Module],
+    dtype: torch.dtype,
+    guidance: float,
     rung: Rung | None = None,
-) -> Residence:  # fmt: skip
+) -> Residence:
     """Fit the networks into memory; weights go to 8 bits here if the rung says so. Without guidance a step has half the branches."""
     if guidance == 1.0:
         demand = replace(demand, branches=demand.branches // 2)

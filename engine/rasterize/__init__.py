@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..gaussians import Gaussians
+from ..scene.gaussians import Gaussians
 from .constants import ALPHA_FLOOR
 
 _log = logging.getLogger(__name__)
@@ -74,7 +74,19 @@ def rasterize(
     higher SH and extra channels of what is in view only); UserError if gsplat is
     wanted and cannot be used.
     """
-    sh_degree = _check(gaussians, K, camera_from_world, width, height, sh_degree, extra, offsets_px, near, blending, backend)
+    sh_degree = _check(
+        gaussians,
+        K,
+        camera_from_world,
+        width,
+        height,
+        sh_degree,
+        extra,
+        offsets_px,
+        near,
+        blending,
+        backend,
+    )
     if backend == "auto":
         backend = choose_backend(gaussians.means.device)
     if backend != "cpu":  # the cpu backend looks at the values while it projects
@@ -93,7 +105,9 @@ def rasterize(
             raise ValueError(f"background must be [3], got {list(background.shape)}")
         rgb = rgb + (1 - alpha) * background[:, None, None]
     expected = depth_sum / alpha.clamp_min(ALPHA_FLOOR) if depth else depth_sum
-    rgb, alpha, expected, channels = (t.permute(0, 2, 3, 1) for t in (rgb, alpha, expected, channels))
+    rgb, alpha, expected, channels = (
+        t.permute(0, 2, 3, 1) for t in (rgb, alpha, expected, channels)
+    )
     return Rendering(rgb, alpha, expected, channels, RenderInfo(radii, backend))
 
 
@@ -110,13 +124,16 @@ def choose_backend(device: torch.device) -> str:
     return "cpu" if reason else "gsplat"
 
 
-def warm(channels: tuple[int, ...] = (3, 4, 5, 7), backward_channels: tuple[int, ...] = (3,)) -> float:
+def warm(
+    channels: tuple[int, ...] = (3, 4, 5, 7), backward_channels: tuple[int, ...] = (3,)
+) -> float:
     """Compile and keep every CPU kernel that a job needs; returns the seconds it took. For the installer.
 
     Channels are 3 colours, 1 for depth, and the extra ones; other numbers are compiled when first used.
     """
     started = time.perf_counter()
-    from . import adam, blend, cpu, ssim  # noqa: F401 - importing compiles
+    from .cpu import backend, blend  # noqa: F401 - importing compiles
+    from .kernels import adam, ssim  # noqa: F401 - importing compiles
 
     for c in channels:
         blend.forward_kernel(c)
@@ -126,17 +143,21 @@ def warm(channels: tuple[int, ...] = (3, 4, 5, 7), backward_channels: tuple[int,
 
 
 def _draw_cpu(gaussians, K, camera_from_world, extra, offsets_px, options):
-    from . import cpu
+    from .cpu import backend as cpu
 
     if any(t.dtype != torch.float32 for t in gaussians):
         raise ValueError("the cpu backend takes float32 tensors")
     opts = cpu.Options(*options)
     cameras = [
         cpu.camera_array(k.numpy(), w.numpy(), opts)
-        for k, w in zip(K.detach().double().cpu(), camera_from_world.detach().double().cpu(), strict=True)
+        for k, w in zip(
+            K.detach().double().cpu(), camera_from_world.detach().double().cpu(), strict=True
+        )
     ]
     extra = gaussians.means.new_empty(gaussians.count, 0) if extra is None else extra
-    offsets_px = gaussians.means.new_empty(0, gaussians.count, 2) if offsets_px is None else offsets_px
+    offsets_px = (
+        gaussians.means.new_empty(0, gaussians.count, 2) if offsets_px is None else offsets_px
+    )
     return cpu.RasterizeCpu.apply(*gaussians, extra, offsets_px, cameras, opts)
 
 
@@ -153,17 +174,45 @@ def _draw_reference(gaussians, K, camera_from_world, extra, offsets_px, options)
     parts = []
     for c in range(K.shape[0]):
         image, alpha = reference.render(
-            gaussians, K[c].to(gaussians.means), camera_from_world[c].to(gaussians.means), width, height, sh_degree=sh_degree, extra=extra,
-            depth=depth, antialiased=antialiased, near=near, linear=linear, offsets_px=None if offsets_px is None else offsets_px[c],
-        )  # fmt: skip
+            gaussians,
+            K[c].to(gaussians.means),
+            camera_from_world[c].to(gaussians.means),
+            width,
+            height,
+            sh_degree=sh_degree,
+            extra=extra,
+            depth=depth,
+            antialiased=antialiased,
+            near=near,
+            linear=linear,
+            offsets_px=None if offsets_px is None else offsets_px[c],
+        )
         parts.append((image[:3], alpha, image[3 : 3 + depth], image[3 + depth :]))
     rgb, alpha, depth_sum, channels = (torch.stack(p) for p in zip(*parts, strict=True))
     return rgb, alpha, depth_sum, channels, gaussians.means.new_zeros(K.shape[0], gaussians.count)
 
 
-def _check(gaussians, K, camera_from_world, width, height, sh_degree, extra, offsets_px, near, blending, backend) -> int:
+def _check(
+    gaussians,
+    K,
+    camera_from_world,
+    width,
+    height,
+    sh_degree,
+    extra,
+    offsets_px,
+    near,
+    blending,
+    backend,
+) -> int:
     n, c = gaussians.count, K.shape[0]
-    expected = {"means": (n, 3), "quats": (n, 4), "scales_log": (n, 3), "opacities_logit": (n,), "sh_dc": (n, 3)}
+    expected = {
+        "means": (n, 3),
+        "quats": (n, 4),
+        "scales_log": (n, 3),
+        "opacities_logit": (n,),
+        "sh_dc": (n, 3),
+    }
     shapes = [(name, getattr(gaussians, name), shape) for name, shape in expected.items()]
     shapes += [("K", K, (c, 3, 3)), ("camera_from_world", camera_from_world, (c, 4, 4))]
     shapes += [("sh_rest", gaussians.sh_rest, (n, gaussians.sh_rest.shape[1], 3))]
@@ -174,15 +223,23 @@ def _check(gaussians, K, camera_from_world, width, height, sh_degree, extra, off
     for name, tensor, shape in shapes:
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
-    for name, tensor in (("K", K), ("camera_from_world", camera_from_world), ("offsets_px", offsets_px)):
+    for name, tensor in (
+        ("K", K),
+        ("camera_from_world", camera_from_world),
+        ("offsets_px", offsets_px),
+    ):
         if tensor is not None and not tensor.isfinite().all():
             raise ValueError(f"{name} holds values that are not finite")
     if c < 1 or width < 1 or height < 1 or not near > 0:
-        raise ValueError(f"cameras, width, height and near must be positive, got {c}, {width}, {height}, {near}")
+        raise ValueError(
+            f"cameras, width, height and near must be positive, got {c}, {width}, {height}, {near}"
+        )
     if not bool((K[:, 0, 0] > 0).all() and (K[:, 1, 1] > 0).all() and (K[:, 0, 1] == 0).all()):
         raise ValueError("K must have positive focal lengths and no skew")
     if blending not in ("display", "linear") or backend not in BACKENDS:
-        raise ValueError(f"blending must be display or linear and backend one of {BACKENDS}, got {blending!r}, {backend!r}")
+        raise ValueError(
+            f"blending must be display or linear and backend one of {BACKENDS}, got {blending!r}, {backend!r}"
+        )
     stored = gaussians.sh_degree
     degree = stored if sh_degree is None else sh_degree
     if not 0 <= degree <= stored:
@@ -192,5 +249,9 @@ def _check(gaussians, K, camera_from_world, width, height, sh_degree, extra, off
 
 def _check_values(gaussians: Gaussians, extra: Tensor | None) -> None:
     values = [*gaussians] if extra is None else [*gaussians, extra]
-    if not all(bool(t.isfinite().all()) for t in values) or bool((gaussians.quats == 0).all(dim=1).any()):
-        raise ValueError("a Gaussian holds values that are not finite, or a quaternion of zero length")
+    if not all(bool(t.isfinite().all()) for t in values) or bool(
+        (gaussians.quats == 0).all(dim=1).any()
+    ):
+        raise ValueError(
+            "a Gaussian holds values that are not finite, or a quaternion of zero length"
+        )

@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..colour import srgb_to_linear
-from ..errors import UserError
-from ..spherical_harmonics import evaluate_sh
+from ..bridge.errors import UserError
+from ..scene.colour import srgb_to_linear
+from ..scene.harmonics import evaluate_sh
 from .constants import BLUR_PX2
 
 VERSION = "1.5.3"
@@ -44,26 +44,40 @@ def why_unusable() -> str:
         return f"gsplat {found} is installed, but {VERSION} is needed"
     missing = why_no_kernels()
     if missing and os.environ.get(CONSENT) != "1":
-        return f"{missing}; {CONSENT}=1 allows compiling them (some minutes, needs the CUDA toolkit)"
+        return (
+            f"{missing}; {CONSENT}=1 allows compiling them (some minutes, needs the CUDA toolkit)"
+        )
     return _try_one_gaussian()
 
 
 def why_no_kernels() -> str:
     """In words why no compiled kernels of gsplat load here, "" if some do: the wheel's, or those of an earlier compilation."""
     package = importlib.util.find_spec("gsplat")
-    folder = Path(package.submodule_search_locations[0]) if package and package.submodule_search_locations else Path()
+    folder = (
+        Path(package.submodule_search_locations[0])
+        if package and package.submodule_search_locations
+        else Path()
+    )
     reason = "gsplat's CUDA kernels are not compiled for this torch"
     for file in (*folder.glob("csrc*.so"), *folder.glob("csrc*.pyd")):
         try:
             _load_wheel_kernels(file)
         except ImportError as error:
-            reason = f"the CUDA kernels that came with gsplat do not fit this Python and torch ({error})"
+            reason = (
+                f"the CUDA kernels that came with gsplat do not fit this Python and torch ({error})"
+            )
         else:
             return ""
-    from torch.utils.cpp_extension import _get_build_directory  # torch names the folder after its version and CUDA's
+    from torch.utils.cpp_extension import (
+        _get_build_directory,  # torch names the folder after its version and CUDA's
+    )
 
     built = Path(_get_build_directory(_JIT_NAME, verbose=False))
-    return "" if any((built / f"{_JIT_NAME}{ending}").exists() for ending in (".so", ".lib")) else reason  # gsplat looks for these two
+    return (
+        ""
+        if any((built / f"{_JIT_NAME}{ending}").exists() for ending in (".so", ".lib"))
+        else reason
+    )  # gsplat looks for these two
 
 
 def _load_wheel_kernels(file: Path) -> None:
@@ -85,31 +99,63 @@ def _try_one_gaussian() -> str:
         from gsplat import fully_fused_projection
 
         fully_fused_projection(
-            one, None, one.new_tensor([[1.0, 0, 0, 0]]), one.new_full((1, 3), 0.1), torch.eye(4, device="cuda")[None],
-            torch.tensor([[[8.0, 0, 4], [0, 8, 4], [0, 0, 1]]], device="cuda"), 8, 8,
-        )  # fmt: skip
-    except (ImportError, OSError, RuntimeError, AttributeError) as error:  # AttributeError: gsplat found no kernels
+            one,
+            None,
+            one.new_tensor([[1.0, 0, 0, 0]]),
+            one.new_full((1, 3), 0.1),
+            torch.eye(4, device="cuda")[None],
+            torch.tensor([[[8.0, 0, 4], [0, 8, 4], [0, 0, 1]]], device="cuda"),
+            8,
+            8,
+        )
+    except (
+        ImportError,
+        OSError,
+        RuntimeError,
+        AttributeError,
+    ) as error:  # AttributeError: gsplat found no kernels
         return f"gsplat {VERSION} is installed but does not run: {error}"
     return ""
 
 
-def draw(gaussians, K: Tensor, camera_from_world: Tensor, extra: Tensor | None, offsets_px: Tensor | None, options: tuple):
+def draw(
+    gaussians,
+    K: Tensor,
+    camera_from_world: Tensor,
+    extra: Tensor | None,
+    offsets_px: Tensor | None,
+    options: tuple,
+):
     """See `rasterize`: rgb [c, 3, h, w], alpha [c, 1, h, w], depth sum, extra channels, radii [c, n].
 
     SH is evaluated in torch, so that colour, depth and extra channels take one pass. UserError if gsplat is unusable.
     """
     reason = why_unusable()
     if reason:
-        raise UserError(f"gsplat cannot draw: {reason}.", "Choose the CPU as device, or install gsplat as the README says.")
+        raise UserError(
+            f"gsplat cannot draw: {reason}.",
+            "Choose the CPU as device, or install gsplat as the README says.",
+        )
     from gsplat import fully_fused_projection, isect_offset_encode, isect_tiles, rasterize_to_pixels
 
     width, height, sh_degree, near, antialiased, linear, depth = options
     viewmats, K = camera_from_world.to(gaussians.means), K.to(gaussians.means)
     opacity = torch.sigmoid(gaussians.opacities_logit)
     radii, means2d, depths, conics, compensation = fully_fused_projection(
-        gaussians.means, None, gaussians.quats, gaussians.scales_log.exp(), viewmats, K, width, height, eps2d=BLUR_PX2,
-        near_plane=near, packed=False, calc_compensations=antialiased, opacities=opacity,
-    )  # fmt: skip
+        gaussians.means,
+        None,
+        gaussians.quats,
+        gaussians.scales_log.exp(),
+        viewmats,
+        K,
+        width,
+        height,
+        eps2d=BLUR_PX2,
+        near_plane=near,
+        packed=False,
+        calc_compensations=antialiased,
+        opacities=opacity,
+    )
     means2d = means2d if offsets_px is None else means2d + offsets_px
     opacities = opacity[None].expand(K.shape[0], -1)
     opacities = opacities * compensation if antialiased else opacities
@@ -117,18 +163,29 @@ def draw(gaussians, K: Tensor, camera_from_world: Tensor, extra: Tensor | None, 
     _, ids, flat = isect_tiles(means2d, radii, depths, _TILE, tiles_x, tiles_y)
     offsets = isect_offset_encode(ids, K.shape[0], tiles_x, tiles_y)
     channels = _channels(gaussians, viewmats, sh_degree, linear, depths if depth else None, extra)
-    image, alpha = rasterize_to_pixels(means2d, conics, channels, opacities.contiguous(), width, height, _TILE, offsets, flat)
+    image, alpha = rasterize_to_pixels(
+        means2d, conics, channels, opacities.contiguous(), width, height, _TILE, offsets, flat
+    )
     image, alpha = image.permute(0, 3, 1, 2), alpha.permute(0, 3, 1, 2)
     end = 3 + int(depth)
     return image[:, :3], alpha, image[:, 3:end], image[:, end:], radii.amax(-1).float()
 
 
-def _channels(gaussians, viewmats: Tensor, sh_degree: int, linear: bool, depths: Tensor | None, extra: Tensor | None) -> Tensor:
+def _channels(
+    gaussians,
+    viewmats: Tensor,
+    sh_degree: int,
+    linear: bool,
+    depths: Tensor | None,
+    extra: Tensor | None,
+) -> Tensor:
     """[c, n, 3 (+ 1) (+ e)]"""
     per_camera = []
     for c in range(viewmats.shape[0]):
         centre = -viewmats[c, :3, :3].T @ viewmats[c, :3, 3]
-        colour = evaluate_sh(gaussians.sh_dc, gaussians.sh_rest, gaussians.means - centre, sh_degree).clamp_min(0)
+        colour = evaluate_sh(
+            gaussians.sh_dc, gaussians.sh_rest, gaussians.means - centre, sh_degree
+        ).clamp_min(0)
         parts = [srgb_to_linear(colour) if linear else colour]
         parts += [] if depths is None else [depths[c][:, None]]
         parts += [] if extra is None else [extra]

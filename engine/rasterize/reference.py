@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..colour import srgb_to_linear
-from ..spherical_harmonics import evaluate_sh
+from ..scene.colour import srgb_to_linear
+from ..scene.harmonics import evaluate_sh
 from . import constants as k
 
 
@@ -17,10 +17,16 @@ def rotation_from_quaternion(quats: Tensor) -> Tensor:
     """[n, 4] w x y z of any norm -> [n, 3, 3]."""
     w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(-1)
     rows = (
-        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
-    )  # fmt: skip
+        1 - 2 * (y * y + z * z),
+        2 * (x * y - w * z),
+        2 * (x * z + w * y),
+        2 * (x * y + w * z),
+        1 - 2 * (x * x + z * z),
+        2 * (y * z - w * x),
+        2 * (x * z - w * y),
+        2 * (y * z + w * x),
+        1 - 2 * (x * x + y * y),
+    )
     return torch.stack(rows, -1).reshape(*quats.shape[:-1], 3, 3)
 
 
@@ -36,13 +42,29 @@ def project(gaussians, K: Tensor, camera_from_world: Tensor, width: int, height:
     size = torch.tensor([width, height], dtype=K.dtype)
     clamped = torch.minimum(torch.maximum(slope, -(c + margin) / f), (size - c + margin) / f)
     zero = torch.zeros_like(z)
-    J = torch.stack([fx / z, zero, -fx * clamped[:, 0] / z, zero, fy / z, -fy * clamped[:, 1] / z], -1).reshape(-1, 2, 3)
+    J = torch.stack(
+        [fx / z, zero, -fx * clamped[:, 0] / z, zero, fy / z, -fy * clamped[:, 1] / z], -1
+    ).reshape(-1, 2, 3)
     half = R @ rotation_from_quaternion(gaussians.quats) * gaussians.scales_log.exp()[:, None, :]
     T = J @ half
     return slope * f + c, T @ T.transpose(1, 2), m[:, 2]
 
 
-def render(gaussians, K, camera_from_world, width, height, *, sh_degree, extra, depth, antialiased, near, linear, offsets_px):
+def render(
+    gaussians,
+    K,
+    camera_from_world,
+    width,
+    height,
+    *,
+    sh_degree,
+    extra,
+    depth,
+    antialiased,
+    near,
+    linear,
+    offsets_px,
+):
     """One camera. Returns channels [3 + depth + e, h, w] before any background, and alpha [1, h, w]."""
     means, covariance, depths = project(gaussians, K, camera_from_world, width, height, near)
     if offsets_px is not None:
@@ -52,17 +74,27 @@ def render(gaussians, K, camera_from_world, width, height, *, sh_degree, extra, 
     if antialiased:
         opacity = opacity * (covariance.det().clamp_min(0) / blurred.det()).sqrt()
     centre = -camera_from_world[:3, :3].T @ camera_from_world[:3, 3]
-    colour = evaluate_sh(gaussians.sh_dc, gaussians.sh_rest, gaussians.means - centre, sh_degree).clamp_min(0)
+    colour = evaluate_sh(
+        gaussians.sh_dc, gaussians.sh_rest, gaussians.means - centre, sh_degree
+    ).clamp_min(0)
     if linear:
         colour = srgb_to_linear(colour)
-    channels = torch.cat([colour] + ([depths[:, None]] if depth else []) + ([extra] if extra is not None else []), -1)
+    channels = torch.cat(
+        [colour] + ([depths[:, None]] if depth else []) + ([extra] if extra is not None else []), -1
+    )
     order = torch.argsort(depths.detach(), stable=True)
     order = order[(depths.detach() >= near)[order] & (blurred.detach().det() > 0)[order]]
-    return _blend(means[order], blurred[order].inverse(), opacity[order], channels[order], width, height)
+    return _blend(
+        means[order], blurred[order].inverse(), opacity[order], channels[order], width, height
+    )
 
 
 def _blend(means, conics, opacity, channels, width, height):
-    y, x = torch.meshgrid(torch.arange(height, dtype=means.dtype) + 0.5, torch.arange(width, dtype=means.dtype) + 0.5, indexing="ij")
+    y, x = torch.meshgrid(
+        torch.arange(height, dtype=means.dtype) + 0.5,
+        torch.arange(width, dtype=means.dtype) + 0.5,
+        indexing="ij",
+    )
     d = torch.stack([x, y], -1)[None] - means[:, None, None]  # [n, h, w, 2]
     s = (0.5 * torch.einsum("nhwi,nij,nhwj->nhw", d, conics, d)).clamp_min(0)
     raw = opacity[:, None, None] * torch.exp(-s)

@@ -28,7 +28,9 @@ _exit_code = [0]
 
 
 def _make_package() -> None:
-    spec = importlib.util.spec_from_file_location("scene_splatter", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    spec = importlib.util.spec_from_file_location(
+        "scene_splatter", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
     assert spec is not None and spec.loader is not None
     package = importlib.util.module_from_spec(spec)
     sys.modules["scene_splatter"] = package

@@ -26,7 +26,11 @@ def rotations(quats: np.ndarray) -> np.ndarray:
     cross = np.zeros((len(w), 3, 3))
     cross[:, 0, 1], cross[:, 0, 2], cross[:, 1, 2] = -z, y, -x
     cross -= cross.transpose(0, 2, 1)
-    return (w * w - (u * u).sum(1))[:, None, None] * np.eye(3) + 2 * u[:, :, None] * u[:, None, :] + 2 * w[:, None, None] * cross
+    return (
+        (w * w - (u * u).sum(1))[:, None, None] * np.eye(3)
+        + 2 * u[:, :, None] * u[:, None, :]
+        + 2 * w[:, None, None] * cross
+    )
 
 
 def real_sh(direction: np.ndarray) -> np.ndarray:
@@ -36,13 +40,26 @@ def real_sh(direction: np.ndarray) -> np.ndarray:
     x, y, z = direction.T
     phi, sine = np.arctan2(y, x), np.sqrt(np.maximum(0, 1 - z * z))
     legendre = {
-        (0, 0): 1 + 0 * z, (1, 0): z, (1, 1): -sine, (2, 0): (3 * z**2 - 1) / 2, (2, 1): -3 * z * sine, (2, 2): 3 * sine**2,
-        (3, 0): (5 * z**3 - 3 * z) / 2, (3, 1): -1.5 * (5 * z**2 - 1) * sine, (3, 2): 15 * z * sine**2, (3, 3): -15 * sine**3,
-    }  # fmt: skip
+        (0, 0): 1 + 0 * z,
+        (1, 0): z,
+        (1, 1): -sine,
+        (2, 0): (3 * z**2 - 1) / 2,
+        (2, 1): -3 * z * sine,
+        (2, 2): 3 * sine**2,
+        (3, 0): (5 * z**3 - 3 * z) / 2,
+        (3, 1): -1.5 * (5 * z**2 - 1) * sine,
+        (3, 2): 15 * z * sine**2,
+        (3, 3): -15 * sine**3,
+    }
     columns = []
     for degree in range(4):
         for m in range(-degree, degree + 1):
-            norm = sqrt((2 * degree + 1) / (4 * pi) * factorial(degree - abs(m)) / factorial(degree + abs(m)))
+            norm = sqrt(
+                (2 * degree + 1)
+                / (4 * pi)
+                * factorial(degree - abs(m))
+                / factorial(degree + abs(m))
+            )
             angle = 1.0 if m == 0 else sqrt(2) * (np.sin(-m * phi) if m < 0 else np.cos(m * phi))
             columns.append(norm * legendre[degree, abs(m)] * angle)
     return np.stack(columns, 1)
@@ -56,7 +73,9 @@ def linear_to_srgb(c: np.ndarray) -> np.ndarray:
     return np.where(c <= 0.0031308, c * 12.92, 1.055 * np.maximum(c, 1e-9) ** (1 / 2.4) - 0.055)
 
 
-def draw(splats, camera: Camera, *, along_rays: bool = False, linear: bool = True, blur: float = BLUR_PX2) -> np.ndarray:
+def draw(
+    splats, camera: Camera, *, along_rays: bool = False, linear: bool = True, blur: float = BLUR_PX2
+) -> np.ndarray:
     """[h, w, 4]: premultiplied colour, in linear light or as stored, and alpha."""
     R, t = camera.camera_from_world[:3, :3], camera.camera_from_world[:3, 3]
     means = splats.means.astype(np.float64)
@@ -64,13 +83,18 @@ def draw(splats, camera: Camera, *, along_rays: bool = False, linear: bool = Tru
     direction = means + R.T @ t
     basis = real_sh(direction / np.linalg.norm(direction, axis=1, keepdims=True))
     coefficients = np.concatenate([splats.sh_dc[:, None], splats.sh_rest], 1).astype(np.float64)
-    colour = np.maximum(0.5 + np.einsum("nk,nkc->nc", basis[:, : coefficients.shape[1]], coefficients), 0)
+    colour = np.maximum(
+        0.5 + np.einsum("nk,nkc->nc", basis[:, : coefficients.shape[1]], coefficients), 0
+    )
     colour = srgb_to_linear(colour) if linear else colour
     opacity = 1 / (1 + np.exp(-splats.opacities_logit.astype(np.float64)))
     half = R @ rotations(splats.quats) * np.exp(splats.scales_log.astype(np.float64))[:, None, :]
     fx, fy, cx, cy = camera.K[0, 0], camera.K[1, 1], camera.K[0, 2], camera.K[1, 2]
     x, y = np.meshgrid(np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5)
-    image, light = np.zeros((camera.height, camera.width, 3)), np.ones((camera.height, camera.width))
+    image, light = (
+        np.zeros((camera.height, camera.width, 3)),
+        np.ones((camera.height, camera.width)),
+    )
     for i in np.argsort(in_camera[:, 2], kind="stable"):
         if in_camera[i, 2] < NEAR:
             continue
@@ -83,12 +107,16 @@ def draw(splats, camera: Camera, *, along_rays: bool = False, linear: bool = Tru
     return np.concatenate([image, 1 - light[..., None]], -1)
 
 
-def _projected(mean: np.ndarray, half: np.ndarray, camera: Camera, u: np.ndarray, v: np.ndarray, blur: float) -> np.ndarray:
+def _projected(
+    mean: np.ndarray, half: np.ndarray, camera: Camera, u: np.ndarray, v: np.ndarray, blur: float
+) -> np.ndarray:
     """Squared distance from the projected mean in standard deviations; u, v are slopes of the pixels' rays."""
     fx, fy, cx, cy = camera.K[0, 0], camera.K[1, 1], camera.K[0, 2], camera.K[1, 2]
     slope = mean[:2] / mean[2]
     low = -np.array([cx + MARGIN * camera.width, cy + MARGIN * camera.height]) / (fx, fy)
-    high = np.array([camera.width - cx + MARGIN * camera.width, camera.height - cy + MARGIN * camera.height]) / (fx, fy)
+    high = np.array(
+        [camera.width - cx + MARGIN * camera.width, camera.height - cy + MARGIN * camera.height]
+    ) / (fx, fy)
     a, b = np.clip(slope, low, high)
     J = np.array([[fx, 0, -fx * a], [0, fy, -fy * b]]) / mean[2]
     conic = np.linalg.inv(J @ half @ half.T @ J.T + blur * np.eye(2))
@@ -96,7 +124,9 @@ def _projected(mean: np.ndarray, half: np.ndarray, camera: Camera, u: np.ndarray
     return np.einsum("hwi,ij,hwj->hw", d, conic, d)
 
 
-def _along_ray(mean: np.ndarray, half: np.ndarray, camera: Camera, u: np.ndarray, v: np.ndarray, blur: float) -> np.ndarray:
+def _along_ray(
+    mean: np.ndarray, half: np.ndarray, camera: Camera, u: np.ndarray, v: np.ndarray, blur: float
+) -> np.ndarray:
     """Squared distance of the ray from the mean where the Gaussian is a unit sphere; blur widens the scales as a pixel at z."""
     lengths = np.linalg.norm(half, axis=0)
     wide = np.sqrt(lengths**2 + blur * mean[2] ** 2 / (camera.K[0, 0] * camera.K[1, 1]))

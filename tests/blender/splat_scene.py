@@ -6,8 +6,8 @@ from pathlib import Path
 
 import bpy
 import numpy as np
-from scene_splatter.blender_addon import splat_object
-from scene_splatter.engine.splat_file import Splats
+from scene_splatter.blender_addon.splats import splat_object
+from scene_splatter.engine.bridge.splat_file import Splats
 
 from tests.blender.splat_oracle import Camera
 
@@ -20,9 +20,13 @@ def random_splats(n: int = 400, k: int = 15, seed: int = 0) -> Splats:
     z = rng.uniform(2, 6, n)
     means = np.stack([rng.uniform(-0.5, 0.5, n) * z, rng.uniform(-0.4, 0.4, n) * z, z], 1)
     parts = (
-        means, rng.normal(size=(n, 4)), np.log(rng.lognormal(-2.5, 0.6, (n, 3))), rng.uniform(-2, 3, n), rng.normal(0, 0.9, (n, 3)),
+        means,
+        rng.normal(size=(n, 4)),
+        np.log(rng.lognormal(-2.5, 0.6, (n, 3))),
+        rng.uniform(-2, 3, n),
+        rng.normal(0, 0.9, (n, 3)),
         rng.normal(0, 0.12, (n, k, 3)),
-    )  # fmt: skip
+    )
     return Splats(*(part.astype(np.float32) for part in parts))
 
 
@@ -42,7 +46,11 @@ def empty_scene(width: int = 128, height: int = 96) -> bpy.types.Scene:
     render.filter_size = 0.01
     render.threads_mode, render.threads = "FIXED", 2
     scene.view_settings.view_transform = "Standard"
-    scene.cycles.samples, scene.cycles.use_adaptive_sampling, scene.cycles.use_denoising = 1, False, False
+    scene.cycles.samples, scene.cycles.use_adaptive_sampling, scene.cycles.use_denoising = (
+        1,
+        False,
+        False,
+    )
     scene.cycles.pixel_filter_type, scene.cycles.max_bounces = "BOX", 0
     scene.cycles.transparent_max_bounces = scene.cycles.min_transparent_bounces = 1024
     scene.eevee.taa_render_samples = 1
@@ -52,7 +60,10 @@ def empty_scene(width: int = 128, height: int = 96) -> bpy.types.Scene:
 def opencv_camera(scene: bpy.types.Scene, ob: bpy.types.Object) -> Camera:
     """The scene camera in the object's space by Blender's own projection matrix, not by our formulas."""
     render, graph = scene.render, bpy.context.evaluated_depsgraph_get()
-    width, height = (int(size * render.resolution_percentage / 100) for size in (render.resolution_x, render.resolution_y))
+    width, height = (
+        int(size * render.resolution_percentage / 100)
+        for size in (render.resolution_x, render.resolution_y)
+    )
     projection = np.array(
         scene.camera.evaluated_get(graph).calc_matrix_camera(
             graph, x=width, y=height, scale_x=render.pixel_aspect_x, scale_y=render.pixel_aspect_y
@@ -63,7 +74,9 @@ def opencv_camera(scene: bpy.types.Scene, ob: bpy.types.Object) -> Camera:
     K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
     world_from_camera = np.array(scene.camera.matrix_world.normalized()) @ np.diag([1.0, -1, -1, 1])
     object_from_camera = np.linalg.inv(np.array(ob.matrix_world)) @ world_from_camera
-    object_from_camera[:3, :3] /= np.cbrt(np.linalg.det(object_from_camera[:3, :3]))  # an object's scale changes no direction
+    object_from_camera[:3, :3] /= np.cbrt(
+        np.linalg.det(object_from_camera[:3, :3])
+    )  # an object's scale changes no direction
     return Camera(K, np.linalg.inv(object_from_camera), width, height)
 
 

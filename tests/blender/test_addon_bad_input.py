@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 bpy = pytest.importorskip("bpy", reason="bpy is not installed in this Python")
-from scene_splatter.blender_addon import delivery, picture_header, places, request  # noqa: E402
-from scene_splatter.engine.errors import UserError  # noqa: E402
+from scene_splatter.blender_addon.cameras import picture_header  # noqa: E402
+from scene_splatter.blender_addon.jobs import delivery, places, request  # noqa: E402
+from scene_splatter.engine.bridge.errors import UserError  # noqa: E402
 
 pytestmark = pytest.mark.blender
 
@@ -19,11 +20,28 @@ pytestmark = pytest.mark.blender
 def snapshot() -> dict[str, Any]:
     """What a user would miss if it changed."""
     scene = bpy.context.scene
-    kinds = [name for name in dir(bpy.data) if isinstance(getattr(bpy.data, name), bpy.types.bpy_prop_collection)]
-    data = {kind: sorted((item.name, item.users) for item in getattr(bpy.data, kind)) for kind in kinds}
+    kinds = [
+        name
+        for name in dir(bpy.data)
+        if isinstance(getattr(bpy.data, name), bpy.types.bpy_prop_collection)
+    ]
+    data = {
+        kind: sorted((item.name, item.users) for item in getattr(bpy.data, kind)) for kind in kinds
+    }
     camera = [tuple(row) for ob in scene.objects for row in ob.matrix_world]
-    render = (scene.render.resolution_x, scene.render.filepath, scene.render.engine, scene.render.image_settings.file_format)
-    return {**data, "camera": camera, "render": render, "frame": (scene.frame_current, scene.frame_subframe), "mode": bpy.context.mode}
+    render = (
+        scene.render.resolution_x,
+        scene.render.filepath,
+        scene.render.engine,
+        scene.render.image_settings.file_format,
+    )
+    return {
+        **data,
+        "camera": camera,
+        "render": render,
+        "frame": (scene.frame_current, scene.frame_subframe),
+        "mode": bpy.context.mode,
+    }
 
 
 def refused(match: str) -> None:
@@ -49,7 +67,10 @@ def test_what_is_ready_is_not_refused(ready: Any) -> None:
     assert request.why_not(bpy.context) == ""
     before = snapshot()
     job = request.make(bpy.context)
-    assert sorted(path.name for path in (job.folder / "input").iterdir()) == ["image.png", "path.json"]
+    assert sorted(path.name for path in (job.folder / "input").iterdir()) == [
+        "image.png",
+        "path.json",
+    ]
     assert snapshot() == before
 
 
@@ -96,8 +117,13 @@ def test_a_movie(ready: Any, tmp_path: Path) -> None:
     refused_by_poll("film.mp4 is a movie: choose a single picture")
 
 
-@pytest.mark.parametrize(("source", "words"), [("MOVIE", "a movie"), ("SEQUENCE", "an image sequence"), ("TILED", "a set of tiles")])
-def test_a_blender_image_that_is_no_single_picture(ready: Any, tmp_path: Path, source: str, words: str) -> None:
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [("MOVIE", "a movie"), ("SEQUENCE", "an image sequence"), ("TILED", "a set of tiles")],
+)
+def test_a_blender_image_that_is_no_single_picture(
+    ready: Any, tmp_path: Path, source: str, words: str
+) -> None:
     image = bpy.data.images.load(str(tmp_path / "picture.png"))
     image.source = source
     ready.scene_splatter.image_from, ready.scene_splatter.image = "IMAGE", image
@@ -123,7 +149,9 @@ def written_picture(folder: Path) -> np.ndarray:
     return pixels.reshape(shape)
 
 
-def test_a_packed_image_goes_over_byte_by_byte(ready: Any, tmp_path: Path, save_picture: Any) -> None:
+def test_a_packed_image_goes_over_byte_by_byte(
+    ready: Any, tmp_path: Path, save_picture: Any
+) -> None:
     path = save_picture(tmp_path / "packed.jpg", "JPEG")
     data = path.read_bytes()
     image = bpy.data.images.load(str(path))
@@ -142,18 +170,28 @@ def test_a_painted_image_goes_over_as_it_looks(ready: Any) -> None:
     before = (image.filepath, image.filepath_raw, image.is_dirty, image.source)
     got = written_picture(request.make(bpy.context).folder)
     assert got.shape == (4, 8, 4)
-    np.testing.assert_allclose(got[..., :3], np.broadcast_to([0.2, 0.4, 0.6], (4, 8, 3)), atol=1 / 255)
+    np.testing.assert_allclose(
+        got[..., :3], np.broadcast_to([0.2, 0.4, 0.6], (4, 8, 3)), atol=1 / 255
+    )
     assert (image.filepath, image.filepath_raw, image.is_dirty, image.source) == before
 
 
-@pytest.mark.parametrize(("kind", "suffix", "file_format"), [("IMAGE", "exr", "OPEN_EXR"), ("FILE", "hdr", "HDR")])
-def test_light_goes_over_as_the_standard_view_shows_it(ready: Any, tmp_path: Path, kind: str, suffix: str, file_format: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "suffix", "file_format"), [("IMAGE", "exr", "OPEN_EXR"), ("FILE", "hdr", "HDR")]
+)
+def test_light_goes_over_as_the_standard_view_shows_it(
+    ready: Any, tmp_path: Path, kind: str, suffix: str, file_format: str
+) -> None:
     """Linear 0.214 is sRGB 0.5; light above 1 is white."""
     image = bpy.data.images.new("light", 8, 4, float_buffer=True)
     ready.render.resolution_x, ready.render.resolution_y = image.size
     image.filepath_raw, image.file_format = str(tmp_path / f"light.{suffix}"), file_format
-    image.colorspace_settings.name = "Linear Rec.709"  # of the file; the path's ending resets it, and it resets the pixels
-    image.pixels.foreach_set(np.tile(np.float32([0.2140411, 0.0, 1.0, 1.0, 0.0031308, 7.0, 0.5, 1.0]), 16))
+    image.colorspace_settings.name = (
+        "Linear Rec.709"  # of the file; the path's ending resets it, and it resets the pixels
+    )
+    image.pixels.foreach_set(
+        np.tile(np.float32([0.2140411, 0.0, 1.0, 1.0, 0.0031308, 7.0, 0.5, 1.0]), 16)
+    )
     group = ready.scene_splatter
     group.image_from, group.image = kind, image
     if kind == "FILE":
@@ -161,10 +199,14 @@ def test_light_goes_over_as_the_standard_view_shows_it(ready: Any, tmp_path: Pat
         group.image_path = image.filepath_raw
     got = written_picture(request.make(bpy.context).folder)
     tolerance = 4 if suffix == "hdr" else 1  # .hdr has one exponent for three colours
-    np.testing.assert_allclose(got[0, :2, :3], [[0.5, 0.0, 1.0], [0.04045, 1.0, 0.7354]], atol=tolerance / 255)
+    np.testing.assert_allclose(
+        got[0, :2, :3], [[0.5, 0.0, 1.0], [0.04045, 1.0, 0.7354]], atol=tolerance / 255
+    )
 
 
-def test_an_exr_file_goes_over_byte_by_byte_unless_its_colours_are_others(ready: Any, tmp_path: Path) -> None:
+def test_an_exr_file_goes_over_byte_by_byte_unless_its_colours_are_others(
+    ready: Any, tmp_path: Path
+) -> None:
     path = tmp_path / "light.exr"
     made = bpy.data.images.new("light", 64, 36, float_buffer=True)
     made.filepath_raw, made.file_format = str(path), "OPEN_EXR"
@@ -175,16 +217,20 @@ def test_an_exr_file_goes_over_byte_by_byte_unless_its_colours_are_others(ready:
     for space, name in (("Linear Rec.709", "image.exr"), ("ACEScg", "image.png")):
         group.image.colorspace_settings.name = space
         assert (request.make(bpy.context).folder / "input" / name).is_file()
-    assert (delivery.jobs_parent() / "shot_v001" / "input" / "image.exr").read_bytes() == path.read_bytes()
+    assert (
+        delivery.jobs_parent() / "shot_v001" / "input" / "image.exr"
+    ).read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize(
     ("said", "other"),
     [
-        (b"", False), (b"\0colorInteropID\0string\0\x10\0\0\0lin_rec709_scene", False),
-        (b"\0colorInteropID\0string\0\x0d\0\0\0lin_ap1_scene", True), (b"\0chromaticities\0chromaticities\0", True),
+        (b"", False),
+        (b"\0colorInteropID\0string\0\x10\0\0\0lin_rec709_scene", False),
+        (b"\0colorInteropID\0string\0\x0d\0\0\0lin_ap1_scene", True),
+        (b"\0chromaticities\0chromaticities\0", True),
     ],
-)  # fmt: skip
+)
 def test_what_an_exr_says_of_its_primaries(tmp_path: Path, said: bytes, other: bool) -> None:
     path = tmp_path / "a.exr"
     path.write_bytes(b"\x76\x2f\x31\x01\x02\0\0\0channels" + said + b"\0" * 100)
@@ -221,20 +267,33 @@ def test_a_depth_map_that_is_missing(ready: Any) -> None:
     refused_by_poll("The depth map no.exr does not exist")
 
 
-def test_a_depth_map_and_a_blockout_go_into_the_job_under_a_relative_name(ready: Any, tmp_path: Path) -> None:
+def test_a_depth_map_and_a_blockout_go_into_the_job_under_a_relative_name(
+    ready: Any, tmp_path: Path
+) -> None:
     np.save(tmp_path / "mine.npy", np.full((36, 64), 3.0, np.float32))
-    ready.scene_splatter.depth_source, ready.scene_splatter.depth_file = "FILE", str(tmp_path / "mine.npy")
+    ready.scene_splatter.depth_source, ready.scene_splatter.depth_file = (
+        "FILE",
+        str(tmp_path / "mine.npy"),
+    )
     folder = request.make(bpy.context).folder
     assert (folder / "input" / "depth.npy").read_bytes() == (tmp_path / "mine.npy").read_bytes()
-    assert json.loads((folder / "settings.json").read_text())["geometry"]["depth"] == "input/depth.npy"
+    assert (
+        json.loads((folder / "settings.json").read_text())["geometry"]["depth"] == "input/depth.npy"
+    )
     ready.scene_splatter.depth_source = "BLOCKOUT"
     refused("Camera sees no geometry at frame 1")
-    bpy.ops.mesh.primitive_plane_add(size=20.0, location=(0.0, 5.0, 0.0), rotation=(np.pi / 2, 0.0, 0.0))
+    bpy.ops.mesh.primitive_plane_add(
+        size=20.0, location=(0.0, 5.0, 0.0), rotation=(np.pi / 2, 0.0, 0.0)
+    )
     before = snapshot()
     folder = request.make(bpy.context).folder
     assert snapshot() == before
-    np.testing.assert_allclose(np.load(folder / "input" / "depth.npy"), 5.0, rtol=1e-4)  # a wall five metres ahead
-    assert json.loads((folder / "settings.json").read_text())["geometry"]["depth"] == "input/depth.npy"
+    np.testing.assert_allclose(
+        np.load(folder / "input" / "depth.npy"), 5.0, rtol=1e-4
+    )  # a wall five metres ahead
+    assert (
+        json.loads((folder / "settings.json").read_text())["geometry"]["depth"] == "input/depth.npy"
+    )
 
 
 def test_a_place_that_cannot_be_written(ready: Any, tmp_path: Path) -> None:
@@ -261,7 +320,9 @@ def test_an_operator_that_fails_reports_and_keeps_the_error_in_the_panel(ready: 
     with pytest.raises(RuntimeError, match="does not move"):
         bpy.ops.scene_splatter.generate()
     problem = delivery.session.status.problem
-    assert problem is not None and "does not move" in problem.message and "Animate it" in problem.hint
+    assert (
+        problem is not None and "does not move" in problem.message and "Animate it" in problem.hint
+    )
     bpy.ops.scene_splatter.copy_details()
     bpy.ops.scene_splatter.forget_problem()
     assert delivery.session.status.problem is None

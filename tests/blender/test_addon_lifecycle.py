@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 bpy = pytest.importorskip("bpy", reason="bpy is not installed in this Python")
-from scene_splatter.blender_addon import delivery, jobs, places  # noqa: E402
-from scene_splatter.engine.splat_file import Splats, write_ply  # noqa: E402
+from scene_splatter.blender_addon.jobs import delivery, folders, places  # noqa: E402
+from scene_splatter.engine.bridge.splat_file import Splats, write_ply  # noqa: E402
 
 pytestmark = pytest.mark.blender
 
@@ -40,7 +40,7 @@ def saved(empty_scene: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def start(**settings: Any) -> Path:
     """A rehearsal that brings a scene with it."""
-    folder = jobs.new_folder(delivery.jobs_parent(), "hall")
+    folder = folders.new_folder(delivery.jobs_parent(), "hall")
     (folder / "settings.json").write_text("{}")
     draw = np.random.default_rng(0)
     write_ply(
@@ -55,7 +55,7 @@ def start(**settings: Any) -> Path:
         ),
         ("scene_splatter blending linear",),
     )
-    ticket = jobs.Ticket(bpy.data.filepath, bpy.context.scene.name, "hall")
+    ticket = folders.Ticket(bpy.data.filepath, bpy.context.scene.name, "hall")
     delivery.begin(bpy.context, folder, ticket, "rehearsal", settings)
     return folder
 
@@ -88,7 +88,7 @@ def test_a_finished_job_is_imported_into_its_scene(saved: Path) -> None:
     (cloud,) = clouds()
     assert len(cloud.data.points) == COUNT and cloud.name in status.outcome
     assert bpy.context.scene.scene_splatter.last_object == cloud
-    ticket = jobs.read_ticket(folder)
+    ticket = folders.read_ticket(folder)
     assert ticket is not None and ticket.imported == cloud.name
     assert delivery.waiting_job(bpy.context.scene) is None
 
@@ -98,9 +98,11 @@ def test_generating_again_in_place_keeps_the_object(saved: Path) -> None:
     finish()
     (cloud,) = clouds()
     cloud.location = (1, 2, 3)
-    folder = jobs.new_folder(delivery.jobs_parent(), "hall")
-    (folder / "scene_linear.ply").write_bytes((delivery.jobs_parent() / "hall_v001" / "scene_linear.ply").read_bytes())
-    ticket = jobs.Ticket(bpy.data.filepath, "Scene", "hall", replace=cloud.name)
+    folder = folders.new_folder(delivery.jobs_parent(), "hall")
+    (folder / "scene_linear.ply").write_bytes(
+        (delivery.jobs_parent() / "hall_v001" / "scene_linear.ply").read_bytes()
+    )
+    ticket = folders.Ticket(bpy.data.filepath, "Scene", "hall", replace=cloud.name)
     delivery.begin(bpy.context, folder, ticket, "rehearsal")
     finish()
     assert delivery.session.status.problem is None, delivery.session.status.problem
@@ -164,7 +166,9 @@ def test_after_a_crash_of_blender_the_reopened_file_offers_to_resume(saved: Path
     assert bpy.ops.scene_splatter.resume.poll() and bpy.ops.scene_splatter.dismiss.poll()
 
 
-def test_a_file_with_an_older_result_offers_the_later_job_that_it_never_heard_of(saved: Path) -> None:
+def test_a_file_with_an_older_result_offers_the_later_job_that_it_never_heard_of(
+    saved: Path,
+) -> None:
     """Saved after the first job, not after the start of the second."""
     first = start()
     finish()
@@ -213,7 +217,9 @@ time.sleep(600)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-def test_killing_blender_ends_its_engine_and_another_blender_resumes_the_job(saved: Path, tmp_path: Path) -> None:
+def test_killing_blender_ends_its_engine_and_another_blender_resumes_the_job(
+    saved: Path, tmp_path: Path
+) -> None:
     """The real thing: another process with bpy, ended by SIGKILL in mid job."""
     environment = {**os.environ, "BLENDER_USER_RESOURCES": str(tmp_path / "user")}
     command = [sys.executable, "-c", VICTIM, str(Path(__file__).resolve().parents[2]), str(saved)]
@@ -223,7 +229,7 @@ def test_killing_blender_ends_its_engine_and_another_blender_resumes_the_job(sav
         line = next(line for line in victim.stdout if line.startswith("RUNNING"))
         _, engine, folder = line.split(maxsplit=2)
         bpy.ops.wm.open_mainfile(filepath=str(saved))
-        assert jobs.is_claimed(Path(folder.strip()))
+        assert folders.is_claimed(Path(folder.strip()))
         assert delivery.waiting_job(bpy.context.scene) is None  # it runs over there
     finally:
         victim.kill()
@@ -247,15 +253,17 @@ def _runs(pid: int) -> bool:
     return not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
-def test_a_file_saved_under_another_name_in_mid_job_keeps_its_job(saved: Path, tmp_path: Path) -> None:
+def test_a_file_saved_under_another_name_in_mid_job_keeps_its_job(
+    saved: Path, tmp_path: Path
+) -> None:
     folder = start(steps=1000, step_s=0.02)
     until_running()
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "other name.blend"))
-    ticket = jobs.read_ticket(folder)
+    ticket = folders.read_ticket(folder)
     assert ticket is not None and Path(ticket.blend) == tmp_path / "other name.blend"
     bpy.ops.wm.read_factory_settings(use_empty=True)
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "unrelated.blend"))
-    ticket = jobs.read_ticket(folder)
+    ticket = folders.read_ticket(folder)
     assert ticket is not None and Path(ticket.blend) == tmp_path / "other name.blend"
 
 

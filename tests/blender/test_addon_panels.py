@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 bpy = pytest.importorskip("bpy", reason="bpy is not installed in this Python")
-from scene_splatter.blender_addon import delivery, engine_setup, jobs, panels, places, properties, splat_panel  # noqa: E402
-from scene_splatter.blender_addon.session import Phase, Problem, Status  # noqa: E402
-from scene_splatter.engine.splat_file import Splats, write_ply  # noqa: E402
+from scene_splatter.blender_addon.jobs import delivery, folders, places  # noqa: E402
+from scene_splatter.blender_addon.jobs.session import Phase, Problem, Status  # noqa: E402
+from scene_splatter.blender_addon.ui import engine_setup, panels, properties, splat_panel  # noqa: E402
+from scene_splatter.engine.bridge.splat_file import Splats, write_ply  # noqa: E402
 
 pytestmark = pytest.mark.blender
 
@@ -37,7 +38,9 @@ class CheckingLayout:
 
     row = column = box = split = _child
 
-    def panel(self, _name: str, default_closed: bool = False) -> tuple[CheckingLayout, CheckingLayout]:
+    def panel(
+        self, _name: str, default_closed: bool = False
+    ) -> tuple[CheckingLayout, CheckingLayout]:
         return self._child(), self._child()
 
     def label(self, text: str = "", icon: str = "NONE") -> None:
@@ -48,10 +51,14 @@ class CheckingLayout:
         data.path_resolve(name)  # ValueError if there is none; a custom property is '["name"]'
         self.seen.append(text or name)
 
-    def operator(self, name: str, text: str | None = None, icon: str = "NONE", emboss: bool = True) -> Any:
+    def operator(
+        self, name: str, text: str | None = None, icon: str = "NONE", emboss: bool = True
+    ) -> Any:
         assert icon in ICONS, icon
         module, operator = name.split(".")
-        label = getattr(getattr(bpy.ops, module), operator).get_rna_type().name  # KeyError if there is none
+        label = (
+            getattr(getattr(bpy.ops, module), operator).get_rna_type().name
+        )  # KeyError if there is none
         self.seen.append(text or label)
         return type("Arguments", (), {})()
 
@@ -60,7 +67,9 @@ class CheckingLayout:
         module, operator = name.split(".")
         assert enum in getattr(getattr(bpy.ops, module), operator).get_rna_type().properties
 
-    def prop_search(self, data: Any, name: str, _where: Any, collection: str, text: str = "") -> None:
+    def prop_search(
+        self, data: Any, name: str, _where: Any, collection: str, text: str = ""
+    ) -> None:
         assert hasattr(bpy.data, collection)
         self.prop(data, name, text)
 
@@ -95,7 +104,11 @@ def text_of(panel: type) -> str:
 
 
 def test_all_settings_are_drawn_exactly_once(empty_scene, status: Status) -> None:
-    names = [name for panel in (panels.SCENESPLATTER_PT_main, *panels.SETTINGS_PANELS) for name in drawn(panel)]
+    names = [
+        name
+        for panel in (panels.SCENESPLATTER_PT_main, *panels.SETTINGS_PANELS)
+        for name in drawn(panel)
+    ]
     for row in properties.engine_settings.table():
         wanted = 0 if row.name == "depth" else 1  # depth is drawn as depth_source and its fields
         assert names.count(row.name) == wanted, row.name
@@ -110,7 +123,9 @@ def test_the_checking_layout_can_fail(empty_scene) -> None:
         CheckingLayout().operator("scene_splatter.no_such_operator")
 
 
-def test_a_disabled_generate_says_why(empty_scene, status: Status, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disabled_generate_says_why(
+    empty_scene, status: Status, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(places.PYTHON_VARIABLE, "/no/python")
     text = text_of(panels.SCENESPLATTER_PT_main)
     assert "The engine's Python /no/python does not exist" in text and "Open Preferences" in text
@@ -122,12 +137,20 @@ def test_a_disabled_generate_says_why(empty_scene, status: Status, monkeypatch: 
         assert "Choose an image" in text_of(panels.SCENESPLATTER_PT_main)
     empty_scene.scene_splatter.image = bpy.data.images.new("square", 64, 64)
     text = text_of(panels.SCENESPLATTER_PT_main)
-    assert "The render is 1920 x 1080, the picture 64 x 64" in text.replace("  ", " ") and "Match Camera to Image" in text
+    assert (
+        "The render is 1920 x 1080, the picture 64 x 64" in text.replace("  ", " ")
+        and "Match Camera to Image" in text
+    )
 
 
 def test_a_running_job_shows_bar_stage_time_and_cancel(empty_scene, status: Status) -> None:
     now = time.monotonic()
-    status.phase, status.stage, status.done, status.total = Phase.RUNNING, "segment 1 of 3: refine", 30, 120
+    status.phase, status.stage, status.done, status.total = (
+        Phase.RUNNING,
+        "segment 1 of 3: refine",
+        30,
+        120,
+    )
     status.started_s, status.stage_started_s = now - 65, now - 10
     seen = drawn(panels.SCENESPLATTER_PT_main)
     assert "Segment 1 of 3: refine" in seen and "30 of 120 [0.25]" in seen and "Cancel" in seen
@@ -153,38 +176,68 @@ def test_the_newest_preview_frame_is_shown(empty_scene, status: Status, tmp_path
         assert tuple(newest.image_size) == (4, 2)
         shown = np.empty(4 * 2 * 4, np.float32)
         newest.image_pixels_float.foreach_get(shown)
-        np.testing.assert_allclose(shown.reshape(2, 4, 4)[1, 0], [0.2 * seconds] * 3 + [1.0], atol=1 / 255)  # the highest row is the last
+        np.testing.assert_allclose(
+            shown.reshape(2, 4, 4)[1, 0], [0.2 * seconds] * 3 + [1.0], atol=1 / 255
+        )  # the highest row is the last
     assert len(previews) == 2
     Path(status.preview).write_bytes(b"damaged")
     assert "a picture" not in drawn(panels.SCENESPLATTER_PT_main)
 
 
-def test_the_last_error_stays_with_its_remedy_and_its_buttons(empty_scene, status: Status, tmp_path: Path) -> None:
-    status.problem = Problem("The machine ran out of memory.", "Choose the preset draft.", "details", tmp_path / "engine.log")
+def test_the_last_error_stays_with_its_remedy_and_its_buttons(
+    empty_scene, status: Status, tmp_path: Path
+) -> None:
+    status.problem = Problem(
+        "The machine ran out of memory.",
+        "Choose the preset draft.",
+        "details",
+        tmp_path / "engine.log",
+    )
     text = text_of(panels.SCENESPLATTER_PT_main)
-    assert all(words in text for words in ("ran out of memory.", "preset draft.", "Copy Details", "Open Log", "Dismiss Error"))
+    assert all(
+        words in text
+        for words in (
+            "ran out of memory.",
+            "preset draft.",
+            "Copy Details",
+            "Open Log",
+            "Dismiss Error",
+        )
+    )
     assert "Generate Scene" in text  # and the next try is one click away
     bpy.ops.scene_splatter.forget_problem()
     assert "out of memory" not in text_of(panels.SCENESPLATTER_PT_main)
 
 
-def test_a_waiting_job_is_offered_to_resume_or_import(empty_scene, status: Status, monkeypatch: pytest.MonkeyPatch) -> None:
-    left = jobs.Leftover(Path("hall_v003"), jobs.Ticket("", "Scene", "hall"), finished=False)
+def test_a_waiting_job_is_offered_to_resume_or_import(
+    empty_scene, status: Status, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = folders.Leftover(Path("hall_v003"), folders.Ticket("", "Scene", "hall"), finished=False)
     monkeypatch.setattr(delivery, "waiting_job", lambda _scene: left)
     text = text_of(panels.SCENESPLATTER_PT_main)
     assert "hall_v003 is not finished." in text and "Resume" in text
-    monkeypatch.setattr(delivery, "waiting_job", lambda _scene: dataclasses.replace(left, finished=True))
+    monkeypatch.setattr(
+        delivery, "waiting_job", lambda _scene: dataclasses.replace(left, finished=True)
+    )
     assert "Import Result" in text_of(panels.SCENESPLATTER_PT_main)
 
 
-def test_the_camera_tools_and_the_notes_of_the_last_check_are_listed(empty_scene, status: Status, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(panels.camera_tools.notes, empty_scene.name, ["The camera turns 40 degrees between frames 3 and 4."])
+def test_the_camera_tools_and_the_notes_of_the_last_check_are_listed(
+    empty_scene, status: Status, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        panels.camera_tools.notes,
+        empty_scene.name,
+        ["The camera turns 40 degrees between frames 3 and 4."],
+    )
     text = text_of(panels.SCENESPLATTER_PT_camera)
     for words in ("Match Camera to Image", "Add Camera Move", "Check Path", "turns 40 degrees"):
         assert words in text
 
 
-def test_the_active_splats_show_their_view_their_warnings_and_where_they_come_from(empty_scene, tmp_path: Path) -> None:
+def test_the_active_splats_show_their_view_their_warnings_and_where_they_come_from(
+    empty_scene, tmp_path: Path
+) -> None:
     assert not splat_panel.SCENESPLATTER_PT_splats.poll(bpy.context)
     write_splats(tmp_path / "a.ply")
     bpy.ops.scene_splatter.import_splats(filepath=str(tmp_path / "a.ply"))
@@ -193,13 +246,20 @@ def test_the_active_splats_show_their_view_their_warnings_and_where_they_come_fr
     assert "3 Gaussians" in seen and "Set Up Rendering" in seen
     if not splat_panel.splat_object.is_native():
         assert (
-            len({"Exact in Viewport", "Percentage", "Crop", "Crop Box", "SH Degree", "Low-pass"} & set(seen) | {"value"} & set(seen)) >= 1
+            len(
+                {"Exact in Viewport", "Percentage", "Crop", "Crop Box", "SH Degree", "Low-pass"}
+                & set(seen)
+                | {"value"} & set(seen)
+            )
+            >= 1
         )
     bpy.context.scene.render.engine = "CYCLES"
     camera = bpy.data.objects.new("Camera", bpy.data.cameras.new("Camera"))
     bpy.context.scene.camera = camera
     bpy.ops.scene_splatter.prepare_render()
-    left = splat_panel.render_check.render_warnings(bpy.context.scene, bpy.context.view_layer.objects.active)
+    left = splat_panel.render_check.render_warnings(
+        bpy.context.scene, bpy.context.view_layer.objects.active
+    )
     assert not any("bounces" in warning or "view transform" in warning for warning in left), left
 
 
@@ -207,12 +267,19 @@ def write_splats(path: Path) -> None:
     """Three Gaussians."""
     zeros = np.zeros((3, 3), np.float32)
     quats = np.tile(np.float32([1, 0, 0, 0]), (3, 1))
-    write_ply(path, Splats(zeros, quats, zeros - 3, np.zeros(3, np.float32), zeros, np.zeros((3, 0, 3), np.float32)))
+    write_ply(
+        path,
+        Splats(
+            zeros, quats, zeros - 3, np.zeros(3, np.float32), zeros, np.zeros((3, 0, 3), np.float32)
+        ),
+    )
 
 
 def test_the_segments_are_listed_in_scene_frames(empty_scene, status: Status) -> None:
     empty_scene.frame_start, empty_scene.frame_end = 101, 140
-    (path_panel,) = (panel for panel in panels.SETTINGS_PANELS if panel.__name__ == "SCENESPLATTER_PT_path")
+    (path_panel,) = (
+        panel for panel in panels.SETTINGS_PANELS if panel.__name__ == "SCENESPLATTER_PT_path"
+    )
     assert drawn(path_panel)[-3:] == [
         "40 cameras in 2 segments",
         "1:  frames 101 to 125,  25 new",
@@ -231,7 +298,12 @@ def test_the_results_numbers_are_listed(empty_scene, status: Status, tmp_path: P
         "verdict": "Lower lambda_0.",
         "input_psnr": 31.4159,
         "findings": [
-            {"name": "Blank regions", "ok": False, "measured": "30 % are blank", "advice": "Lower lambda_0."},
+            {
+                "name": "Blank regions",
+                "ok": False,
+                "measured": "30 % are blank",
+                "advice": "Lower lambda_0.",
+            },
             {"name": "Seams", "ok": True, "measured": "none", "advice": ""},
         ],
         "facts": {"prior": "patch", "seed": 3},
@@ -257,17 +329,23 @@ def test_the_results_numbers_are_listed(empty_scene, status: Status, tmp_path: P
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"facts": 1, "segments": 2}'])
 def test_a_damaged_report_shows_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "report.json").write_text(text)
-    assert jobs.result_lines(tmp_path) == []
+    assert folders.result_lines(tmp_path) == []
 
 
-def test_the_preferences_draw_before_during_and_after(empty_scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_preferences_draw_before_during_and_after(
+    empty_scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(places.PYTHON_VARIABLE, "/no/python")
     layout = CheckingLayout()
     engine_setup.draw_install(layout)
     engine_setup.draw_check(layout, bpy.context)
     engine_setup.draw_licences(layout)
-    assert "use_online_access" in layout.seen and "not allowed to go online" in " ".join(layout.seen)  # one click from Install
-    assert "/no/python does not exist" in " ".join(layout.seen) and "GPL-3.0-or-later" in " ".join(layout.seen)
+    assert "use_online_access" in layout.seen and "not allowed to go online" in " ".join(
+        layout.seen
+    )  # one click from Install
+    assert "/no/python does not exist" in " ".join(layout.seen) and "GPL-3.0-or-later" in " ".join(
+        layout.seen
+    )
     task = engine_setup.tasks["install"]
     monkeypatch.setattr(task, "running", True)
     monkeypatch.setattr(task, "factor", 0.5)

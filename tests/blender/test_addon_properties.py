@@ -8,10 +8,11 @@ import random
 import pytest
 
 bpy = pytest.importorskip("bpy", reason="bpy is not installed in this Python")
-from scene_splatter.blender_addon import properties, request  # noqa: E402
-from scene_splatter.engine import settings as engine_settings  # noqa: E402
-from scene_splatter.engine.errors import UserError  # noqa: E402
-from scene_splatter.engine.trajectory import plan_segments  # noqa: E402
+from scene_splatter.blender_addon.jobs import request  # noqa: E402
+from scene_splatter.blender_addon.ui import properties  # noqa: E402
+from scene_splatter.engine.bridge import settings as engine_settings  # noqa: E402
+from scene_splatter.engine.bridge.errors import UserError  # noqa: E402
+from scene_splatter.engine.bridge.segments import plan_segments  # noqa: E402
 
 pytestmark = pytest.mark.blender
 
@@ -19,22 +20,32 @@ ROWS = {row.name: row for row in engine_settings.table()}
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_every_setting_has_a_property_with_its_default_text_limits_and_choices(empty_scene, name: str) -> None:
+def test_every_setting_has_a_property_with_its_default_text_limits_and_choices(
+    empty_scene, name: str
+) -> None:
     row = ROWS[name]
     group = empty_scene.scene_splatter.settings
     found = group.bl_rna.properties[name]
     assert found.description == row.text
     value = getattr(group, name)
-    assert (properties.shortest(value) if row.type is float else value) == properties.BLENDER_DEFAULTS.get(name, row.default)
+    assert (
+        properties.shortest(value) if row.type is float else value
+    ) == properties.BLENDER_DEFAULTS.get(name, row.default)
     if row.choices:
         assert tuple(found.enum_items.keys()) == row.choices
-    for bound, limit in zip((getattr(found, "hard_min", None), getattr(found, "hard_max", None)), row.limits, strict=True):
+    for bound, limit in zip(
+        (getattr(found, "hard_min", None), getattr(found, "hard_max", None)),
+        row.limits,
+        strict=True,
+    ):
         if row.type in (int, float) and math.isfinite(limit):
             assert bound == pytest.approx(limit, rel=1e-6)
 
 
 @pytest.mark.parametrize("preset", engine_settings.PRESETS)
-def test_a_preset_reads_back_as_the_engine_makes_it_blended_in_linear_light(empty_scene, preset: str) -> None:
+def test_a_preset_reads_back_as_the_engine_makes_it_blended_in_linear_light(
+    empty_scene, preset: str
+) -> None:
     group = empty_scene.scene_splatter
     group.preset = preset
     assert properties.read(group) == engine_settings.make(preset, blending="linear")
@@ -45,7 +56,11 @@ def test_a_preset_leaves_alone_what_no_preset_names(empty_scene) -> None:
     group.settings.horizon, group.settings.seed, group.settings.width = 0.6, 7, 1000
     group.preset = "draft"
     read = properties.read(group)
-    assert (read.geometry.horizon, read.output.seed, read.output.width) == (0.6, 7, engine_settings.PRESETS["draft"]["width"])
+    assert (read.geometry.horizon, read.output.seed, read.output.width) == (
+        0.6,
+        7,
+        engine_settings.PRESETS["draft"]["width"],
+    )
 
 
 def test_decimals_survive_the_way_through_blenders_floats(empty_scene) -> None:
@@ -73,7 +88,9 @@ def test_settings_survive_json_and_a_saved_file(empty_scene, tmp_path) -> None:
     bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "a.blend"))
     again = bpy.context.scene.scene_splatter
     assert again.shot == "hall" and again.preset == "paper"
-    assert properties.read(again) == read == engine_settings.from_json(engine_settings.to_json(read))
+    assert (
+        properties.read(again) == read == engine_settings.from_json(engine_settings.to_json(read))
+    )
 
 
 def test_values_that_do_not_go_together_name_both_settings(empty_scene) -> None:
@@ -110,14 +127,23 @@ def test_frames_are_the_scene_range_or_their_own_with_sub_frames(empty_scene) ->
     group = empty_scene.scene_splatter
     empty_scene.frame_start, empty_scene.frame_end = 10, 13
     assert properties.frames(empty_scene) == [10, 11, 12, 13]
-    group.use_scene_range, group.frame_start, group.frame_end, group.samples_per_frame = False, -1, 1, 2
+    group.use_scene_range, group.frame_start, group.frame_end, group.samples_per_frame = (
+        False,
+        -1,
+        1,
+        2,
+    )
     assert properties.frames(empty_scene) == [-1, -0.5, 0, 0.5, 1]
     group.frame_end = -2
     assert properties.frames(empty_scene) == [] and request.segments(empty_scene) == []
 
 
-@pytest.mark.parametrize(("count", "step", "samples"), [(1, 1, 1), (25, 1, 1), (49, 2, 1), (100, 3, 1), (30, 4, 2)])
-def test_the_preview_cuts_the_path_as_the_engine_does(empty_scene, count: int, step: int, samples: int) -> None:
+@pytest.mark.parametrize(
+    ("count", "step", "samples"), [(1, 1, 1), (25, 1, 1), (49, 2, 1), (100, 3, 1), (30, 4, 2)]
+)
+def test_the_preview_cuts_the_path_as_the_engine_does(
+    empty_scene, count: int, step: int, samples: int
+) -> None:
     group = empty_scene.scene_splatter
     empty_scene.frame_start, empty_scene.frame_end = 1, count
     group.samples_per_frame, group.settings.frame_step = samples, step

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 bpy = pytest.importorskip("bpy", reason="bpy is not installed in this Python")
-from scene_splatter.blender_addon import engine_setup, places, properties, weights_panel  # noqa: E402
+from scene_splatter.blender_addon.jobs import places  # noqa: E402
+from scene_splatter.blender_addon.ui import engine_setup, properties, weights_panel  # noqa: E402
 
 pytestmark = pytest.mark.blender
 
@@ -45,7 +46,10 @@ def why_grey(operator: Any) -> str:
 
 def test_nothing_is_fetched_while_blender_may_not_go_online(engine: Any) -> None:
     assert not bpy.app.online_access
-    for operator in (bpy.ops.scene_splatter.install_engine, bpy.ops.scene_splatter.download_weights):
+    for operator in (
+        bpy.ops.scene_splatter.install_engine,
+        bpy.ops.scene_splatter.download_weights,
+    ):
         assert not operator.poll()
         assert "not allowed to go online" in why_grey(operator)
 
@@ -60,24 +64,33 @@ def test_the_check_names_what_is_wrong_and_the_priors_that_are_there(engine: Any
     assert "patch" in properties.MODEL_NAMES["prior"]
 
 
-def test_the_models_are_listed_with_size_and_licence(engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_models_are_listed_with_size_and_licence(
+    engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SCENE_SPLATTER_WEIGHTS", str(tmp_path))
     bpy.ops.scene_splatter.list_weights()
     finish(engine_setup.tasks["weights"])
     assert engine_setup.tasks["weights"].code == 0, list(engine_setup.tasks["weights"].log)
     listed = weights_panel.known()
     assert {"viewcrafter_25"} <= {facts["name"] for facts in listed}
-    assert all(facts["licence"] and facts["size_gb"] > 0 and facts["present"] is False for facts in listed)
+    assert all(
+        facts["licence"] and facts["size_gb"] > 0 and facts["present"] is False for facts in listed
+    )
     assert "viewcrafter_25" in properties.MODEL_NAMES["prior"]
 
 
-def test_weights_that_are_here_can_be_verified(engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_are_here_can_be_verified(
+    engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SCENE_SPLATTER_WEIGHTS", str(tmp_path))
     (tmp_path / "moge_2").mkdir()
     (tmp_path / "moge_2" / "model.pt").write_bytes(b"not it")
     bpy.ops.scene_splatter.verify_weights(model="moge_2")
     finish(engine_setup.tasks["verify"])
-    assert weights_panel.verdict() == "moge_2: model.pt has another checksum than the released file. Download it again"
+    assert (
+        weights_panel.verdict()
+        == "moge_2: model.pt has another checksum than the released file. Download it again"
+    )
     (tmp_path / "moge_2_small").mkdir()
     (tmp_path / "moge_2_small" / "model.pt").write_bytes(b"it may be")
     bpy.ops.scene_splatter.verify_weights(model="moge_2_small")
@@ -85,7 +98,9 @@ def test_weights_that_are_here_can_be_verified(engine: Any, tmp_path: Path, monk
     assert weights_panel.verdict().endswith("no checksum of them is known")
 
 
-def test_a_licence_with_conditions_must_be_accepted_first(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_licence_with_conditions_must_be_accepted_first(
+    engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bpy.ops.scene_splatter.list_weights()
     finish(engine_setup.tasks["weights"])
     bound = next(facts for facts in weights_panel.known() if not facts["commercial_use"])
@@ -97,7 +112,9 @@ def test_a_licence_with_conditions_must_be_accepted_first(engine: Any, monkeypat
     assert not engine_setup.tasks["download"].running
 
 
-def test_an_engine_of_ones_own_choice(addon: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_of_ones_own_choice(
+    addon: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without the variable of the farm the preference decides; here the extension is not enabled, so its own engine it is."""
     monkeypatch.delenv(places.PYTHON_VARIABLE, raising=False)
     assert places.engine_python(bpy.context) == places.own_python()
@@ -112,4 +129,6 @@ def test_the_installer_understands_our_command(addon: Any, build: str) -> None:
     command = [*engine_setup.install_command(build), "--check"]  # changes nothing
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     expected = ("not complete", "No NVIDIA driver") if build == "cuda" else ("not complete",)
-    assert done.returncode == 1 and any(words in done.stdout for words in expected), done.stdout + done.stderr
+    assert done.returncode == 1 and any(words in done.stdout for words in expected), (
+        done.stdout + done.stderr
+    )

@@ -12,16 +12,18 @@ bpy = pytest.importorskip("bpy")
 pytestmark = pytest.mark.blender
 
 from mathutils import Matrix  # noqa: E402
-from scene_splatter.blender_addon import blockout, cameras  # noqa: E402
-from scene_splatter.engine.errors import UserError  # noqa: E402
+from scene_splatter.blender_addon.cameras import blockout, conversion  # noqa: E402
+from scene_splatter.engine.bridge.errors import UserError  # noqa: E402
 
 from tests.blender.splat_scene import add_splats, empty_scene, random_splats  # noqa: E402
 
 
 def rays(scene, width: int, height: int) -> np.ndarray:
     """[h, w, 3] directions in camera space with z = 1."""
-    full = cameras.render_size(scene.render)
-    K = np.diag([width / full[0], height / full[1], 1]) @ cameras.intrinsics(scene.camera.data, scene.render)
+    full = conversion.render_size(scene.render)
+    K = np.diag([width / full[0], height / full[1], 1]) @ conversion.intrinsics(
+        scene.camera.data, scene.render
+    )
     x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     return np.stack([(x - K[0, 2]) / K[0, 0], (y - K[1, 2]) / K[1, 1], np.ones_like(x)], -1)
 
@@ -49,7 +51,9 @@ def test_planes_spheres_and_nothing(tmp_path) -> None:
     camera.data.shift_x, camera.data.sensor_fit = 0.07, "VERTICAL"
     camera.location.z = 1.5
     bpy.ops.mesh.primitive_plane_add(size=200, location=(0, 99, 0))  # the floor, from y = -1 to 199
-    bpy.ops.mesh.primitive_uv_sphere_add(radius=1, segments=256, ring_count=128, location=(0.5, 6, 2))
+    bpy.ops.mesh.primitive_uv_sphere_add(
+        radius=1, segments=256, ring_count=128, location=(0.5, 6, 2)
+    )
     before = state_of_the_file()
     depth = blockout.write_depth(bpy.context, camera, 1, tmp_path / "depth.npy")
     assert state_of_the_file() == before
@@ -71,11 +75,15 @@ def test_planes_spheres_and_nothing(tmp_path) -> None:
     both = usable & np.isfinite(expected)
     assert np.abs(depth[both] / expected[both] - 1).max() < 2e-3
     only_floor = both & (floor < sphere)
-    assert only_floor.sum() > 3000 and np.abs(depth[only_floor] / floor[only_floor] - 1).max() < 1e-4
+    assert (
+        only_floor.sum() > 3000 and np.abs(depth[only_floor] / floor[only_floor] - 1).max() < 1e-4
+    )
 
 
 def wall(distance: float, **values: object):
-    bpy.ops.mesh.primitive_plane_add(size=100, location=(0, distance, 0), rotation=(math.pi / 2, 0, 0))
+    bpy.ops.mesh.primitive_plane_add(
+        size=100, location=(0, distance, 0), rotation=(math.pi / 2, 0, 0)
+    )
     for name, value in values.items():
         setattr(bpy.context.object, name, value)
     return bpy.context.object
@@ -111,8 +119,14 @@ def test_instances_modifiers_curves_and_animation_are_evaluated() -> None:
     assert np.allclose(blockout.measure(bpy.context, scene.camera, 11, 32, 24), 8, atol=1e-4)
     assert scene.frame_current == 4
     bpy.ops.object.text_add(location=(0, 2, 0), rotation=(math.pi / 2, 0, 0))
-    bpy.context.object.data.body, bpy.context.object.data.size, bpy.context.object.data.align_x = "I", 9, "CENTER"
-    assert np.isclose(blockout.measure(bpy.context, scene.camera, 11, 32, 24), 2, atol=1e-4).sum() > 10
+    bpy.context.object.data.body, bpy.context.object.data.size, bpy.context.object.data.align_x = (
+        "I",
+        9,
+        "CENTER",
+    )
+    assert (
+        np.isclose(blockout.measure(bpy.context, scene.camera, 11, 32, 24), 2, atol=1e-4).sum() > 10
+    )
 
 
 def test_clip_range_and_units() -> None:
@@ -150,7 +164,11 @@ def test_it_agrees_with_the_ray_caster_of_blender_on_a_rough_surface() -> None:
     rng = np.random.default_rng(0)
     for vertex in mesh.vertices:
         vertex.co *= rng.uniform(0.9, 1.1)
-    bpy.context.object.matrix_world = Matrix.Translation((0, 6, 0)) @ Matrix.Rotation(0.5, 4, "X") @ Matrix.Diagonal((1, 1.4, 0.8, 1))
+    bpy.context.object.matrix_world = (
+        Matrix.Translation((0, 6, 0))
+        @ Matrix.Rotation(0.5, 4, "X")
+        @ Matrix.Diagonal((1, 1.4, 0.8, 1))
+    )
     bpy.context.view_layer.update()
     start = time.perf_counter()
     depth = blockout.measure(bpy.context, scene.camera, 1, 40, 30)
@@ -162,5 +180,9 @@ def test_it_agrees_with_the_ray_caster_of_blender_on_a_rough_surface() -> None:
         for column in range(0, 40, 3):
             ray = world_rays[row, column]
             hit, point, *_ = scene.ray_cast(graph, pose[:3, 3], ray)
-            expected = np.linalg.norm(np.array(point) - pose[:3, 3]) / np.linalg.norm(ray) if hit else np.inf
+            expected = (
+                np.linalg.norm(np.array(point) - pose[:3, 3]) / np.linalg.norm(ray)
+                if hit
+                else np.inf
+            )
             assert depth[row, column] == pytest.approx(expected, rel=1e-3)

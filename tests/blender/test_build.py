@@ -26,14 +26,14 @@ TOOL = next(Path(SPEC.origin).parent.glob("*/scripts/addons_core/bl_pkg/cli/blen
 ALLOWED = re.compile(
     r"(__init__\.py|blender_manifest\.toml|install_deps\.py|pyproject\.toml|README\.md|CHANGELOG\.md|LICENSE|NOTICE(\.md)?"
     r"|wheels/plyfile-[\d.]+-py3-none-any\.whl"
-    r"|blender_addon/[a-z_]+\.py"
+    r"|blender_addon/([a-z_]+/)*\w+\.py"
     r"|engine/([a-z_]+/)*\w+\.(py|json|jpg|png|md|txt|html|css))"
 )
 NEEDED = (
     "engine/__main__.py",
-    "engine/server.py",
+    "engine/service/server.py",
     "engine/commands/serve.py",
-    "blender_addon/session.py",
+    "blender_addon/jobs/session.py",
     "install_deps.py",
     "pyproject.toml",
 )
@@ -41,7 +41,9 @@ MANIFEST = tomllib.loads((ROOT / "blender_manifest.toml").read_text(encoding="ut
 
 
 def run_tool(*arguments: str) -> str:
-    done = subprocess.run([sys.executable, str(TOOL), *arguments], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, str(TOOL), *arguments], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -52,12 +54,22 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("not a git checkout, or git is not installed")
     folder = tmp_path_factory.mktemp("source")
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, timeout=30).stdout
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, timeout=30
+    ).stdout
     for name in filter(None, listed.decode().split("\0")):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, folder / name)
-    rubbish = (".env", ".venv/lib/a.py", "engine/__pycache__/a.pyc", "out/demo/scene.ply", "build/b.py", "old.zip", "shared/data/a.png")
+    rubbish = (
+        ".env",
+        ".venv/lib/a.py",
+        "engine/__pycache__/a.pyc",
+        "out/demo/scene.ply",
+        "build/b.py",
+        "old.zip",
+        "shared/data/a.png",
+    )
     for name in rubbish:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("rubbish")
@@ -76,7 +88,11 @@ def test_the_zip_holds_what_it_should_and_nothing_else(built: Path) -> None:
     with zipfile.ZipFile(built) as archive:
         names = [name for name in archive.namelist() if not name.endswith("/")]
     assert [name for name in names if not ALLOWED.fullmatch(name)] == []
-    assert [name for name in (*NEEDED, *(wheel.removeprefix("./") for wheel in MANIFEST["wheels"])) if name not in names] == []
+    assert [
+        name
+        for name in (*NEEDED, *(wheel.removeprefix("./") for wheel in MANIFEST["wheels"]))
+        if name not in names
+    ] == []
 
 
 def test_the_zip_is_small(built: Path) -> None:
@@ -89,18 +105,32 @@ def test_blenders_own_tool_validates_folder_and_zip(source: Path, built: Path) -
 
 
 def test_the_manifest_agrees_with_the_engine() -> None:
-    from scene_splatter.engine.protocol import ENGINE_VERSION
+    from scene_splatter.engine.bridge.protocol import ENGINE_VERSION
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert MANIFEST["version"] == ENGINE_VERSION == project["version"]
     assert MANIFEST["id"] == "scene_splatter" and MANIFEST["blender_version_min"] == "4.2.0"
     assert MANIFEST["license"] == ["SPDX:GPL-3.0-or-later"]
-    assert all(len(text) <= 64 and not text.endswith(".") for text in (MANIFEST["tagline"], *MANIFEST["permissions"].values()))
+    assert all(
+        len(text) <= 64 and not text.endswith(".")
+        for text in (MANIFEST["tagline"], *MANIFEST["permissions"].values())
+    )
 
 
 def test_the_add_on_imports_no_torch_and_nothing_absolute_of_ours() -> None:
     """What Blender's Python has: the standard library, bpy and its kin, numpy, plyfile."""
-    known = {*sys.stdlib_module_names, "bpy", "bpy_extras", "mathutils", "gpu", "gpu_extras", "blf", "idprop", "numpy", "plyfile"}
+    known = {
+        *sys.stdlib_module_names,
+        "bpy",
+        "bpy_extras",
+        "mathutils",
+        "gpu",
+        "gpu_extras",
+        "blf",
+        "idprop",
+        "numpy",
+        "plyfile",
+    }
     for path in (ROOT / "blender_addon").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
@@ -122,12 +152,12 @@ found["panel"] = hasattr(bpy.types, "SCENESPLATTER_PT_main")
 found["property"] = bpy.context.scene.scene_splatter.settings.segment_length
 found["wheel"] = any(pathlib.Path(os.environ["BLENDER_USER_RESOURCES"]).rglob("site-packages/plyfile.py"))
 found["torch"] = "torch" in sys.modules
-addon = sys.modules[name + ".blender_addon.places"]
+addon = sys.modules[name + ".blender_addon.jobs.places"]
 found["package"] = str(addon.PACKAGE)
 found["user_folder"] = str(addon.user_folder("engine"))
 found["preferences"] = addon.preferences_in(bpy.context).engine_source
-session = sys.modules[name + ".blender_addon.delivery"].session
-jobs = sys.modules[name + ".blender_addon.jobs"]
+session = sys.modules[name + ".blender_addon.jobs.delivery"].session
+jobs = sys.modules[name + ".blender_addon.jobs.folders"]
 os.environ[addon.PYTHON_VARIABLE] = sys.executable
 folder = jobs.new_folder(pathlib.Path(tempfile.mkdtemp()), "a")
 session.start(addon.engine_command(bpy.context), folder, jobs.Ticket("", "Scene", "a"), "rehearsal")
@@ -150,12 +180,20 @@ os._exit(0)
 """
 
 
-def test_the_zip_installs_enables_runs_its_engine_disables_and_uninstalls(built: Path, tmp_path: Path) -> None:
+def test_the_zip_installs_enables_runs_its_engine_disables_and_uninstalls(
+    built: Path, tmp_path: Path
+) -> None:
     """In a process of its own, with user folders of its own whose name has a space and an umlaut."""
     user = tmp_path / "user ü"
     user.mkdir()
     environment = {**os.environ, "BLENDER_USER_RESOURCES": str(user)}
-    done = subprocess.run([sys.executable, "-c", INSTALL, str(built)], capture_output=True, text=True, timeout=120, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", INSTALL, str(built)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment,
+    )
     line = next((line for line in done.stdout.splitlines() if line.startswith("FOUND ")), None)
     assert line is not None, done.stdout + done.stderr
     found = json.loads(line.removeprefix("FOUND "))

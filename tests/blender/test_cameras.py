@@ -12,10 +12,10 @@ pytestmark = pytest.mark.blender
 
 from bpy_extras.object_utils import world_to_camera_view  # noqa: E402
 from mathutils import Euler, Matrix, Vector  # noqa: E402
-from scene_splatter.blender_addon import camera_moves, cameras  # noqa: E402
-from scene_splatter.blender_addon.picture_header import Header  # noqa: E402
-from scene_splatter.engine import camera_file  # noqa: E402
-from scene_splatter.engine.errors import UserError  # noqa: E402
+from scene_splatter.blender_addon.cameras import conversion, moves  # noqa: E402
+from scene_splatter.blender_addon.cameras.picture_header import Header  # noqa: E402
+from scene_splatter.engine.bridge import camera_file  # noqa: E402
+from scene_splatter.engine.bridge.errors import UserError  # noqa: E402
 
 FITS = ("AUTO", "HORIZONTAL", "VERTICAL")
 
@@ -31,14 +31,14 @@ def scene():
 
 def project(path, index: int, point_blender, metres: float = 1.0) -> np.ndarray:
     """Pixel of a Blender world point by the exported numbers alone."""
-    world = cameras.OPENCV_FROM_BLENDER[:3, :3] @ np.array(point_blender) * metres
+    world = conversion.OPENCV_FROM_BLENDER[:3, :3] @ np.array(point_blender) * metres
     in_camera = np.linalg.inv(path.world_from_camera[index]) @ np.append(world, 1)
     pixel = path.K[index] @ in_camera[:3]
     return pixel[:2] / pixel[2]
 
 
 def blender_pixel(scene, camera, point) -> np.ndarray:
-    width, height = cameras.render_size(scene.render)
+    width, height = conversion.render_size(scene.render)
     u, v, depth = world_to_camera_view(scene, camera, Vector(point))
     assert depth > 0
     return np.array([u * width, (1 - v) * height])
@@ -46,7 +46,10 @@ def blender_pixel(scene, camera, point) -> np.ndarray:
 
 def points_in_view(camera, rng, count=20) -> list[Vector]:
     pose = camera.matrix_world.normalized()
-    return [pose @ Vector((rng.uniform(-0.3, 0.3) * z, rng.uniform(-0.3, 0.3) * z, -z)) for z in rng.uniform(0.5, 30, count)]
+    return [
+        pose @ Vector((rng.uniform(-0.3, 0.3) * z, rng.uniform(-0.3, 0.3) * z, -z))
+        for z in rng.uniform(0.5, 30, count)
+    ]
 
 
 def test_random_cameras_reproject_to_a_hundredth_of_a_pixel(scene) -> None:
@@ -58,15 +61,21 @@ def test_random_cameras_reproject_to_a_hundredth_of_a_pixel(scene) -> None:
         lens.shift_x, lens.shift_y = rng.uniform(-0.3, 0.3, 2)
         render.resolution_x, render.resolution_y = (int(v) * 2 for v in rng.integers(50, 1000, 2))
         render.resolution_percentage = int(rng.choice([50, 100]))
-        render.pixel_aspect_x, render.pixel_aspect_y = rng.choice([(1, 1), (2, 1), (1, 1.5), (1.2, 1)])
+        render.pixel_aspect_x, render.pixel_aspect_y = rng.choice(
+            [(1, 1), (2, 1), (1, 1.5), (1.2, 1)]
+        )
         camera.matrix_world = Matrix.LocRotScale(
-            Vector(rng.normal(0, 3, 3)), Euler(rng.uniform(-3, 3, 3)), Vector((rng.uniform(0.2, 3),) * 3)
+            Vector(rng.normal(0, 3, 3)),
+            Euler(rng.uniform(-3, 3, 3)),
+            Vector((rng.uniform(0.2, 3),) * 3),
         )
         bpy.context.view_layer.update()
-        path = cameras.export(scene, camera, [1])
+        path = conversion.export(scene, camera, [1])
         for point in points_in_view(camera, rng, 5):
             # world_to_camera_view works in single precision: far-off pixels of strong shifts carry its rounding
-            assert np.abs(project(path, 0, point) - blender_pixel(scene, camera, point)).max() < 0.01
+            assert (
+                np.abs(project(path, 0, point) - blender_pixel(scene, camera, point)).max() < 0.01
+            )
 
 
 def test_animation_parents_constraints_and_subframes_are_evaluated(scene) -> None:
@@ -86,22 +95,27 @@ def test_animation_parents_constraints_and_subframes_are_evaluated(scene) -> Non
         camera.data.keyframe_insert("lens", frame=frame)
     scene.frame_set(7, subframe=0.25)
     frames = [1, 1.5, 7.25, 13, 20]
-    path = cameras.export(scene, camera, frames)
+    path = conversion.export(scene, camera, frames)
     assert (scene.frame_current, scene.frame_subframe) == (7, 0.25), "the scene's frame is put back"
     assert path.count == 5 and path.unit == "m" and len(set(path.K[:, 0, 0])) == 5
     for index, frame in enumerate(frames):
         scene.frame_set(math.floor(frame), subframe=frame % 1)
         for point in ((0.5, 10, 1), (0, 12, 3), (1, 8, 0)):
-            assert np.abs(project(path, index, point) - blender_pixel(scene, camera, point)).max() < 0.01
+            assert (
+                np.abs(project(path, index, point) - blender_pixel(scene, camera, point)).max()
+                < 0.01
+            )
         rotation = path.world_from_camera[index, :3, :3]
-        assert np.abs(rotation @ rotation.T - np.eye(3)).max() < 1e-9, "rigid though the parent is scaled"
+        assert np.abs(rotation @ rotation.T - np.eye(3)).max() < 1e-9, (
+            "rigid though the parent is scaled"
+        )
     assert path.fps == pytest.approx(24 / (19 / 4))
 
 
 def test_render_border_changes_nothing(scene) -> None:
-    before = cameras.export(scene, scene.camera, [1])
+    before = conversion.export(scene, scene.camera, [1])
     scene.render.use_border, scene.render.border_max_x = True, 0.3
-    after = cameras.export(scene, scene.camera, [1])
+    after = conversion.export(scene, scene.camera, [1])
     assert (before.K == after.K).all() and before.width == after.width
 
 
@@ -109,13 +123,15 @@ def test_units_become_metres_and_back(scene) -> None:
     scene.unit_settings.scale_length = 0.01
     scene.camera.location = (100, 200, 300)
     bpy.context.view_layer.update()
-    path = cameras.export(scene, scene.camera, [1])
+    path = conversion.export(scene, scene.camera, [1])
     assert np.allclose(path.world_from_camera[0, :3, 3], (1, -3, 2))
     assert np.allclose(
-        np.array(cameras.blender_from_opencv(path.world_from_camera[0], 0.01)), np.array(scene.camera.matrix_world), atol=1e-4
+        np.array(conversion.blender_from_opencv(path.world_from_camera[0], 0.01)),
+        np.array(scene.camera.matrix_world),
+        atol=1e-4,
     )
     # a result one metre ahead of the camera lies 100 units ahead of it
-    ahead = cameras.placement(path, scene) @ Vector((0, 0, 1))
+    ahead = conversion.placement(path, scene) @ Vector((0, 0, 1))
     assert np.allclose(ahead, np.array(scene.camera.matrix_world @ Vector((0, 0, -100))), atol=1e-3)
 
 
@@ -124,17 +140,17 @@ def test_other_cameras_are_refused_with_a_reason(scene, kind: str, word: str) ->
     scene.camera.data.type = kind
     scene.frame_set(5)
     with pytest.raises(UserError, match=word):
-        cameras.export(scene, scene.camera, [1, 2])
+        conversion.export(scene, scene.camera, [1, 2])
     assert scene.frame_current == 5
 
 
 def test_mirrored_cameras_and_empty_ranges_are_refused(scene) -> None:
     with pytest.raises(UserError, match="empty"):
-        cameras.export(scene, scene.camera, [])
+        conversion.export(scene, scene.camera, [])
     scene.camera.scale.x = -1
     bpy.context.view_layer.update()
     with pytest.raises(UserError, match="mirrored"):
-        cameras.export(scene, scene.camera, [1])
+        conversion.export(scene, scene.camera, [1])
 
 
 def test_a_path_becomes_a_camera_and_the_same_path_again(scene, tmp_path) -> None:
@@ -147,8 +163,10 @@ def test_a_path_becomes_a_camera_and_the_same_path_again(scene, tmp_path) -> Non
         poses.append(pose)
     path = camera_file.CameraPath(np.array(K, float), np.array(poses), 640, 480, 30.0, "m")
     camera_file.write(tmp_path / "path.json", path)
-    camera = cameras.add_camera(scene, camera_file.read(tmp_path / "path.json"), "match", start=10, set_render=True)
-    again = cameras.export(scene, camera, range(10, 22))
+    camera = conversion.add_camera(
+        scene, camera_file.read(tmp_path / "path.json"), "match", start=10, set_render=True
+    )
+    again = conversion.export(scene, camera, range(10, 22))
     assert (again.width, again.height, again.fps) == (640, 480, 30)
     assert np.abs(again.K - path.K).max() < 1e-3
     assert np.abs(again.world_from_camera - path.world_from_camera).max() < 1e-5
@@ -156,63 +174,90 @@ def test_a_path_becomes_a_camera_and_the_same_path_again(scene, tmp_path) -> Non
 
 def test_quaternion_keys_never_take_the_long_way(scene) -> None:
     poses = np.stack([np.array(Euler((0, 0.5 * i, 0)).to_matrix().to_4x4()) for i in range(14)])
-    path = camera_file.CameraPath(np.tile(np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]]), (14, 1, 1)), poses, 640, 480, 24.0, "m")
-    camera = cameras.add_camera(scene, path, "spin", set_render=True)
-    half = cameras.export(scene, camera, [i + 1.5 for i in range(13)])
+    path = camera_file.CameraPath(
+        np.tile(np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]]), (14, 1, 1)),
+        poses,
+        640,
+        480,
+        24.0,
+        "m",
+    )
+    camera = conversion.add_camera(scene, path, "spin", set_render=True)
+    half = conversion.export(scene, camera, [i + 1.5 for i in range(13)])
     forward = half.world_from_camera[:, :3, 2]
     between = poses[:-1, :3, 2] + poses[1:, :3, 2]
-    assert (np.einsum("fi,fi->f", forward, between / np.linalg.norm(between, axis=1, keepdims=True)) > 0.999).all()
+    assert (
+        np.einsum("fi,fi->f", forward, between / np.linalg.norm(between, axis=1, keepdims=True))
+        > 0.999
+    ).all()
 
 
 def test_match_camera_to_image(scene) -> None:
     image = bpy.data.images.new("picture", 800, 450)
     scene.render.pixel_aspect_x = 2
-    cameras.match_camera_to_image(scene, scene.camera, image, height_m=1.7, fov_deg=70)
+    conversion.match_camera_to_image(scene, scene.camera, image, height_m=1.7, fov_deg=70)
     bpy.context.view_layer.update()
-    path = cameras.export(scene, scene.camera, [1])
-    assert (path.width, path.height) == (800, 450) and path.K[0, 0, 0] == pytest.approx(path.K[0, 1, 1])
+    path = conversion.export(scene, scene.camera, [1])
+    assert (path.width, path.height) == (800, 450) and path.K[0, 0, 0] == pytest.approx(
+        path.K[0, 1, 1]
+    )
     assert 2 * math.degrees(math.atan(400 / path.K[0, 0, 0])) == pytest.approx(70)
-    assert np.allclose(path.world_from_camera[0], [[1, 0, 0, 0], [0, 1, 0, -1.7], [0, 0, 1, 0], [0, 0, 0, 1]], atol=1e-6)
-    cameras.match_camera_to_image(scene, scene.camera, image, place=False)
-    assert [b.image for b in scene.camera.data.background_images] == [image], "the background is not added twice"
+    assert np.allclose(
+        path.world_from_camera[0],
+        [[1, 0, 0, 0], [0, 1, 0, -1.7], [0, 0, 1, 0], [0, 0, 0, 1]],
+        atol=1e-6,
+    )
+    conversion.match_camera_to_image(scene, scene.camera, image, place=False)
+    assert [b.image for b in scene.camera.data.background_images] == [image], (
+        "the background is not added twice"
+    )
     with pytest.raises(UserError, match="cannot be read"):
         missing = bpy.data.images.new("gone", 1, 1)
         missing.source, missing.filepath = "FILE", "//nowhere.png"
-        cameras.match_camera_to_image(scene, scene.camera, missing)
+        conversion.match_camera_to_image(scene, scene.camera, missing)
 
 
 def test_a_photo_held_upright_gives_an_upright_render_and_its_lens(scene) -> None:
     """Orientation 6: the file has 4000 x 3000 pixels, and is to be turned by a quarter clockwise."""
     image = bpy.data.images.new("photo", 40, 30)
-    cameras.match_camera_to_image(scene, scene.camera, image, Header(3000, 4000, 6, 53.0))
-    assert (scene.render.resolution_x, scene.render.resolution_y) == (1440, 1920)  # the longer side stays
+    conversion.match_camera_to_image(scene, scene.camera, image, Header(3000, 4000, 6, 53.0))
+    assert (scene.render.resolution_x, scene.render.resolution_y) == (
+        1440,
+        1920,
+    )  # the longer side stays
     assert math.degrees(scene.camera.data.angle_x) == pytest.approx(53, abs=1e-3)
     background = scene.camera.data.background_images[0]
     assert background.rotation == pytest.approx(math.pi / 2) and background.frame_method == "FIT"
-    assert background.scale == pytest.approx(4 / 3)  # the lying picture fits the width; turned it shall fit the height
-    cameras.match_camera_to_image(scene, scene.camera, image, Header(400, 300, 1, None))
+    assert background.scale == pytest.approx(
+        4 / 3
+    )  # the lying picture fits the width; turned it shall fit the height
+    conversion.match_camera_to_image(scene, scene.camera, image, Header(400, 300, 1, None))
     assert (scene.render.resolution_x, scene.render.resolution_y) == (400, 300)
     assert (background.rotation, background.scale, background.frame_method) == (0, 1, "STRETCH")
     assert math.degrees(scene.camera.data.angle_x) == pytest.approx(53, abs=1e-3)
 
 
 @pytest.mark.parametrize("mode", ["XYZ", "QUATERNION"])
-@pytest.mark.parametrize("move", camera_moves.MOVES)
+@pytest.mark.parametrize("move", moves.MOVES)
 def test_moves_are_ordinary_keyframes(scene, move: str, mode: str) -> None:
     camera = scene.camera
     camera.rotation_mode = mode
     camera.matrix_world = Matrix.LocRotScale(Vector((1, 2, 3)), Euler((1.4, 0.1, 0.5)), None)
     amount = {"dolly": 1.5, "truck": -0.8, "orbit": 40.0}[move]
-    camera_moves.add_move(scene, camera, "dolly", 3.0, start=1, end=25)
-    camera_moves.add_move(scene, camera, move, amount, start=1, end=25, distance=5.0)
-    path = cameras.export(scene, camera, range(1, 26))
+    moves.add_move(scene, camera, "dolly", 3.0, start=1, end=25)
+    moves.add_move(scene, camera, move, amount, start=1, end=25, distance=5.0)
+    path = conversion.export(scene, camera, range(1, 26))
     relative = np.linalg.inv(path.world_from_camera[0]) @ path.world_from_camera
     if move == "orbit":
         pivot = np.array([0, 0, 5.0, 1])
         seen = np.linalg.inv(relative) @ pivot
-        assert np.abs(seen[:, :3] - (0, 0, 5)).max() < 0.05, "the point ahead stays in the centre at its distance"
+        assert np.abs(seen[:, :3] - (0, 0, 5)).max() < 0.05, (
+            "the point ahead stays in the centre at its distance"
+        )
         angle = np.degrees(np.arctan2(relative[-1, 0, 2], relative[-1, 2, 2]))
-        assert angle == pytest.approx(-40, abs=0.01) and relative[-1, 0, 3] > 0, "it moves to the right and looks back to the left"
+        assert angle == pytest.approx(-40, abs=0.01) and relative[-1, 0, 3] > 0, (
+            "it moves to the right and looks back to the left"
+        )
     else:
         axis = {"dolly": 2, "truck": 0}[move]
         assert relative[-1, axis, 3] == pytest.approx(amount, abs=1e-5)
@@ -223,11 +268,18 @@ def test_moves_are_ordinary_keyframes(scene, move: str, mode: str) -> None:
 def straight(count: int, step: float = 0.05) -> camera_file.CameraPath:
     poses = np.tile(np.eye(4), (count, 1, 1))
     poses[:, 2, 3] = np.arange(count) * step
-    return camera_file.CameraPath(np.tile(np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]]), (count, 1, 1)), poses, 640, 480, 24.0, "m")
+    return camera_file.CameraPath(
+        np.tile(np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]]), (count, 1, 1)),
+        poses,
+        640,
+        480,
+        24.0,
+        "m",
+    )
 
 
 def warnings_of(path, scene) -> list[str]:
-    return camera_moves.path_warnings(path, list(range(1, path.count + 1)), scene, scene.camera)
+    return moves.path_warnings(path, list(range(1, path.count + 1)), scene, scene.camera)
 
 
 def test_a_smooth_path_has_no_warnings(scene) -> None:
@@ -255,9 +307,11 @@ def test_jumps_stops_cuts_and_clipping_are_named(scene) -> None:
     scene.collection.objects.link(other)
     scene.timeline_markers.new("cut", frame=8).camera = other
     camera = bpy.data.objects["Camera"]  # the marker may have made B the scene's camera already
-    (text,) = camera_moves.path_warnings(straight(20), list(range(1, 21)), scene, camera)
+    (text,) = moves.path_warnings(straight(20), list(range(1, 21)), scene, camera)
     assert "At frame 8 the scene cuts to B" in text
     scene.camera = camera
     scene.timeline_markers.clear()
     scene.camera.data.clip_start, scene.camera.data.clip_end = 1, 5
-    assert ["nearer than 1 m" in w or "beyond 5 m" in w for w in warnings_of(straight(20), scene)] == [True, True]
+    assert [
+        "nearer than 1 m" in w or "beyond 5 m" in w for w in warnings_of(straight(20), scene)
+    ] == [True, True]

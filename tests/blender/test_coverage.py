@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scene_splatter.blender_addon import coverage
-from scene_splatter.engine.camera_file import CameraPath
-from scene_splatter.engine.settings import make
+from scene_splatter.blender_addon.cameras import coverage
+from scene_splatter.engine.bridge.camera_file import CameraPath
+from scene_splatter.engine.bridge.settings import make
 
 
-def path_of(poses: list[np.ndarray], focal: float = 64.0, size: tuple[int, int] = (64, 32)) -> CameraPath:
+def path_of(
+    poses: list[np.ndarray], focal: float = 64.0, size: tuple[int, int] = (64, 32)
+) -> CameraPath:
     width, height = size
     K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
     return CameraPath(np.tile(K, (len(poses), 1, 1)), np.stack(poses), width, height, 24.0, "m")
@@ -66,16 +68,32 @@ def test_unknown_depth_covers_nothing_and_the_sky_never_moves() -> None:
 def test_long_paths_are_sampled_with_both_ends() -> None:
     poses = [moved(x=2.0 * i / 99) for i in range(100)]
     share = coverage.invented_share(path_of(poses), WALL)
-    assert len(share) == 9 and share[0] == 0.0 and share[-1] == share.max() == pytest.approx(0.5, abs=0.02)
+    assert (
+        len(share) == 9
+        and share[0] == 0.0
+        and share[-1] == share.max() == pytest.approx(0.5, abs=0.02)
+    )
 
 
-@pytest.mark.parametrize("values", [{}, {"box_height": 3.0, "box_width": 4.0}, {"box_width": 0.0, "horizon": 0.7}, {"horizon": 0.1}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"box_height": 3.0, "box_width": 4.0},
+        {"box_width": 0.0, "horizon": 0.7},
+        {"horizon": 0.1},
+    ],
+)
 def test_the_box_is_the_engines(values: dict[str, float]) -> None:
-    torch = pytest.importorskip("torch", reason="the engine's torch is not installed in this Python")
+    torch = pytest.importorskip(
+        "torch", reason="the engine's torch is not installed in this Python"
+    )
     from scene_splatter.engine.geometry.box import box_view
 
     geometry = make(**values).geometry
     K = np.array([[70.0, 0, 31.0], [0, 68.0, 20.0], [0, 0, 1.0]])
     names = ("horizon", "camera_height", "box_width", "box_height", "box_depth")
-    engine = box_view(torch.from_numpy(K), 64, 36, **{name: getattr(geometry, name) for name in names}).depth_m
+    engine = box_view(
+        torch.from_numpy(K), 64, 36, **{name: getattr(geometry, name) for name in names}
+    ).depth_m
     np.testing.assert_allclose(coverage.box_depth(K, 64, 36, geometry), engine.numpy(), rtol=1e-6)

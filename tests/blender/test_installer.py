@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scene_splatter.blender_addon.installer import Task, python_in, why_incomplete
-from scene_splatter.engine.errors import UserError
+from scene_splatter.blender_addon.jobs.installer import Task, python_in, why_incomplete
+from scene_splatter.engine.bridge.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 240.0
@@ -46,16 +46,28 @@ print("\\udcff".encode("utf-8", "surrogateescape"))
 """
     task = run(script, tmp_path)
     assert (task.code, task.text, task.factor) == (0, "fetching torch", 0.75)
-    assert list(task.log)[:4] == ["plain words", "{ not json", "fetching torch", "[1, 2]"] and "words on stderr" in task.log
+    assert (
+        list(task.log)[:4] == ["plain words", "{ not json", "fetching torch", "[1, 2]"]
+        and "words on stderr" in task.log
+    )
 
 
 def test_a_failure_keeps_its_code_and_its_last_words(tmp_path: Path) -> None:
-    task = run('import sys; print(\'{"text": "error: The disk is full. Free some space."}\'); sys.exit(1)', tmp_path)
-    assert task.code == 1 and not task.cancelled and task.text == "error: The disk is full. Free some space."
+    task = run(
+        'import sys; print(\'{"text": "error: The disk is full. Free some space."}\'); sys.exit(1)',
+        tmp_path,
+    )
+    assert (
+        task.code == 1
+        and not task.cancelled
+        and task.text == "error: The disk is full. Free some space."
+    )
 
 
 @pytest.mark.skipif(os.name == "nt", reason="asks /proc or kill for the grandchild")
-def test_cancel_ends_the_process_and_its_children_and_it_can_be_started_again(tmp_path: Path) -> None:
+def test_cancel_ends_the_process_and_its_children_and_it_can_be_started_again(
+    tmp_path: Path,
+) -> None:
     script = """
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
@@ -98,7 +110,9 @@ def test_only_a_whole_installation_of_this_version_counts(tmp_path: Path) -> Non
         stamp = environment / install_deps().STAMP
         stamp.write_text(json.dumps({"has": {"requirements": has}}) if has else "damaged")
         os.utime(stamp, ns=(number, number))
-        assert words in why_incomplete(environment, wants) and bool(words) == bool(why_incomplete(environment, wants))
+        assert words in why_incomplete(environment, wants) and bool(words) == bool(
+            why_incomplete(environment, wants)
+        )
 
 
 def install_deps() -> Any:
@@ -124,7 +138,18 @@ def test_the_real_installer_speaks_this_language(tmp_path: Path) -> None:
     """`--check` changes nothing: it says that an empty folder holds no engine."""
     task = Task("Install")
     task.start(
-        [sys.executable, "-I", "-u", str(ROOT / "install_deps.py"), "--env", str(tmp_path / "no"), "--json", "--torch", "cpu", "--check"],
+        [
+            sys.executable,
+            "-I",
+            "-u",
+            str(ROOT / "install_deps.py"),
+            "--env",
+            str(tmp_path / "no"),
+            "--json",
+            "--torch",
+            "cpu",
+            "--check",
+        ],
         tmp_path,
     )
     finish(task)
@@ -139,4 +164,6 @@ def test_the_doctor_answers_with_one_object(tmp_path: Path) -> None:
     task.start([sys.executable, "-m", "engine", "doctor", "--json"], ROOT)
     finish(task)
     report = task.findings[-1]
-    assert {"ok", "text", "checks"} <= report.keys() and all({"name", "state", "text"} <= check.keys() for check in report["checks"])
+    assert {"ok", "text", "checks"} <= report.keys() and all(
+        {"name", "state", "text"} <= check.keys() for check in report["checks"]
+    )

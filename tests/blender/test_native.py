@@ -8,13 +8,17 @@ import pytest
 bpy = pytest.importorskip("bpy")
 pytestmark = pytest.mark.blender
 
-from scene_splatter.blender_addon import native, splat_object  # noqa: E402
-from scene_splatter.engine.errors import UserError  # noqa: E402
+from scene_splatter.blender_addon.splats import native, splat_object  # noqa: E402
+from scene_splatter.engine.bridge.errors import UserError  # noqa: E402
 
 from tests.blender.splat_scene import add_splats, empty_scene, random_splats  # noqa: E402
 from tests.blender.test_splat_object import assert_same_bits  # noqa: E402
 
-FLOAT4 = "FLOAT4" if "FLOAT4" in bpy.types.Attribute.bl_rna.properties["data_type"].enum_items else "FLOAT_COLOR"
+FLOAT4 = (
+    "FLOAT4"
+    if "FLOAT4" in bpy.types.Attribute.bl_rna.properties["data_type"].enum_items
+    else "FLOAT_COLOR"
+)
 
 
 @pytest.fixture
@@ -34,7 +38,10 @@ def test_back_to_nodes_brings_the_modifier_and_keeps_every_bit(splats):
     native.to_nodes(splats)  # a second time changes nothing
     assert [m.type for m in splats.modifiers] == ["NODES"]
     modifier = splat_object.modifier_of(splats)
-    assert splat_object.get_input(modifier, "SH Degree") == 2 and splat_object.get_input(modifier, "Material") is not None
+    assert (
+        splat_object.get_input(modifier, "SH Degree") == 2
+        and splat_object.get_input(modifier, "Material") is not None
+    )
     assert_same_bits(splat_object.to_splats(splats), before)
     assert splats.matrix_world == matrix
 
@@ -70,8 +77,12 @@ def _cloud_of_the_documented_layout(name, splats, base_type):
         cloud.attributes.remove(cloud.attributes[attribute])
     if cloud.attributes["radiance:base"].data_type != base_type:
         cloud.attributes.remove(cloud.attributes["radiance:base"])
-        base = np.concatenate([splats.sh_dc, 1 / (1 + np.exp(-splats.opacities_logit[:, None]))], axis=1).astype(np.float32)
-        cloud.attributes.new("radiance:base", base_type, "POINT").data.foreach_set("color", base.ravel())
+        base = np.concatenate(
+            [splats.sh_dc, 1 / (1 + np.exp(-splats.opacities_logit[:, None]))], axis=1
+        ).astype(np.float32)
+        cloud.attributes.new("radiance:base", base_type, "POINT").data.foreach_set(
+            "color", base.ravel()
+        )
     bpy.data.objects.remove(own)
     ob = bpy.data.objects.new(name, cloud)
     bpy.context.scene.collection.objects.link(ob)
@@ -89,7 +100,9 @@ def test_splats_of_blenders_own_layout_are_read_and_drawn_by_nodes(addon):
     np.testing.assert_array_equal(back.sh_rest, made.sh_rest)
     np.testing.assert_allclose(back.scales_log, made.scales_log, atol=1e-6)
     np.testing.assert_allclose(back.opacities_logit, made.opacities_logit, atol=2e-6)
-    np.testing.assert_allclose(back.quats, made.quats / np.linalg.norm(made.quats, axis=1, keepdims=True), atol=1e-6)
+    np.testing.assert_allclose(
+        back.quats, made.quats / np.linalg.norm(made.quats, axis=1, keepdims=True), atol=1e-6
+    )
     assert splat_object.get_input(splat_object.modifier_of(ob), "SH Degree") == 3
 
 

@@ -11,10 +11,12 @@ import pytest
 bpy = pytest.importorskip("bpy")
 pytestmark = pytest.mark.blender
 
-from scene_splatter.blender_addon import places, production, results, splat_object  # noqa: E402
-from scene_splatter.blender_addon.engine_work import errand  # noqa: E402
-from scene_splatter.blender_addon.errands import Errand  # noqa: E402
-from scene_splatter.engine import splat_file  # noqa: E402
+from scene_splatter.blender_addon.jobs import places, results  # noqa: E402
+from scene_splatter.blender_addon.jobs.engine_work import errand  # noqa: E402
+from scene_splatter.blender_addon.jobs.errands import Errand  # noqa: E402
+from scene_splatter.blender_addon.publish import production  # noqa: E402
+from scene_splatter.blender_addon.splats import splat_object  # noqa: E402
+from scene_splatter.engine.bridge import splat_file  # noqa: E402
 
 from tests.blender.splat_scene import add_splats, empty_scene, random_splats, render  # noqa: E402
 
@@ -79,11 +81,21 @@ def test_out_and_in_again_stands_where_it_stood(splats, tmp_path, ending):
 def test_axes_of_a_program_are_written(splats, tmp_path):
     splats.matrix_world.identity()
     bpy.context.view_layer.update()
-    _run(bpy.ops.scene_splatter.export_format, filepath=str(tmp_path / "u.ply"), file_format=".ply", axes="unreal")
+    _run(
+        bpy.ops.scene_splatter.export_format,
+        filepath=str(tmp_path / "u.ply"),
+        file_format=".ply",
+        axes="unreal",
+    )
     comments = splat_file.read_comments(tmp_path / "u.ply")
     assert "scene_splatter axes unreal" in comments
     local = splat_object.to_splats(splats).means  # Blender's axes now: x right, y forward, z up
-    np.testing.assert_allclose(splat_file.read_ply(tmp_path / "u.ply").means, local[:, [1, 0, 2]] * 100, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(
+        splat_file.read_ply(tmp_path / "u.ply").means,
+        local[:, [1, 0, 2]] * 100,
+        rtol=1e-4,
+        atol=1e-3,
+    )
 
 
 def test_a_file_that_is_none_is_said_and_changes_nothing(splats, tmp_path):
@@ -97,7 +109,11 @@ def test_a_file_that_is_none_is_said_and_changes_nothing(splats, tmp_path):
 def test_the_proxy_lies_on_the_splats_and_is_replaced(splats):
     splats.location = (0, 0, 1)
     bpy.context.view_layer.update()
-    for use, flags in (("PLAIN", (False, False, True)), ("SHADOW", (True, False, False)), ("HOLDOUT", (False, True, False))):
+    for use, flags in (
+        ("PLAIN", (False, False, True)),
+        ("SHADOW", (True, False, False)),
+        ("HOLDOUT", (False, True, False)),
+    ):
         _run(bpy.ops.scene_splatter.make_proxy, faces=500, resolution=32, use=use)
         (proxy,) = (child for child in splats.children if production.PROXY in child)
         assert (proxy.is_shadow_catcher, proxy.is_holdout, proxy.hide_render) == flags
@@ -108,7 +124,9 @@ def test_the_proxy_lies_on_the_splats_and_is_replaced(splats):
     assert (vertices > means.min(axis=0) - 0.5).all() and (vertices < means.max(axis=0) + 0.5).all()
 
 
-def test_a_shadow_catcher_does_not_touch_the_picture_of_the_splats_and_catches_in_a_layer_of_its_own(splats, tmp_path):
+def test_a_shadow_catcher_does_not_touch_the_picture_of_the_splats_and_catches_in_a_layer_of_its_own(
+    splats, tmp_path
+):
     """Beside the splats it would hide those behind it. A roof above the splats darkens the proxy's layer, and that alone."""
     scene = bpy.context.scene
     cycles = "CYCLES"
@@ -127,7 +145,9 @@ def test_a_shadow_catcher_does_not_touch_the_picture_of_the_splats_and_catches_i
     lit = render(scene, cycles, tmp_path / "lit.exr")
     bpy.ops.mesh.primitive_plane_add(size=50, location=(0, 0, 30))
     shaded = render(scene, cycles, tmp_path / "shaded.exr")
-    assert lit[..., 3].max() < 0.01 and shaded[..., 3].max() > 0.5  # a caught shadow is black with alpha
+    assert (
+        lit[..., 3].max() < 0.01 and shaded[..., 3].max() > 0.5
+    )  # a caught shadow is black with alpha
 
 
 def test_a_published_proxy_is_not_rendered_and_a_new_one_can_be_made_for_the_link(splats, tmp_path):
@@ -139,13 +159,24 @@ def test_a_published_proxy_is_not_rendered_and_a_new_one_can_be_made_for_the_lin
     _run(bpy.ops.scene_splatter.make_proxy, faces=500, resolution=32, from_camera=False)
     assert bpy.ops.scene_splatter.publish(directory="//lib/") == {"FINISHED"}
     bpy.context.view_layer.update()
-    linked = next(o for o in bpy.context.scene.objects if o.override_library and splat_object.is_splat_object(o))
+    linked = next(
+        o
+        for o in bpy.context.scene.objects
+        if o.override_library and splat_object.is_splat_object(o)
+    )
     (proxy,) = (child for child in linked.children if production.PROXY in child)
     assert proxy.override_library is not None and proxy.hide_render
     bpy.context.view_layer.objects.active = linked
     _run(bpy.ops.scene_splatter.make_proxy, faces=500, resolution=32, from_camera=False)
-    (own,) = (child for child in linked.children if production.PROXY in child and child.override_library is None)
-    assert not own.hide_render and own.name in bpy.context.scene.view_layers[production.PROXY_LAYER].objects
+    (own,) = (
+        child
+        for child in linked.children
+        if production.PROXY in child and child.override_library is None
+    )
+    assert (
+        not own.hide_render
+        and own.name in bpy.context.scene.view_layers[production.PROXY_LAYER].objects
+    )
     assert linked.name not in bpy.context.scene.view_layers[production.PROXY_LAYER].objects
 
 
@@ -166,12 +197,28 @@ def test_an_engine_that_cannot_start_is_said(splats, monkeypatch):
 def test_a_cancelled_errand_ends_and_clears_up(splats, tmp_path):
     work, cleared = Errand(), []
     command = places.engine_command(bpy.context)
-    work.begin("Rehearsal", command, "rehearsal", tmp_path, {"steps": 1000, "step_s": 0.02}, lambda _: "done", lambda: cleared.append(1))
+    work.begin(
+        "Rehearsal",
+        command,
+        "rehearsal",
+        tmp_path,
+        {"steps": 1000, "step_s": 0.02},
+        lambda _: "done",
+        lambda: cleared.append(1),
+    )
     while work.running and not work.stage.startswith("rehearsal"):
         work.pump()
     work.cancel()
     work.wait(30)
     assert "cancelled" in work.outcome and cleared == [1]
-    work.begin("Rehearsal", command, "rehearsal", tmp_path, {"steps": 1, "end": "abort"}, lambda _: "done", lambda: cleared.append(2))
+    work.begin(
+        "Rehearsal",
+        command,
+        "rehearsal",
+        tmp_path,
+        {"steps": 1, "end": "abort"},
+        lambda _: "done",
+        lambda: cleared.append(2),
+    )
     work.wait(30)
     assert "ended unexpectedly" in work.problem and cleared == [1, 2]

@@ -11,9 +11,11 @@ bpy = pytest.importorskip("bpy")
 pytestmark = pytest.mark.blender
 
 from mathutils import Matrix  # noqa: E402
-from scene_splatter.blender_addon import collections, publish, results, splat_object  # noqa: E402
-from scene_splatter.engine import splat_file  # noqa: E402
-from scene_splatter.engine.errors import UserError  # noqa: E402
+from scene_splatter.blender_addon.jobs import results  # noqa: E402
+from scene_splatter.blender_addon.publish import collections, publish  # noqa: E402
+from scene_splatter.blender_addon.splats import splat_object  # noqa: E402
+from scene_splatter.engine.bridge import splat_file  # noqa: E402
+from scene_splatter.engine.bridge.errors import UserError  # noqa: E402
 
 from tests.blender.splat_scene import empty_scene, random_splats  # noqa: E402
 
@@ -43,12 +45,20 @@ def test_the_library_is_an_asset_library_with_everything_inside(shot, tmp_path):
     before = splat_object.to_splats(_splats_of(root))
     done = publish.publish(shot, root, tmp_path / "publish", link_back=False)
     assert done.path == tmp_path / "publish" / "SS_shot_v001.blend" and done.version == 1
-    assert sorted(p.name for p in done.path.parent.iterdir()) == ["SS_shot_v001.blend", "blender_assets.cats.txt"]
+    assert sorted(p.name for p in done.path.parent.iterdir()) == [
+        "SS_shot_v001.blend",
+        "blender_assets.cats.txt",
+    ]
     bpy.ops.wm.open_mainfile(filepath=str(done.path))
     held = bpy.data.collections["SS_shot"]
     assert held.use_fake_user and held.asset_data is not None
-    assert held.asset_data.catalog_id in (tmp_path / "publish" / "blender_assets.cats.txt").read_text()
-    if bpy.app.version[:2] not in ((5, 0), (5, 1)):  # these leave previews out when they write a library
+    assert (
+        held.asset_data.catalog_id in (tmp_path / "publish" / "blender_assets.cats.txt").read_text()
+    )
+    if bpy.app.version[:2] not in (
+        (5, 0),
+        (5, 1),
+    ):  # these leave previews out when they write a library
         assert tuple(held.preview.image_size) == (256, 256)
     for a, b in zip(before, splat_object.to_splats(_splats_of(held)), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -61,7 +71,10 @@ def test_here_the_link_takes_the_place_of_the_set_and_only_its_placement_is_open
     done = publish.publish(shot, root, tmp_path / "publish")
     bpy.context.view_layer.update()
     (library,) = bpy.data.libraries
-    assert library.filepath == "//publish/SS_shot_v001.blend" or library.filepath == "//publish\\SS_shot_v001.blend"
+    assert (
+        library.filepath == "//publish/SS_shot_v001.blend"
+        or library.filepath == "//publish\\SS_shot_v001.blend"
+    )
     shown = done.collection
     assert shown.override_library.reference.library == library
     ob = _splats_of(shown)
@@ -71,8 +84,14 @@ def test_here_the_link_takes_the_place_of_the_set_and_only_its_placement_is_open
     assert [publish.PLACEMENT in o for o in open_objects] == [True]
     open_objects[0].location = (1, 2, 3)
     bpy.context.view_layer.update()
-    np.testing.assert_allclose(ob.matrix_world.translation, where.translation + open_objects[0].location, atol=1e-6)
-    assert not [c for c in bpy.data.collections if c.library is None and c.override_library is None and collections.MARK in c]
+    np.testing.assert_allclose(
+        ob.matrix_world.translation, where.translation + open_objects[0].location, atol=1e-6
+    )
+    assert not [
+        c
+        for c in bpy.data.collections
+        if c.library is None and c.override_library is None and collections.MARK in c
+    ]
 
 
 def test_a_new_version_replaces_the_data_and_keeps_every_users_placement(shot, tmp_path):
@@ -96,10 +115,19 @@ def test_a_new_version_replaces_the_data_and_keeps_every_users_placement(shot, t
     assert len(_splats_of(done.collection).data.points) == 80
     # the layout artist takes it
     bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "layout.blend"))
-    assert len(next(o for o in bpy.data.objects if o.type == "POINTCLOUD" and o.override_library).data.points) == 50
+    assert (
+        len(
+            next(
+                o for o in bpy.data.objects if o.type == "POINTCLOUD" and o.override_library
+            ).data.points
+        )
+        == 50
+    )
     assert bpy.ops.scene_splatter.use_newest() == {"FINISHED"}
     (library,) = bpy.data.libraries
-    assert Path(bpy.path.abspath(library.filepath)).name == "SS_shot_v002.blend" and library.filepath.startswith("//")
+    assert Path(
+        bpy.path.abspath(library.filepath)
+    ).name == "SS_shot_v002.blend" and library.filepath.startswith("//")
     shown = next(c for c in bpy.data.collections if c.override_library and collections.MARK in c)
     ob = _splats_of(shown)
     assert len(ob.data.points) == 80
@@ -162,7 +190,9 @@ def test_an_object_of_the_users_own_is_neither_moved_nor_removed(shot, tmp_path)
 def test_what_used_the_set_uses_its_link_afterwards(shot, tmp_path):
     """The scene's camera, a marker's camera, a child and a constraint of the user's own; for the first version and the next."""
     root = bpy.data.collections["SS_shot_v001"]
-    camera = bpy.data.objects.new("SS_shot_v001 camera", bpy.data.cameras.new("SS_shot_v001 camera"))
+    camera = bpy.data.objects.new(
+        "SS_shot_v001 camera", bpy.data.cameras.new("SS_shot_v001 camera")
+    )
     collections.part_of(root, "cameras").objects.link(camera)
     shot.camera = camera
     shot.timeline_markers.new("cut", frame=7).camera = camera
@@ -172,7 +202,11 @@ def test_what_used_the_set_uses_its_link_afterwards(shot, tmp_path):
     lamp.constraints.new("TRACK_TO").target = camera
     done = publish.publish(shot, root, tmp_path / "publish")
     ours = [c for c in done.collection.all_objects if c.type == "CAMERA"]
-    assert [shot.camera, shot.timeline_markers["cut"].camera, lamp.constraints[0].target] == ours * 3
+    assert [
+        shot.camera,
+        shot.timeline_markers["cut"].camera,
+        lamp.constraints[0].target,
+    ] == ours * 3
     assert lamp.parent == _splats_of(done.collection)
     publish.publish(shot, _add_set(tmp_path, 80), tmp_path / "publish")
     assert len(lamp.parent.data.points) == 80

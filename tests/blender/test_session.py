@@ -12,13 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scene_splatter.blender_addon import jobs
-from scene_splatter.blender_addon.session import Delivery, EngineCommand, Phase, Session, describe_death
-from scene_splatter.engine import protocol
-from scene_splatter.engine.errors import UserError
+from scene_splatter.blender_addon.jobs import folders
+from scene_splatter.blender_addon.jobs.session import (
+    Delivery,
+    EngineCommand,
+    Phase,
+    Session,
+    describe_death,
+)
+from scene_splatter.engine.bridge import protocol
+from scene_splatter.engine.bridge.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-TICKET = jobs.Ticket("/project/shot.blend", "Scene", "hall")
+TICKET = folders.Ticket("/project/shot.blend", "Scene", "hall")
 WAIT_S = 120.0
 
 
@@ -27,21 +33,21 @@ class Desk:
 
     def __init__(self, tmp_path: Path) -> None:
         self.tmp_path = tmp_path
-        self.delivered: list[tuple[Path, jobs.Ticket, dict[str, Any]]] = []
+        self.delivered: list[tuple[Path, folders.Ticket, dict[str, Any]]] = []
         self.reason = ""
         self.error: UserError | None = None
         self.imported = "hall"
         self.session = Session(self.deliver, lambda _folder: self.reason, lambda: None)
         self.command = EngineCommand(Path(sys.executable), ROOT, {}, tmp_path / "engine.log")
 
-    def deliver(self, folder: Path, ticket: jobs.Ticket, outputs: dict[str, Any]) -> Delivery:
+    def deliver(self, folder: Path, ticket: folders.Ticket, outputs: dict[str, Any]) -> Delivery:
         if self.error is not None:
             raise self.error
         self.delivered.append((folder, ticket, outputs))
         return Delivery(self.imported, "Finished: hall.")
 
     def start(self, **settings: Any) -> Path:
-        folder = jobs.new_folder(self.tmp_path, "hall")
+        folder = folders.new_folder(self.tmp_path, "hall")
         self.session.start(self.command, folder, TICKET, "rehearsal", settings)
         return folder
 
@@ -72,7 +78,7 @@ def test_a_job_that_ends_is_delivered_once_with_its_outputs(desk: Desk) -> None:
     assert [(where, outputs["steps"]) for where, _, outputs in desk.delivered] == [(folder, 3)]
     assert desk.session.status.outcome == "Finished: hall."
     assert desk.session.status.problem is None
-    ticket = jobs.read_ticket(folder)
+    ticket = folders.read_ticket(folder)
     assert ticket is not None and ticket.done and ticket.imported == "hall"
 
 
@@ -113,7 +119,9 @@ def test_remaining_time_follows_the_pace(desk: Desk) -> None:
         ("memory", "ran out of memory", "draft"),
     ],
 )
-def test_a_failed_job_leaves_its_message_its_remedy_and_a_living_engine(desk: Desk, end: str, message: str, hint: str) -> None:
+def test_a_failed_job_leaves_its_message_its_remedy_and_a_living_engine(
+    desk: Desk, end: str, message: str, hint: str
+) -> None:
     desk.start(end=end)
     desk.finish()
     problem = desk.session.status.problem
@@ -126,11 +134,15 @@ def test_a_failed_job_leaves_its_message_its_remedy_and_a_living_engine(desk: De
     assert desk.session.status.problem is None and len(desk.delivered) == 1
 
 
-def test_a_crashed_engine_is_told_with_its_log_and_the_next_click_starts_a_new_one(desk: Desk) -> None:
+def test_a_crashed_engine_is_told_with_its_log_and_the_next_click_starts_a_new_one(
+    desk: Desk,
+) -> None:
     desk.start(end="abort")
     desk.finish()
     problem = desk.session.status.problem
-    assert problem is not None and "rehearsal.py" in problem.details  # the Python stack of the crash
+    assert (
+        problem is not None and "rehearsal.py" in problem.details
+    )  # the Python stack of the crash
     assert desk.session.engine_pid is None
     desk.start()
     desk.finish()
@@ -157,7 +169,7 @@ def test_cancel_ends_a_job_and_keeps_the_engine(desk: Desk) -> None:
     desk.finish()
     assert time.monotonic() - asked < 1.0
     assert desk.session.engine_pid is not None and desk.session.status.problem is None
-    assert "Resume" in desk.session.status.outcome and not jobs.is_claimed(folder)
+    assert "Resume" in desk.session.status.outcome and not folders.is_claimed(folder)
 
 
 def test_cancel_ends_a_hanging_engine_within_two_seconds_and_a_half(desk: Desk) -> None:
@@ -186,14 +198,16 @@ def test_a_second_start_is_refused_while_a_job_runs(desk: Desk) -> None:
         desk.start()
 
 
-def test_two_sessions_cannot_work_in_one_folder_but_next_to_each_other(desk: Desk, tmp_path: Path) -> None:
+def test_two_sessions_cannot_work_in_one_folder_but_next_to_each_other(
+    desk: Desk, tmp_path: Path
+) -> None:
     folder = desk.start(steps=1000)
     desk.until_running()
     other = Desk(tmp_path)
     try:
         with pytest.raises(UserError, match="another Blender"):
             other.session.start(other.command, folder, TICKET, "rehearsal")
-        assert jobs.look_at(folder) is None  # nobody offers to resume what runs
+        assert folders.look_at(folder) is None  # nobody offers to resume what runs
         other.start()
         other.finish()
         assert len(other.delivered) == 1 and desk.session.status.busy
@@ -220,11 +234,13 @@ def test_an_import_that_fails_leaves_a_finished_job_to_import_later(desk: Desk) 
     assert problem is not None and problem.message == "scene.ply is truncated."
     (folder / "settings.json").write_text("{}")
     (folder / "scene.ply").write_bytes(b"ply")
-    left = jobs.look_at(folder)
+    left = folders.look_at(folder)
     assert left is not None and left.finished
 
 
-def test_a_bug_in_the_import_does_not_leave_a_job_that_never_ends(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_in_the_import_does_not_leave_a_job_that_never_ends(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: Any) -> Delivery:
         raise AttributeError("a bug")
 
@@ -236,22 +252,30 @@ def test_a_bug_in_the_import_does_not_leave_a_job_that_never_ends(desk: Desk, mo
     assert "a bug" in desk.session.status.problem.message
 
 
-def test_an_engine_of_another_version_is_ended_and_named(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_of_another_version_is_ended_and_named(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(protocol, "VERSION", 99)
     desk.start()
     desk.finish()
     problem = desk.session.status.problem
-    assert problem is not None and "wire 99" in problem.message and "Restart Blender" in problem.hint
+    assert (
+        problem is not None and "wire 99" in problem.message and "Restart Blender" in problem.hint
+    )
     assert desk.session.engine_pid is None
 
 
-def test_an_interpreter_that_is_missing_or_no_engine_is_a_plain_message(desk: Desk, tmp_path: Path) -> None:
-    folder = jobs.new_folder(tmp_path, "a")
+def test_an_interpreter_that_is_missing_or_no_engine_is_a_plain_message(
+    desk: Desk, tmp_path: Path
+) -> None:
+    folder = folders.new_folder(tmp_path, "a")
     missing = EngineCommand(tmp_path / "no" / "python", ROOT, {}, tmp_path / "log")
     with pytest.raises(UserError, match="could not be started"):
         desk.session.start(missing, folder, TICKET)
-    assert not desk.session.status.busy and not jobs.is_claimed(folder)
-    empty = EngineCommand(Path(sys.executable), tmp_path, {}, tmp_path / "log")  # no package `engine` there
+    assert not desk.session.status.busy and not folders.is_claimed(folder)
+    empty = EngineCommand(
+        Path(sys.executable), tmp_path, {}, tmp_path / "log"
+    )  # no package `engine` there
     desk.session.start(empty, folder, TICKET)
     desk.finish()
     problem = desk.session.status.problem
@@ -297,7 +321,7 @@ def test_closing_ends_the_engine_and_leaves_the_job_to_resume(desk: Desk) -> Non
     pid = desk.session.engine_pid
     desk.session.close()
     assert pid is not None and not _is_alive(pid)
-    left = jobs.look_at(folder)
+    left = folders.look_at(folder)
     assert left is not None and not left.finished and left.ticket == TICKET
 
 
@@ -316,61 +340,67 @@ def test_death_is_described_by_its_cause() -> None:
 
 
 def test_new_folders_never_touch_old_ones(tmp_path: Path) -> None:
-    names = [jobs.new_folder(tmp_path, "Halle ü/../x").name for _ in range(3)]
-    assert len(set(names)) == 3 and all(".." not in name.strip(".") or "/" not in name for name in names)
+    names = [folders.new_folder(tmp_path, "Halle ü/../x").name for _ in range(3)]
+    assert len(set(names)) == 3 and all(
+        ".." not in name.strip(".") or "/" not in name for name in names
+    )
     assert all((tmp_path / name).is_dir() for name in names)
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs a folder that cannot be written to")
+@pytest.mark.skipif(
+    os.name == "nt" or os.geteuid() == 0, reason="needs a folder that cannot be written to"
+)
 def test_a_folder_that_cannot_be_written_is_a_plain_message(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="No job folder can be made"):
-        jobs.new_folder(tmp_path, "a")
+        folders.new_folder(tmp_path, "a")
 
 
 def test_a_file_in_the_way_is_a_plain_message(tmp_path: Path) -> None:
     (tmp_path / "scene_splatter").write_text("a file")
     with pytest.raises(UserError, match="No job folder can be made"):
-        jobs.new_folder(tmp_path / "scene_splatter", "a")
+        folders.new_folder(tmp_path / "scene_splatter", "a")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, the disk that is always full")
+@pytest.mark.skipif(
+    not Path("/dev/full").exists(), reason="needs /dev/full, the disk that is always full"
+)
 def test_a_full_disk_is_a_plain_message_and_leaves_no_half_file(tmp_path: Path) -> None:
     target = tmp_path / "settings.json"
     (tmp_path / "settings.json.partial").symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"could not be written.*Free some space"):
-        jobs.write_json(target, {"a": 1})
+        folders.write_json(target, {"a": 1})
     assert not target.exists()
 
 
 def test_leftovers_are_the_unclaimed_jobs_of_this_file_newest_first(tmp_path: Path) -> None:
-    def job(shot: str, ticket: jobs.Ticket, age_s: float, complete: bool = True) -> Path:
-        folder = jobs.new_folder(tmp_path, shot)
-        jobs.write_ticket(folder, ticket)
+    def job(shot: str, ticket: folders.Ticket, age_s: float, complete: bool = True) -> Path:
+        folder = folders.new_folder(tmp_path, shot)
+        folders.write_ticket(folder, ticket)
         if complete:
             (folder / "settings.json").write_text("{}")
-        os.utime(folder / jobs.TICKET, (time.time() - age_s,) * 2)
+        os.utime(folder / folders.TICKET, (time.time() - age_s,) * 2)
         return folder
 
     old = job("old", TICKET, 100)
     new = job("new", TICKET, 10)
-    job("other", jobs.Ticket("/other.blend", "Scene", "hall"), 5)
-    job("imported", jobs.Ticket("/project/shot.blend", "Scene", "hall", imported="x"), 4)
-    job("dismissed", jobs.Ticket("/project/shot.blend", "Scene", "hall", dismissed=True), 3)
+    job("other", folders.Ticket("/other.blend", "Scene", "hall"), 5)
+    job("imported", folders.Ticket("/project/shot.blend", "Scene", "hall", imported="x"), 4)
+    job("dismissed", folders.Ticket("/project/shot.blend", "Scene", "hall", dismissed=True), 3)
     job("incomplete", TICKET, 2, complete=False)
-    claim = jobs.Claim(job("claimed", TICKET, 1))
-    found = [left.folder for left in jobs.leftovers(tmp_path, "/project/shot.blend")]
+    claim = folders.Claim(job("claimed", TICKET, 1))
+    found = [left.folder for left in folders.leftovers(tmp_path, "/project/shot.blend")]
     claim.release()
     assert found == [new, old]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"blend": 1', '{"unknown": 2}'])
 def test_a_damaged_ticket_is_no_ticket(tmp_path: Path, text: str) -> None:
-    (tmp_path / jobs.TICKET).write_text(text)
-    assert jobs.read_ticket(tmp_path) is None
+    (tmp_path / folders.TICKET).write_text(text)
+    assert folders.read_ticket(tmp_path) is None
 
 
 def test_a_ticket_of_a_newer_version_is_read(tmp_path: Path) -> None:
     data = {"blend": "a", "scene": "b", "shot": "c", "from_the_future": 1}
-    (tmp_path / jobs.TICKET).write_text(json.dumps(data))
-    assert jobs.read_ticket(tmp_path) == jobs.Ticket("a", "b", "c")
+    (tmp_path / folders.TICKET).write_text(json.dumps(data))
+    assert folders.read_ticket(tmp_path) == folders.Ticket("a", "b", "c")

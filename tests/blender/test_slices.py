@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 bpy = pytest.importorskip("bpy", reason="bpy is not installed in this Python")
-from scene_splatter.blender_addon import camera_tools, cameras, delivery, operators  # noqa: E402
-from scene_splatter.blender_addon.session import Phase  # noqa: E402
-from scene_splatter.blender_addon.slices import Step, run  # noqa: E402
-from scene_splatter.engine.errors import UserError  # noqa: E402
+from scene_splatter.blender_addon.cameras import conversion  # noqa: E402
+from scene_splatter.blender_addon.cameras import operators as camera_tools  # noqa: E402
+from scene_splatter.blender_addon.jobs import delivery  # noqa: E402
+from scene_splatter.blender_addon.jobs.session import Phase  # noqa: E402
+from scene_splatter.blender_addon.jobs.slices import Step, run  # noqa: E402
+from scene_splatter.blender_addon.ui import operators  # noqa: E402
+from scene_splatter.engine.bridge.errors import UserError  # noqa: E402
 
 pytestmark = pytest.mark.blender
 
@@ -24,7 +27,9 @@ FRAMES = [1, 2, 2.5, 7, 10]
 def prepared(ready: Any) -> Generator[Any, None, None]:
     """A scene that is ready, and a function that prepares work in it as a window would."""
 
-    def prepare(steps: Generator[Step, None, Any], finish: Any = lambda result: f"got {result}") -> None:
+    def prepare(
+        steps: Generator[Step, None, Any], finish: Any = lambda result: f"got {result}"
+    ) -> None:
         delivery.session.prepare(delivery._always_in(bpy.context.scene.name, steps), finish)
 
     yield prepare
@@ -46,8 +51,8 @@ def job_folders() -> list[Path]:
 
 
 def test_a_path_in_slices_is_the_path(ready: Any) -> None:
-    whole = cameras.export(ready, ready.camera, FRAMES)
-    steps = cameras.export_in_slices(ready, ready.camera, FRAMES, 0.0)
+    whole = conversion.export(ready, ready.camera, FRAMES)
+    steps = conversion.export_in_slices(ready, ready.camera, FRAMES, 0.0)
     path = run(steps)
     assert path.fps == whole.fps and (path.width, path.height) == (whole.width, whole.height)
     np.testing.assert_array_equal(path.K, whole.K)
@@ -57,7 +62,7 @@ def test_a_path_in_slices_is_the_path(ready: Any) -> None:
 def test_between_slices_the_frame_is_the_users(ready: Any) -> None:
     ready.frame_set(4, subframe=0.25)
     shown = []
-    for number, step in enumerate(cameras.export_in_slices(ready, ready.camera, FRAMES, 0.0)):
+    for number, step in enumerate(conversion.export_in_slices(ready, ready.camera, FRAMES, 0.0)):
         assert step.done == number + 1 and step.total == len(FRAMES)
         shown.append((ready.frame_current, ready.frame_subframe))
         ready.frame_set(20 + number)  # and the user scrubs on
@@ -67,7 +72,7 @@ def test_between_slices_the_frame_is_the_users(ready: Any) -> None:
 
 @pytest.mark.parametrize("change", ["camera", "size"])
 def test_a_camera_or_size_that_changes_in_between_is_said(ready: Any, change: str) -> None:
-    steps = cameras.export_in_slices(ready, ready.camera, FRAMES, 0.0)
+    steps = conversion.export_in_slices(ready, ready.camera, FRAMES, 0.0)
     next(steps)
     if change == "camera":
         bpy.data.objects.remove(ready.camera)
@@ -121,7 +126,9 @@ def test_undo_between_slices_does_no_harm(prepared: Any) -> None:
     delivery.session.pump()
     bpy.ops.ed.undo()
     pump_to_the_end()
-    assert delivery.session.status.problem is None and delivery.session.status.outcome.startswith("got Job")
+    assert delivery.session.status.problem is None and delivery.session.status.outcome.startswith(
+        "got Job"
+    )
 
 
 def failing(error: Exception) -> Generator[Step, None, None]:
@@ -133,7 +140,10 @@ def test_what_fails_is_kept_in_the_panel_and_the_next_click_works(prepared: Any)
     prepared(failing(UserError("No space left.", "Free some.")))
     pump_to_the_end()
     problem = delivery.session.status.problem
-    assert problem is not None and (problem.message, problem.hint) == ("No space left.", "Free some.")
+    assert problem is not None and (problem.message, problem.hint) == (
+        "No space left.",
+        "Free some.",
+    )
     prepared(failing(ZeroDivisionError("a bug")))
     with pytest.raises(ZeroDivisionError):
         pump_to_the_end()
@@ -146,4 +156,6 @@ def test_one_thing_at_a_time(prepared: Any) -> None:
     prepared(failing(UserError("", "")))
     with pytest.raises(UserError, match="running already"):
         prepared(failing(UserError("", "")))
-    assert not bpy.ops.scene_splatter.check_path.poll() and not bpy.ops.scene_splatter.generate.poll()
+    assert (
+        not bpy.ops.scene_splatter.check_path.poll() and not bpy.ops.scene_splatter.generate.poll()
+    )

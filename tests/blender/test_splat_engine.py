@@ -14,8 +14,9 @@ bpy = pytest.importorskip("bpy")
 pytestmark = pytest.mark.blender
 
 from mathutils import Matrix  # noqa: E402
-from scene_splatter.blender_addon import cameras, render_check  # noqa: E402
-from scene_splatter.engine.splat_file import Splats  # noqa: E402
+from scene_splatter.blender_addon.cameras import conversion  # noqa: E402
+from scene_splatter.blender_addon.splats import render_check  # noqa: E402
+from scene_splatter.engine.bridge.splat_file import Splats  # noqa: E402
 
 from tests.blender import splat_oracle  # noqa: E402
 from tests.blender.splat_scene import EEVEE, add_splats, empty_scene, render  # noqa: E402
@@ -30,8 +31,11 @@ def load(blending: str, lens_index: int):
     expected = data[blending][lens_index].astype(np.float32)
     scene = empty_scene(expected.shape[1], expected.shape[0])
     ob = add_splats(splats, blending=blending)
-    scene.camera.matrix_world = cameras.blender_from_opencv(data["world_from_camera"])
-    scene.camera.data.lens, scene.camera.data.sensor_width = float(data["lenses_mm"][lens_index]), 36
+    scene.camera.matrix_world = conversion.blender_from_opencv(data["world_from_camera"])
+    scene.camera.data.lens, scene.camera.data.sensor_width = (
+        float(data["lenses_mm"][lens_index]),
+        36,
+    )
     render_check.prepare_scene(scene, ob)
     bpy.context.view_layer.update()
     return scene, ob, expected
@@ -62,7 +66,11 @@ def test_the_picture_under_the_standard_view_is_the_engines_display_picture(tmp_
     scene.world = None  # black
     settings = scene.render.image_settings
     settings.file_format, settings.color_mode, settings.color_depth = "PNG", "RGB", "8"
-    scene.render.engine, scene.render.dither_intensity, scene.render.filepath = "CYCLES", 0.0, str(tmp_path / "a.png")
+    scene.render.engine, scene.render.dither_intensity, scene.render.filepath = (
+        "CYCLES",
+        0.0,
+        str(tmp_path / "a.png"),
+    )
     assert scene.view_settings.view_transform == "Standard"
     bpy.ops.render.render(write_still=True)
     image = bpy.data.images.load(str(tmp_path / "a.png"))
@@ -70,7 +78,10 @@ def test_the_picture_under_the_standard_view_is_the_engines_display_picture(tmp_
     pixels = np.empty(image.size[0] * image.size[1] * 4, np.float32)
     image.pixels.foreach_get(pixels)
     picture = pixels.reshape(image.size[1], image.size[0], 4)[::-1, :, :3]
-    assert splat_oracle.psnr(picture, splat_oracle.linear_to_srgb(np.clip(expected[..., :3], 0, 1))) > 45
+    assert (
+        splat_oracle.psnr(picture, splat_oracle.linear_to_srgb(np.clip(expected[..., :3], 0, 1)))
+        > 45
+    )
 
 
 def test_the_other_blending_is_far_off(tmp_path: Path) -> None:
@@ -84,7 +95,9 @@ def test_the_other_blending_is_far_off(tmp_path: Path) -> None:
 
 def test_a_turned_set_looks_the_same_from_its_camera(tmp_path: Path) -> None:
     scene, ob, expected = load("linear", 1)
-    turn = Matrix.Translation((3, -4, 2)) @ Matrix.Rotation(1.0, 4, "Z") @ Matrix.Rotation(0.4, 4, "X")
+    turn = (
+        Matrix.Translation((3, -4, 2)) @ Matrix.Rotation(1.0, 4, "Z") @ Matrix.Rotation(0.4, 4, "X")
+    )
     ob.matrix_world = turn @ ob.matrix_world
     scene.camera.matrix_world = turn @ scene.camera.matrix_world
     bpy.context.view_layer.update()

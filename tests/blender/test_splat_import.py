@@ -14,9 +14,12 @@ bpy = pytest.importorskip("bpy")
 pytestmark = pytest.mark.blender
 
 from mathutils import Euler, Matrix, Vector  # noqa: E402
-from scene_splatter.blender_addon import cameras, collections, exporting, layout_view, results, splat_object  # noqa: E402
-from scene_splatter.engine import camera_file, splat_file  # noqa: E402
-from scene_splatter.engine.errors import UserError  # noqa: E402
+from scene_splatter.blender_addon.cameras import conversion  # noqa: E402
+from scene_splatter.blender_addon.jobs import results  # noqa: E402
+from scene_splatter.blender_addon.publish import collections, exporting  # noqa: E402
+from scene_splatter.blender_addon.splats import layout_view, splat_object  # noqa: E402
+from scene_splatter.engine.bridge import camera_file, splat_file  # noqa: E402
+from scene_splatter.engine.bridge.errors import UserError  # noqa: E402
 
 from tests.blender.splat_scene import add_splats, empty_scene, random_splats  # noqa: E402
 from tests.blender.test_splat_object import assert_same_bits  # noqa: E402
@@ -35,15 +38,30 @@ def run_import(path: Path, **arguments: object) -> bpy.types.Object:
 
 
 def snapshot() -> dict[str, list[str]]:
-    kinds = ("objects", "pointclouds", "node_groups", "materials", "collections", "cameras", "images", "actions")
+    kinds = (
+        "objects",
+        "pointclouds",
+        "node_groups",
+        "materials",
+        "collections",
+        "cameras",
+        "images",
+        "actions",
+    )
     return {kind: sorted(block.name for block in getattr(bpy.data, kind)) for kind in kinds}
 
 
 def test_import_then_export_is_bit_exact_wherever_the_object_stands(tmp_path: Path) -> None:
     splats = random_splats(500, 15)
-    splat_file.write_ply(tmp_path / "a.ply", splats, ["scene_splatter blending linear", "scene_splatter seed: 7"])
+    splat_file.write_ply(
+        tmp_path / "a.ply", splats, ["scene_splatter blending linear", "scene_splatter seed: 7"]
+    )
     ob = run_import(tmp_path / "a.ply")
-    assert ob.name == "a" and bpy.context.view_layer.objects.active == ob and ob["scene_splatter_blending"] == "linear"
+    assert (
+        ob.name == "a"
+        and bpy.context.view_layer.objects.active == ob
+        and ob["scene_splatter_blending"] == "linear"
+    )
     ob.matrix_world = Matrix.LocRotScale(Vector((3, 2, 1)), Euler((1, 2, 3)), None)
     bpy.context.view_layer.update()
     bpy.ops.scene_splatter.export_splats(filepath=str(tmp_path / "b.ply"))
@@ -82,7 +100,9 @@ def test_real_files_of_every_dialect(shared_data: Path, name: str) -> None:
     path = shared_data / "splats" / name
     ob = run_import(path)
     assert_same_bits(splat_object.to_splats(ob), splat_file.read_ply(path))
-    assert ob["scene_splatter_blending"] == "display", "3DGS files blend display values unless they say otherwise"
+    assert ob["scene_splatter_blending"] == "display", (
+        "3DGS files blend display values unless they say otherwise"
+    )
 
 
 def test_one_undo_step(tmp_path: Path) -> None:
@@ -92,10 +112,19 @@ def test_one_undo_step(tmp_path: Path) -> None:
     run_import(tmp_path / "a.ply", collection="shot")
     assert snapshot()["objects"] != before
     bpy.ops.ed.undo()
-    assert snapshot()["objects"] == before and not any(c.name.startswith("SS_") for c in bpy.data.collections)
+    assert snapshot()["objects"] == before and not any(
+        c.name.startswith("SS_") for c in bpy.data.collections
+    )
 
 
-@pytest.mark.parametrize("content", [b"", b"nonsense", b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nend_header\n1\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"nonsense",
+        b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nend_header\n1\n",
+    ],
+)
 def test_a_bad_file_is_said_plainly_and_changes_nothing(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.ply").write_bytes(content)
     before = snapshot()
@@ -121,16 +150,20 @@ def job_folder(tmp_path: Path, scene, *, ticket: bool) -> Path:
     camera = scene.camera
     camera.matrix_world = Matrix.LocRotScale(Vector((1, -2, 1.5)), Euler((1.4, 0, 0.3)), None)
     bpy.context.view_layer.update()
-    camera_file.write(folder / "input" / "path.json", cameras.export(scene, camera, [1, 2, 3]))
+    camera_file.write(folder / "input" / "path.json", conversion.export(scene, camera, [1, 2, 3]))
     image = bpy.data.images.new("made", 32, 24)
     image.filepath_raw, image.file_format = str(folder / "input" / "image.png"), "PNG"
     image.save()
     bpy.data.images.remove(image)
     (folder / "settings.json").write_text(json.dumps({"output": {"seed": 7}}))
     if ticket:
-        (folder / "blender.json").write_text(json.dumps({"blend": "", "scene": scene.name, "shot": "kitchen", "camera": camera.name}))
+        (folder / "blender.json").write_text(
+            json.dumps({"blend": "", "scene": scene.name, "shot": "kitchen", "camera": camera.name})
+        )
     splat_file.write_ply(
-        folder / "scene_linear.ply", random_splats(200, 0), ["scene_splatter blending linear", "scene_splatter prior: patch (MIT)"]
+        folder / "scene_linear.ply",
+        random_splats(200, 0),
+        ["scene_splatter blending linear", "scene_splatter prior: patch (MIT)"],
     )
     return folder
 
@@ -145,8 +178,10 @@ def test_a_job_arrives_as_a_set_where_its_camera_saw_it(tmp_path: Path, scene) -
         "SS_kitchen_v001 splats": ["SS_kitchen_v001 Gaussians"],
         "SS_kitchen_v001 cameras": ["Camera"],
         "SS_kitchen_v001 source": ["SS_kitchen_v001 source"],
-    }  # fmt: skip
-    assert [o.name for o in scene.collection.objects] == ["Camera"], "nothing new lies in the scene's own collection"
+    }
+    assert [o.name for o in scene.collection.objects] == ["Camera"], (
+        "nothing new lies in the scene's own collection"
+    )
     assert scene.camera.data.background_images[0].image.size[:] == (32, 24)
     # the result's axes are those of the first camera: one metre ahead of it is one metre ahead of Blender's
     bpy.context.view_layer.update()
@@ -154,8 +189,13 @@ def test_a_job_arrives_as_a_set_where_its_camera_saw_it(tmp_path: Path, scene) -
     assert np.allclose(ahead, scene.camera.matrix_world @ Vector((0.25, -0.5, -1)), atol=1e-5)
     for block in (ob, root):
         facts = collections.read_provenance(block)
-        assert facts["prior"] == "patch (MIT)" and json.loads(facts["settings"])["output"]["seed"] == 7
-        assert facts["image_sha256"] == hashlib.sha256((folder / "input/image.png").read_bytes()).hexdigest()
+        assert (
+            facts["prior"] == "patch (MIT)" and json.loads(facts["settings"])["output"]["seed"] == 7
+        )
+        assert (
+            facts["image_sha256"]
+            == hashlib.sha256((folder / "input/image.png").read_bytes()).hexdigest()
+        )
         assert facts["tool"].startswith("Scene Splatter 0.")
     run_import(folder / "scene_linear.ply", collection="kitchen")
     assert "SS_kitchen_v002" in bpy.data.collections
@@ -167,7 +207,11 @@ def test_generated_again_in_place_the_set_keeps_its_objects(tmp_path: Path, scen
     ob.location.x += 1
     pose = ob.matrix_basis.copy()
     new = random_splats(90, 3, seed=9)
-    splat_file.write_ply(folder / "scene_linear.ply", new, ["scene_splatter blending linear", "scene_splatter prior: other"])
+    splat_file.write_ply(
+        folder / "scene_linear.ply",
+        new,
+        ["scene_splatter blending linear", "scene_splatter prior: other"],
+    )
     run_import(folder / "scene_linear.ply", replace=ob.name, collection="kitchen")
     assert_same_bits(splat_object.to_splats(ob), new)
     assert ob.matrix_basis == pose and "SS_kitchen_v002" not in bpy.data.collections
@@ -176,14 +220,16 @@ def test_generated_again_in_place_the_set_keeps_its_objects(tmp_path: Path, scen
 
 def test_a_job_of_the_command_line_brings_its_camera(tmp_path: Path, scene) -> None:
     folder = job_folder(tmp_path, scene, ticket=False)
-    expected = cameras.export(scene, scene.camera, [1])
+    expected = conversion.export(scene, scene.camera, [1])
     bpy.data.objects.remove(scene.camera)
     scene.frame_start = 11
     run_import(folder / "scene_linear.ply", collection="cli")
     made = bpy.data.collections["SS_cli_v001 cameras"].objects[0]
     assert scene.camera == made and made.data.background_images[0].image is not None
-    again = cameras.export(scene, made, [11])
-    assert np.allclose(again.world_from_camera, expected.world_from_camera, atol=1e-5) and np.allclose(again.K, expected.K, atol=1e-3)
+    again = conversion.export(scene, made, [11])
+    assert np.allclose(
+        again.world_from_camera, expected.world_from_camera, atol=1e-5
+    ) and np.allclose(again.K, expected.K, atol=1e-3)
 
 
 def test_a_camera_path_file_becomes_the_scenes_camera(tmp_path: Path, scene) -> None:
@@ -191,8 +237,11 @@ def test_a_camera_path_file_becomes_the_scenes_camera(tmp_path: Path, scene) -> 
     expected = camera_file.read(path)
     bpy.data.objects.remove(scene.camera)
     bpy.ops.scene_splatter.import_camera_path(filepath=str(path))
-    again = cameras.export(scene, scene.camera, [1, 2, 3])
-    assert np.allclose(again.world_from_camera, expected.world_from_camera, atol=1e-5) and again.width == expected.width
+    again = conversion.export(scene, scene.camera, [1, 2, 3])
+    assert (
+        np.allclose(again.world_from_camera, expected.world_from_camera, atol=1e-5)
+        and again.width == expected.width
+    )
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(RuntimeError, match=r"bad\.json"):
         bpy.ops.scene_splatter.import_camera_path(filepath=str(tmp_path / "bad.json"))
@@ -212,7 +261,9 @@ def test_the_layout_view_follows_what_the_3d_view_looks_at(scene) -> None:
     space.region_3d.view_perspective, space.shading.type = "PERSP", "MATERIAL"
     assert form() is False
     space.region_3d.view_perspective = "CAMERA"
-    assert form() is True and layout_view.sync(manager) == 0, "nothing is touched while nothing changes"
+    assert form() is True and layout_view.sync(manager) == 0, (
+        "nothing is touched while nothing changes"
+    )
     space.shading.type = "SOLID"
     assert form() is False
     scene.scene_splatter_view = "EXACT"
@@ -223,7 +274,10 @@ def test_the_layout_view_follows_what_the_3d_view_looks_at(scene) -> None:
 
 def test_menus_have_the_entries() -> None:
     for menu in (bpy.types.TOPBAR_MT_file_import, bpy.types.TOPBAR_MT_file_export):
-        assert any(getattr(f, "__module__", "").endswith("blender_addon.io_operators") for f in menu._dyn_ui_initialize())
+        assert any(
+            getattr(f, "__module__", "").endswith("blender_addon.ui.io_operators")
+            for f in menu._dyn_ui_initialize()
+        )
 
 
 def test_a_file_read_ahead_is_the_file_and_a_newer_one_is_read_again(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ bpy = pytest.importorskip("bpy")
 pytestmark = pytest.mark.blender
 
 from mathutils import Euler, Matrix, Vector  # noqa: E402
-from scene_splatter.blender_addon import render_check, splat_nodes, splat_object  # noqa: E402
-from scene_splatter.engine.errors import UserError  # noqa: E402
-from scene_splatter.engine.splat_file import Splats  # noqa: E402
+from scene_splatter.blender_addon.splats import render_check, splat_nodes, splat_object  # noqa: E402
+from scene_splatter.engine.bridge.errors import UserError  # noqa: E402
+from scene_splatter.engine.bridge.splat_file import Splats  # noqa: E402
 
 from tests.blender.splat_oracle import rotations  # noqa: E402
 from tests.blender.splat_scene import add_splats, empty_scene, random_splats  # noqa: E402
@@ -28,7 +28,9 @@ def scene():
 
 def assert_same_bits(a: Splats, b: Splats) -> None:
     for name, x, y in zip(Splats._fields, a, b, strict=True):
-        assert x.dtype == y.dtype == np.float32 and x.shape == y.shape and x.tobytes() == y.tobytes(), name
+        assert (
+            x.dtype == y.dtype == np.float32 and x.shape == y.shape and x.tobytes() == y.tobytes()
+        ), name
 
 
 def values(ob, name: str, field: str, width: int) -> np.ndarray:
@@ -43,16 +45,26 @@ def test_the_layout_is_that_of_blender_5_3() -> None:
     ob = splat_object.create("a", splats, blending="linear")
     assert ob.type == "POINTCLOUD" and len(ob.data.points) == 30
     assert np.array_equal(values(ob, "position", "vector", 3), splats.means)
-    assert np.allclose(values(ob, "scale", "vector", 3), np.exp(splats.scales_log.astype(np.float64)), rtol=1e-6)
+    assert np.allclose(
+        values(ob, "scale", "vector", 3), np.exp(splats.scales_log.astype(np.float64)), rtol=1e-6
+    )
     quats = values(ob, "rotation", "value", 4)
-    assert ob.data.attributes["rotation"].data_type == "QUATERNION" and np.allclose(np.linalg.norm(quats, axis=1), 1, atol=1e-6)
+    assert ob.data.attributes["rotation"].data_type == "QUATERNION" and np.allclose(
+        np.linalg.norm(quats, axis=1), 1, atol=1e-6
+    )
     assert np.allclose(rotations(quats), rotations(splats.quats), atol=1e-6)
     base = ob.data.attributes["radiance:base"]
-    expected_type = "FLOAT4" if "FLOAT4" in bpy.types.Attribute.bl_rna.properties["data_type"].enum_items else "FLOAT_COLOR"
+    expected_type = (
+        "FLOAT4"
+        if "FLOAT4" in bpy.types.Attribute.bl_rna.properties["data_type"].enum_items
+        else "FLOAT_COLOR"
+    )
     assert base.data_type == expected_type
     base = values(ob, "radiance:base", "vector" if expected_type == "FLOAT4" else "color", 4)
     assert np.array_equal(base[:, :3], splats.sh_dc)
-    assert np.allclose(base[:, 3], 1 / (1 + np.exp(-splats.opacities_logit.astype(np.float64))), atol=1e-6)
+    assert np.allclose(
+        base[:, 3], 1 / (1 + np.exp(-splats.opacities_logit.astype(np.float64))), atol=1e-6
+    )
     for i in range(3):
         assert np.array_equal(values(ob, f"radiance:sh_{i}", "vector", 3), splats.sh_rest[:, i])
     assert "radiance:sh_3" not in ob.data.attributes and "color" not in ob.data.attributes
@@ -116,7 +128,9 @@ def test_replacing_keeps_everything_but_the_gaussians(scene) -> None:
     scene.collection.objects.link(twin)
     own = bpy.data.materials.new("own")
     ob.data.materials[0] = own
-    ob.matrix_world = pose = Matrix.LocRotScale(Vector((1, 2, 3)), Euler((0.1, 0.2, 0.3)), Vector((2, 2, 2)))
+    ob.matrix_world = pose = Matrix.LocRotScale(
+        Vector((1, 2, 3)), Euler((0.1, 0.2, 0.3)), Vector((2, 2, 2))
+    )
     ob.keyframe_insert("location", frame=4)
     child = bpy.data.objects.new("child", None)
     scene.collection.objects.link(child)
@@ -128,9 +142,16 @@ def test_replacing_keeps_everything_but_the_gaussians(scene) -> None:
     assert_same_bits(splat_object.to_splats(ob), new)
     assert twin.data == ob.data and ob.data.name == name and len(bpy.data.pointclouds) == 1
     assert list(ob.data.materials) == [own] and ob["note"] == ob.data["note"] == "kept"
-    assert np.allclose(np.array(ob.matrix_basis), np.array(pose), atol=1e-6) and ob.animation_data.action is not None and child.parent == ob
+    assert (
+        np.allclose(np.array(ob.matrix_basis), np.array(pose), atol=1e-6)
+        and ob.animation_data.action is not None
+        and child.parent == ob
+    )
     modifier = splat_object.modifier_of(ob)
-    assert splat_object.get_input(modifier, "Linear Light") is True and splat_object.get_input(modifier, "SH Degree") == 3
+    assert (
+        splat_object.get_input(modifier, "Linear Light") is True
+        and splat_object.get_input(modifier, "SH Degree") == 3
+    )
     assert ob["scene_splatter_blending"] == "linear"
 
 
@@ -139,7 +160,9 @@ def test_node_group_and_material_are_shared(scene) -> None:
         splat_object.create(f"a{index}", random_splats(5, 0), blending="linear")
     assert sum("scene_splatter_version" in group for group in bpy.data.node_groups) == 1
     assert len([m for m in bpy.data.materials if "scene_splatter_version" in m]) == 1
-    assert len(bpy.data.objects) == 4, "the camera and three clouds: nothing is left of how they were made"
+    assert len(bpy.data.objects) == 4, (
+        "the camera and three clouds: nothing is left of how they were made"
+    )
 
 
 def test_a_million_gaussians_in_under_a_second() -> None:
@@ -188,14 +211,20 @@ def test_the_crop_box_crops(scene) -> None:
     ob = add_splats(splats)
     box = bpy.data.objects.new("box", None)
     scene.collection.objects.link(box)
-    box.matrix_world = Matrix.LocRotScale(Vector((0.3, 4, 0.1)), Euler((0.2, 0.1, 0.7)), Vector((0.8, 1.2, 0.5)))
+    box.matrix_world = Matrix.LocRotScale(
+        Vector((0.3, 4, 0.1)), Euler((0.2, 0.1, 0.7)), Vector((0.8, 1.2, 0.5))
+    )
     modifier = splat_object.modifier_of(ob)
     splat_object.set_input(modifier, "Crop Box", box)
     bpy.context.view_layer.update()
     assert drawn_in_viewport(ob) == ("points", 1000)
     splat_object.set_input(modifier, "Crop", True)
     bpy.context.view_layer.update()
-    inside = np.linalg.inv(np.array(box.matrix_world)) @ np.array(ob.matrix_world) @ np.c_[splats.means, np.ones(1000)].T
+    inside = (
+        np.linalg.inv(np.array(box.matrix_world))
+        @ np.array(ob.matrix_world)
+        @ np.c_[splats.means, np.ones(1000)].T
+    )
     expected = int((np.abs(inside[:3]) < 1).all(axis=0).sum())
     assert 20 < expected < 900 and drawn_in_viewport(ob) == ("points", expected)
 

@@ -11,17 +11,28 @@ bpy = pytest.importorskip("bpy")
 pytestmark = pytest.mark.blender
 
 from mathutils import Euler, Matrix, Vector  # noqa: E402
-from scene_splatter.blender_addon import splat_object  # noqa: E402
+from scene_splatter.blender_addon.splats import splat_object  # noqa: E402
 
 from tests.blender import splat_oracle  # noqa: E402
-from tests.blender.splat_scene import EEVEE, add_splats, empty_scene, opencv_camera, random_splats, render  # noqa: E402
+from tests.blender.splat_scene import (  # noqa: E402
+    EEVEE,
+    add_splats,
+    empty_scene,
+    opencv_camera,
+    random_splats,
+    render,
+)
 
 
-def agreement(scene, ob, splats, engine: str, path: Path, *, along_rays: bool = False, linear: bool = True) -> float:
+def agreement(
+    scene, ob, splats, engine: str, path: Path, *, along_rays: bool = False, linear: bool = True
+) -> float:
     """Decibels between Blender's picture and the oracle's."""
     bpy.context.view_layer.update()
     picture = render(scene, engine, path)
-    expected = splat_oracle.draw(splats, opencv_camera(scene, ob), along_rays=along_rays, linear=linear)
+    expected = splat_oracle.draw(
+        splats, opencv_camera(scene, ob), along_rays=along_rays, linear=linear
+    )
     assert expected[..., 3].max() > 0.5, "the Gaussians must be in view"
     return splat_oracle.psnr(picture, expected)
 
@@ -58,7 +69,9 @@ def test_display_values_are_blended_as_they_are(tmp_path: Path) -> None:
 def test_any_lens_shift_pixel_and_object_transform(tmp_path: Path, along_rays: bool) -> None:
     scene, splats = empty_scene(), random_splats()
     ob = add_splats(splats, **{"Along Rays": along_rays})
-    ob.matrix_world = Matrix.LocRotScale(Vector((1, -2, 0.5)), Euler((0.4, 1.1, -2)), Vector((1.7,) * 3))
+    ob.matrix_world = Matrix.LocRotScale(
+        Vector((1, -2, 0.5)), Euler((0.4, 1.1, -2)), Vector((1.7,) * 3)
+    )
     bpy.context.view_layer.update()
     to_opencv = Euler((np.pi + 0.1, -0.07, 0.2)).to_matrix().to_4x4()
     scene.camera.matrix_world = ob.matrix_world @ Matrix.Translation((0.2, 0.1, -0.3)) @ to_opencv
@@ -123,7 +136,9 @@ def test_meshes_hide_and_are_seen_through_gaussians(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("engine", "decibel"), [("CYCLES", 75), (EEVEE, 50)])
-def test_a_holdout_mesh_cuts_a_hole_behind_the_gaussians_in_front_of_it(tmp_path: Path, engine: str, decibel: float) -> None:
+def test_a_holdout_mesh_cuts_a_hole_behind_the_gaussians_in_front_of_it(
+    tmp_path: Path, engine: str, decibel: float
+) -> None:
     scene, splats = empty_scene(), random_splats()
     ob = add_splats(splats)
     add_plane(4.0).is_holdout = True
@@ -161,7 +176,11 @@ def test_depth_of_field_blurs_what_is_out_of_focus(tmp_path: Path) -> None:
         K[0, 2] += K[0, 0] * dx / 4.0
         K[1, 2] += K[1, 1] * dy / 4.0
         move[:2, 3] = -dx, -dy
-        pictures.append(splat_oracle.draw(splats, camera._replace(K=K, camera_from_world=move @ camera.camera_from_world)))
+        pictures.append(
+            splat_oracle.draw(
+                splats, camera._replace(K=K, camera_from_world=move @ camera.camera_from_world)
+            )
+        )
     expected = np.mean(pictures, 0)
     assert splat_oracle.psnr(blurred, expected) > 38
     assert splat_oracle.psnr(sharp, expected) < 34
@@ -180,5 +199,8 @@ def test_low_pass_off_is_the_unblurred_gaussian(tmp_path: Path) -> None:
     scene, splats = empty_scene(), random_splats()
     ob = add_splats(splats, **{"Low-pass": 0.0})
     picture = render(scene, "CYCLES", tmp_path / "a.exr")
-    assert splat_oracle.psnr(picture, splat_oracle.draw(splats, opencv_camera(scene, ob), blur=0.0)) > 70
+    assert (
+        splat_oracle.psnr(picture, splat_oracle.draw(splats, opencv_camera(scene, ob), blur=0.0))
+        > 70
+    )
     assert splat_object.get_input(splat_object.modifier_of(ob), "Low-pass") == 0.0

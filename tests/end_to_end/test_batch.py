@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine import batch, formats
-from engine.errors import UserError
+from engine import formats
+from engine.bridge.errors import UserError
 from engine.formats import SplatScene
+from engine.service import batch
 from tests.format_samples import ROOT, random_splats
 
 
@@ -32,7 +33,9 @@ def _rehearsal(name: str, **settings):
 
 def _command(path: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "engine", "batch", str(path), "--out", str(out), *more]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 def _starts(folder: Path) -> list[dict]:
@@ -74,8 +77,12 @@ def test_every_job_gets_one_outcome_and_the_table_tells(tmp_path):
     assert done.returncode == 1, done.stderr
     results = {o["name"]: o for o in json.loads((tmp_path / "out" / "results.json").read_text())}
     assert {n: o["status"] for n, o in results.items()} == {
-        "fine": "done", "user_error": "failed", "bug": "failed", "to_spz": "done", "no_image": "failed",
-    }  # fmt: skip
+        "fine": "done",
+        "user_error": "failed",
+        "bug": "failed",
+        "to_spz": "done",
+        "no_image": "failed",
+    }
     assert formats.read(tmp_path / "out" / "to_spz" / "a.spz").count == 10
     assert "missing.png" in results["no_image"]["error"]
     assert done.stdout == (tmp_path / "out" / "results.md").read_text()
@@ -107,7 +114,9 @@ def test_a_killed_process_is_replaced(tmp_path):
 
 
 def test_a_job_that_always_dies_is_given_up_and_the_others_go_on(tmp_path):
-    requests = batch.read(_batch(tmp_path, _rehearsal("dies", end="abort", steps=1), _rehearsal("lives", steps=1)))
+    requests = batch.read(
+        _batch(tmp_path, _rehearsal("dies", end="abort", steps=1), _rehearsal("lives", steps=1))
+    )
     outcomes = {o.name: o for o in batch.run(requests, tmp_path / "out", retries=1)}
     assert outcomes["dies"].status == "lost" and outcomes["dies"].attempts == 2
     assert outcomes["lives"].status == "done"
@@ -122,7 +131,10 @@ def test_ray_replaces_a_killed_worker(tmp_path):
         pytest.skip("Ray needs an environment without a space in its path")
     out = tmp_path / "out"
     path = _batch(
-        tmp_path, _rehearsal("victim", steps=80, step_s=0.05), _rehearsal("other", steps=20, step_s=0.05), _rehearsal("third", steps=2)
+        tmp_path,
+        _rehearsal("victim", steps=80, step_s=0.05),
+        _rehearsal("other", steps=20, step_s=0.05),
+        _rehearsal("third", steps=2),
     )
     killer = _kill_when_started(out / "victim")
     done = _command(path, out, "--ray", "local", "--workers", "2")
@@ -131,7 +143,9 @@ def test_ray_replaces_a_killed_worker(tmp_path):
     starts = _starts(out / "victim")
     assert len(starts) == 2 and starts[0]["pid"] != starts[1]["pid"]
     assert all((out / name / "result.txt").read_text() for name in ("victim", "other", "third"))
-    assert {o["name"]: o["attempts"] for o in json.loads((out / "results.json").read_text())}["victim"] == 2
+    assert {o["name"]: o["attempts"] for o in json.loads((out / "results.json").read_text())}[
+        "victim"
+    ] == 2
 
 
 @pytest.mark.slow
@@ -141,21 +155,42 @@ def test_a_real_scene_is_generated_and_found_done_later(tmp_path):
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (48, 64, 3), np.uint8)).save(tmp_path / "a.png")
     settings = {"width": 64, "refine_steps": 2, "segment_length": 3, "overlap": 1, "frame_step": 4}
-    path = _batch(tmp_path, {"name": "shot_010", "image": "a.png", "path": "dolly:0.3", "preset": "draft", "settings": settings})
+    path = _batch(
+        tmp_path,
+        {
+            "name": "shot_010",
+            "image": "a.png",
+            "path": "dolly:0.3",
+            "preset": "draft",
+            "settings": settings,
+        },
+    )
     first = _command(path, tmp_path / "out")
     assert first.returncode == 0, first.stderr + first.stdout
     assert (tmp_path / "out" / "shot_010" / "scene.ply").is_file()
     stamp = (tmp_path / "out" / "shot_010" / "scene.ply").stat().st_mtime_ns
     again = _command(path, tmp_path / "out")
-    assert again.returncode == 0 and (tmp_path / "out" / "shot_010" / "scene.ply").stat().st_mtime_ns == stamp
+    assert (
+        again.returncode == 0
+        and (tmp_path / "out" / "shot_010" / "scene.ply").stat().st_mtime_ns == stamp
+    )
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"jobs": []}', '{"jobs": [1]}', '{"jobs": [{"name": "../x", "image": "a"}]}', '{"jobs": [{"name": "a"}]}',
-     '{"jobs": [{"name": "a", "kind": "paint"}]}', '{"jobs": [{"name": "a", "image": "i"}, {"name": "A", "image": "i"}]}',
-     '{"jobs": [{"name": "a", "image": "i", "gpu": 1}]}'],
-)  # fmt: skip
+    [
+        "",
+        "[]",
+        "{}",
+        '{"jobs": []}',
+        '{"jobs": [1]}',
+        '{"jobs": [{"name": "../x", "image": "a"}]}',
+        '{"jobs": [{"name": "a"}]}',
+        '{"jobs": [{"name": "a", "kind": "paint"}]}',
+        '{"jobs": [{"name": "a", "image": "i"}, {"name": "A", "image": "i"}]}',
+        '{"jobs": [{"name": "a", "image": "i", "gpu": 1}]}',
+    ],
+)
 def test_a_batch_file_that_is_none_is_refused(tmp_path, text):
     (tmp_path / "jobs.json").write_text(text)
     with pytest.raises(UserError):
@@ -164,10 +199,16 @@ def test_a_batch_file_that_is_none_is_refused(tmp_path, text):
 
 def test_files_of_a_job_are_looked_for_beside_the_batch_file(tmp_path):
     (tmp_path / "first.ply").write_bytes(b"")
-    job = {"name": "a", "image": "a.png", "settings": {"lora": "style.safetensors", "initialiser": "first.ply", "depth": "moge_2"}}
+    job = {
+        "name": "a",
+        "image": "a.png",
+        "settings": {"lora": "style.safetensors", "initialiser": "first.ply", "depth": "moge_2"},
+    }
     found = batch.read(_batch(tmp_path, job))[0].settings
     assert found["lora"] == str(tmp_path.resolve() / "style.safetensors")
-    assert found["initialiser"] == str(tmp_path.resolve() / "first.ply") and found["depth"] == "moge_2"
+    assert (
+        found["initialiser"] == str(tmp_path.resolve() / "first.ply") and found["depth"] == "moge_2"
+    )
 
 
 def test_ray_is_refused_where_it_would_wait_for_ever(tmp_path, monkeypatch):

@@ -16,7 +16,12 @@ def ask(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
     """Run the doctor in a process of its own, after the statement `before`."""
     program = f"{before}\nimport sys\nfrom engine.__main__ import main\nsys.exit(main(['doctor', *sys.argv[1:]]))"
     return subprocess.run(
-        [sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, encoding="utf-8", timeout=120, check=False
+        [sys.executable, "-c", program, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
     )
 
 
@@ -27,8 +32,19 @@ def test_this_machine_can_run_the_engine():
     report = json.loads(told.stdout)
     assert report["ok"] is True
     checks = {c["name"]: c for c in report["checks"]}
-    assert {"python", "torch", "device", "rasteriser", "ffmpeg", "gsplat", "prior patch"} <= checks.keys()
-    assert checks["processor"]["data"]["cores"] >= 1 and checks["processor"]["data"]["memory_bytes"] > 1e9
+    assert {
+        "python",
+        "torch",
+        "device",
+        "rasteriser",
+        "ffmpeg",
+        "gsplat",
+        "prior patch",
+    } <= checks.keys()
+    assert (
+        checks["processor"]["data"]["cores"] >= 1
+        and checks["processor"]["data"]["memory_bytes"] > 1e9
+    )
     assert all(c["remedy"] for c in report["checks"] if c["state"] != "ok")
 
 

@@ -15,33 +15,68 @@ import pytest
 import torch
 from PIL import Image
 
-from engine import images, job, splat_file
 from engine.__main__ import main
+from engine.bridge import splat_file
+from engine.job import folder
+from engine.media import images
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = ["--preset", "draft", "--width", "64", "--segment-length", "4", "--overlap", "2", "--refine-steps", "40", "--steps", "4",
-         "--move-frames", "12"]  # fmt: skip
+QUICK = [
+    "--preset",
+    "draft",
+    "--width",
+    "64",
+    "--segment-length",
+    "4",
+    "--overlap",
+    "2",
+    "--refine-steps",
+    "40",
+    "--steps",
+    "4",
+    "--move-frames",
+    "12",
+]
 
 
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory):
     """A room-like gradient with a grid: structure, but cheap."""
     y, x = np.mgrid[0:48, 0:72]
-    rgb = np.stack([x * 3, y * 4, 128 + 60 * ((x // 8 + y // 8) % 2)], axis=2).clip(0, 255).astype(np.uint8)
+    rgb = (
+        np.stack([x * 3, y * 4, 128 + 60 * ((x // 8 + y // 8) % 2)], axis=2)
+        .clip(0, 255)
+        .astype(np.uint8)
+    )
     file = tmp_path_factory.mktemp("picture") / "röom.png"
     Image.fromarray(rgb).save(file)
     return file
 
 
 def _arguments(picture, out, *more):
-    return ["generate", "--image", str(picture), "--path", "truck:1.5", "--out", str(out), *QUICK, *more]
+    return [
+        "generate",
+        "--image",
+        str(picture),
+        "--path",
+        "truck:1.5",
+        "--out",
+        str(out),
+        *QUICK,
+        *more,
+    ]
 
 
 def _process(arguments):
     return subprocess.Popen(
-        [sys.executable, "-m", "engine", *arguments], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, encoding="utf-8",
-    )  # fmt: skip
+        [sys.executable, "-m", "engine", *arguments],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        encoding="utf-8",
+    )
 
 
 def _wait_for(condition, seconds=180.0):
@@ -60,27 +95,48 @@ def finished(picture, tmp_path_factory):
 
 
 def test_a_run_leaves_everything_it_promises(finished, picture):
-    for name in ("scene.ply", "cameras.json", "flythrough.mp4", "settings.json", "report.json", "report.html", "engine.log"):
+    for name in (
+        "scene.ply",
+        "cameras.json",
+        "flythrough.mp4",
+        "settings.json",
+        "report.json",
+        "report.html",
+        "engine.log",
+    ):
         assert (finished / name).stat().st_size > 0, name
     assert len(list((finished / "frames").glob("*.png"))) == 6  # 12 frames, every second one
-    assert job.Job(finished).finished_segments() == 2
+    assert folder.Job(finished).finished_segments() == 2
     data = json.loads((finished / "report.json").read_text(encoding="utf-8"))
     assert data["input_psnr"] > 26.0
     assert data["agreement_psnr"] > 25
-    assert len(data["path_ssim"]) == 6 and 0.7 < min(data["path_ssim"]) <= max(data["path_ssim"]) <= 1.0
+    assert (
+        len(data["path_ssim"]) == 6
+        and 0.7 < min(data["path_ssim"]) <= max(data["path_ssim"]) <= 1.0
+    )
     assert "GPL-3.0-or-later" in data["facts"]["prior"]
     assert splat_file.read_ply(finished / "scene.ply").means.shape[0] > 64 * 40
 
 
 def test_the_log_tells_what_was_chosen_and_every_stage_once(finished):
     lines = (finished / "engine.log").read_text(encoding="utf-8").splitlines()
-    for words in ("prior: patch", "depth: ", "device: ", "segment 1 of 2: generate", "segment 2 of 2: refine", "fly-through", "done"):
+    for words in (
+        "prior: patch",
+        "depth: ",
+        "device: ",
+        "segment 1 of 2: generate",
+        "segment 2 of 2: refine",
+        "fly-through",
+        "done",
+    ):
         assert any(words in line for line in lines), words
     assert len(lines) < 40
 
 
 def test_the_first_frame_is_the_picture_and_the_scene_shows_it_upright(finished, picture):
-    truth = images.resize(images.load_image(picture).pixels, *Image.open(finished / "input.png").size)
+    truth = images.resize(
+        images.load_image(picture).pixels, *Image.open(finished / "input.png").size
+    )
     assert (images.load_image(finished / "frames" / "0000.png").pixels - truth).abs().max() < 0.01
     drawn = images.load_image(finished / "input_render.png").pixels
     for wrong in (drawn.flip(1), drawn.flip(2), drawn.flip(0)):
@@ -110,7 +166,10 @@ def test_a_killed_run_resumes_to_the_same_bits_and_repeats_nothing(finished, pic
     assert main(["generate", "--out", str(out), "--resume"]) == 0
     assert (out / "segments" / "000" / "gaussians.npz").stat().st_mtime_ns == before
     _same_scene(finished, out)
-    np.testing.assert_array_equal(splat_file.read_ply(out / "scene.ply").means, splat_file.read_ply(finished / "scene.ply").means)
+    np.testing.assert_array_equal(
+        splat_file.read_ply(out / "scene.ply").means,
+        splat_file.read_ply(finished / "scene.ply").means,
+    )
 
 
 @pytest.mark.slow
@@ -126,28 +185,57 @@ def test_ctrl_c_ends_in_two_seconds_and_says_how_to_go_on(picture, tmp_path):
     took = time.monotonic() - start
     assert process.returncode == 130
     assert "--resume" in errors
-    assert not list((out / "segments").glob("[0-9]*")) or job.Job(out).finished_segments() > 0
-    assert took < 2.0 + 3.0 * (os.getloadavg()[0] / (os.cpu_count() or 1)), "on an idle machine: two seconds"
+    assert not list((out / "segments").glob("[0-9]*")) or folder.Job(out).finished_segments() > 0
+    assert took < 2.0 + 3.0 * (os.getloadavg()[0] / (os.cpu_count() or 1)), (
+        "on an idle machine: two seconds"
+    )
 
 
 def test_linear_blending_writes_both_scenes(picture, tmp_path):
     out = tmp_path / "out"
     assert main(_arguments(picture, out, "--blending", "linear", "--move-frames", "4")) == 0
-    display, linear = splat_file.read_ply(out / "scene.ply"), splat_file.read_ply(out / "scene_linear.ply")
+    display, linear = (
+        splat_file.read_ply(out / "scene.ply"),
+        splat_file.read_ply(out / "scene_linear.ply"),
+    )
     assert display.means.shape == linear.means.shape
     assert json.loads((out / "report.json").read_text(encoding="utf-8"))["input_psnr"] > 26.0
 
 
 @pytest.mark.parametrize("frames", ["1", "2", "3"])
 def test_paths_shorter_than_a_segment_work(picture, tmp_path, frames):
-    assert main(_arguments(picture, tmp_path / "out", "--move-frames", frames, "--frame-step", "1", "--refine-steps", "5")) == 0
+    assert (
+        main(
+            _arguments(
+                picture,
+                tmp_path / "out",
+                "--move-frames",
+                frames,
+                "--frame-step",
+                "1",
+                "--refine-steps",
+                "5",
+            )
+        )
+        == 0
+    )
     assert len(list((tmp_path / "out" / "frames").glob("*.png"))) == int(frames)
 
 
-@pytest.mark.parametrize("change", [{"momentum": "latent"}, {"momentum": "pixel"}, {"momentum": "none"}, {"diffusion": "off"}])
+@pytest.mark.parametrize(
+    "change",
+    [{"momentum": "latent"}, {"momentum": "pixel"}, {"momentum": "none"}, {"diffusion": "off"}],
+)
 def test_every_ablation_runs(picture, tmp_path, change):
     flags = [part for name, value in change.items() for part in (f"--{name}", value)]
-    assert main(_arguments(picture, tmp_path / "out", "--move-frames", "4", "--refine-steps", "5", *flags)) == 0
+    assert (
+        main(
+            _arguments(
+                picture, tmp_path / "out", "--move-frames", "4", "--refine-steps", "5", *flags
+            )
+        )
+        == 0
+    )
 
 
 def _bad(arguments, capsys, *words):
@@ -185,17 +273,37 @@ def test_bad_pictures_leave_nothing_behind(tmp_path, capsys):
 
 
 def test_bad_depth_maps_are_named(picture, tmp_path, capsys):
-    for name, depth in {"negative": -np.ones((48, 72)), "equal": np.ones((48, 72)), "nan": np.full((48, 72), np.nan)}.items():
+    for name, depth in {
+        "negative": -np.ones((48, 72)),
+        "equal": np.ones((48, 72)),
+        "nan": np.full((48, 72), np.nan),
+    }.items():
         np.save(tmp_path / f"{name}.npy", depth.astype(np.float32))
-        _bad(_arguments(picture, tmp_path / name, "--depth", str(tmp_path / f"{name}.npy")), capsys, "depth")
+        _bad(
+            _arguments(picture, tmp_path / name, "--depth", str(tmp_path / f"{name}.npy")),
+            capsys,
+            "depth",
+        )
 
 
 def test_a_path_with_nan_is_refused_before_anything_is_written(picture, tmp_path, capsys):
     frame = {"K": [[60, 0, 36], [0, 60, 24], [0, 0, 1]], "world_from_camera": np.eye(4).tolist()}
     frame["world_from_camera"][0][3] = None
-    path = {"format": "scene_splatter_camera_path", "version": 1, "fps": 24, "width": 72, "height": 48, "unit": "m", "frames": [frame]}
+    path = {
+        "format": "scene_splatter_camera_path",
+        "version": 1,
+        "fps": 24,
+        "width": 72,
+        "height": 48,
+        "unit": "m",
+        "frames": [frame],
+    }
     (tmp_path / "p.json").write_text(json.dumps(path))
-    _bad([*_arguments(picture, tmp_path / "out"), "--path", str(tmp_path / "p.json")], capsys, "p.json")
+    _bad(
+        [*_arguments(picture, tmp_path / "out"), "--path", str(tmp_path / "p.json")],
+        capsys,
+        "p.json",
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -205,7 +313,9 @@ def test_an_output_folder_of_another_job_is_refused(finished, picture, capsys):
     assert (finished / "scene.ply").read_bytes() == before
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs a user who may not write everywhere")
+@pytest.mark.skipif(
+    os.name == "nt" or os.geteuid() == 0, reason="needs a user who may not write everywhere"
+)
 def test_a_read_only_output_folder_is_named(picture, tmp_path, capsys):
     (tmp_path / "locked").mkdir(mode=0o500)
     _bad(_arguments(picture, tmp_path / "locked" / "out"), capsys, "locked")
@@ -214,15 +324,34 @@ def test_a_read_only_output_folder_is_named(picture, tmp_path, capsys):
 def test_odd_pictures_simply_work(tmp_path):
     rng = np.random.default_rng(0)
     rgb = Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8))
-    for name, image in {"grey.png": rgb.convert("L"), "rgba.png": rgb.convert("RGBA"), "cmyk.jpg": rgb.convert("CMYK")}.items():
+    for name, image in {
+        "grey.png": rgb.convert("L"),
+        "rgba.png": rgb.convert("RGBA"),
+        "cmyk.jpg": rgb.convert("CMYK"),
+    }.items():
         image.save(tmp_path / name)
-        assert main(_arguments(tmp_path / name, tmp_path / name.split(".")[0], "--move-frames", "2", "--refine-steps", "3")) == 0
+        assert (
+            main(
+                _arguments(
+                    tmp_path / name,
+                    tmp_path / name.split(".")[0],
+                    "--move-frames",
+                    "2",
+                    "--refine-steps",
+                    "3",
+                )
+            )
+            == 0
+        )
 
 
 def test_everything_is_seeded(picture, tmp_path):
     for name in "ab":
         torch.manual_seed(hash(name) % 1000)  # a global generator must not matter
-        assert main(_arguments(picture, tmp_path / name, "--move-frames", "4", "--refine-steps", "5")) == 0
+        assert (
+            main(_arguments(picture, tmp_path / name, "--move-frames", "4", "--refine-steps", "5"))
+            == 0
+        )
     one, two = (np.load(tmp_path / n / "segments" / "000" / "gaussians.npz") for n in "ab")
     for key in one.files:
         np.testing.assert_array_equal(one[key], two[key])

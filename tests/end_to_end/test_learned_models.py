@@ -21,7 +21,9 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
-    tiny.save_viewcrafter(folder / "viewcrafter_25" / "model.ckpt", "module", config=tiny.VIEWCRAFTER_CLIP)
+    tiny.save_viewcrafter(
+        folder / "viewcrafter_25" / "model.ckpt", "module", config=tiny.VIEWCRAFTER_CLIP
+    )
     tiny.save_wan_vace(folder / "wan_vace_1.3b")
     tiny.save_svd(folder / "svd")
     tiny.save_depth_model("zoedepth", folder / "zoedepth")
@@ -37,14 +39,44 @@ def picture(tmp_path_factory) -> Path:
     return path
 
 
-def generate(weights: Path, picture: Path, out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def generate(
+    weights: Path, picture: Path, out: Path, *arguments: str
+) -> subprocess.CompletedProcess[str]:
     command = [
-        sys.executable, "-m", "engine", "generate", "--image", str(picture), "--path", "dolly:0.3", "--out", str(out), "--width", "64",
-        "--move-frames", "8", "--segment-length", "5", "--overlap", "2", "--refine-steps", "10", "--device", "cpu", "--steps", "2",
+        sys.executable,
+        "-m",
+        "engine",
+        "generate",
+        "--image",
+        str(picture),
+        "--path",
+        "dolly:0.3",
+        "--out",
+        str(out),
+        "--width",
+        "64",
+        "--move-frames",
+        "8",
+        "--segment-length",
+        "5",
+        "--overlap",
+        "2",
+        "--refine-steps",
+        "10",
+        "--device",
+        "cpu",
+        "--steps",
+        "2",
         *arguments,
-    ]  # fmt: skip
-    environment = os.environ | {"SCENE_SPLATTER_WEIGHTS": str(weights), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+    ]
+    environment = os.environ | {
+        "SCENE_SPLATTER_WEIGHTS": str(weights),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500
+    )
 
 
 @pytest.mark.slow
@@ -60,11 +92,25 @@ def test_a_scene_is_made_with_each_prior(weights, picture, tmp_path, prior):
 @pytest.mark.parametrize("prior", ["viewcrafter_25", "wan_vace_1.3b", "svd"])
 def test_without_momentum_both_clips_are_the_free_run(weights, picture, tmp_path, prior):
     """lambda = 0; the other end, lambda = 1, is in unit/test_every_prior.py on latents: autoencoders of random weights keep nothing."""
-    done = generate(weights, picture, tmp_path / "out", "--prior", prior, "--lambda-0", "0", "--eta", "1", "--move-frames", "5")
+    done = generate(
+        weights,
+        picture,
+        tmp_path / "out",
+        "--prior",
+        prior,
+        "--lambda-0",
+        "0",
+        "--eta",
+        "1",
+        "--move-frames",
+        "5",
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     maps = tmp_path / "out" / "segments" / "000" / "maps"
     for place in ("first", "middle", "last"):
-        assert (maps / f"consistent_{place}.png").read_bytes() == (maps / f"free_{place}.png").read_bytes()
+        assert (maps / f"consistent_{place}.png").read_bytes() == (
+            maps / f"free_{place}.png"
+        ).read_bytes()
     assert (maps / "consistent_last.png").read_bytes() != (maps / "render_last.png").read_bytes()
 
 
@@ -78,13 +124,20 @@ def test_the_default_tells_what_it_chose_and_resumes_with_it(weights, picture, t
     assert any("automatic prior: patch, because there is no GPU" in line for line in head)
     assert any("automatic depth: zoedepth" in line for line in head)
     facts = json.loads((out / "report.json").read_text())["facts"]
-    assert facts["commercial use"].startswith("commercial-safe was asked for; allowed") and "MIT" in facts["commercial use"]
+    assert (
+        facts["commercial use"].startswith("commercial-safe was asked for; allowed")
+        and "MIT" in facts["commercial use"]
+    )
     assert "commercial-safe" in (out / "report.html").read_text()
     shutil.rmtree(out / "segments" / "001")
     again = subprocess.run(
-        [sys.executable, "-m", "engine", "generate", "--out", str(out), "--resume"], cwd=ROOT, capture_output=True, text=True, timeout=500,
+        [sys.executable, "-m", "engine", "generate", "--out", str(out), "--resume"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=500,
         env=os.environ | {"SCENE_SPLATTER_WEIGHTS": str(weights), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     assert again.returncode == 0, again.stderr[-2000:]
     assert "zoedepth, with which this job was begun" in again.stderr
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.client import EngineClient, EngineDied, child_environment
-from engine.errors import UserError
-from engine.protocol import (
+from engine.bridge.client import EngineClient, EngineDied, child_environment
+from engine.bridge.errors import UserError
+from engine.bridge.protocol import (
     ENGINE_VERSION,
     VERSION,
     Cancel,
@@ -36,7 +36,9 @@ posix_only = pytest.mark.skipif(os.name == "nt", reason="signals: POSIX only")
 
 @pytest.fixture
 def engine(tmp_path) -> Iterator[EngineClient]:
-    client = EngineClient.start(sys.executable, ROOT, {"SCENE_SPLATTER_TEST": "1"}, tmp_path / "engine.log")
+    client = EngineClient.start(
+        sys.executable, ROOT, {"SCENE_SPLATTER_TEST": "1"}, tmp_path / "engine.log"
+    )
     hello = until(client, Hello)[-1]
     assert (hello.protocol, hello.engine) == (VERSION, ENGINE_VERSION) and hello.device
     yield client
@@ -83,7 +85,14 @@ def test_a_job_tells_its_progress_and_ends_done(engine, tmp_path):
 
 def test_one_engine_takes_one_job_after_another(engine, tmp_path):
     for number in range(5):
-        rehearse(engine, tmp_path, job=f"job {number}", steps=1, step_s=0.0, end="user_error" if number % 2 else "done")
+        rehearse(
+            engine,
+            tmp_path,
+            job=f"job {number}",
+            steps=1,
+            step_s=0.0,
+            end="user_error" if number % 2 else "done",
+        )
         answer = until(engine, *ANSWERS)[-1]
         assert answer.job == f"job {number}"
         assert isinstance(answer, Failed if number % 2 else Done)
@@ -98,7 +107,9 @@ def test_one_engine_takes_one_job_after_another(engine, tmp_path):
         ("exit", "SystemExit: 3", "The full report is in"),
     ],
 )
-def test_a_failure_becomes_one_answer_with_a_remedy_and_the_engine_lives_on(engine, tmp_path, end, error, hint):
+def test_a_failure_becomes_one_answer_with_a_remedy_and_the_engine_lives_on(
+    engine, tmp_path, end, error, hint
+):
     rehearse(engine, tmp_path, end=end, steps=1)
     answer = until(engine, *ANSWERS)[-1]
     assert isinstance(answer, Failed)
@@ -136,7 +147,11 @@ def test_a_second_start_is_refused_while_a_job_runs_and_both_get_one_answer(engi
     rehearse(engine, tmp_path, job="first", steps=50, step_s=0.01)
     rehearse(engine, tmp_path, job="second")
     refused = until(engine, *ANSWERS)[-1]
-    assert isinstance(refused, Failed) and refused.job == "second" and "busy with job first" in refused.error
+    assert (
+        isinstance(refused, Failed)
+        and refused.job == "second"
+        and "busy with job first" in refused.error
+    )
     assert until(engine, *ANSWERS)[-1].job == "first"
 
 
@@ -155,7 +170,12 @@ def test_stray_prints_go_to_the_log_and_not_into_the_wire(engine, tmp_path):
 
 
 def test_nonsense_from_the_client_is_logged_and_the_next_job_runs(engine, tmp_path):
-    for line in (b"nonsense\n", b'{"type": "Start"}\n', b"x" * (3 << 20) + b"\n", encode(Hello(1, "me", "cpu"))):
+    for line in (
+        b"nonsense\n",
+        b'{"type": "Start"}\n',
+        b"x" * (3 << 20) + b"\n",
+        encode(Hello(1, "me", "cpu")),
+    ):
         engine._outgoing.put(line)
     rehearse(engine, tmp_path, steps=1)
     assert isinstance(until(engine, *ANSWERS)[-1], Done)
@@ -164,7 +184,10 @@ def test_nonsense_from_the_client_is_logged_and_the_next_job_runs(engine, tmp_pa
     assert log.count("refused") == 4 and "'nonsense" in log
 
 
-@pytest.mark.parametrize(("kind", "folder", "error"), [("brew coffee", "", "no job of kind"), ("rehearsal", "missing", "does not exist")])
+@pytest.mark.parametrize(
+    ("kind", "folder", "error"),
+    [("brew coffee", "", "no job of kind"), ("rehearsal", "missing", "does not exist")],
+)
 def test_a_start_that_cannot_be_is_a_failure_with_words(engine, tmp_path, kind, folder, error):
     engine.send(Start("j", kind, str(tmp_path / folder), {}))
     answer = until(engine, *ANSWERS)[-1]
@@ -235,14 +258,25 @@ def test_an_orphaned_engine_leaves(tmp_path, end):
     )
     with process:
         assert isinstance(decode(process.stdout.readline()), Hello)
-        process.stdin.write(encode(Start("j", "rehearsal", str(tmp_path), {"steps": 1 if end == "hang" else 10_000, "end": end})))
+        process.stdin.write(
+            encode(
+                Start(
+                    "j",
+                    "rehearsal",
+                    str(tmp_path),
+                    {"steps": 1 if end == "hang" else 10_000, "end": end},
+                )
+            )
+        )
         process.stdin.flush()
         assert isinstance(decode(process.stdout.readline()), Progress)
         time.sleep(0.2)
         process.stdin.close()
         rest = [decode(line) for line in process.stdout]
         code = process.wait(timeout=5)
-    assert [m for m in rest if isinstance(m, ANSWERS)] == ([Cancelled("j")] if end == "done" else [])
+    assert [m for m in rest if isinstance(m, ANSWERS)] == (
+        [Cancelled("j")] if end == "done" else []
+    )
     assert code == (0 if end == "done" else 1)
 
 
@@ -251,8 +285,8 @@ def test_an_engine_leaves_when_the_program_that_started_it_is_killed(tmp_path):
     program = f"""
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
-from engine.client import EngineClient
-from engine.protocol import Start
+from engine.bridge.client import EngineClient
+from engine.bridge.protocol import Start
 client = EngineClient.start(sys.executable, {str(ROOT)!r})
 client.send(Start("j", "rehearsal", {str(tmp_path)!r}, {{"steps": 100000}}))
 while not any(type(m).__name__ == "Progress" for m in client.wait(1.0)):
@@ -284,8 +318,8 @@ def test_a_rehearsal_imports_no_torch(tmp_path):
     program = f"""
 import sys
 from pathlib import Path
-from engine.protocol import Start
-from engine.server import run_job
+from engine.bridge.protocol import Start
+from engine.service.server import run_job
 answer = run_job(Start("j", "rehearsal", {str(tmp_path)!r}, {{"steps": 1}}), lambda *a, **k: None)
 assert type(answer).__name__ == "Done", answer
 sys.exit("torch" in sys.modules or "numpy" in sys.modules)
@@ -294,9 +328,20 @@ sys.exit("torch" in sys.modules or "numpy" in sys.modules)
 
 
 def test_the_child_hears_nothing_of_the_parents_python():
-    parents = {"PYTHONHOME": "/x", "PythonPath": "/y", "PYTHONSTARTUP": "z", "__PYVENV_LAUNCHER__": "l", "PATH": "/bin", "HOME": "/h"}
+    parents = {
+        "PYTHONHOME": "/x",
+        "PythonPath": "/y",
+        "PYTHONSTARTUP": "z",
+        "__PYVENV_LAUNCHER__": "l",
+        "PATH": "/bin",
+        "HOME": "/h",
+    }
     child = child_environment(parents, {"CUDA_VISIBLE_DEVICES": "1"})
-    assert {k: v for k, v in child.items() if not k.startswith("PYTHON")} == {"PATH": "/bin", "HOME": "/h", "CUDA_VISIBLE_DEVICES": "1"}
+    assert {k: v for k, v in child.items() if not k.startswith("PYTHON")} == {
+        "PATH": "/bin",
+        "HOME": "/h",
+        "CUDA_VISIBLE_DEVICES": "1",
+    }
     assert child["PYTHONNOUSERSITE"] == "1" and child["PYTHONUTF8"] == "1"
     assert not {"PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP"} & child.keys()
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engine.gaussians import Gaussians
-from engine.optimize import refine
+from engine.method.refine import refine
 from engine.rasterize import gsplat_backend, rasterize
+from engine.scene.gaussians import Gaussians
 
 pytestmark = pytest.mark.gpu
 
@@ -21,11 +21,17 @@ def _usable() -> None:
 
 def cloud(n: int, degree: int) -> Gaussians:
     g = torch.Generator().manual_seed(5)
-    means = torch.randn(n, 3, generator=g) * torch.tensor([1.2, 0.9, 0.8]) + torch.tensor([0.0, 0.0, 3.0])
+    means = torch.randn(n, 3, generator=g) * torch.tensor([1.2, 0.9, 0.8]) + torch.tensor(
+        [0.0, 0.0, 3.0]
+    )
     return Gaussians(
-        means, torch.randn(n, 4, generator=g), torch.randn(n, 3, generator=g) * 0.5 - 2.3, torch.randn(n, generator=g) * 1.5,
-        torch.randn(n, 3, generator=g), torch.randn(n, (degree + 1) ** 2 - 1, 3, generator=g) * 0.3,
-    )  # fmt: skip
+        means,
+        torch.randn(n, 4, generator=g),
+        torch.randn(n, 3, generator=g) * 0.5 - 2.3,
+        torch.randn(n, generator=g) * 1.5,
+        torch.randn(n, 3, generator=g),
+        torch.randn(n, (degree + 1) ** 2 - 1, 3, generator=g) * 0.3,
+    )
 
 
 K = torch.tensor([[[50.0, 0, 31], [0, 55, 22], [0, 0, 1]]])
@@ -37,9 +43,21 @@ def draw(backend: str, device: str, dtype: torch.dtype, degree: int, **options):
     extra = torch.rand(150, 3, generator=g).to(device, dtype).requires_grad_()
     offsets = torch.zeros(1, 150, 2, device=device, dtype=dtype, requires_grad=True)
     camera = torch.eye(4, device=device)[None]
-    r = rasterize(Gaussians(*leaves), K.to(device), camera, 61, 45, extra=extra, offsets_px=offsets, backend=backend, **options)
+    r = rasterize(
+        Gaussians(*leaves),
+        K.to(device),
+        camera,
+        61,
+        45,
+        extra=extra,
+        offsets_px=offsets,
+        backend=backend,
+        **options,
+    )
     sum((t * torch.rand(t.shape, generator=g).to(device, dtype)).sum() for t in r[:4]).backward()
-    return [t.detach().double().cpu() for t in r[:4]], [t.grad.double().cpu() for t in (*leaves, extra, offsets) if t.grad is not None]
+    return [t.detach().double().cpu() for t in r[:4]], [
+        t.grad.double().cpu() for t in (*leaves, extra, offsets) if t.grad is not None
+    ]
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])

@@ -8,13 +8,26 @@ import numpy as np
 import pytest
 
 from engine import formats
-from engine.errors import UserError
+from engine.bridge.errors import UserError
 from engine.formats import SplatScene, WriteOptions
 from tests.format_samples import random_splats
-from tests.unit.test_formats_round_trips import _camera_path
+from tests.unit.formats.test_round_trips import _camera_path
 
 CASES = {"": {}, "version 3": {"spz_version": 3}, "holding spz": {"compress_spz": True}}
-FILES = [(ending, "") for ending in (".ply", ".compressed.ply", ".splat", ".spz", ".glb", ".gltf", ".usda", ".usdc", ".sog")]
+FILES = [
+    (ending, "")
+    for ending in (
+        ".ply",
+        ".compressed.ply",
+        ".splat",
+        ".spz",
+        ".glb",
+        ".gltf",
+        ".usda",
+        ".usdc",
+        ".sog",
+    )
+]
 FILES += [(".spz", "version 3"), (".glb", "holding spz")]
 _WORDS = (b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\0\0\0", b"\0\0\0\x80", b"\x00\xe1\xf5\x05")
 
@@ -48,10 +61,14 @@ def _damaged(data: bytes, rng: random.Random) -> bytes:
 def test_a_damaged_file_is_refused_or_read_as_sound_splats(tmp_path, ending, case):
     good, bad = tmp_path / f"good{ending}", tmp_path / f"bad{ending}"
     cameras = _camera_path() if ending in (".glb", ".gltf", ".usda", ".usdc") else None
-    formats.write(good, SplatScene(random_splats(40, 2), cameras=cameras), WriteOptions(**CASES[case]))
+    formats.write(
+        good, SplatScene(random_splats(40, 2), cameras=cameras), WriteOptions(**CASES[case])
+    )
     data, rng = good.read_bytes(), random.Random(ending + case)
     refused = 0
-    for _ in range(8 if ending == ".usdc" else 120):  # .usdc is tried in a process of its own first, which takes time
+    for _ in range(
+        8 if ending == ".usdc" else 120
+    ):  # .usdc is tried in a process of its own first, which takes time
         bad.write_bytes(_damaged(data, rng))
         try:
             scene = formats.read(bad)

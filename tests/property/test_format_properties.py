@@ -12,12 +12,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from engine import formats
-from engine.errors import UserError
+from engine.bridge.errors import UserError
+from engine.bridge.splat_file import Splats
 from engine.formats import SplatScene
-from engine.splat_file import Splats
 from tests.format_samples import covariances, opacity, random_splats
 
-QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+QUICK = settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 
 
 @st.composite
@@ -30,9 +34,13 @@ def splats(draw) -> Splats:
     quats = numbers((n, 4), -2, 2)
     quats[np.abs(quats).max(axis=1) < 1e-3] = (1, 0, 0, 0)
     return Splats(
-        numbers((n, 3), -100, 100), quats, numbers((n, 3), -9, 5), numbers((n,), -15, 15), numbers((n, 3), -1.5, 1.5),
+        numbers((n, 3), -100, 100),
+        quats,
+        numbers((n, 3), -9, 5),
+        numbers((n,), -15, 15),
+        numbers((n, 3), -1.5, 1.5),
         numbers((n, (degree + 1) ** 2 - 1, 3), -0.875, 0.875),
-    )  # fmt: skip
+    )
 
 
 @QUICK
@@ -48,7 +56,9 @@ def test_lossless_formats_return_what_they_were_given(ending, given_splats):
     np.testing.assert_array_equal(back.sh_rest, given_splats.sh_rest)
     np.testing.assert_allclose(opacity(back), opacity(given_splats), atol=1e-7)
     a, b = covariances(given_splats), covariances(back)
-    assert (np.linalg.norm(a - b, axis=(1, 2)) <= 1e-5 * np.linalg.norm(a, axis=(1, 2)) + 1e-12).all()
+    assert (
+        np.linalg.norm(a - b, axis=(1, 2)) <= 1e-5 * np.linalg.norm(a, axis=(1, 2)) + 1e-12
+    ).all()
 
 
 @QUICK
@@ -80,7 +90,9 @@ def _seed(ending: str) -> bytes:
 
 
 @settings(parent=QUICK, max_examples=150)
-@given(data=st.data(), ending=st.sampled_from([".ply", ".compressed.ply", ".spz", ".splat", ".glb"]))
+@given(
+    data=st.data(), ending=st.sampled_from([".ply", ".compressed.ply", ".spz", ".splat", ".glb"])
+)
 def test_damaged_bytes_give_a_scene_or_a_user_error_and_nothing_else(data, ending):
     raw = bytearray(_seed(ending))
     for _ in range(data.draw(st.integers(1, 6))):

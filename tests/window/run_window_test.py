@@ -28,7 +28,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
-INSIDE = ("in_blender.py", "stage.py", "story_generate.py", "story_incidents.py", "story_return.py", "second_blender.py")
+INSIDE = (
+    "in_blender.py",
+    "stage.py",
+    "story_generate.py",
+    "story_incidents.py",
+    "story_return.py",
+    "second_blender.py",
+)
 STORIES = {"generate": ("story_generate",), "incidents": ("story_incidents", "story_return")}
 ENGINE_LEAVES_S = 10.0  # after the death of its Blender
 SIZE = (1600, 900)
@@ -58,14 +65,22 @@ def _play(blender: _Blender, args: argparse.Namespace, story: str) -> int:
     """Play one story in one Blender; print its report. 0 if it came to its end."""
     out: Path = args.out
     plan = {
-        "story": story, "image": blender.inside(out / f"picture{args.image.suffix}"),
-        "preset": args.preset, "set": dict(pair.split("=", 1) for pair in args.set), "frames": args.frames,
-        "limit_s": args.limit, "settle_s": args.settle,
-    }  # fmt: skip
+        "story": story,
+        "image": blender.inside(out / f"picture{args.image.suffix}"),
+        "preset": args.preset,
+        "set": dict(pair.split("=", 1) for pair in args.set),
+        "frames": args.frames,
+        "limit_s": args.limit,
+        "settle_s": args.settle,
+    }
     (out / "plan.json").write_text(json.dumps(plan))
     (out / "report.json").unlink(missing_ok=True)
     code = _watch(blender, out, story, 6 * args.limit + 3 * args.settle + 600)
-    report = json.loads((out / "report.json").read_text()) if (out / "report.json").is_file() else {"error": "Blender wrote no report"}
+    report = (
+        json.loads((out / "report.json").read_text())
+        if (out / "report.json").is_file()
+        else {"error": "Blender wrote no report"}
+    )
     (out / f"report_{story}.json").write_text(json.dumps(report, indent=2))
     print(f"{story}: {json.dumps(report, indent=2)}", flush=True)
     return code or int("error" in report)
@@ -80,9 +95,20 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--story", nargs="+", choices=list(STORIES), default=["generate"])
     parser.add_argument("--preset", default="draft")
-    parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="a setting; may be repeated")
+    parser.add_argument(
+        "--set",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="a setting; may be repeated",
+    )
     parser.add_argument("--frames", type=int, default=25, help="length of the path")
-    parser.add_argument("--settle", type=float, default=60.0, help="seconds for a software renderer to compile its shaders")
+    parser.add_argument(
+        "--settle",
+        type=float,
+        default=60.0,
+        help="seconds for a software renderer to compile its shaders",
+    )
     parser.add_argument("--limit", type=float, default=900.0, help="seconds for the job")
     args = parser.parse_args()
     args.out, args.engine_python = args.out.absolute(), args.engine_python.absolute()
@@ -111,11 +137,25 @@ class _Blender:
 
     def run(self, *arguments: str) -> None:
         """Run a Blender command to its end; raises CalledProcessError."""
-        subprocess.run([*self.command, *arguments], env=self.environment, check=True, timeout=180, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [*self.command, *arguments],
+            env=self.environment,
+            check=True,
+            timeout=180,
+            stdout=subprocess.DEVNULL,
+        )
 
     def install(self, archive: Path) -> None:
         """Install and enable the extension; no splash screen in the pictures."""
-        self.run("--command", "extension", "install-file", "-r", "user_default", "--enable", self.inside(archive))
+        self.run(
+            "--command",
+            "extension",
+            "install-file",
+            "-r",
+            "user_default",
+            "--enable",
+            self.inside(archive),
+        )
         no_splash = "import bpy; bpy.context.preferences.view.show_splash = False; bpy.ops.wm.save_userpref()"
         self.run("-b", "--python-expr", no_splash)
         print("installed and enabled")
@@ -124,15 +164,23 @@ class _Blender:
 def _build(blender: _Blender, out: Path) -> Path:
     """The zip, made by that Blender from the repository's tracked files."""
     source = out / "source"
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True
+    ).stdout.decode()
     for name in filter(None, listed.split("\0")):
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, source / name)
     target = out / "scene_splatter.zip"
     blender.run(
-        "--command", "extension", "build", "--source-dir", blender.inside(source), "--output-filepath", blender.inside(target)
-    )  # fmt: skip
+        "--command",
+        "extension",
+        "build",
+        "--source-dir",
+        blender.inside(source),
+        "--output-filepath",
+        blender.inside(target),
+    )
     blender.run("--command", "extension", "validate", blender.inside(target))
     print(f"built and validated, {target.stat().st_size} bytes")
     return target
@@ -145,7 +193,17 @@ def _display() -> Iterator[str]:
         yield os.environ["DISPLAY"]
         return
     width, height = SIZE
-    command = ["Xvfb", DISPLAY, "-screen", "0", f"{width}x{height}x24", "+extension", "GLX", "-nolisten", "tcp"]
+    command = [
+        "Xvfb",
+        DISPLAY,
+        "-screen",
+        "0",
+        f"{width}x{height}x24",
+        "+extension",
+        "GLX",
+        "-nolisten",
+        "tcp",
+    ]
     server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         time.sleep(2.0)
@@ -158,9 +216,23 @@ def _display() -> Iterator[str]:
 def _watch(blender: _Blender, out: Path, story: str, limit_s: float) -> int:
     """Run Blender's window and grant its wishes; its exit code, 0 where it wished to be killed and its engine left with it."""
     script = blender.inside(out / "in_blender.py")
-    arguments = ["--window-geometry", "0", "0", *map(str, SIZE), "--python-exit-code", "3", "--python", script]
+    arguments = [
+        "--window-geometry",
+        "0",
+        "0",
+        *map(str, SIZE),
+        "--python-exit-code",
+        "3",
+        "--python",
+        script,
+    ]
     with open(out / f"{story}.log", "wb") as log:
-        process = subprocess.Popen([*blender.command, *arguments], env=blender.environment, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [*blender.command, *arguments],
+            env=blender.environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
         deadline = time.monotonic() + limit_s
         while process.poll() is None and time.monotonic() < deadline:
             for wish in sorted(out.glob("*.wish")):
@@ -196,15 +268,35 @@ def _grant(wish: Path, blender: _Blender, out: Path) -> None:
     words = wish.read_text().split()
     environment = {**os.environ, "DISPLAY": blender.environment["DISPLAY"]}
     if words[0] == "click":
-        subprocess.run(["xdotool", "mousemove", words[1], words[2], "sleep", "0.3", "click", "1"], env=environment, check=True)
+        subprocess.run(
+            ["xdotool", "mousemove", words[1], words[2], "sleep", "0.3", "click", "1"],
+            env=environment,
+            check=True,
+        )
     elif words[0] == "shot":
-        subprocess.run(["import", "-window", "root", str(wish.with_suffix(".png"))], env=environment, check=True)
+        subprocess.run(
+            ["import", "-window", "root", str(wish.with_suffix(".png"))],
+            env=environment,
+            check=True,
+        )
         print(f"picture: {wish.with_suffix('.png').name}", flush=True)
     elif words[0] == "second":
         script = blender.inside(out / "second_blender.py")
-        arguments = ["-b", blender.inside(out / "demo.blend"), "--python-exit-code", "3", "--python", script]
+        arguments = [
+            "-b",
+            blender.inside(out / "demo.blend"),
+            "--python-exit-code",
+            "3",
+            "--python",
+            script,
+        ]
         with open(out / "second.log", "wb") as log:
-            code = subprocess.call([*blender.command, *arguments], env=blender.environment, stdout=log, stderr=subprocess.STDOUT)
+            code = subprocess.call(
+                [*blender.command, *arguments],
+                env=blender.environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
         (out / "second.txt").write_text(str(code))
     wish.unlink()
 

@@ -7,9 +7,13 @@ import importlib
 import bpy
 
 PACKAGE = "bl_ext.user_default.scene_splatter.blender_addon"
-delivery, headless = (importlib.import_module(f"{PACKAGE}.{name}") for name in ("delivery", "headless"))
+delivery, headless = (
+    importlib.import_module(f"{PACKAGE}.{name}") for name in ("jobs.delivery", "jobs.headless")
+)
 
-assert delivery.waiting_job(bpy.context.scene) is None, "the other Blender's running job was offered"
+assert delivery.waiting_job(bpy.context.scene) is None, (
+    "the other Blender's running job was offered"
+)
 outcome = headless.generate()
 assert outcome.problem is None and outcome.object_name, outcome
 print("second Blender:", outcome.folder, outcome.object_name)

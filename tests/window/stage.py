@@ -22,7 +22,9 @@ BLEND = HERE / "demo.blend"
 LIMIT_MS = 50.0
 
 report: dict[str, Any] = {"blender": bpy.app.version_string}
-durations: dict[str, list[tuple[float, float]]] = {}  # of calls on the main thread: milliseconds by the clock, and of computing
+durations: dict[
+    str, list[tuple[float, float]]
+] = {}  # of calls on the main thread: milliseconds by the clock, and of computing
 
 
 def addon(name: str) -> ModuleType:
@@ -39,7 +41,9 @@ def view3d() -> tuple[Any, Any]:
 def in_view() -> Any:
     """A context for operators that want a 3D view; a timer's own has none."""
     window, area = view3d()
-    return bpy.context.temp_override(window=window, area=area, region=next(r for r in area.regions if r.type == "WINDOW"))
+    return bpy.context.temp_override(
+        window=window, area=area, region=next(r for r in area.regions if r.type == "WINDOW")
+    )
 
 
 def wish(name: str, text: str) -> Iterator[float]:
@@ -89,7 +93,9 @@ def show_sidebar() -> Iterator[float]:
     _, area = view3d()
     area.spaces.active.show_region_ui = True
     yield 1.0
-    next(region for region in area.regions if region.type == "UI").active_panel_category = "Scene Splatter"
+    next(
+        region for region in area.regions if region.type == "UI"
+    ).active_panel_category = "Scene Splatter"
     area.spaces.active.region_3d.view_perspective = "CAMERA"
     yield 1.5
 
@@ -102,13 +108,21 @@ def watch_main_thread() -> None:
     package = importlib.import_module(PACKAGE)
     for module in package._modules():
         for cls in vars(module).values():
-            if isinstance(cls, type) and cls.__module__ == module.__name__ and issubclass(cls, bpy.types.Operator | bpy.types.Panel):
+            if (
+                isinstance(cls, type)
+                and cls.__module__ == module.__name__
+                and issubclass(cls, bpy.types.Operator | bpy.types.Panel)
+            ):
                 for method in ("execute", "draw"):
                     if method in vars(cls):
-                        setattr(cls, method, _timed_method(vars(cls)[method], f"{cls.__name__}.{method}"))
-    session = addon("delivery").session
+                        setattr(
+                            cls,
+                            method,
+                            _timed_method(vars(cls)[method], f"{cls.__name__}.{method}"),
+                        )
+    session = addon("jobs.delivery").session
     session.pump = _timed(session.pump, lambda: f"pump while {session.status.phase.value}")
-    layout_view = addon("layout_view")
+    layout_view = addon("splats.layout_view")
     layout_view.sync = _timed(layout_view.sync, "layout_view.sync")
 
 
@@ -134,7 +148,11 @@ def _timed_method(method: Callable[..., Any], name: str) -> Callable[..., Any]:
 def main_thread_table() -> dict[str, dict[str, float]]:
     """Of every kind of call: how many, and the longest, by the clock and in computing time."""
     return {
-        name: {"calls": len(all_), "longest_ms": round(max(a for a, _ in all_), 1), "longest_cpu_ms": round(max(b for _, b in all_), 1)}
+        name: {
+            "calls": len(all_),
+            "longest_ms": round(max(a for a, _ in all_), 1),
+            "longest_cpu_ms": round(max(b for _, b in all_), 1),
+        }
         for name, all_ in sorted(durations.items())
     }
 
@@ -143,7 +161,11 @@ def check_main_thread(exceptions: set[str]) -> None:
     """No call computed for longer than LIMIT_MS, but for the named ones. The clock is no measure on a busy machine."""
     table = main_thread_table()
     report["main_thread"] = table
-    long = {name: row for name, row in table.items() if row["longest_cpu_ms"] > LIMIT_MS and name not in exceptions}
+    long = {
+        name: row
+        for name, row in table.items()
+        if row["longest_cpu_ms"] > LIMIT_MS and name not in exceptions
+    }
     assert not long, f"held Blender for longer than {LIMIT_MS} ms: {long}"
 
 

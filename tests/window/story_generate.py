@@ -9,7 +9,20 @@ from typing import Any
 
 import bpy
 from mathutils import Euler
-from stage import HERE, PLAN, addon, check_main_thread, in_view, make_scene, report, show_sidebar, until, view3d, watch_main_thread, wish
+from stage import (
+    HERE,
+    PLAN,
+    addon,
+    check_main_thread,
+    in_view,
+    make_scene,
+    report,
+    show_sidebar,
+    until,
+    view3d,
+    watch_main_thread,
+    wish,
+)
 
 GENERATE_AT = (1174, 438)  # the button in a window of 1600 x 900 with the default theme
 LONG_PATH = 2000  # frames
@@ -32,7 +45,7 @@ def story() -> Iterator[float]:
     yield from show_sidebar()
     yield from wish("1_before", "shot")
     yield from check_a_long_path()
-    session = addon("delivery").session
+    session = addon("jobs.delivery").session
     yield from wish("click_generate", "click {} {}".format(*GENERATE_AT))
     yield 1.0
     report["clicked"] = session.status.busy
@@ -48,14 +61,14 @@ def story() -> Iterator[float]:
 
 def check_a_long_path() -> Iterator[float]:
     """Blender must not stand still while thousands of frames are read."""
-    scene, session = bpy.context.scene, addon("delivery").session
+    scene, session = bpy.context.scene, addon("jobs.delivery").session
     scene.scene_splatter.use_scene_range = False
     scene.scene_splatter.frame_start, scene.scene_splatter.frame_end = 1, LONG_PATH
     with in_view():
         bpy.ops.scene_splatter.check_path("INVOKE_DEFAULT")
     yield from until(lambda: not session.status.busy, "the check of a long path", 120)
     assert session.status.problem is None, session.status.problem
-    report["long_path"] = addon("camera_tools").notes[scene.name]
+    report["long_path"] = addon("cameras.operators").notes[scene.name]
     scene.scene_splatter.use_scene_range = True
 
 
@@ -100,10 +113,12 @@ def look_at_result() -> Iterator[float]:
     region.view_rotation = Euler((math.radians(70), 0, math.radians(25))).to_quaternion()
     yield PLAN["settle_s"] / 3
     yield from wish("5_layout_view", "shot")
-    splat_object = addon("splat_object")
+    splat_object = addon("splats.splat_object")
     modifier = splat_object.modifier_of(cloud)
     if modifier is not None:  # 5.3 draws by itself
-        assert not splat_object.get_input(modifier, "Exact in Viewport"), "quads are drawn while orbiting"
+        assert not splat_object.get_input(modifier, "Exact in Viewport"), (
+            "quads are drawn while orbiting"
+        )
         yield from crop(cloud, modifier)
     region.view_perspective = "CAMERA"
     space.shading.type = "SOLID"
@@ -112,7 +127,7 @@ def look_at_result() -> Iterator[float]:
 
 def crop(cloud: Any, modifier: Any) -> Iterator[float]:
     """A fifth of the points, then a crop box."""
-    splat_object = addon("splat_object")
+    splat_object = addon("splats.splat_object")
     splat_object.set_input(modifier, "Percentage", 20.0)
     yield 5.0
     yield from wish("5_layout_fifth", "shot")

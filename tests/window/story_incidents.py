@@ -14,7 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import bpy
-from stage import BLEND, HERE, addon, in_view, main_thread_table, make_scene, report, show_sidebar, until, watch_main_thread, wish
+from stage import (
+    BLEND,
+    HERE,
+    addon,
+    in_view,
+    main_thread_table,
+    make_scene,
+    report,
+    show_sidebar,
+    until,
+    watch_main_thread,
+    wish,
+)
 
 CANCEL_S = 2.0
 PUMP_S = 0.2  # the timer's own distance, twice
@@ -22,7 +34,7 @@ PUMP_S = 0.2  # the timer's own distance, twice
 
 def session() -> Any:
     """The add-on's session."""
-    return addon("delivery").session
+    return addon("jobs.delivery").session
 
 
 def press(name: str) -> None:
@@ -33,7 +45,13 @@ def press(name: str) -> None:
 
 def until_refining() -> Iterator[float]:
     """The first segment is being refined."""
-    yield from until(lambda: ("refine" in session().status.stage and session().status.done > 3) or not session().status.busy, "refinement")
+    yield from until(
+        lambda: (
+            ("refine" in session().status.stage and session().status.done > 3)
+            or not session().status.busy
+        ),
+        "refinement",
+    )
     assert session().status.busy, session().status
 
 
@@ -63,8 +81,10 @@ def cancel() -> Iterator[float]:
     taken = time.monotonic() - began
     report["cancel_s"] = round(taken, 2)
     assert taken < CANCEL_S + PUMP_S, f"cancelling took {taken:.1f} s"
-    assert session().status.problem is None and "Cancelled" in session().status.outcome, session().status
-    waiting = addon("delivery").waiting_job(bpy.context.scene)
+    assert session().status.problem is None and "Cancelled" in session().status.outcome, (
+        session().status
+    )
+    waiting = addon("jobs.delivery").waiting_job(bpy.context.scene)
     assert waiting is not None and not waiting.finished
     yield 0.5
     yield from wish("7_cancelled", "shot")
@@ -77,7 +97,11 @@ def engine_crash() -> Iterator[float]:
     os.killpg(session().engine_pid, signal.SIGKILL)
     yield from until_over()
     problem = session().status.problem
-    assert problem is not None and "ended by the system" in problem.message and "Resume" in problem.hint, problem
+    assert (
+        problem is not None
+        and "ended by the system" in problem.message
+        and "Resume" in problem.hint
+    ), problem
     report["engine_crash"] = f"{problem.message} {problem.hint}"
     yield 0.5
     yield from wish("7_engine_crashed", "shot")
@@ -135,7 +159,9 @@ def another_file() -> Iterator[float]:
     assert session().status.busy
     yield from show_sidebar()
     yield from until_over()
-    assert session().status.problem is None and "demo.blend" in session().status.outcome, session().status
+    assert session().status.problem is None and "demo.blend" in session().status.outcome, (
+        session().status
+    )
     assert clouds() == []
     report["another_file"] = session().status.outcome
     yield 1.0
@@ -144,7 +170,7 @@ def another_file() -> Iterator[float]:
         bpy.ops.wm.open_mainfile(filepath=str(BLEND))
     yield 1.0
     yield from show_sidebar()
-    waiting = addon("delivery").waiting_job(bpy.context.scene)
+    waiting = addon("jobs.delivery").waiting_job(bpy.context.scene)
     assert waiting is not None and waiting.finished
     yield from wish("7_import_offered", "shot")
     press("import_result")
@@ -159,5 +185,7 @@ def blender_crash() -> Iterator[float]:
     folder = session().status.folder
     (HERE / "engine.pid").write_text(str(session().engine_pid))
     (HERE / "unfinished.txt").write_text(Path(folder).name)
-    (HERE / "incidents.json").write_text(json.dumps({**report, "main_thread": main_thread_table()}, indent=2))
+    (HERE / "incidents.json").write_text(
+        json.dumps({**report, "main_thread": main_thread_table()}, indent=2)
+    )
     yield from wish("kill", "kill")

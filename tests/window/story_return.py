@@ -15,7 +15,7 @@ def story() -> Iterator[float]:
         bpy.ops.wm.open_mainfile(filepath=str(BLEND))
     yield 1.0
     yield from show_sidebar()
-    delivery = addon("delivery")
+    delivery = addon("jobs.delivery")
     waiting = delivery.waiting_job(bpy.context.scene)
     assert waiting is not None and not waiting.finished, waiting
     assert waiting.folder.name == (HERE / "unfinished.txt").read_text(), waiting
@@ -25,7 +25,11 @@ def story() -> Iterator[float]:
         bpy.ops.scene_splatter.resume("INVOKE_DEFAULT")
     yield from until(lambda: not delivery.session.status.busy, "the end of the job")
     assert delivery.session.status.problem is None, delivery.session.status.problem
-    new = [name for name in set(bpy.data.objects.keys()) - before if bpy.data.objects[name].type == "POINTCLOUD"]
+    new = [
+        name
+        for name in set(bpy.data.objects.keys()) - before
+        if bpy.data.objects[name].type == "POINTCLOUD"
+    ]
     assert len(new) == 1, new
     report["resumed"] = new[0]
     yield 1.0

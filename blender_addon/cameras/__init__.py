@@ -1,0 +1,4 @@
+"""Blender's cameras and the engine's: conversion, moves, blockout depth, how much a path sees.
+
+It imports `engine.bridge` and `jobs.slices`. Every room of the extension may import it.
+"""

@@ -1,0 +1,191 @@
+"""Camera moves as ordinary keyframes, and plain words about paths that will not work well."""
+
+from __future__ import annotations
+
+import math
+
+import bpy
+import numpy as np
+from mathutils import Matrix, Vector
+
+from ...engine.bridge.camera_file import CameraPath
+from ...engine.bridge.errors import UserError
+from .conversion import animation_curves
+
+MOVES = ("dolly", "truck", "orbit")
+_ORBIT_STEP_DEG = 5.0  # between keys of an orbit
+_JUMP = 8.0  # a step this many times the usual one is a jump
+_JUMP_DEG = 4.0  # but not if it is small to the eye
+
+
+def add_move(
+    scene: bpy.types.Scene,
+    camera: bpy.types.Object,
+    move: str,
+    amount: float,
+    *,
+    start: int,
+    end: int,
+    distance: float = 4.0,
+) -> None:
+    """Animate `camera` from where it stands now, with ordinary keyframes from frame `start` to `end`.
+
+    move: one of MOVES. amount: metres forward (dolly) or to the right (truck), or degrees to the right
+    round a point `distance` metres ahead, which stays in the centre (orbit). Keys of location and
+    rotation that the camera has between the two frames are replaced; others stay.
+    """
+    if move not in MOVES:
+        raise ValueError(f"move must be one of {MOVES}, received {move!r}")
+    if end <= start:
+        raise UserError(
+            f"The move ends (frame {end}) before it starts ({start}).",
+            "Choose a longer frame range.",
+        )
+    steps = max(2, math.ceil(abs(amount) / _ORBIT_STEP_DEG)) if move == "orbit" else 1
+    metres = scene.unit_settings.scale_length
+    at_start = camera.matrix_basis.copy()
+    location, rotation, scale = at_start.decompose()
+    rotation_path = {"QUATERNION": "rotation_quaternion", "AXIS_ANGLE": "rotation_axis_angle"}.get(
+        camera.rotation_mode, "rotation_euler"
+    )
+    _clear_keys(camera, start, end)
+    for step in range(steps + 1):
+        done = amount * step / steps
+        camera.matrix_basis = _moved(location, rotation, scale, move, done, metres, distance)
+        frame = start + (end - start) * step / steps
+        camera.keyframe_insert("location", frame=frame)
+        camera.keyframe_insert(rotation_path, frame=frame)
+    camera.matrix_basis = at_start
+
+
+def _moved(
+    location, rotation, scale, move: str, done: float, metres: float, distance: float
+) -> Matrix:
+    """The camera's matrix after `done` metres or degrees of the move."""
+    if move == "dolly":
+        return Matrix.LocRotScale(
+            location + rotation @ Vector((0, 0, -done / metres)), rotation, scale
+        )
+    if move == "truck":
+        return Matrix.LocRotScale(
+            location + rotation @ Vector((done / metres, 0, 0)), rotation, scale
+        )
+    pivot = location + rotation @ Vector((0, 0, -distance / metres))
+    turn = Matrix.Rotation(math.radians(done), 4, rotation @ Vector((0, 1, 0)))
+    return Matrix.LocRotScale(
+        pivot + turn @ (location - pivot), turn.to_quaternion() @ rotation, scale
+    )
+
+
+def _clear_keys(camera: bpy.types.Object, start: int, end: int) -> None:
+    """Remove keys of location and rotation from `start` to `end`, both included."""
+    if camera.animation_data is None or camera.animation_data.action is None:
+        return
+    for curve in animation_curves(camera):
+        if curve.data_path == "location" or curve.data_path.startswith("rotation"):
+            for point in reversed([p for p in curve.keyframe_points if start <= p.co.x <= end]):
+                curve.keyframe_points.remove(point)
+
+
+def path_warnings(
+    path: CameraPath, frames: list[float], scene: bpy.types.Scene, camera: bpy.types.Object
+) -> list[str]:
+    """What may go wrong with a path of `cameras.export`, one sentence each: jumps, stops, cuts to other cameras, clipping."""
+    warnings = [*_jumps(path, frames), *_standstill(path, frames), *_cuts(scene, camera, frames)]
+    metres = scene.unit_settings.scale_length
+    if camera.data.clip_start * metres > 0.1 + 1e-6:
+        warnings.append(
+            f"{camera.name} clips everything nearer than {camera.data.clip_start * metres:.2g} m: lower its Clip Start."
+        )
+    if camera.data.clip_end * metres < 20:
+        warnings.append(
+            f"{camera.name} clips everything beyond {camera.data.clip_end * metres:.2g} m: raise its Clip End."
+        )
+    return warnings
+
+
+def _steps(path: CameraPath) -> tuple[np.ndarray, np.ndarray]:
+    """[f - 1] metres and degrees between neighbouring cameras."""
+    centres, turns = path.world_from_camera[:, :3, 3], path.world_from_camera[:, :3, :3]
+    relative = np.einsum("fji,fjk->fik", turns[:-1], turns[1:])
+    cosine = np.clip((np.trace(relative, axis1=1, axis2=2) - 1) / 2, -1, 1)
+    return np.linalg.norm(np.diff(centres, axis=0), axis=1), np.degrees(np.arccos(cosine))
+
+
+def _jumps(path: CameraPath, frames: list[float]) -> list[str]:
+    if path.count < 3:
+        return []
+    metres, degrees = _steps(path)
+    fov = 2 * math.degrees(math.atan(path.width / 2 / path.K[:, 0, 0].max()))
+    found = []
+    usual, usual_turn, largest = (
+        _median_of_others(metres),
+        _median_of_others(degrees),
+        _largest_of_others(metres),
+    )
+    cut = degrees > fov / 2
+    turned = (degrees > np.maximum(_JUMP * usual_turn, _JUMP_DEG)) & ~cut
+    moved = (metres > _JUMP * usual) & (metres > 0.05) & (metres > 1.5 * largest)
+    for index in np.flatnonzero(cut | turned | moved):
+        between = f"between frames {frames[index]:g} and {frames[index + 1]:g}"
+        if cut[index]:
+            found.append(
+                f"The camera turns {degrees[index]:.0f} degrees {between}: the two views share too little."
+            )
+        elif turned[index]:
+            found.append(
+                f"The camera turns {degrees[index]:.0f} degrees {between}, {usual_turn[index]:.1f} elsewhere: is that a jump?"
+            )
+        if moved[index]:
+            found.append(
+                f"The camera moves {metres[index]:.2g} m {between}, {usual[index]:.2g} m elsewhere: is that a jump?"
+            )
+    zoom = path.K[1:, 0, 0] / path.K[:-1, 0, 0]
+    for index in np.flatnonzero(np.abs(np.log(zoom)) > math.log(1.25)):
+        between = f"between frames {frames[index]:g} and {frames[index + 1]:g}"
+        found.append(
+            f"The lens changes by {abs(zoom[index] - 1) * 100:.0f} % {between}: is that a jump?"
+        )
+    return found
+
+
+def _median_of_others(values: np.ndarray) -> np.ndarray:
+    """[n > 1] -> [n]: for each value the median of all others."""
+    order = np.argsort(values, kind="stable")
+    rank, ordered = np.argsort(order), values[order]
+    low, high = (len(values) - 2) // 2, (len(values) - 1) // 2  # the middle of n - 1 values
+    return (ordered[low + (rank <= low)] + ordered[high + (rank <= high)]) / 2
+
+
+def _largest_of_others(values: np.ndarray) -> np.ndarray:
+    """[n > 1] -> [n]: for each value the largest of all others."""
+    second, first = np.argsort(values, kind="stable")[-2:]
+    return np.where(np.arange(len(values)) == first, values[second], values[first])
+
+
+def _standstill(path: CameraPath, frames: list[float]) -> list[str]:
+    """Runs of at least a quarter of the path, and at least five frames, in which nothing moves."""
+    if path.count < 2:
+        return []
+    metres, degrees = _steps(path)
+    still = (metres < 1e-6) & (degrees < 1e-4) & (np.abs(np.diff(path.K[:, 0, 0])) < 1e-6)
+    found, first = [], None
+    for index in range(len(still) + 1):
+        if index < len(still) and still[index]:
+            first = index if first is None else first
+            continue
+        if first is not None and index - first >= max(5, path.count // 4):
+            found.append(
+                f"The camera stands still from frame {frames[first]:g} to {frames[index]:g}: shorten the range, or animate it there."
+            )
+        first = None
+    return found
+
+
+def _cuts(scene: bpy.types.Scene, camera: bpy.types.Object, frames: list[float]) -> list[str]:
+    """Timeline markers in the range that hand over to another camera."""
+    return [
+        f"At frame {marker.frame} the scene cuts to {marker.camera.name}; the path stays with {camera.name}."
+        for marker in sorted(scene.timeline_markers, key=lambda m: m.frame)
+        if marker.camera not in (None, camera) and frames[0] <= marker.frame <= frames[-1]
+    ]

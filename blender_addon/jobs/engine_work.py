@@ -1,0 +1,117 @@
+"""Running errands from operators: the timer, the temporary folder, the inputs they share."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import bpy
+
+from ...engine.bridge import camera_file
+from ...engine.bridge.errors import UserError
+from ..cameras import conversion
+from ..publish import exporting
+from ..splats import splat_object
+from ..ui.greyed import GreyWithReason
+from . import places
+from .errands import Errand
+
+errand = Errand()
+
+
+def _tick() -> float | None:
+    if errand.pump():
+        _redraw()
+    return 0.1 if errand.running else None
+
+
+def _redraw() -> None:
+    for window in bpy.context.window_manager.windows:
+        for area in window.screen.areas:
+            if area.type == "VIEW_3D":
+                area.tag_redraw()
+
+
+def begin(
+    operator: bpy.types.Operator,
+    context: bpy.types.Context,
+    title: str,
+    kind: str,
+    settings: dict[str, Any],
+    finish: Callable[[dict[str, Any]], str],
+    *,
+    splats: bool = True,
+    camera: bool = False,
+) -> set[str]:
+    """Start the errand on a temporary folder that holds its inputs; in the background, where no timer fires, wait for its end.
+
+    splats: the active object as scene.ply, as it stands in the world (OpenCV axes, metres); camera: the
+    scene camera's path as cameras.json. `finish` runs while the folder and the engine's outputs in it exist.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="scene_splatter_"))
+    try:
+        if splats:
+            exporting.write(
+                context.scene,
+                context.view_layer.objects.active,
+                folder / "scene.ply",
+                in_world=True,
+            )
+        if camera:
+            scene = context.scene
+            frames = range(scene.frame_start, scene.frame_end + 1)
+            camera_file.write(
+                folder / "cameras.json", conversion.export(scene, scene.camera, frames)
+            )
+        command = places.engine_command(context)
+        errand.begin(
+            title,
+            command,
+            kind,
+            folder,
+            settings,
+            finish,
+            lambda: shutil.rmtree(folder, ignore_errors=True),
+        )
+    except UserError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        operator.report({"ERROR"}, str(error))
+        return {"CANCELLED"}
+    if not bpy.app.background:
+        if not bpy.app.timers.is_registered(_tick):
+            bpy.app.timers.register(_tick, persistent=True)
+        return {"FINISHED"}
+    errand.wait()
+    if errand.problem:
+        operator.report({"ERROR"}, errand.problem)
+        return {"CANCELLED"}
+    operator.report({"INFO"}, errand.outcome)
+    return {"FINISHED"}
+
+
+def why_not(context: bpy.types.Context, *, need_splats: bool = True) -> str:
+    """Why nothing can be started now, or an empty text."""
+    if need_splats and not splat_object.is_splat_object(context.view_layer.objects.active):
+        return "Make a splat object active"
+    if errand.running:
+        return f"{errand.title} is running"
+    return places.why_no_engine(context)
+
+
+class NeedsSplats(GreyWithReason):
+    """Operators on the active splat object."""
+
+    @classmethod
+    def why_not(cls, context: bpy.types.Context) -> str:
+        """An active splat object, an engine, and no errand under way."""
+        return why_not(context)
+
+
+def close() -> None:
+    """An errand under way ends; for unregistering."""
+    errand.close()
+    if bpy.app.timers.is_registered(_tick):
+        bpy.app.timers.unregister(_tick)

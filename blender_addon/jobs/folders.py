@@ -1,0 +1,212 @@
+"""Job folders as Blender sees them: where they lie, whose they are, and who works in them now. No bpy.
+
+A job outlives Blender. Beside what the engine writes, the folder holds `blender.json` (the
+`Ticket`: which file and scene asked, what became of it) and `blender.lock`, which a Blender
+holds locked while it runs the job; the system lets go of it however that Blender ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from ...engine.bridge.errors import UserError
+
+TICKET = "blender.json"
+LOCK = "blender.lock"
+RESULTS = ("scene_linear.ply", "scene.ply")  # in the order in which Blender prefers them
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """Who asked for a job, and what became of it."""
+
+    blend: str  # path of the .blend, empty if it was never saved
+    scene: str
+    shot: str
+    camera: str = ""  # name of the camera object whose path it is
+    replace: str = ""  # name of the object whose Gaussians the result replaces
+    done: bool = False  # the engine said Done
+    imported: str = ""  # name of the object that the import made
+    dismissed: bool = False  # the user does not want to be asked again
+
+
+class Claim:
+    """A job folder that this Blender works in, until `release`."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises UserError where another Blender works in that folder or it cannot be written."""
+        self.folder = folder
+        try:
+            self._file: IO[bytes] | None = open(folder / LOCK, "ab")  # noqa: SIM115 (held open on purpose)
+        except OSError as error:
+            raise UserError(
+                f"The job folder cannot be written: {error}.",
+                "Free some space, or save the file in another place.",
+            ) from error
+        if not _lock(self._file):
+            self._file.close()
+            self._file = None
+            raise UserError(
+                f"The job in {folder.name} is running in another Blender.",
+                "Wait for it there, or cancel it there.",
+            )
+
+    def release(self) -> None:
+        """Let another Blender have it. May be called twice."""
+        if self._file is not None:
+            self._file.close()  # closing gives the lock back
+            self._file = None
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Take the whole file for this process, without waiting. False if another one has it."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        else:
+            import fcntl
+
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def is_claimed(folder: Path) -> bool:
+    """Whether a Blender, this one included, works in the folder now."""
+    if not (folder / LOCK).is_file():
+        return False
+    try:
+        Claim(folder).release()
+    except UserError:
+        return True
+    return False
+
+
+def new_folder(parent: Path, shot: str) -> Path:
+    """Make `parent/<shot>_v001`, or the next free number. Raises UserError if nothing can be written there."""
+    name = re.sub(r"[^\w.-]+", "_", shot).strip("._") or "shot"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 10000):
+            folder = parent / f"{name}_v{number:03d}"
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                (folder / "input").mkdir()
+                return folder
+    except OSError as error:
+        message = f"No job folder can be made in {parent}: {error.strerror}."
+        raise UserError(message, "Save the file in a folder that you can write to.") from error
+    raise UserError(f"{parent} holds 9999 jobs named {name}.", "Choose another name.")
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON so that the file is whole or not there. Raises UserError, e.g. where the disk is full."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            json.dump(data, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise UserError(
+            f"{path.name} could not be written: {error.strerror}.", "Free some space on that disk."
+        ) from error
+
+
+def write_ticket(folder: Path, ticket: Ticket) -> None:
+    """Remember who asked for the job in `folder`."""
+    write_json(folder / TICKET, dataclasses.asdict(ticket))
+
+
+def read_ticket(folder: Path) -> Ticket | None:
+    """The ticket of a job folder; None where there is none that can be read."""
+    try:
+        data = json.loads((folder / TICKET).read_text(encoding="utf-8"))
+        known = {field.name for field in dataclasses.fields(Ticket)}
+        return Ticket(**{name: value for name, value in data.items() if name in known})
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def result_of(folder: Path) -> Path | None:
+    """The splat file that Blender imports from a job, None as long as there is none."""
+    return next((folder / name for name in RESULTS if (folder / name).is_file()), None)
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A job that an earlier Blender left: finished but not imported, or not finished."""
+
+    folder: Path
+    ticket: Ticket
+    finished: bool
+
+
+def look_at(folder: Path) -> Leftover | None:
+    """What is left to do about a job folder; None if nothing is, or another Blender is at it."""
+    ticket = read_ticket(folder)
+    if ticket is None or ticket.imported or ticket.dismissed or is_claimed(folder):
+        return None
+    if not (folder / "settings.json").is_file():
+        return None  # its inputs were never complete
+    return Leftover(folder, ticket, ticket.done and result_of(folder) is not None)
+
+
+def last_changed(folder: Path) -> float:
+    """When a job's ticket was written last, in seconds; 0 where there is none."""
+    try:
+        return (folder / TICKET).stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def leftovers(parent: Path, blend: str, since: float = 0.0) -> Iterator[Leftover]:
+    """Jobs under `parent` that `blend` asked for after `since` and never got, newest first."""
+    if not parent.is_dir():
+        return
+    dated = [(last_changed(path), path) for path in parent.iterdir()]
+    for _, folder in sorted((pair for pair in dated if pair[0] > since), reverse=True):
+        found = look_at(folder)
+        if found is not None and found.ticket.blend == blend:
+            yield found
+
+
+def result_lines(folder: Path) -> list[tuple[str, str]]:
+    """What report.json says of a finished job, as (name, value) for the panel; empty where there is no report."""
+    try:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        facts, segments = report["facts"], report["segments"]
+        lines = [
+            ("Verdict", str(report["verdict"])),
+            ("Input view", f"{report['input_psnr']:.1f} dB PSNR"),
+        ]
+        lines += [
+            (str(finding["name"]), f"{finding['measured']}. {finding['advice']}")
+            for finding in report["findings"]
+            if not finding["ok"]
+        ]
+        lines += [
+            (name.title(), str(facts[name]))
+            for name in ("prior", "depth", "device", "seed")
+            if name in facts
+        ]
+        if segments and "gaussians" in segments[-1]:
+            lines.append(("Gaussians", f"{segments[-1]['gaussians']:,}"))
+        lines.append(("Segments", f"{len(segments)}, refined in {report['seconds_total']:.0f} s"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return lines

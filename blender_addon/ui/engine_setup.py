@@ -1,0 +1,305 @@
+"""Installing and checking the engine from the preferences: two tasks, their operators, their drawing."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import bpy
+
+from ...engine.bridge.errors import UserError
+from ..jobs import places
+from ..jobs.installer import Task, installing_python
+from . import properties
+from .greyed import GreyWithReason
+from .layout import draw_wrapped
+
+log = logging.getLogger(__name__)
+
+SIZE_TEXT = {
+    "auto": "about 2 GB on disk for a CPU, about 8 GB with CUDA",
+    "cpu": "about 2 GB on disk",
+    "cuda": "about 8 GB on disk",
+}
+LICENCE_TEXT = (
+    "PyTorch, NumPy, SciPy and numba: BSD. Pillow: MIT-CMU. imageio: BSD; its FFmpeg: LGPL/GPL. plyfile: GPL-3.0-or-later. "
+    "No model weights are part of it: each has a licence of its own, said before it is fetched."
+)
+tasks = {
+    "install": Task("Install"),
+    "check": Task("Check"),
+    "weights": Task("List"),
+    "download": Task("Download"),
+    "verify": Task("Verify"),
+}
+
+
+def _tick() -> float | None:
+    changed = [task.pump() for task in tasks.values()]
+    if any(changed):
+        _learn_names()
+        _redraw()
+    return 0.2 if any(task.running for task in tasks.values()) else None
+
+
+def pump() -> None:
+    """For tests and scripts, where timers do not fire."""
+    _tick()
+
+
+def watch() -> None:
+    """See to it that the tasks are pumped. Timers do not fire without a window: `pump`."""
+    if not bpy.app.timers.is_registered(_tick):
+        bpy.app.timers.register(_tick, persistent=True)
+
+
+def _redraw() -> None:
+    for window in bpy.context.window_manager.windows:
+        for area in window.screen.areas:
+            if area.type == "PREFERENCES":
+                area.tag_redraw()
+
+
+def why_busy() -> str:
+    """Why nothing else can be started now, or an empty text."""
+    return next((f"{task.title} is running" for task in tasks.values() if task.running), "")
+
+
+def why_offline() -> str:
+    """Why nothing may be fetched, or an empty text."""
+    if bpy.app.online_access:
+        return ""
+    where = (
+        "it was started with --offline-mode"
+        if bpy.app.online_access_override
+        else "allow it in Preferences > System > Network"
+    )
+    return f"Blender is not allowed to go online: {where}"
+
+
+def install_command(torch_build: str) -> list[str]:
+    """The command line that makes the extension's own environment, or mends it."""
+    script, environment = str(places.PACKAGE / "install_deps.py"), str(places.user_folder("engine"))
+    return [
+        installing_python(),
+        "-I",
+        "-u",
+        script,
+        "--env",
+        environment,
+        "--json",
+        "--torch",
+        torch_build,
+    ]
+
+
+class SCENESPLATTER_OT_install_engine(GreyWithReason, bpy.types.Operator):
+    """Make the engine's own Python environment in your user folder. Blender's Python is not touched"""
+
+    bl_idname = "scene_splatter.install_engine"
+    bl_label = "Install Engine"
+
+    @classmethod
+    def why_not(cls, context: bpy.types.Context) -> str:
+        """Not while it runs, and only where Blender may go online."""
+        return why_busy() or why_offline()
+
+    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        """Say size and licences first."""
+        return context.window_manager.invoke_props_dialog(self, width=500)
+
+    def draw(self, context: bpy.types.Context) -> None:
+        """What will be fetched."""
+        preferences = places.preferences_in(context)
+        build = preferences.torch_build if preferences else "auto"
+        column = self.layout.column()
+        draw_wrapped(
+            column,
+            f"Downloads Python packages, {SIZE_TEXT[build]}, into {places.user_folder('engine')}.",
+            80,
+        )
+        draw_wrapped(column, LICENCE_TEXT, 80)
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Start install_deps.py and return at once."""
+        preferences = places.preferences_in(context)
+        build = preferences.torch_build if preferences else "auto"
+        try:
+            tasks["install"].start(install_command(build), places.PACKAGE)
+        except UserError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        watch()
+        return {"FINISHED"}
+
+
+class SCENESPLATTER_OT_cancel_install(bpy.types.Operator):
+    """Stop; pressing Install again goes on with what is there"""
+
+    bl_idname = "scene_splatter.cancel_install"
+    bl_label = "Cancel"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """End the processes."""
+        for task in tasks.values():
+            task.cancel()
+        return {"FINISHED"}
+
+
+class SCENESPLATTER_OT_check_engine(GreyWithReason, bpy.types.Operator):
+    """Ask the engine what it can do on this machine"""
+
+    bl_idname = "scene_splatter.check_engine"
+    bl_label = "Check"
+
+    @classmethod
+    def why_not(cls, context: bpy.types.Context) -> str:
+        """Only with an engine."""
+        return places.why_no_engine(context) or why_busy()
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """Start `doctor --json` and return at once."""
+        command = places.engine_command(context)
+        try:
+            tasks["check"].start(
+                [str(command.python), "-m", "engine", "doctor", "--json"],
+                command.root,
+                command.environment,
+            )
+        except UserError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        watch()
+        return {"FINISHED"}
+
+
+class SCENESPLATTER_OT_copy_install_log(bpy.types.Operator):
+    """Copy what the last installation or check said"""
+
+    bl_idname = "scene_splatter.copy_install_log"
+    bl_label = "Copy Log"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """To the clipboard."""
+        context.window_manager.clipboard = "\n".join(
+            line for task in tasks.values() for line in task.log
+        )
+        return {"FINISHED"}
+
+
+def draw_running(layout: bpy.types.UILayout, task: Task) -> None:
+    """A bar and Cancel."""
+    row = layout.row()
+    row.progress(factor=task.factor, text=task.text or f"{task.title} ...")
+    row.operator("scene_splatter.cancel_install", text="", icon="X")
+
+
+def draw_failed(layout: bpy.types.UILayout, task: Task) -> None:
+    """What went wrong, in the task's own last words."""
+    words = "was cancelled" if task.cancelled else f"failed (exit code {task.code})"
+    layout.label(text=f"{task.title} {words}", icon="ERROR")
+    said = task.text or (task.log[-1] if task.log else "")
+    if said:
+        draw_wrapped(layout, said[:500], 90)
+    layout.operator("scene_splatter.copy_install_log", icon="COPYDOWN")
+
+
+def draw_install(layout: bpy.types.UILayout) -> None:
+    """Install, its progress, or why it failed."""
+    task = tasks["install"]
+    if task.running:
+        draw_running(layout, task)
+        return
+    offline = why_offline()
+    if offline:
+        draw_wrapped(layout, offline, 90, icon="ERROR")
+        if not bpy.app.online_access_override:
+            layout.prop(bpy.context.preferences.system, "use_online_access")
+    there = places.own_python().is_file()
+    layout.operator(
+        "scene_splatter.install_engine",
+        text="Repair or Update Engine" if there else "Install Engine",
+        icon="IMPORT",
+    )
+    if task.code:
+        draw_failed(layout, task)
+    elif not places.why_own_engine_incomplete():
+        layout.label(text="The engine is installed", icon="CHECKMARK")
+
+
+def findings_of(task: Task) -> dict[str, Any]:
+    """What the doctor said, as one object."""
+    return task.findings[-1] if task.findings else {}
+
+
+_ICONS = {"ok": "CHECKMARK", "warn": "INFO", "fail": "ERROR"}
+
+
+def _learn_names() -> None:
+    """Offer the models that the doctor found where the panel asks for one."""
+    checks = findings_of(tasks["check"]).get("checks", [])
+    for kind in properties.MODEL_NAMES:
+        found = [
+            check["name"].removeprefix(f"{kind} ")
+            for check in checks
+            if check["name"].startswith(f"{kind} ")
+        ]
+        found += [line["name"] for line in tasks["weights"].findings if line.get("kind") == kind]
+        if found:
+            properties.MODEL_NAMES[kind] = tuple(dict.fromkeys(found))
+
+
+def draw_check(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+    """Check, and what it found."""
+    task = tasks["check"]
+    reason = places.why_no_engine(context)
+    if reason:
+        draw_wrapped(layout, reason, 90, icon="INFO")
+    if task.running:
+        draw_running(layout, task)
+        return
+    layout.operator("scene_splatter.check_engine", icon="CHECKMARK")
+    findings = findings_of(task)
+    for check in findings.get("checks", []):
+        draw_wrapped(
+            layout,
+            f"{check['name']}: {check['text']}",
+            100,
+            icon=_ICONS.get(check["state"], "NONE"),
+        )
+        if check.get("remedy"):
+            draw_wrapped(layout, check["remedy"], 100, icon="FORWARD")
+    if task.code and not findings:
+        draw_failed(layout, task)
+
+
+def draw_licences(layout: bpy.types.UILayout) -> None:
+    """Under what terms all this comes."""
+    header, body = layout.panel("scene_splatter_licences", default_closed=True)
+    header.label(text="Licences")
+    if body is not None:
+        draw_wrapped(body, "This extension: GPL-3.0-or-later. " + LICENCE_TEXT, 100)
+
+
+CLASSES = (
+    SCENESPLATTER_OT_install_engine,
+    SCENESPLATTER_OT_cancel_install,
+    SCENESPLATTER_OT_check_engine,
+    SCENESPLATTER_OT_copy_install_log,
+)
+
+
+def register() -> None:
+    """Add the operators."""
+    for cls in CLASSES:
+        bpy.utils.register_class(cls)
+
+
+def unregister() -> None:
+    """Remove them; end what runs."""
+    for task in tasks.values():
+        task.cancel()
+    if bpy.app.timers.is_registered(_tick):
+        bpy.app.timers.unregister(_tick)
+    for cls in reversed(CLASSES):
+        bpy.utils.unregister_class(cls)

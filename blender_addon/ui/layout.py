@@ -1,0 +1,31 @@
+"""Drawing that Blender's layouts lack before 5.3: text of more than one line."""
+
+from __future__ import annotations
+
+import textwrap
+
+import bpy
+
+
+def draw_wrapped(layout: bpy.types.UILayout, text: str, width: int, icon: str = "NONE") -> None:
+    """Labels for `text`, broken at about `width` characters; the icon stands before the first."""
+    column = layout.column(align=True)
+    column.scale_y = 0.8
+    for number, line in enumerate(textwrap.wrap(text, width) or [""]):
+        column.label(
+            text=line, icon=icon if number == 0 else ("BLANK1" if icon != "NONE" else "NONE")
+        )
+
+
+def sidebar_width(context: bpy.types.Context) -> int:
+    """Characters that fit into a line of the region that is drawn."""
+    region = context.region
+    scale = context.preferences.system.ui_scale
+    return max(int(region.width / (6.5 * scale)) - 6, 16) if region is not None else 40
+
+
+def clock(seconds: float) -> str:
+    """1:05 or 1:02:05."""
+    whole = int(seconds)
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

@@ -1,0 +1,294 @@
+"""Blender properties made from the engine's settings table, and the way back: `read`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import bpy
+
+from ...engine.bridge import settings as engine_settings
+from ...engine.bridge.settings import SceneSettings, Setting
+
+BLENDER_DEFAULTS: dict[str, Any] = {
+    "blending": "linear"
+}  # Blender blends light, so a scene for Blender is refined in light
+ON_THE_MAIN_PANEL = (
+    "depth",
+    "prior",
+    "seed",
+    "frame_step",
+)  # drawn there, so left out of the sub-panels
+FILES = ("lora", "gguf")  # settings that name a file
+PRESET_VALUES = sorted({name for values in engine_settings.PRESETS.values() for name in values})
+
+_LABELS = {
+    "ssim_weight": "SSIM Weight",
+    "fps": "FPS",
+    "sh_degree": "SH Degree",
+    "lambda_0": "Lambda 0",
+    "fov": "Field of View",
+    "segment_length": "Frames per Segment",
+}
+_PRESET_TEXT = {
+    "draft": "Small frames and few steps: see quickly whether path and depth fit",
+    "standard": "The default",
+    "commercial-safe": "Only weights that are free for commercial use; a model that is not is refused",
+    "paper": "The paper's sizes and steps; needs the weights of ViewCrafter and Flash3D, and a GPU",
+}
+_RELATIVE = (
+    "is_path_supports_blend_relative" in bpy.types.Property.bl_rna.properties
+)  # newer Blenders want to be told of //
+_PATH_OPTIONS = {"PATH_SUPPORTS_BLEND_RELATIVE"} if _RELATIVE else set()
+_PRESET_ITEMS = tuple(
+    (name, name.title(), _PRESET_TEXT.get(name, "")) for name in engine_settings.PRESETS
+)
+_DEPTH_SOURCES = (
+    ("AUTO", "Automatic", "The best learned depth model whose weights are here, else the box"),
+    (
+        "BOX",
+        "Box",
+        "Floor, walls and back wall from a horizon and a few measures: needs nothing but the picture",
+    ),
+    ("BLOCKOUT", "Blockout", "Depth of the geometry that stands in the scene under the camera"),
+    ("FILE", "Depth Map", "A depth map file: EXR, 16-bit PNG or NPY"),
+    ("MODEL", "Model", "A learned depth model of the engine, by name"),
+)
+MODEL_NAMES: dict[str, tuple[str, ...]] = {"depth": (), "prior": ()}
+
+
+def label(row: Setting) -> str:
+    """A setting's name as the panel shows it, with its unit."""
+    name = _LABELS.get(row.name, row.name.replace("_", " ").title())
+    return f"{name} ({row.unit})" if row.unit and row.unit != "frames" else name
+
+
+def shortest(value: float) -> float:
+    """The shortest decimal that is this float32: Blender stores 0.9 as 0.8999999761581421."""
+    return float(f"{value:.7g}")
+
+
+def _model_search(kind: str) -> Any:
+    def search(_self: Any, _context: bpy.types.Context, typed: str) -> list[str]:
+        return [name for name in ("auto", *MODEL_NAMES[kind]) if typed.lower() in name.lower()]
+
+    return search
+
+
+def make_property(row: Setting) -> Any:
+    """The Blender property of one setting, with its default, limits, choices and text."""
+    default = BLENDER_DEFAULTS.get(row.name, row.default)
+    common = {"name": label(row), "description": row.text, "default": default, "options": set()}
+    if row.choices:
+        items = [(choice, choice.replace("_", " ").title(), "") for choice in row.choices]
+        return bpy.props.EnumProperty(**common, items=items)
+    if row.type is bool:
+        return bpy.props.BoolProperty(**common)
+    if row.type is str:
+        if row.name in MODEL_NAMES:
+            return bpy.props.StringProperty(
+                **common, search=_model_search(row.name), search_options={"SUGGESTION"}
+            )
+        if row.name in FILES:
+            common["options"] = _PATH_OPTIONS
+            return bpy.props.StringProperty(**common, subtype="FILE_PATH")
+        return bpy.props.StringProperty(**common)
+    low, high = row.limits
+    bounds = {
+        key: row.type(value) for key, value in (("min", low), ("max", high)) if math.isfinite(value)
+    }
+    if row.type is int:
+        return bpy.props.IntProperty(**common, **bounds)
+    if row.limits == (0.0, 1.0):
+        return bpy.props.FloatProperty(**common, **bounds, subtype="FACTOR")
+    return bpy.props.FloatProperty(**common, **bounds, precision=3)
+
+
+def make_settings_group() -> type:
+    """A PropertyGroup with one property for each row of the settings table."""
+    annotations = {row.name: make_property(row) for row in engine_settings.table()}
+    namespace = {
+        "__annotations__": annotations,
+        "__doc__": "The engine's settings.",
+        "__module__": __name__,
+    }
+    return type("SCENESPLATTER_PG_settings", (bpy.types.PropertyGroup,), namespace)
+
+
+SCENESPLATTER_PG_settings = make_settings_group()
+
+
+def use_preset(group: Any, preset: str) -> None:
+    """Set every value that any preset names; what no preset names stays as the user has it."""
+    made = engine_settings.make(preset, **BLENDER_DEFAULTS)
+    for row in engine_settings.table():
+        if row.name in PRESET_VALUES or row.name in BLENDER_DEFAULTS:
+            setattr(group, row.name, getattr(getattr(made, row.group), row.name))
+
+
+def _preset_changed(self: Any, _context: bpy.types.Context) -> None:
+    use_preset(self.settings, self.preset)
+
+
+def _is_camera(_self: Any, candidate: bpy.types.Object) -> bool:
+    return candidate.type == "CAMERA"
+
+
+class SCENESPLATTER_PG_scene(bpy.types.PropertyGroup):
+    """What the panel asks for, kept with the scene."""
+
+    shot: bpy.props.StringProperty(
+        name="Name",
+        description="Name of the collection: SS_<name>_v001",
+        default="shot",
+        options=set(),
+    )
+    image_from: bpy.props.EnumProperty(
+        name="Image From",
+        items=[
+            ("FILE", "File", "A picture on disk"),
+            ("IMAGE", "Blender", "A picture that is already in this file, packed or not"),
+        ],
+        options=set(),
+    )
+    image_path: bpy.props.StringProperty(
+        name="Image",
+        description="The picture from which the scene is made",
+        subtype="FILE_PATH",
+        options=_PATH_OPTIONS,
+    )
+    image: bpy.props.PointerProperty(
+        name="Image", description="The picture from which the scene is made", type=bpy.types.Image
+    )
+    camera: bpy.props.PointerProperty(
+        name="Camera",
+        description="Its animation is the path; empty: the scene's camera",
+        type=bpy.types.Object,
+        poll=_is_camera,
+    )
+    use_scene_range: bpy.props.BoolProperty(
+        name="Scene Range", description="Use the scene's frame range", default=True, options=set()
+    )
+    frame_start: bpy.props.IntProperty(
+        name="Start", description="First frame of the path", default=1, options=set()
+    )
+    frame_end: bpy.props.IntProperty(
+        name="End", description="Last frame of the path", default=49, options=set()
+    )
+    samples_per_frame: bpy.props.IntProperty(
+        name="Cameras per Frame",
+        description="More than 1 takes the camera between frames too",
+        default=1,
+        min=1,
+        max=16,
+        options=set(),
+    )
+    preset: bpy.props.EnumProperty(
+        name="Preset",
+        description="Sets size, steps, models and segments; everything else stays",
+        items=_PRESET_ITEMS,
+        default="standard",
+        update=_preset_changed,
+        options=set(),
+    )
+    depth_source: bpy.props.EnumProperty(
+        name="Depth",
+        description="Where the first geometry comes from",
+        items=_DEPTH_SOURCES,
+        options=set(),
+    )
+    depth_file: bpy.props.StringProperty(
+        name="Depth Map", subtype="FILE_PATH", options=_PATH_OPTIONS
+    )
+    depth_model: bpy.props.StringProperty(
+        name="Depth Model",
+        search=_model_search("depth"),
+        search_options={"SUGGESTION"},
+        options=set(),
+    )
+    replace_last: bpy.props.BoolProperty(
+        name="Replace the Last Result",
+        description="Put the new Gaussians into the object of the last result; its transform, materials and links stay",
+        default=False,
+        options=set(),
+    )
+    last_object: bpy.props.PointerProperty(name="Last Result", type=bpy.types.Object)
+    job_folder: bpy.props.StringProperty(
+        name="Job Folder", description="The last job started from this scene", options={"HIDDEN"}
+    )
+    settings: bpy.props.PointerProperty(type=SCENESPLATTER_PG_settings)
+
+
+def camera_of(scene: bpy.types.Scene) -> bpy.types.Object | None:
+    """The camera whose animation is the path."""
+    return scene.scene_splatter.camera or scene.camera
+
+
+def frame_range(scene: bpy.types.Scene) -> tuple[int, int]:
+    """First and last frame of the path, both included."""
+    group = scene.scene_splatter
+    return (
+        (scene.frame_start, scene.frame_end)
+        if group.use_scene_range
+        else (group.frame_start, group.frame_end)
+    )
+
+
+def frames(scene: bpy.types.Scene) -> list[float]:
+    """The scene times at which the camera is taken, sub-frames included; empty if the range is."""
+    start, end = frame_range(scene)
+    samples = scene.scene_splatter.samples_per_frame
+    return [start + i / samples for i in range((end - start) * samples + 1)] if end >= start else []
+
+
+def depth_problem(group: SCENESPLATTER_PG_scene) -> str:
+    """Why the chosen depth source cannot be used, or an empty text."""
+    if group.depth_source == "FILE":
+        if not group.depth_file:
+            return "Choose a depth map file"
+        path = Path(bpy.path.abspath(group.depth_file))
+        return "" if path.is_file() else f"The depth map {path.name} does not exist"
+    if group.depth_source == "MODEL" and not group.depth_model.strip():
+        return "Name a depth model, or choose another depth source"
+    return ""
+
+
+def values(group: SCENESPLATTER_PG_scene) -> dict[str, Any]:
+    """Every setting by name, as the panel has it."""
+    found: dict[str, Any] = {}
+    for row in engine_settings.table():
+        value = getattr(group.settings, row.name)
+        value = bpy.path.abspath(value) if row.name in (*FILES, "initialiser") and value else value
+        found[row.name] = shortest(value) if row.type is float else value
+    found["depth"] = {"MODEL": group.depth_model.strip(), "AUTO": "auto"}.get(
+        group.depth_source, "box"
+    )
+    return found
+
+
+def read(group: SCENESPLATTER_PG_scene, depth_file: str = "") -> SceneSettings:
+    """The engine's settings as the panel has them; `depth_file` names the job's own depth map, where there is one.
+
+    Raises UserError, with the setting's name and range, for values that do not go together.
+    """
+    return engine_settings.make(
+        **{**values(group), **({"depth": depth_file} if depth_file else {})}
+    )
+
+
+CLASSES = (SCENESPLATTER_PG_settings, SCENESPLATTER_PG_scene)
+
+
+def register() -> None:
+    """Add the classes and `Scene.scene_splatter`."""
+    for cls in CLASSES:
+        bpy.utils.register_class(cls)
+    bpy.types.Scene.scene_splatter = bpy.props.PointerProperty(type=SCENESPLATTER_PG_scene)
+
+
+def unregister() -> None:
+    """Remove them."""
+    del bpy.types.Scene.scene_splatter
+    for cls in reversed(CLASSES):
+        bpy.utils.unregister_class(cls)

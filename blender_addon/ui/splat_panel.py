@@ -1,0 +1,99 @@
+"""The panel of the active splat object: how it is shown, what would render wrongly, where it comes from."""
+
+from __future__ import annotations
+
+import bpy
+
+from ..publish import collections
+from ..splats import layout_view, render_check, splat_nodes, splat_object
+from .greyed import GreyWithReason
+from .layout import draw_wrapped, sidebar_width
+
+_LAYOUT = ("Percentage", "Point Size", "Crop", "Crop Box")
+_RENDER = ("SH Degree", "Low-pass", "Along Rays", "Linear Light")
+
+
+def _active(context: bpy.types.Context) -> bpy.types.Object | None:
+    ob = context.view_layer.objects.active
+    return ob if splat_object.is_splat_object(ob) else None
+
+
+def _draw_input(layout: bpy.types.UILayout, modifier: bpy.types.NodesModifier, name: str) -> None:
+    identifier = splat_nodes.socket_identifier(modifier.node_group, name)
+    if hasattr(modifier, "properties"):  # 5.2 and later
+        layout.prop(getattr(modifier.properties.inputs, identifier), "value", text=name)
+    elif name == "Crop Box":
+        layout.prop_search(modifier, f'["{identifier}"]', bpy.data, "objects", text=name)
+    else:
+        layout.prop(modifier, f'["{identifier}"]', text=name)
+
+
+class SCENESPLATTER_OT_prepare_render(GreyWithReason, bpy.types.Operator):
+    """Set what exact rendering needs: transparent bounces, the view transform, the material's render method"""
+
+    bl_idname = "scene_splatter.prepare_render"
+    bl_label = "Set Up Rendering"
+    bl_options = {"REGISTER", "UNDO"}  # noqa: RUF012 (Blender reads a plain set)
+
+    @classmethod
+    def why_not(cls, context: bpy.types.Context) -> str:
+        """Only with a splat object."""
+        return "" if _active(context) is not None else "Make a splat object active"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """One undo step."""
+        render_check.prepare_scene(context.scene, _active(context))
+        return {"FINISHED"}
+
+
+class SCENESPLATTER_PT_splats(bpy.types.Panel):
+    """Layout view, exact rendering, provenance."""
+
+    bl_space_type = "VIEW_3D"
+    bl_region_type = "UI"
+    bl_category = "Scene Splatter"
+    bl_idname = "SCENESPLATTER_PT_splats"
+    bl_label = "Active Splats"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        """Only with a splat object."""
+        return _active(context) is not None
+
+    def draw(self, context: bpy.types.Context) -> None:
+        """For the active object."""
+        layout, ob, width = self.layout, _active(context), sidebar_width(context)
+        assert ob is not None  # poll
+        layout.label(text=f"{len(ob.data.points):,} Gaussians", icon="OUTLINER_OB_POINTCLOUD")
+        if layout_view.shows_no_colours(context.space_data):
+            layout.operator("scene_splatter.show_colours", icon="SHADING_TEXTURE")
+        modifier = splat_object.modifier_of(ob)
+        if modifier is not None:
+            layout.prop(context.scene, "scene_splatter_view", text="Layout View")
+            column = layout.column(heading="Layout")
+            for name in _LAYOUT:
+                _draw_input(column, modifier, name)
+            if splat_object.get_input(modifier, "Crop Box") is None:
+                column.operator("scene_splatter.add_crop_box", icon="CUBE")
+            column = layout.column(heading="Render")
+            for name in _RENDER:
+                _draw_input(column, modifier, name)
+        warnings = render_check.render_warnings(context.scene, ob)
+        for warning in warnings:
+            draw_wrapped(layout, warning, width, icon="ERROR")
+        if warnings:
+            layout.operator("scene_splatter.prepare_render", icon="CHECKMARK")
+        row = layout.row(align=True)
+        row.operator("scene_splatter.export_splats", text="Export", icon="EXPORT")
+        row.operator("scene_splatter.publish", text="Publish", icon="ASSET_MANAGER")
+        row.operator("scene_splatter.use_newest", text="", icon="FILE_REFRESH")
+        header, body = layout.panel("scene_splatter_provenance", default_closed=True)
+        header.label(text="Where It Comes From")
+        if body is not None:
+            for name, value in collections.read_provenance(ob).items():
+                draw_wrapped(body, f"{name.replace('_', ' ')}: {value}", width)
+
+
+CLASSES = (SCENESPLATTER_OT_prepare_render, SCENESPLATTER_PT_splats)
+
+register, unregister = bpy.utils.register_classes_factory(CLASSES)

@@ -1,0 +1,263 @@
+"""Our own camera path file. Shared with Blender: numpy and the standard library only.
+
+A JSON object: {"format": "scene_splatter_camera_path", "version": 1, "fps", "width", "height",
+"unit", "frames": [{"K": 3x3, "world_from_camera": 4x4}, ...]}. K is in pixels with pixel
+centres at +0.5; world_from_camera is rigid, in OpenCV axes (x right, y down, z forward).
+Keys that are not named here are ignored, so a writer may add notes of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .errors import UserError
+
+FORMAT = "scene_splatter_camera_path"
+VERSION = 1
+# "depth": multiples of the scene's median depth; "re10k": RealEstate10K's normalisation;
+# "unknown": up to scale. The engine scales the last three by the scene's depth.
+UNITS = ("m", "depth", "re10k", "unknown")
+MAX_SIDE_PX = 32768
+_RIGID_TOLERANCE = 1e-3  # files with three or four decimals pass, a camera scaled by 1 % does not
+
+
+class CameraPath(NamedTuple):
+    """f cameras of one size."""
+
+    K: np.ndarray  # [f, 3, 3] float64, pixels
+    world_from_camera: np.ndarray  # [f, 4, 4] float64, OpenCV axes
+    width: int
+    height: int
+    fps: float
+    unit: str  # one of UNITS
+
+    @property
+    def count(self) -> int:  # type: ignore[override]  # a tuple of fields has no use for tuple.count
+        return self.K.shape[0]
+
+
+def read(path: str | Path) -> CameraPath:
+    """Read and check a camera path file.
+
+    Raises UserError that names the file, the frame and what is wrong with it.
+    """
+    path = Path(path)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError(
+            f"The camera path {path} cannot be read: {error.strerror}.",
+            "Check the file's name and its permissions.",
+        ) from error
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise UserError(
+            f"{path.name} is not a JSON file ({error}).", "Export the camera path again."
+        ) from error
+    return from_json(data, path.name)
+
+
+def write(path: str | Path, camera_path: CameraPath) -> None:
+    """Check `camera_path` and write it; the file appears whole or not at all.
+
+    Raises UserError as `read` does, so that whatever was written can be read back exactly.
+    """
+    path = Path(path)
+    camera_path = checked(camera_path, path.name)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.write_text(
+            json.dumps(to_json(camera_path), allow_nan=False, indent=1) + "\n", encoding="utf-8"
+        )
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"The camera path {path} cannot be written: {error.strerror}.",
+            "Choose a folder that you may write to.",
+        ) from error
+
+
+def to_json(camera_path: CameraPath) -> dict[str, Any]:
+    """The JSON object of the file, as plain values."""
+    frames = [
+        {"K": k.tolist(), "world_from_camera": m.tolist()}
+        for k, m in zip(camera_path.K, camera_path.world_from_camera, strict=True)
+    ]
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "fps": float(camera_path.fps),
+        "width": int(camera_path.width),
+        "height": int(camera_path.height),
+        "unit": camera_path.unit,
+        "frames": frames,
+    }
+
+
+def from_json(data: Any, name: str = "camera path") -> CameraPath:
+    """Inverse of `to_json`; `name` stands in the messages of UserError."""
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise UserError(
+            f'{name} is not a camera path of ours: "format" is not "{FORMAT}".',
+            "Export the path again from Blender.",
+        )
+    if data.get("version") != VERSION:
+        raise UserError(
+            f"{name} has version {data.get('version')!r}; this engine reads version {VERSION}.",
+            "Update the add-on and the engine to the same version and export the path again.",
+        )
+    frames = data.get("frames")
+    if not isinstance(frames, list) or not frames:
+        raise UserError(f"{name} has no frames.", "Export at least one camera.")
+    width, height = (_size(data.get(key), key, name) for key in ("width", "height"))
+    K, poses = [], []
+    for i, frame in enumerate(frames):
+        if not isinstance(frame, dict):
+            raise UserError(f"Frame {i} of {name} is not an object.", "Export the path again.")
+        if (frame.get("width", width), frame.get("height", height)) != (width, height):
+            raise UserError(
+                f"Frame {i} of {name} has another size than {width}x{height}.",
+                "All cameras of a path must share one size.",
+            )
+        K.append(_matrix(frame.get("K"), (3, 3), f"K of frame {i} of {name}"))
+        poses.append(
+            _matrix(
+                frame.get("world_from_camera"), (4, 4), f"world_from_camera of frame {i} of {name}"
+            )
+        )
+    fps = data.get("fps", 24.0)
+    if isinstance(fps, bool) or not isinstance(fps, (int, float)):
+        raise UserError(f"fps of {name} is {fps!r}.", "It must be a number above 0.")
+    return checked(
+        CameraPath(
+            np.stack(K), np.stack(poses), width, height, float(fps), data.get("unit", "unknown")
+        ),
+        name,
+    )
+
+
+def checked(camera_path: CameraPath, name: str = "camera path") -> CameraPath:
+    """The same path as float64, after every check that does not need the picture.
+
+    Raises UserError for no frames, values that are not finite, matrices that are not rigid,
+    K that is not a pinhole camera's, a bad size, rate or unit.
+    """
+    K = np.asarray(camera_path.K, np.float64)
+    poses = np.asarray(camera_path.world_from_camera, np.float64)
+    if K.ndim != 3 or K.shape[1:] != (3, 3) or poses.shape != (len(K), 4, 4):
+        raise ValueError(
+            f"expected K [f, 3, 3] and world_from_camera [f, 4, 4], got {K.shape} and {poses.shape}"
+        )
+    if not len(K):
+        raise UserError(f"{name} has no frames.", "Export at least one camera.")
+    width, height = (
+        _size(camera_path.width, "width", name),
+        _size(camera_path.height, "height", name),
+    )
+    if not (np.isfinite(camera_path.fps) and 0 < camera_path.fps <= 1000):
+        raise UserError(
+            f"fps of {name} is {camera_path.fps}.", "It must be above 0 and at most 1000."
+        )
+    if camera_path.unit not in UNITS:
+        raise UserError(
+            f"The unit of {name} is {camera_path.unit!r}.", f"It must be one of {', '.join(UNITS)}."
+        )
+    _refuse(
+        ~np.isfinite(K).all((1, 2)),
+        name,
+        "has values in K that are not finite",
+        "Export the path again.",
+    )
+    _refuse(
+        ~np.isfinite(poses).all((1, 2)),
+        name,
+        "has a position or rotation that is not finite",
+        "Export the path again.",
+    )
+    _check_pinhole(K, name)
+    _check_rigid(poses, name)
+    return CameraPath(K, poses, width, height, float(camera_path.fps), camera_path.unit)
+
+
+def _check_pinhole(K: np.ndarray, name: str) -> None:
+    _refuse(
+        (K[:, 0, 0] <= 0) | (K[:, 1, 1] <= 0),
+        name,
+        "has a focal length that is not positive",
+        "K holds fx and fy in pixels.",
+    )
+    fixed = np.array(
+        [[0, 0, 0], [1, 0, 0], [1, 1, 1]], bool
+    )  # the entries below the diagonal and K[2, 2]
+    wanted = np.array([[0, 0, 0], [0, 0, 0], [0, 0, 1.0]])
+    wrong = (np.abs(K - wanted) > 1e-6) & fixed
+    _refuse(
+        wrong.any((1, 2)),
+        name,
+        "has a K that is not [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]",
+        "Give K in pixels, row by row.",
+    )
+    _refuse(
+        np.abs(K[:, 0, 1]) > 1e-6 * K[:, 0, 0],
+        name,
+        "has a skewed K",
+        "Use a camera without skew (K[0][1] = 0).",
+    )
+
+
+def _check_rigid(poses: np.ndarray, name: str) -> None:
+    R = poses[:, :3, :3]
+    error = np.abs(R.transpose(0, 2, 1) @ R - np.eye(3)).max((1, 2))
+    _refuse(
+        error > _RIGID_TOLERANCE,
+        name,
+        "has a rotation that is not a rotation (scaled or sheared)",
+        "Remove the scale from the camera.",
+    )
+    _refuse(
+        np.linalg.det(R) < 0,
+        name,
+        "has a mirrored rotation",
+        "Remove negative scale from the camera; axes must be OpenCV's.",
+    )
+    bottom = np.abs(poses[:, 3] - [0, 0, 0, 1]).max(1)
+    _refuse(
+        bottom > 1e-6,
+        name,
+        "has a matrix whose last row is not 0 0 0 1",
+        "Give world_from_camera row by row.",
+    )
+
+
+def _refuse(bad: Any, name: str, what: str, hint: str) -> None:
+    if bad.any():
+        raise UserError(f"Frame {int(np.argmax(bad))} of {name} {what}.", hint)
+
+
+def _size(value: Any, key: str, name: str) -> int:
+    if (
+        isinstance(value, (bool, np.bool_))
+        or not isinstance(value, (int, np.integer))
+        or not 1 <= value <= MAX_SIDE_PX
+    ):
+        raise UserError(
+            f"{key} of {name} is {value!r}.",
+            f"It must be a whole number of pixels from 1 to {MAX_SIDE_PX}.",
+        )
+    return int(value)
+
+
+def _matrix(value: Any, shape: tuple[int, int], what: str) -> np.ndarray:
+    try:
+        matrix = np.array(value, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        matrix = np.empty(0)
+    if matrix.shape != shape:
+        raise UserError(
+            f"{what} is not a {shape[0]}x{shape[1]} matrix of numbers.", "Export the path again."
+        )
+    return matrix

@@ -1,0 +1,111 @@
+"""Numbers that say how good frames are. Images are [..., 3, h, w] in [0, 1], display-referred."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PERFECT_DB = 99.0  # what PSNR says of two equal images, so that means stay finite
+_AROUND = 0.1  # how far from a hole the known pixels tell what detail to expect in it, as a share of the longer side
+_SAME_DEPTH = 1.05  # two frames see the same surface where their depths agree to this factor
+
+
+def psnr(image: Tensor, truth: Tensor, where: Tensor | None = None) -> float:
+    """Peak signal-to-noise ratio in dB over all pixels, or over those `where` [..., h, w] is true."""
+    error = (image.clamp(0.0, 1.0) - truth).square().mean(dim=-3)
+    if where is not None:
+        error = error[where]
+    if error.numel() == 0:
+        return math.nan
+    return min(PERFECT_DB, -10.0 * math.log10(max(float(error.mean()), 1e-12)))
+
+
+def gradient_energy(frames: Tensor) -> Tensor:
+    """Mean squared forward difference per pixel, [..., 3, h, w] -> [..., h, w]."""
+    energy = torch.zeros_like(frames[..., 0, :, :])
+    energy[..., :, :-1] += (frames[..., :, 1:] - frames[..., :, :-1]).square().mean(dim=-3)
+    energy[..., :-1, :] += (frames[..., 1:, :] - frames[..., :-1, :]).square().mean(dim=-3)
+    return energy
+
+
+def gradient_ratio(frames: Tensor, unknown: Tensor) -> float | None:
+    """Detail of the invented pixels over detail of the known ones around them; None where either is missing.
+
+    frames [f, 3, h, w], unknown [f, h, w] bool. Near 0: the unseen stayed blank or blurry. Around: within
+    _AROUND of the longer side, for a sky that goes on as sky owes nothing to a house elsewhere.
+    """
+    energy, reach = gradient_energy(frames), max(2, round(_AROUND * max(frames.shape[2:])))
+    near = F.max_pool2d(unknown[:, None].float(), (1, 2 * reach + 1), stride=1, padding=(0, reach))
+    near = F.max_pool2d(near, (2 * reach + 1, 1), stride=1, padding=(reach, 0))[:, 0] > 0
+    around = near & ~unknown
+    if not bool(unknown.any()) or not bool(around.any()):
+        return None
+    return float(energy[unknown].mean() / energy[around].mean().clamp(min=1e-12))
+
+
+def drift_psnr(frames: Tensor, renders: Tensor, known: Tensor) -> float | None:
+    """PSNR in dB of enhanced frames against the renders where the scene is known."""
+    value = psnr(frames, renders, known)
+    return None if math.isnan(value) else value
+
+
+def seam_ratio(before: Tensor, after: Tensor) -> float | None:
+    """Change of the shared frames from one segment to the next, relative to the change between neighbouring frames.
+
+    before [n, 3, h, w] the shared frames as the earlier segment left them, after [f, 3, h, w] with
+    f >= n. About 1 or below: the boundary is not visible. None without shared frames.
+    """
+    n = before.shape[0]
+    if n == 0 or after.shape[0] < 2:
+        return None
+    ordinary = (after[1:] - after[:-1]).abs().mean().clamp(min=1e-4)
+    return float((after[:n] - before).abs().mean() / ordinary)
+
+
+def consistency(
+    frames: Tensor, depth: Tensor, K: Tensor, camera_from_world: Tensor
+) -> tuple[float, float]:
+    """How well neighbouring frames agree: each frame warped into the next by the scene's depth.
+
+    frames [f, 3, h, w], depth [f, h, w] in metres (0 or infinite: none), K [f, 3, 3], camera_from_world [f, 4, 4].
+    Returns the PSNR in dB over all pixels that both frames see, and their share of the pixels.
+    """
+    error, count, total = 0.0, 0, 0
+    for i in range(frames.shape[0] - 1):
+        warped, both = warp(
+            frames[i], depth[i], depth[i + 1], K[i : i + 2], camera_from_world[i : i + 2]
+        )
+        error += float((warped - frames[i + 1]).square().mean(dim=0)[both].sum())
+        count, total = count + int(both.sum()), total + both.numel()
+    if count == 0:
+        return math.nan, 0.0
+    return -10.0 * math.log10(max(error / count, 1e-9)), count / total
+
+
+def warp(
+    frame: Tensor, depth: Tensor, next_depth: Tensor, K: Tensor, camera_from_world: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A frame looked up from the next one's pixels: (picture [3, h, w], where both see the same surface [h, w])."""
+    h, w = depth.shape
+    y, x = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
+    pixels = torch.stack([x, y, torch.ones_like(x)]).to(frame).flatten(1)
+    have = torch.isfinite(next_depth) & (next_depth > 0)
+    points = (torch.linalg.inv(K[1]) @ pixels) * torch.where(have, next_depth, 1.0).flatten()
+    first_from_next = camera_from_world[0].double() @ torch.linalg.inv(
+        camera_from_world[1].double()
+    )
+    local = first_from_next[:3, :3].to(points) @ points + first_from_next[:3, 3:].to(points)
+    z = local[2].clamp(min=1e-6)
+    uv = (K[0] @ (local / z))[:2].reshape(2, h, w)
+    grid = torch.stack([2.0 * uv[0] / w - 1.0, 2.0 * uv[1] / h - 1.0], dim=-1)[None]
+    look = torch.where(torch.isfinite(depth), depth, 0.0)[None, None]
+    there = F.grid_sample(look, grid, mode="nearest", align_corners=False)[0, 0]
+    picture = F.grid_sample(
+        frame[None], grid, mode="bilinear", padding_mode="border", align_corners=False
+    )[0]
+    ratio = there / z.reshape(h, w)
+    inside = (grid[0].abs() <= 1.0).all(dim=-1) & (local[2].reshape(h, w) > 1e-6)
+    return picture, have & inside & (ratio < _SAME_DEPTH) & (ratio > 1.0 / _SAME_DEPTH)

@@ -1,0 +1,257 @@
+"""Numbers, plots and pictures of a finished run: report.json and report.html.
+
+Nothing here needs ground truth. The four ways in which the method fails (the paper's
+section 4.3 and its limits) are measured, and named in plain words where they occur.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .folder import atomic, read_json, write_json
+
+AGREEMENT_DB = (
+    25.0  # neighbouring enhanced frames should agree at least this well where both see a surface
+)
+DRIFT_DB = 24.0  # enhanced frames should stay this close to the renders where the scene is known
+UNSEEN_DETAIL = 0.2  # invented parts should have at least this share of the detail around them
+CONVERGED = 0.97  # the loss should fall at least to this share of where it was after the first tenth of the steps
+SEAM = 2.5  # shared frames should not change more than this many times an ordinary frame step
+INPUT_DB = 28.0  # the scene should show the input image at least this well
+
+
+class Finding(NamedTuple):
+    """One of the failure signatures, as measured."""
+
+    name: str
+    ok: bool
+    measured: str
+    advice: str  # empty where all is well
+
+
+def findings(
+    segments: list[dict[str, Any]], input_psnr: float, agreement_psnr: float = math.nan
+) -> list[Finding]:
+    """What the numbers of all segments say. `segments` are their stats.json; NaN: no two frames see the same surface."""
+    drift = [s["drift_psnr"] for s in segments if s["drift_psnr"] is not None]
+    detail = [
+        s["unseen_detail"]
+        for s in segments
+        if s["unseen_detail"] is not None and s["unknown_share"] > 0.01
+    ]
+    seams = [s["seam"] for s in segments if s["seam"] is not None]
+    fall = [loss_fall(s["losses"]) for s in segments if len(s["losses"]) >= 20]
+    return [
+        _finding(
+            "Input view",
+            [input_psnr],
+            INPUT_DB,
+            "{:.1f} dB PSNR against the picture",
+            "Raise refine_steps or anchor_weight.",
+        ),
+        _finding(
+            "Frames that disagree",
+            [] if math.isnan(agreement_psnr) else [agreement_psnr],
+            AGREEMENT_DB,
+            "neighbouring frames agree to {:.1f} dB after warping one into the other",
+            "Raise lambda_0 or overlap, or make a shorter move.",
+        ),
+        _finding(
+            "Consistency drift",
+            drift,
+            DRIFT_DB,
+            "known parts keep {:.1f} dB in the worst segment",
+            "Raise lambda_0.",
+        ),
+        _finding(
+            "Blank or blurry unseen regions",
+            detail,
+            UNSEEN_DETAIL,
+            "invented parts have {:.2f} of the detail around them",
+            "Lower lambda_0, raise steps, or make a shorter move: the path may leave the scene too far behind.",
+        ),
+        _finding(
+            "Optimisation",
+            [-x for x in fall],
+            -CONVERGED,
+            "the loss ends at {:.2f} of its early value in the worst segment",
+            "Raise refine_steps; if that does not help, the frames contradict each other: raise lambda_0.",
+            sign=-1.0,
+        ),
+        _finding(
+            "Seams between segments",
+            [-x for x in seams],
+            -SEAM,
+            "shared frames change by {:.2f} frame steps",
+            "Raise overlap.",
+            sign=-1.0,
+        ),
+    ]
+
+
+def _finding(
+    name: str, values: list[float], least: float, text: str, advice: str, sign: float = 1.0
+) -> Finding:
+    if not values:
+        return Finding(name, True, "nothing to measure on this path", "")
+    worst = min(values)
+    return Finding(
+        name, worst >= least, text.format(sign * worst), "" if worst >= least else advice
+    )
+
+
+def loss_fall(losses: list[float]) -> float:
+    """Mean loss of the last tenth of the steps over that of the second tenth."""
+    tenth = max(1, len(losses) // 10)
+    early = losses[tenth : 2 * tenth]
+    return (sum(losses[-tenth:]) / tenth) / max(sum(early) / tenth, 1e-12)
+
+
+def verdict(found: list[Finding]) -> str:
+    """One sentence for a person."""
+    bad = [f for f in found if not f.ok]
+    if not bad:
+        return "All measures are in their usual range."
+    return " ".join(f"{f.name}: {f.measured}. {f.advice}" for f in bad)
+
+
+def write_report(
+    folder: Path,
+    facts: dict[str, Any],
+    input_psnr: float,
+    agreement_psnr: float,
+    path_psnr: list[float],
+    path_ssim: list[float],
+) -> dict[str, Any]:
+    """Write report.json, the plots and report.html into a job folder whose segments are finished.
+
+    `facts` are provenance lines (depth, prior, licences, seed, sentences); `agreement_psnr` compares
+    neighbouring enhanced frames, `path_psnr` and `path_ssim` the final scene with every one of them.
+    Returns what report.json holds.
+    """
+    segments = [read_json(s / "stats.json") for s in sorted((folder / "segments").glob("[0-9]*"))]
+    found = findings(segments, input_psnr, agreement_psnr)
+    data = {
+        "facts": facts,
+        "verdict": verdict(found),
+        "input_psnr": input_psnr,
+        "agreement_psnr": None if math.isnan(agreement_psnr) else agreement_psnr,
+        "path_psnr": path_psnr,
+        "path_ssim": path_ssim,
+        "findings": [f._asdict() for f in found],
+        "segments": segments,
+        "seconds_total": sum(sum(s["seconds"].values()) for s in segments),
+    }
+    write_json(folder / "report.json", data)
+    plots = folder / "plots"
+    plots.mkdir(exist_ok=True)
+    _plot_losses(plots / "loss.png", segments)
+    _plot_line(plots / "psnr.png", path_psnr, "frame", "PSNR, dB")
+    _plot_line(plots / "ssim.png", path_ssim, "frame", "SSIM")
+    with atomic(folder / "report.html") as temporary:
+        temporary.write_text(_page(data), encoding="utf-8")
+    return data
+
+
+def _plot_losses(path: Path, segments: list[dict[str, Any]]) -> None:
+    figure, axes = plot_axes("optimiser step", "loss, Eq. (20)")
+    start = 0
+    for index, segment in enumerate(segments):
+        losses = segment["losses"]
+        axes.plot(
+            range(start, start + len(losses)), losses, linewidth=0.8, label=f"segment {index + 1}"
+        )
+        start += len(losses)
+    if start:
+        axes.set_yscale("log")
+        axes.legend(fontsize=7)
+    figure.savefig(path)
+
+
+def _plot_line(path: Path, values: list[float], x: str, y: str) -> None:
+    figure, axes = plot_axes(x, y)
+    axes.plot(values, marker=".")
+    figure.savefig(path)
+
+
+def plot_axes(x: str, y: str) -> tuple[Any, Any]:
+    from matplotlib.figure import (
+        Figure,  # slow to import, and only a finished run needs it; no window system is touched
+    )
+
+    figure = Figure(figsize=(7, 3), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y, fontsize=8)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+_STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}
+table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #ccc;padding:.25em .6em;text-align:left;font-size:14px}
+img{max-width:100%;display:block}.row{display:flex;gap:8px}.row figure{flex:1;margin:0 0 8px}figcaption{font-size:13px;color:#555}
+.bad{background:#fdecea}.good{background:#edf7ed}.verdict{font-size:18px;padding:.6em 1em;border-left:4px solid #888;background:#f6f6f6}"""
+_MAPS = {
+    "render": "render of the Gaussians",
+    "consistent": "clip with latent momentum",
+    "free": "clip without",
+    "blend": "their blend by pixel momentum",
+    "lambda": "lambda, latent momentum (white 1)",
+    "mu": "mu, pixel momentum (white 1)",
+    "scale": "size of the Gaussians (white: 4 px and more)",
+}
+
+
+def _page(data: dict[str, Any]) -> str:
+    e = html.escape
+    rows = "".join(
+        f"<tr class={'good' if f['ok'] else 'bad'}><td>{e(f['name'])}</td><td>{e(f['measured'])}</td><td>{e(f['advice'])}</td></tr>"
+        for f in data["findings"]
+    )
+    facts = "".join(
+        f"<tr><th>{e(str(k))}</th><td>{e(str(v))}</td></tr>" for k, v in data["facts"].items()
+    )
+    segments = "".join(_segment(index, segment) for index, segment in enumerate(data["segments"]))
+    pair = _figure("input.png", "input picture at working size") + _figure(
+        "input_render.png", f"the scene from the same camera, {data['input_psnr']:.1f} dB"
+    )
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Scene Splatter report</title><style>{_STYLE}</style>
+<h1>Scene Splatter report</h1><p class="verdict">{e(data["verdict"])}</p>
+<div class="row">{pair}</div>
+<h2>Measures</h2><table><tr><th>what</th><th>measured</th><th>what to change</th></tr>{rows}</table>
+<h2>Optimisation</h2>{_figure("plots/loss.png", "loss over all optimiser steps")}
+{_figure("plots/psnr.png", "the final scene against every enhanced frame: PSNR")}{_figure("plots/ssim.png", "and SSIM")}
+<h2>Segments</h2>{segments}<h2>How it was made</h2><table>{facts}</table></html>
+"""
+
+
+def _segment(index: int, s: dict[str, Any]) -> str:
+    time = ", ".join(
+        f"{html.escape(k)} {v:.1f} s ({s['peak_mb'].get(k, 0):.0f} MB)"
+        for k, v in s["seconds"].items()
+    )
+    maps = f"segments/{index:03d}/maps"
+    ends = _figure(f"{maps}/render_last.png", "last frame: what the scene showed") + _figure(
+        f"{maps}/blend_last.png", "the same with what was invented"
+    )
+    pictures = ""
+    for name, text in _MAPS.items():
+        row = "".join(
+            _figure(f"{maps}/{name}_{p}.png", f"{text}, {p} frame")
+            for p in ("first", "middle", "last")
+        )
+        pictures += f"<div class=row>{row}</div>"
+    return (
+        f"<h3>Segment {index + 1}: frames {s['start']} to {s['stop'] - 1}</h3>"
+        f"<p>{s['unknown_share']:.1%} of the pixels had to be invented. Mean lambda {s['lambda_mean']:.2f}, mean mu {s['mu_mean']:.2f}. "
+        f"{s['gaussians']} Gaussians, mean opacity {s['opacity_mean']:.2f}. {time}.</p>"
+        f"<div class=row>{ends}</div><details><summary>Pictures and maps</summary>{pictures}</details>"
+    )
+
+
+def _figure(source: str, text: str) -> str:
+    source, text = html.escape(source), html.escape(text)
+    return f'<figure><img src="{source}" alt="{text}" loading="lazy"><figcaption>{text}</figcaption></figure>'

@@ -1,0 +1,128 @@
+"""Latent and pixel momentum: the equations of Scene Splatter (arXiv 2504.02764) as pure functions.
+
+Notation (name here -> symbol in the paper):
+
+    latents             Z           latents of the rendered clip, clean
+    free                Z_{t-1}     what the sampler's own step gives (bracket of Eq. 9)
+    level.a, level.b    sqrt(abar), sqrt(1 - abar) for a variance-preserving prior
+    eps                 epsilon     one fixed noise per clip, equal to the initial x_T
+    lam                 lambda      latent momentum, per latent cell
+    lambda_0            lambda_0    its strength
+    mu                  mu          pixel momentum, per pixel
+    tau                 tau         size at which the gate of Eq. (15) starts to close
+
+The paper prints the noise factor of Eq. (8) as (1 - sqrt(abar)); a variance-preserving
+process needs sqrt(1 - abar), which is what `level.b` holds.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..priors.base import Level
+
+_COVERED = 0.5  # coverage above which a cell shows more scene than hole
+_SURE = 0.98
+
+
+def noised_source(latents: Tensor, eps: Tensor, level: Level, scale: float = 1.0) -> Tensor:
+    """The rendered clip at a noise level, Eq. (8).
+
+    latents, eps [..., c, f, h, w] -> the same shape. `scale` is the prior's scale of clean
+    latents at this level (1 but for priors with a dynamic rescale).
+    """
+    return level.a * scale * latents + level.b * eps
+
+
+def latent_momentum(free: Tensor, source: Tensor, lam: Tensor) -> Tensor:
+    """Pull a denoising step towards the noised render, Eq. (9).
+
+    free, source [..., c, f, h, w]; lam broadcasts to them, in [0, 1]. 0 gives `free`, 1 gives `source`.
+    """
+    return torch.lerp(free, source, lam.expand_as(free))
+
+
+def similarity(features: Tensor, reference: Tensor) -> Tensor:
+    """Largest cosine to any reference vector, clamped at 0: the bracket of Eq. (10).
+
+    features [d, f, h, w], reference [d, m] -> [f, h, w] in [0, 1]. A vector of norm 0
+    (a cell about which nothing is known) is similar to nothing.
+    """
+    d, f, h, w = features.shape
+    vectors = F.normalize(features.reshape(d, -1), dim=0, eps=1e-6)
+    pool = F.normalize(reference, dim=0, eps=1e-6)
+    best = torch.cat([(chunk.T @ pool).amax(dim=1) for chunk in vectors.split(8192, dim=1)])
+    return best.clamp(0.0, 1.0).reshape(f, h, w)
+
+
+def reference_pool(features: Tensor, coverage: Tensor, frames: int, choice: str) -> Tensor:
+    """The cells of a segment that Eq. (10) compares with, features [d, f, h, w] -> [d, m].
+
+    coverage [f, h, w] in [0, 1] says how well a cell is known. "first", as in the paper: those of the first
+    `frames` latent frames, holes left out. "confident": as many, evenly out of all frames' cells that are sure.
+    """
+    if choice == "first":
+        return features[:, :frames][:, coverage[:frames] > _COVERED]
+    sure = features[:, coverage > _SURE]
+    return sure[:, :: max(1, -(-sure.shape[1] // coverage[:frames].numel()))]
+
+
+def latent_coefficient(
+    features: Tensor, reference: Tensor, lambda_0: float, coverage: Tensor | None = None
+) -> Tensor:
+    """lambda for every latent cell, Eq. (10).
+
+    features [d, f, h, w], reference [d, m], coverage [f, h, w] in [0, 1] -> [f, h, w].
+    With `coverage` the coefficient is also multiplied by how much of the cell the scene
+    covers, so that a hole in the render is not kept as a hole (our addition).
+    """
+    lam = lambda_0 * similarity(features, reference)
+    return lam if coverage is None else lam * coverage
+
+
+def scale_map(scale_sum: Tensor, alpha: Tensor, depth: Tensor, focal_px: Tensor) -> Tensor:
+    """Expected size in pixels of the Gaussians that make up a pixel, Eq. (14).
+
+    scale_sum [f, h, w] is sum_k w_k s_k with s_k a Gaussian's standard deviation in metres,
+    alpha [f, h, w] is sum_k w_k, depth [f, h, w] in metres, focal_px [f] -> [f, h, w].
+    The paper uses metres; pixels make the threshold independent of the scene's size.
+    """
+    metres = scale_sum / alpha.clamp(min=1e-6)
+    return metres * focal_px[:, None, None] / depth.clamp(min=1e-6)
+
+
+def pixel_coefficient(scale_px: Tensor, alpha: Tensor, tau: float) -> Tensor:
+    """mu for every pixel, Eq. (15): coverage, gated by the size of the Gaussians.
+
+    scale_px, alpha [f, h, w] -> [f, h, w] in [0, 1]: alpha where Gaussians are smaller than
+    tau pixels, falling linearly to 0 at twice that size.
+    """
+    gate = (2.0 - scale_px / tau).clamp(0.0, 1.0)
+    return gate * alpha.clamp(0.0, 1.0)
+
+
+def pixel_momentum(free: Tensor, consistent: Tensor, mu: Tensor) -> Tensor:
+    """Keep the consistent clip where the scene is known and the free one elsewhere, Eq. (13).
+
+    free, consistent [f, 3, h, w], mu [f, 1, h, w] -> [f, 3, h, w].
+    """
+    return torch.lerp(free, consistent, mu.expand_as(free))
+
+
+def pool_to_latent(pixels: Tensor, t_factor: int, size: tuple[int, int]) -> Tensor:
+    """A map per pixel as a map per latent cell: minimum over the frames of a latent, mean over its area.
+
+    pixels [f, h, w] -> [f', *size]. Frame 0 has a latent of its own, then `t_factor` frames share
+    one; a latent is trusted only if all its frames are.
+    """
+    rest = pixels[1:]
+    if t_factor > 1:
+        if rest.shape[0] % t_factor:
+            raise ValueError(
+                f"pool_to_latent: {pixels.shape[0]} frames are not 1 + a multiple of {t_factor}"
+            )
+        rest = rest.unflatten(0, (-1, t_factor)).amin(dim=1)
+    merged = torch.cat([pixels[:1], rest])
+    return F.adaptive_avg_pool2d(merged[:, None], size)[:, 0]

@@ -1,0 +1,147 @@
+"""The one denoising loop. It serves DDPM/DDIM, EDM and rectified flow alike.
+
+Every family is x = a * x0 + b * eps at a level, so a deterministic step from level i to
+i + 1 is  y = a' * x0_hat + b' * eps_hat.  The prior says (a, b) and predicts (x0_hat, eps_hat);
+step, momentum, noise and the two runs are here. The consistent run (with momentum) and the
+free run (without) share x_T, eps and the noise of every step.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..priors.base import Level, VideoPrior
+from . import momentum
+
+_log = logging.getLogger(__name__)
+StepReport = Callable[[int, int], None]
+
+
+class Clips(NamedTuple):
+    """Clean latents [c, f, h, w] of the runs; `free` is the same tensor as `consistent` where only one was asked for."""
+
+    consistent: Tensor
+    free: Tensor
+
+
+def initial_noise(
+    shape: tuple[int, ...], generator: torch.Generator, level: Level
+) -> tuple[Tensor, Tensor]:
+    """(eps, x_T) for a clip of latents [c, f, h, w]. x_T is b * eps: pure noise at the first level."""
+    eps = torch.randn(shape, generator=generator, device=generator.device)
+    return eps, level.b * eps
+
+
+def ddim_noise_scale(now: Level, then: Level, eta: float) -> float:
+    """Standard deviation q of the noise that a stochastic step adds (DDIM, Song et al. 2021, Eq. 16).
+
+    0 for eta = 0. Never above the noise of the level that is reached, which zero-terminal-SNR
+    schedules would otherwise exceed by a rounding error (NaN in other implementations).
+    """
+    if eta == 0.0 or then.b == 0.0 or then.a == 0.0:
+        return 0.0
+    ratio = (now.a / then.a) ** 2  # alpha of this step
+    q = eta * (then.b / now.b) * max(1.0 - ratio, 0.0) ** 0.5
+    return min(q, then.b)
+
+
+class Reuse:
+    """Leaves network calls out where the clean estimate hardly changes from one step to the next.
+
+    A step without a call takes the last clean estimate of each run and reads the noise off its own x, so that
+    x = a x0 + b eps still holds; momentum acts as ever. Never in the first third of the steps, where the picture
+    is decided, never twice running, never at the last step, and not when a second run has just begun.
+    It works for every prior, unlike caches inside a network.
+    """
+
+    def __init__(self, threshold: float, steps: int) -> None:
+        """`threshold`: relative change of the estimate between two calls below which the next is left out; 0: never."""
+        self._threshold, self._steps = threshold, steps
+        self._x0: Tensor | None = None
+        self._change = math.inf
+        self.left_out = 0
+
+    def take(self, x: Tensor, i: int, level: Level) -> tuple[Tensor, Tensor] | None:
+        """(x0_hat, eps_hat) for x [runs, c, f, h, w] without the network, or None if it must be asked."""
+        x0, change = self._x0, self._change
+        if (
+            x0 is None
+            or x0.shape != x.shape
+            or change >= self._threshold
+            or not self._steps / 3.0 <= i < self._steps - 1
+        ):
+            return None
+        self._change = math.inf
+        self.left_out += 1
+        return x0, (x - level.a * x0) / level.b
+
+    def note(self, x0_hat: Tensor, computed: bool) -> None:
+        """The clean estimate of a step, in the scale of the next level."""
+        if computed and self._threshold > 0.0:
+            last = self._x0
+            known = last is not None and last.shape == x0_hat.shape
+            self._change = (
+                float((x0_hat - last).norm() / x0_hat.norm().clamp(min=1e-12))
+                if last is not None and known
+                else math.inf
+            )
+        self._x0 = x0_hat
+
+
+def sample(
+    prior: VideoPrior,
+    condition: Any,
+    latents: Tensor,  # [c, f, h, w] clean latents Z of the render, in the model's scale
+    lam: Tensor,  # [f, h, w] latent momentum in [0, 1]
+    *,
+    steps: int,
+    generator: torch.Generator,
+    both: bool = True,
+    momentum_start: float = 0.0,
+    eta: float = 0.0,
+    reuse: float = 0.0,
+    report: StepReport = lambda done, total: None,
+) -> Clips:
+    """Denoise the consistent run and, with `both`, the free run.
+
+    `momentum_start` is the share of steps before momentum sets in; until then the two runs
+    are one and the same and are computed once. `reuse`: see `Reuse`. `report(done, total)` is
+    called before every step and after the last; it may raise to cancel.
+    """
+    levels = prior.levels(steps)
+    eps, x_start = initial_noise(tuple(latents.shape), generator, levels[0])
+    if prior.spec.starts_from_render:
+        x_start = momentum.noised_source(latents, eps, levels[0], prior.z_scale(0))
+    x = x_start[None]
+    first = min(int(momentum_start * steps), steps - 1)
+    saving = Reuse(reuse, steps)
+    for i in range(steps):
+        report(i, steps)
+        now, then = levels[i], levels[i + 1]
+        reused = saving.take(x, i, now)
+        x0_hat, eps_hat = reused or prior.predict(x, i, condition)
+        x0_hat = x0_hat * (prior.z_scale(i + 1) / prior.z_scale(i))
+        saving.note(x0_hat, computed=reused is None)
+        q = ddim_noise_scale(now, then, eta)
+        y = then.a * x0_hat + (then.b**2 - q**2) ** 0.5 * eps_hat
+        if q > 0.0:
+            # the source's noise must be the one that the step adds, or the blend loses variance
+            fresh = torch.randn(eps.shape, generator=generator, device=generator.device)
+            y = y + q * fresh
+            eps = (1.0 - (q / then.b) ** 2) ** 0.5 * eps + (q / then.b) * fresh
+        if i < first:
+            x = y
+            continue
+        source = momentum.noised_source(latents, eps, then, prior.z_scale(i + 1))
+        consistent = momentum.latent_momentum(y[0], source, lam)
+        x = torch.stack([consistent, y[-1]]) if both else consistent[None]
+    report(steps, steps)
+    if reuse > 0.0:
+        _log.info("%d of %d network calls left out", saving.left_out, steps)
+    return Clips(x[0], x[-1])

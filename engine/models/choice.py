@@ -1,0 +1,259 @@
+"""Which models a job uses: the best that its machine can run, from what is there and what may be used.
+
+`prior` and `depth` may say "auto"; `licences` may ask for weights that are free for commercial use alone.
+Both are settled here, once, before the work starts. Standard library only.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from ..bridge.errors import UserError
+from ..bridge.settings import SceneSettings
+from . import weights
+
+GIB = 2**30
+AUTO = "auto"
+_OFF = 1.7  # working width and a prior's trained width may differ by this factor
+
+
+class Candidate(NamedTuple):
+    """A prior, what it needs, and where it works."""
+
+    name: str
+    needs: tuple[str, ...]  # names of weights
+    least_gib: float  # GPU memory at its trained size: what a useful rung of memory.py asks for, or what is quoted if that is more
+    fixed_gib: float  # of that, what does not depend on the size: the weights, as far as they must be on the device
+    width: int  # trained
+    most_frames: float  # at a time
+    only_size: tuple[int, int] | None = None  # (width, height), if it works at no other
+
+
+# Best first: those that see the render, then by quality; the patch prior needs neither GPU nor weights.
+RANKING = (
+    Candidate("viewcrafter_25", ("viewcrafter_25",), 16.2, 3.0, 1024, 25),
+    Candidate("wan_vace_14b_fast", ("wan_vace_14b", "wan_14b_lightx2v"), 22.0, 17.5, 832, 81),
+    Candidate("wan_vace_14b", ("wan_vace_14b",), 23.6, 17.5, 1280, 81),
+    Candidate("viewcrafter_16", ("viewcrafter_16",), 11.5, 3.0, 1024, 16),
+    Candidate("viewcrafter_25_sparse", ("viewcrafter_25_sparse",), 16.2, 3.0, 1024, 25),
+    Candidate("wan_vace_1.3b", ("wan_vace_1.3b",), 8.2, 4.5, 832, 81),
+    Candidate(
+        "wan_fun_inp_1.3b",
+        ("wan_fun_inp_1.3b", "wan_vace_1.3b", "wan_image_encoder"),
+        8.2,
+        4.5,
+        832,
+        81,
+    ),
+    Candidate("viewcrafter_25_512", ("viewcrafter_25_512",), 6.7, 3.0, 512, 25),
+    Candidate("ltx", ("ltx",), 10.0, 4.0, 704, 161),
+    Candidate("svd", ("svd",), 13.9, 3.5, 1024, 25),
+    Candidate("cogvideox_i2v", ("cogvideox_i2v",), 19.0, 12.0, 720, 49, (720, 480)),
+    Candidate("patch", (), 0.0, 0.0, 0, math.inf),
+)
+# Best first: metres with a field of view, then metres.
+DEPTHS = (
+    "moge_2",
+    "depth_pro",
+    "moge_2_small",
+    "depth_anything_3",
+    "depth_anything_v2_indoor",
+    "depth_anything_v2_outdoor",
+    "zoedepth",
+)
+
+
+class Chosen(NamedTuple):
+    """Settings without "auto", and sentences for the user and the report."""
+
+    settings: SceneSettings
+    facts: dict[str, str]
+
+
+def suitable(
+    free_bytes: int | None,
+    *,
+    commercial: bool = False,
+    size: tuple[int, int] | None = None,
+    frames: int = 0,
+) -> list[Candidate]:
+    """Candidates, best first, that fit `free_bytes` of GPU memory (None: no GPU, where only the patch prior is of use).
+
+    `size` (width, height) of the frames at work, else each prior's own: priors trained at about this width come first.
+    `frames` at a time; `commercial` leaves out whatever may not be used commercially without further ado.
+    """
+    gib = 0.0 if free_bytes is None else free_bytes / GIB
+    fit = [
+        c
+        for c in RANKING
+        if needed_gib(c, size) <= gib
+        and frames <= c.most_frames
+        and not (commercial and not free_to_use(c))
+    ]
+    if size is None:
+        return fit
+    fit = [c for c in fit if c.only_size in (None, size)]
+    return sorted(
+        fit, key=lambda c: (c.width == 0, not near(c, size[0]))
+    )  # stable: the order within stays
+
+
+def near(candidate: Candidate, width: int) -> bool:
+    """Whether a prior was trained at about this width."""
+    return candidate.width == 0 or 1.0 / _OFF <= width / candidate.width <= _OFF
+
+
+def needed_gib(candidate: Candidate, size: tuple[int, int] | None) -> float:
+    """GPU memory that a prior is taken to need at frames of `size` (width, height), None: as trained."""
+    if size is None or candidate.width == 0:
+        return candidate.least_gib
+    share = size[0] * size[1] / (candidate.width**2 * 9 / 16)
+    return candidate.fixed_gib + (candidate.least_gib - candidate.fixed_gib) * share
+
+
+def free_to_use(candidate: Candidate) -> bool:
+    """Whether all weights of a prior may be used commercially."""
+    return all(weights.known(name).commercial_use for name in candidate.needs)
+
+
+def best_here(
+    free_bytes: int | None,
+    *,
+    commercial: bool = False,
+    size: tuple[int, int] | None = None,
+    frames: int = 0,
+) -> str:
+    """The name of the best prior that fits and whose weights are there. Never fails: the patch prior always is."""
+    candidates = suitable(free_bytes, commercial=commercial, size=size, frames=frames)
+    return next(c.name for c in candidates if not any(weights.missing(n) for n in c.needs))
+
+
+def best_depth(*, commercial: bool = False) -> str:
+    """The name of the best learned depth model whose weights are there, else "box"."""
+    allowed = (name for name in DEPTHS if weights.known(name).commercial_use or not commercial)
+    return next((name for name in allowed if not weights.missing(name)), "box")
+
+
+def used_weights(settings: SceneSettings) -> dict[str, str]:
+    """{name of weights: what for} of all weights that settings without "auto" ask for."""
+    needs = (
+        next((c.needs for c in RANKING if c.name == settings.prior.prior), ())
+        if settings.momentum.diffusion
+        else ()
+    )
+    used = dict.fromkeys(needs, f"prior {settings.prior.prior}")
+    if settings.geometry.depth.strip() in weights.WEIGHTS:
+        used[settings.geometry.depth.strip()] = f"depth {settings.geometry.depth.strip()}"
+    if settings.geometry.initialiser.strip() == "flash3d":
+        used["flash3d"] = "initialiser flash3d"
+    return used
+
+
+def check(settings: SceneSettings) -> None:
+    """Raise UserError where `licences` is commercial and a chosen model may not be used so."""
+    if settings.prior.licences != "commercial":
+        return
+    for name, purpose in used_weights(settings).items():
+        entry = weights.known(name)
+        if not entry.commercial_use:
+            raise UserError(
+                f"{purpose} is not free for commercial use ({entry.licence}), and licences is set to commercial.",
+                "Choose another model (python -m engine weights list tells which), auto, or set licences to any.",
+            )
+
+
+def settle(
+    settings: SceneSettings,
+    size: tuple[int, int],
+    free_bytes: int | None,
+    earlier: dict[str, str] | None = None,
+) -> Chosen:
+    """The settings with a prior and a depth source in place of "auto", and what to tell of it.
+
+    `size` (width, height) of the frames at work, about; `free_bytes` of GPU memory, None without a GPU; `earlier` {"prior", "depth"}
+    that the job was begun with, so that a resumed job goes on with the same. Raises UserError as `check` does, and where
+    weights are missing.
+    """
+    earlier, commercial, facts = earlier or {}, settings.prior.licences == "commercial", {}
+    if settings.prior.prior == AUTO:
+        frames = settings.path.segment_length
+        name = earlier.get("prior") or best_here(
+            free_bytes, commercial=commercial, size=size, frames=frames
+        )
+        facts["automatic prior"] = _why_prior(name, "prior" in earlier, free_bytes)
+        if not settings.momentum.diffusion:
+            name, facts["automatic prior"] = (
+                "patch",
+                "patch, because diffusion is off and nothing is asked of it",
+            )
+        settings = replace(settings, prior=replace(settings.prior, prior=name))
+    if settings.geometry.depth.strip() == AUTO:
+        name = earlier.get("depth") or best_depth(commercial=commercial)
+        settings = replace(settings, geometry=replace(settings.geometry, depth=name))
+        facts["automatic depth"] = _why_depth(name, "depth" in earlier)
+    candidate = next((c for c in RANKING if c.name == settings.prior.prior), None)
+    if candidate is not None and settings.momentum.diffusion and not near(candidate, size[0]):
+        trained = f"{candidate.name} was trained at {candidate.width} pixels across"
+        facts["note on the width"] = f"{trained}, not {size[0]}: try width {candidate.width}"
+    check(settings)
+    _require(list(used_weights(settings)))
+    return Chosen(settings, facts | licences(settings))
+
+
+def _require(names: list[str]) -> None:
+    """Raise UserError, before any work, where weights are missing: all of them at once."""
+    absent = [name for name in names if weights.missing(name)]
+    if len(absent) > 1:
+        entries = {name: weights.known(name) for name in absent}
+        raise UserError(
+            f"Weights not found: {'; '.join(f'{e.title} ({e.size_gb:g} GB; {e.licence})' for e in entries.values())}.",
+            f"Run, for each of {', '.join(absent)}: python -m engine weights download NAME. Place: {weights.folder()}",
+        )
+    for name in names:
+        weights.require(name)
+
+
+def _why_prior(name: str, begun: bool, free_bytes: int | None) -> str:
+    if begun:
+        return f"{name}, with which this job was begun"
+    if free_bytes is None:
+        return f"{name}, because there is no GPU that can be used, and every other prior needs one"
+    gpu = f"{free_bytes / GIB:.1f} GiB of GPU memory are free"
+    if name == "patch":
+        return f"{name}, because {gpu} and the weights of no prior that fits are here (see python -m engine weights recommend)"
+    return f"{name}, the best whose weights are here and that fits: {gpu}"
+
+
+def _why_depth(name: str, begun: bool) -> str:
+    if begun:
+        return f"{name}, with which this job was begun"
+    if name == "box":
+        return f"{name}, because the weights of no depth model are here (python -m engine weights download moge_2 gets one)"
+    return f"{name}, the best depth model whose weights are here"
+
+
+def licences(settings: SceneSettings) -> dict[str, str]:
+    """What the report says of commercial use, for settings without "auto"."""
+    used = used_weights(settings)
+    named = {name: f"{purpose} ({weights.known(name).licence})" for name, purpose in used.items()}
+    refused = [named[name] for name in used if not weights.known(name).commercial_use]
+    if refused:
+        return {"commercial use": f"NO, or with conditions: {'; '.join(refused)}"}
+    text = (
+        f"allowed by the licences of all weights used: {'; '.join(named.values())}"
+        if used
+        else "free: no weights are used"
+    )
+    if settings.prior.licences == "commercial":
+        text = f"commercial-safe was asked for; {text}"
+    files = [
+        f.strip()
+        for f in (settings.geometry.initialiser, settings.prior.lora, settings.prior.gguf)
+        if Path(f.strip()).suffix
+    ]
+    if files:
+        text += f". Given as files, of which only you know the licence: {', '.join(Path(f).name for f in files)}"
+    return {"commercial use": text}

@@ -1,0 +1,239 @@
+"""Wan 2.1 Fun InP: Wan's image-to-video network, trained on further to complete any masked video.
+
+Family, latents and levels as in wan.py. Beside its noisy latents the network is given the latents of the
+render with its unknown pixels grey, a mask of four frames for every latent, and CLIP's view of the picture.
+
+The transformer's file names its layers as Wan's authors do and is converted here; autoencoder and
+text encoder are those of Wan VACE 1.3B, the image encoder that of Wan I2V: the same networks
+in files that can be read without unpickling.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...bridge.errors import UserError
+from ...models import model_folder
+from ...models.memory import Rung
+from .. import lora, notation, transformer
+from ..base import Clip, PriorSpec
+from ..clip_image import normalised
+from ..transformer import NO_WISHES, Wishes
+from . import vace
+
+if TYPE_CHECKING:
+    from ...bridge.settings import SceneSettings
+
+GUIDANCE = 6.0
+SHIFT = 3.0
+_HEAD_CHANNELS = 128
+_NAMES = (
+    (r"^img_emb\.proj\.0\.", "condition_embedder.image_embedder.norm1."),
+    (r"^img_emb\.proj\.1\.", "condition_embedder.image_embedder.ff.net.0.proj."),
+    (r"^img_emb\.proj\.3\.", "condition_embedder.image_embedder.ff.net.2."),
+    (r"^img_emb\.proj\.4\.", "condition_embedder.image_embedder.norm2."),
+    (r"^head\.modulation$", "scale_shift_table"),
+    (r"\.modulation$", ".scale_shift_table"),
+)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the network is told of a clip; the first entry of text is the negative one."""
+
+    control: Tensor  # [1, 20, f', h', w']: mask of four frames, latents of the masked render
+    image: Tensor  # [1, 257, d] CLIP's tokens of the picture
+    text: Tensor  # [2, 512, d]
+
+
+def mask_channels(known: Tensor) -> Tensor:
+    """[f, 1, h, w] in 0..1, f = 4 k + 1 -> [4, f', h/8, w/8]: for each latent its four frames; the first frame counts four times."""
+    small = F.interpolate(known, scale_factor=0.125, mode="bilinear", align_corners=False)[:, 0]
+    return torch.cat([small[:1].expand(4, -1, -1), small[1:]]).unflatten(0, (-1, 4)).transpose(0, 1)
+
+
+class WanInP(vace.Wan):
+    """A video prior (see base.py) on a WanTransformer3DModel with 36 input channels."""
+
+    def __init__(
+        self, *parts: Any, vision: nn.Module, shift: float = SHIFT, guidance: float = GUIDANCE
+    ) -> None:
+        super().__init__(*parts, shift=shift, guidance=guidance)
+        self._vision = vision  # CLIPVisionModel
+
+    @torch.no_grad()
+    def condition(self, clip: Clip) -> Condition:
+        return self._coded(lambda rung: self._look(clip))
+
+    def _look(self, clip: Clip) -> Condition:
+        known = (clip.known >= vace.KNOWN).to(clip.render)
+        masked = self._latents.encode((clip.render * 2.0 - 1.0) * known)
+        control = torch.cat([mask_channels(known).to(masked), masked])
+        return Condition(control[None], self._image_tokens(clip.image[None]), self._text)
+
+    def _image_tokens(self, picture: Tensor) -> Tensor:
+        """Wan's way: no blur, no crop, plain bicubic; the last block but one."""
+        side = self._vision.config.image_size  # type: ignore[union-attr]
+        small = F.interpolate(
+            picture.to(self.residence.device, torch.float32),
+            size=(side, side),
+            mode="bicubic",
+            align_corners=False,
+        )
+        pixels = normalised(small).to(self._vision.dtype)  # type: ignore[call-overload]
+        return self._vision(pixels, output_hidden_states=True).hidden_states[-2]
+
+    @torch.no_grad()
+    def predict(self, x: Tensor, i: int, condition: Condition) -> tuple[Tensor, Tensor]:
+        level, runs = self._levels[i], x.shape[0]
+        control = condition.control.to(x).expand(runs, -1, -1, -1, -1)
+        latents, image = (
+            self._cast(torch.cat([x, control], dim=1)),
+            self._cast(condition.image).expand(runs, -1, -1),
+        )
+
+        def network(latents: Tensor, time: Tensor, image: Tensor, text: Tensor) -> Tensor:
+            return self._transformer(
+                hidden_states=latents,
+                timestep=time,
+                encoder_hidden_states=text,
+                encoder_hidden_states_image=image,
+                return_dict=False,
+            )[0]
+
+        u = self._ask(
+            network,
+            x,
+            (latents, torch.full((runs,), level.t), image),
+            (self._cast(condition.text),),
+        )
+        return notation.from_flow(u, x, level)
+
+
+def tensor_name(name: str) -> str:
+    """A tensor's name in Wan's own code -> its name in diffusers."""
+    for pattern, replacement in _NAMES:
+        name = re.sub(pattern, replacement, name)
+    layer, dot, kind = name.rpartition(".")
+    return f"{lora.layer_name(layer)}{dot}{kind}" if dot else name
+
+
+def load_transformer(folder: Path, dtype: torch.dtype) -> nn.Module:
+    """The transformer of `diffusion_pytorch_model.safetensors` with Wan's own names; sizes from its tensors and config.json."""
+    from accelerate import init_empty_weights
+    from diffusers import WanTransformer3DModel
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / "diffusion_pytorch_model.safetensors"
+    try:
+        state = {tensor_name(name): tensor for name, tensor in load_file(path).items()}
+        heads = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("num_heads", 0)
+        width, channels = state["patch_embedding.weight"].shape[:2]
+        with init_empty_weights(include_buffers=False):
+            model = WanTransformer3DModel(
+                patch_size=(1, 2, 2),
+                num_attention_heads=heads or width // _HEAD_CHANNELS,
+                attention_head_dim=width // (heads or width // _HEAD_CHANNELS),
+                in_channels=channels,
+                out_channels=16,
+                text_dim=state["condition_embedder.text_embedder.linear_1.weight"].shape[1],
+                freq_dim=state["condition_embedder.time_embedder.linear_1.weight"].shape[1],
+                ffn_dim=state["blocks.0.ffn.net.2.weight"].shape[1],
+                num_layers=len(
+                    {name.split(".")[1] for name in state if name.startswith("blocks.")}
+                ),
+                cross_attn_norm=True,
+                qk_norm="rms_norm_across_heads",
+                image_dim=state["condition_embedder.image_embedder.norm1.weight"].shape[0],
+                added_kv_proj_dim=width,
+            )
+    except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{path} is missing, damaged or no Wan InP model ({error!r:.120}).",
+            "Download it again.",
+        ) from error
+    wanted = model.state_dict().keys()
+    wrong = sorted(wanted ^ state.keys())
+    if wrong or channels != 36:
+        text = (
+            f"{len(wrong)} tensors lacking or unknown: {', '.join(wrong[:5])}"
+            if wrong
+            else f"{channels} input channels, not 36"
+        )
+        raise UserError(f"{path} does not fit Wan InP: {text}.", "Take Wan2.1-Fun-1.3B-InP.")
+    model.load_state_dict({name: tensor.to(dtype) for name, tensor in state.items()}, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def load(
+    name: str,
+    transformer_folder: Path,
+    vace_folder: Path,
+    vision_folder: Path,
+    *,
+    device: str,
+    size: tuple[int, int],
+    frames: int = vace.MOST_FRAMES,
+    prompt: str = "",
+    guidance: float = -1.0,
+    asked: Wishes = NO_WISHES,
+    rung: Rung | None = None,
+) -> WanInP:
+    """The prior, for clips of `frames` frames of `size` (height, width); autoencoder and text encoder are taken from `vace_folder`."""
+    from diffusers import AutoencoderKLWan
+    from transformers import CLIPVisionModel
+
+    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    text = vace.text_embeddings(vace_folder, prompt)
+    vae = model_folder.part(vace_folder, "vae", AutoencoderKLWan, torch.float32)
+    vision = model_folder.part(vision_folder, "image_encoder", CLIPVisionModel, dtype)
+    transformer.refuse(name, asked, lora=True, attention=True)
+    network = load_transformer(transformer_folder, dtype)
+    transformer.finish(network, asked)
+    spec = PriorSpec(
+        name=name,
+        frames=vace.frames_rule(name, 4, vace.MOST_FRAMES),
+        size_multiple=16,
+        native_size=(480, 832),
+        t_factor=4,
+        s_factor=8,
+        channels=vae.config.z_dim,
+        steps=vace.STEPS,
+        sees=frozenset({"render", "mask", "image", "text"}),
+        licence="Apache-2.0",
+        commercial_use=True,
+    )
+    scale = GUIDANCE if guidance < 0 else guidance
+    residence = transformer.settle(
+        device, vace.demand(network, vae, frames, *size), network, [vae, vision], dtype, scale, rung
+    )
+    return WanInP(spec, network, vae, text, residence, vision=vision, guidance=scale)
+
+
+def from_settings(settings: SceneSettings, image: Tensor, device: str) -> WanInP:
+    """The prior that the settings name, from the weights folder."""
+    from ...models import weights
+
+    name, chosen = settings.prior.prior, settings.prior
+    frames = vace.frames_rule(name, 4, vace.MOST_FRAMES)(settings.path.segment_length)
+    folders = [weights.require(n) for n in (name, "wan_vace_1.3b", "wan_image_encoder")]
+    size, asked = (image.shape[1], image.shape[2]), transformer.wishes(settings)
+    return load(
+        name,
+        *folders,
+        device=device,
+        size=size,
+        frames=frames,
+        prompt=chosen.prompt,
+        guidance=chosen.guidance,
+        asked=asked,
+    )

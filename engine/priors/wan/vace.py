@@ -1,0 +1,332 @@
+"""Wan 2.1 VACE (arXiv 2503.07598, 2503.20314): a video model that completes a masked render.
+
+Family: rectified flow with shifted noise levels. Four frames share a latent after the
+first. The network sees the render where the scene is known, a mask of the rest, the
+user's picture as a reference, and a sentence. The checkpoint's own UniPC sampler is not used:
+it rebuilds each sample from one it kept, and would silently undo the momentum.
+
+The reference has a latent frame of its own before the clip. It stays in here: at every level the
+network is shown the picture's latents at that level's noise, as in training.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...bridge.errors import UserError
+from ...models import model_folder
+from ...models.memory import Demand, Residence, Rung
+from .. import notation, transformer
+from ..base import Clip, Level, PriorSpec
+from ..network import NetworkPrior
+from ..transformer import NO_WISHES, Wishes
+
+if TYPE_CHECKING:
+    from ...bridge.settings import SceneSettings
+
+_log = logging.getLogger(__name__)
+
+STEPS = 30
+GUIDANCE = 5.0
+MOST_FRAMES = 81
+PROMPT = "A steady camera moves through a static scene. Photograph, sharp details, natural light."
+NEGATIVE = (
+    "blur, distortion, moving people, moving objects, flicker, text, watermark, painting, cartoon"
+)
+_TEXT_TOKENS = 512
+KNOWN = 0.5  # coverage from which a pixel is kept
+_TOKEN_BYTES = 40  # of one branch, per token and channel of the network: estimate
+_DECODER_BYTES = 12_000  # per pixel of a frame: estimate
+
+
+class Variant(NamedTuple):
+    """One way to use a checkpoint."""
+
+    size: tuple[int, int]  # height, width
+    shift: float
+    steps: int = STEPS
+    guidance: float = GUIDANCE
+    checkpoint: str = ""  # its name among the weights, if not the variant's own
+    lora: str = ""  # name among the weights
+
+
+VARIANTS = {
+    "wan_vace_1.3b": Variant((480, 832), 3.0),
+    "wan_vace_14b": Variant((720, 1280), 5.0),
+    # distilled: 4 steps without guidance instead of 30 with it, a fifteenth of the network calls
+    "wan_vace_14b_fast": Variant((480, 832), 5.0, 4, 1.0, "wan_vace_14b", "wan_14b_lightx2v"),
+}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the network is told of a clip; the first entry of text is the negative one."""
+
+    control: Tensor  # [1, 96, n_reference + f', h', w']: kept latents, replaced latents, mask
+    reference: Tensor  # [16, n_reference, h', w'] clean latents
+    reference_eps: Tensor  # the same shape: their noise
+    text: Tensor  # [2, 512, d]
+
+
+def flow_levels(steps: int, shift: float) -> list[Level]:
+    """Rectified-flow levels a = 1 - s, b = s, t = 1000 s with s = shift u / (1 + (shift - 1) u), u from 1 to 0 evenly."""
+    if steps < 1:
+        raise UserError(f"steps is {steps}.", "Take at least 1.")
+    u = [1.0 - k / steps for k in range(steps + 1)]
+    sigmas = [shift * v / (1.0 + (shift - 1.0) * v) for v in u]
+    return [Level(1000.0 * s, 1.0 - s, s) for s in sigmas]
+
+
+def frames_rule(name: str, factor: int, most: int):
+    """n -> the next factor * k + 1; more than `most` is refused."""
+
+    def rule(n: int) -> int:
+        if n > most:
+            raise UserError(
+                f"{name} makes at most {most} frames at a time, not {n}.",
+                f"Set segment_length to {most} or less.",
+            )
+        return -(-(n - 1) // factor) * factor + 1
+
+    return rule
+
+
+class WanLatents:
+    """The autoencoder of Wan: frames <-> latents of mean 0 and deviation 1."""
+
+    def __init__(self, vae: nn.Module, device: torch.device) -> None:
+        self.vae, self._device = vae, device
+        config = vae.config  # type: ignore[union-attr]
+        self._mean, self._std = (
+            torch.tensor(v)[:, None, None, None] for v in (config.latents_mean, config.latents_std)
+        )
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """[f, 3, h, w] in [-1, 1] -> [16, f', h/8, w/8] float32, f = 4 k + 1."""
+        video = frames.transpose(0, 1)[None].to(self._device, self.vae.dtype)  # type: ignore[call-overload]
+        latents = self.vae.encode(video).latent_dist.mode()[0].float()  # type: ignore[operator]
+        return (latents - self._mean.to(latents)) / self._std.to(latents)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """[16, f', h', w'] -> [f, 3, h, w] in [0, 1]."""
+        scaled = (latents * self._std.to(latents) + self._mean.to(latents))[None].to(
+            self._device, self.vae.dtype
+        )  # type: ignore[call-overload]
+        video = self.vae.decode(scaled).sample[0].float()  # type: ignore[operator]
+        return (video.transpose(0, 1) * 0.5 + 0.5).clamp(0.0, 1.0)
+
+
+def mask_channels(unknown: Tensor, factor: int) -> Tensor:
+    """[f, 1, h, w] 0/1 -> [64, f', h/8, w/8]: the 8 x 8 pixels of a cell as channels, frames picked by nearest."""
+    f, _, h, w = unknown.shape
+    cells = (
+        unknown.reshape(f, h // 8, 8, w // 8, 8)
+        .permute(2, 4, 0, 1, 3)
+        .reshape(1, 64, f, h // 8, w // 8)
+    )
+    return F.interpolate(
+        cells, size=((f + factor - 1) // factor, h // 8, w // 8), mode="nearest-exact"
+    )[0]
+
+
+class Wan(NetworkPrior):
+    """What all Wan models share: latents, levels, memory."""
+
+    def __init__(
+        self,
+        spec: PriorSpec,
+        transformer: nn.Module,
+        vae: nn.Module,
+        text: Tensor,
+        residence: Residence,
+        *,
+        shift: float,
+        guidance: float,
+    ) -> None:
+        """`text` [2, 512, d]: the negative sentence and the prompt; `vae` an AutoencoderKLWan."""
+        super().__init__(spec, residence, guidance)
+        self._transformer: Any = transformer
+        self._text, self._shift = text, shift
+        self._latents = WanLatents(vae, residence.device)
+
+    def levels(self, steps: int) -> list[Level]:
+        self._levels = flow_levels(steps, self._shift)
+        return self._levels
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor) -> Tensor:
+        return self._coded(lambda rung: self._latents.encode(frames * 2.0 - 1.0))
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        def work(rung: Rung) -> Tensor:
+            self._latents.vae.use_tiling = rung.tiling  # type: ignore[assignment]
+            return self._latents.decode(latents)
+
+        return self._coded(work)
+
+    def _cast(self, t: Tensor) -> Tensor:
+        return t.to(self.residence.device, self._transformer.dtype)
+
+
+class WanVACE(Wan):
+    """A video prior (see base.py) on a WanVACETransformer3DModel."""
+
+    def __init__(
+        self, *parts: Any, shift: float, guidance: float = GUIDANCE, references: bool = True
+    ) -> None:
+        super().__init__(*parts, shift=shift, guidance=guidance)
+        self._references = references
+
+    @torch.no_grad()
+    def condition(self, clip: Clip) -> Condition:
+        return self._coded(lambda rung: self._look(clip))
+
+    def _look(self, clip: Clip) -> Condition:
+        unknown = (clip.known < KNOWN).to(clip.render)
+        video = clip.render * 2.0 - 1.0
+        kept = self._latents.encode(video * (1.0 - unknown))
+        # The part to be replaced is grey: what the render has there is no picture of the scene.
+        replaced = self._latents.encode(torch.zeros_like(video))
+        control = torch.cat([kept, replaced, mask_channels(unknown, self.spec.t_factor).to(kept)])
+        reference = control[:16, :0]
+        if self._references:
+            reference = self._latents.encode(clip.image[None] * 2.0 - 1.0)
+            control = torch.cat(
+                [F.pad(reference, (0, 0, 0, 0, 0, 0, 0, control.shape[0] - 16)), control], dim=1
+            )
+        noise = torch.randn(reference.shape, generator=torch.Generator().manual_seed(0)).to(
+            reference
+        )
+        return Condition(control[None], reference, noise, self._text)
+
+    @torch.no_grad()
+    def predict(self, x: Tensor, i: int, condition: Condition) -> tuple[Tensor, Tensor]:
+        level, runs = self._levels[i], x.shape[0]
+        slots = condition.reference.shape[1]
+        shown = (
+            (level.a * condition.reference + level.b * condition.reference_eps)
+            .to(x)
+            .expand(runs, -1, -1, -1, -1)
+        )
+        latents, control = (
+            self._cast(torch.cat([shown, x], dim=2)),
+            self._cast(condition.control).expand(runs, -1, -1, -1, -1),
+        )
+
+        def network(latents: Tensor, time: Tensor, control: Tensor, text: Tensor) -> Tensor:
+            return self._transformer(
+                hidden_states=latents,
+                timestep=time,
+                encoder_hidden_states=text,
+                control_hidden_states=control,
+                return_dict=False,
+            )[0]
+
+        time = torch.full((runs,), level.t)
+        u = self._ask(network, x, (latents, time, control), (self._cast(condition.text),))[
+            :, :, slots:
+        ]
+        return notation.from_flow(u, x, level)
+
+
+def text_embeddings(folder: Path, prompt: str) -> Tensor:
+    """[2, 512, d] float32: the negative sentence and the prompt ("": the default), zeros where the sentence has ended."""
+    from transformers import UMT5EncoderModel
+
+    text = model_folder.sentence_embeddings(
+        folder, UMT5EncoderModel, [NEGATIVE, prompt or PROMPT], _TEXT_TOKENS
+    )
+    return text["embeddings"].float() * text["mask"][:, :, None]
+
+
+def demand(
+    network: nn.Module,
+    vae: nn.Module,
+    frames: int,
+    height: int,
+    width: int,
+    asked: Wishes = NO_WISHES,
+) -> Demand:
+    """Memory at a working size."""
+    tokens = ((frames - 1) // 4 + 2) * (height // 16) * (width // 16)
+    companions, decode = (
+        2 * model_folder.in_16_bits(vae),
+        _DECODER_BYTES * height * width,
+    )  # the VAE in 32 bits
+    return transformer.demand(
+        network, asked, companions, tokens=tokens, token_bytes=_TOKEN_BYTES, decode=decode
+    )
+
+
+def load(
+    name: str,
+    folder: Path,
+    *,
+    device: str,
+    size: tuple[int, int],
+    frames: int = MOST_FRAMES,
+    prompt: str = "",
+    guidance: float = -1.0,
+    asked: Wishes = NO_WISHES,
+    rung: Rung | None = None,
+) -> WanVACE:
+    """The prior `name` of VARIANTS from a folder in diffusers' layout, for clips of `frames` frames of `size` (height, width)."""
+    from diffusers import AutoencoderKLWan, WanVACETransformer3DModel
+
+    model_folder.require(folder, "WanVACEPipeline")
+    embeddings = text_embeddings(folder, prompt)
+    vae = model_folder.part(folder, "vae", AutoencoderKLWan, torch.float32)
+    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    network = transformer.load(folder, WanVACETransformer3DModel, dtype, asked)
+    variant = VARIANTS[name]
+    scale = variant.guidance if guidance < 0 else guidance
+    residence = transformer.settle(
+        device, demand(network, vae, frames, *size, asked), network, [vae], dtype, scale, rung
+    )
+    spec = PriorSpec(
+        name=name,
+        frames=frames_rule(name, 4, MOST_FRAMES),
+        size_multiple=16,
+        native_size=variant.size,
+        t_factor=4,
+        s_factor=8,
+        channels=vae.config.z_dim,
+        steps=variant.steps,
+        sees=frozenset({"render", "mask", "image", "text"}),
+        licence="Apache-2.0",
+        commercial_use=True,
+    )
+    return WanVACE(spec, network, vae, embeddings, residence, shift=variant.shift, guidance=scale)
+
+
+def from_settings(settings: SceneSettings, image: Tensor, device: str) -> WanVACE:
+    """The prior that the settings name, from the weights folder."""
+    from ...models import weights
+
+    name, chosen = settings.prior.prior, settings.prior
+    frames = frames_rule(name, 4, MOST_FRAMES)(settings.path.segment_length)
+    size = (image.shape[1], image.shape[2])
+    variant = VARIANTS[name]
+    folder = weights.require(variant.checkpoint or name)
+    own_lora = (
+        weights.checkpoint_in(variant.lora, weights.require(variant.lora)) if variant.lora else None
+    )
+    asked = transformer.wishes(settings, own_lora)
+    return load(
+        name,
+        folder,
+        device=device,
+        size=size,
+        frames=frames,
+        prompt=chosen.prompt,
+        guidance=chosen.guidance,
+        asked=asked,
+    )

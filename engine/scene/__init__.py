@@ -1,0 +1,4 @@
+"""Gaussians and what they are made of: parameters, colour, spherical harmonics, order in memory.
+
+It imports `bridge` alone. Every room of the engine but `bridge` may import it.
+"""

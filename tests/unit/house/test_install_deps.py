@@ -1,0 +1,437 @@
+"""The installer: which torch for which machine, and what it does with an environment in any state.
+
+Environments are real ones (venv makes them), filled with a wheel that is made here, so that
+no test needs a network.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import install_deps
+from engine.bridge.errors import UserError
+from engine.models.machine import choose_torch
+
+ROOT = Path(__file__).resolve().parents[3]
+PINS = install_deps.read_pins(ROOT / "pyproject.toml")
+
+
+@pytest.mark.parametrize(
+    ("system", "capabilities", "driver", "wanted", "build", "folder"),
+    [
+        (
+            "Linux",
+            [],
+            None,
+            "auto",
+            "cpu",
+            "cpu",
+        ),  # the default index has gigabytes of CUDA for Linux
+        ("Windows", [], None, "auto", "cpu", ""),
+        ("Darwin", [], None, "auto", "cpu", ""),
+        ("Darwin", [], None, "cuda", "cpu", ""),
+        ("Linux", [9.0], (13, 0), "auto", "cu130", "cu130"),
+        ("Windows", [8.9], (13, 1), "auto", "cu130", "cu130"),
+        ("Windows", [12.0], (13, 0), "auto", "cu130", "cu130"),
+        ("Linux", [8.6], (12, 4), "auto", "cu126", "cu126"),
+        ("Linux", [6.1], (13, 0), "auto", "cu126", "cu126"),  # CUDA 13 has no kernels for it
+        ("Linux", [6.1, 8.6], (13, 0), "auto", "cu130", "cu130"),
+        ("Linux", [12.0], (12, 8), "auto", "cpu", "cpu"),  # CUDA 12.6 has no kernels for it
+        ("Linux", [7.0], (11, 4), "auto", "cpu", "cpu"),
+        ("Linux", [9.0], (13, 0), "cpu", "cpu", "cpu"),
+        ("Linux", [], None, "cu126", "cu126", "cu126"),
+        ("Windows", [9.0], (13, 0), "cuda", "cu130", "cu130"),
+    ],
+)
+def test_the_build_of_torch_fits_the_machine(system, capabilities, driver, wanted, build, folder):
+    choice = choose_torch(system, capabilities, driver, wanted)
+    assert (choice.build, choice.folder) == (build, folder)
+    assert choice.why
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "driver"), [([], None), ([9.0], (11, 8)), ([12.0], (12, 6))]
+)
+def test_cuda_that_cannot_be_is_refused_with_the_remedy(capabilities, driver):
+    with pytest.raises(UserError) as refusal:
+        choose_torch("Linux", capabilities, driver, "cuda")
+    assert "--cuda cpu" in refusal.value.hint
+
+
+def test_everything_is_pinned_exactly_and_once():
+    for pin in [
+        *PINS.engine,
+        *PINS.constraints,
+        *(p for group in [*PINS.groups.values(), *PINS.extras.values()] for p in group),
+    ]:
+        name, equal, version = pin.partition("==")
+        assert name and equal and version and version[0].isdigit() and "*" not in version, pin
+    names = [
+        pin.split("==")[0].lower().replace("_", "-")
+        for pin in [*PINS.engine, *PINS.groups["dev"], *PINS.constraints]
+    ]
+    assert len(names) == len(set(names))
+    assert "torch==2.13.0" in PINS.engine
+
+
+def test_the_constraints_cover_what_the_packages_here_need():
+    """Nothing in this environment is at a version that pyproject.toml does not name."""
+    import importlib.metadata
+
+    if "torch" not in {d.name for d in importlib.metadata.distributions()}:
+        pytest.skip("not the engine's environment")
+    pinned = {
+        p.partition("==")[0].lower().replace("_", "-"): p.partition("==")[2]
+        for p in [*PINS.engine, *PINS.groups["dev"], *PINS.constraints]
+    }
+    installed = {
+        d.name.lower().replace("_", "-"): d.version.split("+")[0]
+        for d in importlib.metadata.distributions()
+    }
+    assert {n: (v, pinned[n]) for n, v in installed.items() if n in pinned and pinned[n] != v} == {}
+
+
+def wheel(folder: Path, name: str = "tiny", version: str = "1.0") -> Path:
+    """A real wheel with one module and one data file."""
+    info = f"{name}-{version}.dist-info"
+    files = {
+        f"{name}.py": f"VALUE = {version!r}\n",
+        f"{name}_data/kernel.so": "not really a library",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    rows = []
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file, text in files.items():
+            archive.writestr(file, text)
+            digest = (
+                base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest())
+                .rstrip(b"=")
+                .decode()
+            )
+            rows.append(f"{file},sha256={digest},{len(text)}")
+        archive.writestr(f"{info}/RECORD", "\n".join([*rows, f"{info}/RECORD,,"]) + "\n")
+    return path
+
+
+NO_PINS = install_deps.Pins(["tiny==1.0"], {}, {}, [])
+
+
+class Silent(install_deps.Told):
+    """Collects what the user would read."""
+
+    def __init__(self) -> None:
+        super().__init__(as_json=False)
+        self.lines: list[str] = []
+
+    def __call__(self, text, stage="install", done=0, total=0, **more):
+        self.lines.append(text)
+
+    def detail(self, line):
+        self.lines.append(line)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """One real environment with the wheel in it; making one takes seconds, so most tests work on a copy."""
+    folder = tmp_path_factory.mktemp("ä b é")
+    (folder / "wheels").mkdir()
+    wheel(folder / "wheels")
+    with pytest.MonkeyPatch.context() as patch:
+        only_these_wheels(patch, folder / "wheels")
+        target = install_deps.Environment(
+            folder / ".venv", ["tiny==1.0"], "cpu", Path(sys.executable), Silent(), NO_PINS
+        )
+        assert not target.complete()
+        make(target)
+    return folder
+
+
+@pytest.fixture
+def target(prepared, tmp_path, monkeypatch):
+    """An environment to be, in a folder with spaces and letters beyond ASCII; pip sees only the wheels made here."""
+    shutil.copytree(prepared / "wheels", tmp_path / "wheels")
+    only_these_wheels(monkeypatch, tmp_path / "wheels")
+    folder = tmp_path / "ö c ñ" / ".venv"
+    return install_deps.Environment(
+        folder, ["tiny==1.0"], "cpu", Path(sys.executable), Silent(), NO_PINS
+    )
+
+
+@pytest.fixture
+def made(target, prepared):
+    """A complete environment (a copy: the interpreter finds its home by the file beside it)."""
+    shutil.copytree(prepared / ".venv", target.folder, symlinks=True)
+    assert target.complete() and value_in(target) == "1.0"
+    return target
+
+
+def only_these_wheels(patch, folder: Path) -> None:
+    for name in list(os.environ):
+        if name.startswith("PIP_"):
+            patch.delenv(name)
+    patch.setenv("PIP_NO_INDEX", "1")
+    patch.setenv("PIP_CONFIG_FILE", os.devnull)
+    patch.setenv("PIP_FIND_LINKS", folder.as_uri())
+
+
+def make(target) -> None:
+    target.prepare()
+    target.install("")
+    target.seal()
+
+
+def value_in(target) -> str:
+    told = subprocess.run(
+        [target.python, "-c", "import tiny; print(tiny.VALUE)"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return told.stdout.strip()
+
+
+def site_of(target) -> Path:
+    return next(
+        iter(
+            [
+                *target.folder.glob("lib/python3*/site-packages"),
+                *target.folder.glob("Lib/site-packages"),
+            ]
+        )
+    )
+
+
+def test_a_complete_environment_is_used_again(made):
+    (made.folder / "keep").touch()
+    make(made)
+    assert made.complete() and (made.folder / "keep").exists()
+
+
+def test_what_has_more_than_is_asked_for_is_complete_too(made, tmp_path):
+    """The engine's environment after --dev serves a run without --dev."""
+    wheel(tmp_path / "wheels", name="tool")
+    made.requirements = ["tiny==1.0", "tool==1.0"]
+    assert not made.complete()
+    make(made)
+    made.requirements = ["tiny==1.0"]
+    assert made.complete()
+    made.build = "cu130"
+    assert not made.complete()
+
+
+def test_other_pins_are_installed_into_the_same_environment(made, tmp_path):
+    wheel(tmp_path / "wheels", version="2.0")
+    made.requirements = ["tiny==2.0"]
+    assert not made.complete()
+    (made.folder / "keep").touch()
+    make(made)
+    assert made.complete() and value_in(made) == "2.0" and (made.folder / "keep").exists()
+
+
+def test_an_interruption_before_the_seal_is_gone_on_from(made):
+    made.prepare()
+    made.install("")
+    assert not made.complete()  # e.g. the power failed here
+    (made.folder / "keep").touch()
+    make(made)
+    assert (
+        made.complete() and (made.folder / "keep").exists()
+    )  # nothing was broken, so nothing was thrown away
+
+
+def harm_it(target, how: str) -> None:
+    site = site_of(target)
+    if how == "no RECORD":  # pip writes it last
+        (site / "tiny-1.0.dist-info" / "RECORD").unlink()
+    elif how == "file missing":
+        (site / "tiny.py").unlink()
+    elif how == "library cut":
+        (site / "tiny_data" / "kernel.so").write_bytes(b"not")
+    elif how == "left over":
+        (site / "~iny").mkdir()
+    elif how == "no interpreter":
+        target.python.unlink()
+    elif how == "dead interpreter":
+        target.python.unlink()
+        shutil.copy(shutil.which("false") or "/bin/false", target.python)
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["no RECORD", "file missing", "library cut", "left over", "no interpreter", "dead interpreter"],
+)
+def test_harm_is_noticed(made, how):
+    assert install_deps.damage(made.folder) == ""
+    harm_it(made, how)
+    assert install_deps.damage(made.folder)
+    assert not made.complete()
+
+
+def test_a_changed_certificate_file_is_no_harm(made):
+    (site_of(made) / "tiny.py").write_text("VALUE = 'changed on purpose'\n")
+    assert made.complete()
+
+
+def test_a_broken_environment_is_made_anew(made):
+    harm_it(made, "no RECORD")
+    (made.folder / "keep").touch()
+    make(made)
+    assert made.complete() and value_in(made) == "1.0"
+    assert not (made.folder / "keep").exists()
+    assert any("broken" in line for line in made.told.lines)
+
+
+def test_a_process_killed_while_making_the_environment_leaves_no_seal_and_is_mended(target):
+    target.folder.parent.mkdir(parents=True)
+    target.folder.mkdir()
+    (target.folder / install_deps.MARKER).touch()
+    (target.folder / "pyvenv.cfg").write_text("home = /nowhere\n")
+    make(target)
+    assert target.complete()
+
+
+def test_a_folder_that_somebody_else_made_is_left_alone(target):
+    target.folder.mkdir(parents=True)
+    precious = target.folder / "thesis.txt"
+    precious.write_text("ten years")
+    with pytest.raises(UserError, match="not made by this program"):
+        make(target)
+    assert precious.read_text() == "ten years" and os.listdir(target.folder) == ["thesis.txt"]
+
+
+def test_a_python_that_cannot_make_environments_is_a_user_error_with_the_remedy(target, tmp_path):
+    false = shutil.which("false")
+    if false is None:
+        pytest.skip("needs the program false")
+    target.creator = Path(false)
+    with pytest.raises(UserError) as refusal:
+        target.prepare()
+    assert "python3-venv" in refusal.value.hint
+
+
+def test_a_python_without_ensurepip_borrows_pip(target, tmp_path, monkeypatch):
+    """As Debian's: `-m venv` fails, `-m venv --without-pip` works, and the interpreter has a pip of its own."""
+    if os.name == "nt":
+        pytest.skip("the stand-in is a shell script")
+    real = Path(sys.executable)
+    crippled = tmp_path / "python-without-ensurepip"
+    crippled.write_text(
+        f'#!/bin/sh\ncase "$*" in *--without-pip*) ;; *"-m venv"*) echo "ensurepip is not available"; exit 1;; esac\nexec "{real}" "$@"\n'
+    )
+    crippled.chmod(0o755)
+    bundled = next(Path(__import__("ensurepip").__file__).parent.glob("_bundled/pip-*.whl"))
+    shutil.copy(bundled, tmp_path / "wheels")
+    target.creator = crippled
+    make(target)
+    assert target.complete() and value_in(target) == "1.0"
+
+
+@pytest.mark.parametrize(
+    ("requirement", "words"),
+    [
+        ("missing-package==1.0", "no ready-made missing-package==1.0"),
+        ("tiny==7.0", "no ready-made tiny==7.0"),
+    ],
+)
+def test_a_package_that_is_not_there_is_named(made, requirement, words):
+    made.requirements = [requirement]
+    made.prepare()
+    with pytest.raises(UserError, match=words):
+        made.install("")
+    assert not made.complete()
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        (
+            "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device",
+            "disk is full",
+        ),
+        (
+            "WARNING: Retrying: NewConnectionError: [Errno -2]\nERROR: No matching distribution found for torch==2.13.0",
+            "cannot be reached",
+        ),
+        ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]", "certificate"),
+        (
+            "ERROR: Could not install packages due to an OSError: [Errno 13] Permission denied: 'x'",
+            "cannot be written",
+        ),
+        ("ERROR: something new", "could not install"),
+    ],
+)
+def test_what_pip_says_becomes_plain_words_and_a_remedy(output, words):
+    error = install_deps.explain_pip_failure(output)
+    assert words in error.message and error.hint
+
+
+def test_no_disk_space_is_said_before_anything_is_made(tmp_path):
+    with pytest.raises(UserError, match="GB free"):
+        install_deps.check_space(tmp_path / "new" / "folder", 1e9)
+    install_deps.check_space(tmp_path / "new" / "folder", 0.0)
+
+
+def test_an_index_that_does_not_answer_is_noticed_soon():
+    import socket
+    import time
+
+    with socket.socket() as silent:  # accepts, and says nothing
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        started = time.monotonic()
+        assert not install_deps.reachable(f"http://127.0.0.1:{silent.getsockname()[1]}/")
+        assert time.monotonic() - started < install_deps.PROBE_S + 2
+    assert not install_deps.reachable("http://nowhere.invalid/")
+
+
+@pytest.mark.parametrize("old", ["python3.9", "python3.8", "python3.10"])
+def test_an_old_python_gets_a_plain_message(old):
+    sys.path.insert(0, str(ROOT / "tests"))
+    from blender_versions import find_python
+
+    python = find_python(old.removeprefix("python"))
+    if python is None:
+        pytest.skip(f"{old} is not installed")
+    told = subprocess.run(
+        [python, ROOT / "install_deps.py"], capture_output=True, text=True, check=False
+    )
+    assert (
+        told.returncode == 2
+        and told.stderr.startswith("error: this is Python 3.")
+        and told.stderr.count("\n") == 1
+    )
+
+
+def test_check_changes_nothing_and_says_what_is_missing(tmp_path):
+    command = [
+        sys.executable,
+        "-I",
+        str(ROOT / "install_deps.py"),
+        "--check",
+        "--json",
+        "--env",
+        str(tmp_path / "none"),
+        "--cuda",
+        "cpu",
+    ]
+    told = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert told.returncode == 1, told.stderr
+    lines = [json.loads(line) for line in told.stdout.splitlines()]
+    assert (
+        lines[-1]["stage"] == "error"
+        and lines[-1]["ok"] is False
+        and "not complete" in lines[-1]["text"]
+    )
+    assert not (tmp_path / "none").exists()

@@ -1,0 +1,264 @@
+"""The chosen models fit, are allowed, are there, and are told; a job goes on with those it was begun with."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.__main__ import main
+from engine.bridge import settings
+from engine.bridge.errors import UserError
+from engine.geometry import make_depth_source
+from engine.geometry.learned import LEARNED
+from engine.models import choice, memory, weights
+from engine.models.choice import GIB
+from engine.priors import REGISTRY, make_prior
+
+
+def test_every_prior_is_ranked_once_and_names_its_weights():
+    assert sorted(c.name for c in choice.RANKING) == sorted(REGISTRY)
+    for candidate in choice.RANKING:
+        assert all(name in weights.WEIGHTS for name in candidate.needs)
+    assert choice.RANKING[-1].name == "patch"
+
+
+@pytest.mark.parametrize(
+    ("gib", "commercial", "expected"),
+    [
+        (None, False, "patch"),
+        (4, False, "patch"),
+        (7, False, "viewcrafter_25_512"),
+        (9, True, "wan_vace_1.3b"),
+        (80, False, "viewcrafter_25"),
+    ],
+)
+def test_the_best_that_fits(gib, commercial, expected):
+    found = choice.suitable(None if gib is None else gib * GIB, commercial=commercial)
+    assert found[0].name == expected
+    assert found[-1].name == "patch"
+
+
+def test_commercial_use_leaves_out_what_has_conditions():
+    names = {c.name for c in choice.suitable(80 * GIB, commercial=True)}
+    assert names.isdisjoint({"svd", "ltx", "cogvideox_i2v"}) and "viewcrafter_25" in names
+    assert {"svd", "ltx", "cogvideox_i2v"} <= {c.name for c in choice.suitable(80 * GIB)}
+
+
+def test_only_what_is_there_is_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCENE_SPLATTER_WEIGHTS", str(tmp_path))
+    assert choice.best_here(80 * GIB) == "patch"
+    (tmp_path / "svd").mkdir()
+    (tmp_path / "svd" / "model_index.json").write_text("{}")
+    assert choice.best_here(80 * GIB) == "svd"
+    assert choice.best_here(80 * GIB, commercial=True) == "patch"
+    (tmp_path / "viewcrafter_16").mkdir()
+    (tmp_path / "viewcrafter_16" / "model.ckpt").write_bytes(b"x")
+    assert choice.best_here(80 * GIB) == "viewcrafter_16"
+    assert choice.best_here(9 * GIB) == "patch"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Pretends that the weights of these names are there."""
+    monkeypatch.setenv("SCENE_SPLATTER_WEIGHTS", str(tmp_path))
+
+    def put(*names: str) -> None:
+        for name in names:
+            for file in weights.known(name).needs:
+                path = tmp_path / name / file
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(b"{}")
+
+    return put
+
+
+def test_every_depth_model_is_ranked_once():
+    assert sorted(choice.DEPTHS) == sorted(LEARNED)
+    assert choice.GIB == memory.GIB
+
+
+def test_what_is_chosen_fits(monkeypatch):
+    """With the memory that a prior is said to need, memory.py finds an arrangement for it: at its trained size and below."""
+    from benchmarks import prior_memory
+
+    ranked = {c.name: c for c in choice.RANKING}
+    with torch.device("meta"):
+        known = list(prior_memory.demands())
+    assert {"viewcrafter_25", "wan_vace_1.3b", "wan_vace_14b", "svd", "ltx", "cogvideox_i2v"} <= {
+        name for name, _, _ in known
+    }
+    for name, clip, demand in known:
+        frames, height, width = (int(n) for n in clip.split(" x "))
+        for shrunk in (1, 2, 4):
+            smaller = dataclasses.replace(
+                demand, branch=demand.branch // shrunk**2, decode=demand.decode // shrunk**2
+            )
+            memory.plan(
+                int(choice.needed_gib(ranked[name], (width // shrunk, height // shrunk)) * GIB) + 1,
+                smaller,
+            )
+        assert frames <= ranked[name].most_frames
+
+
+def test_the_width_at_work_decides_between_variants(here):
+    here("viewcrafter_25", "viewcrafter_25_512", "wan_vace_1.3b")
+    assert choice.best_here(80 * GIB, size=(1024, 576)) == "viewcrafter_25"
+    assert choice.best_here(80 * GIB, size=(512, 288)) == "wan_vace_1.3b"
+    assert choice.best_here(3.5 * GIB, size=(512, 288)) == "patch"
+    assert (
+        choice.best_here(6 * GIB, size=(512, 288)) == "wan_vace_1.3b"
+    )  # smaller frames need less than the quoted memory
+    assert choice.best_here(9 * GIB, size=(1024, 576)) == "patch"
+    assert choice.best_here(17 * GIB, size=(1024, 576)) == "viewcrafter_25"
+
+
+def test_a_prior_is_chosen_that_makes_segments_of_this_length(here):
+    here("viewcrafter_16", "svd")
+    assert choice.best_here(80 * GIB, size=(1024, 576), frames=16) == "viewcrafter_16"
+    assert choice.best_here(80 * GIB, size=(1024, 576), frames=25) == "svd"
+    assert choice.best_here(80 * GIB, size=(1024, 576), frames=30) == "patch"
+
+
+def test_a_prior_of_one_size_is_chosen_at_that_size_alone(here):
+    here("cogvideox_i2v")
+    assert choice.best_here(80 * GIB, size=(720, 480)) == "cogvideox_i2v"
+    assert choice.best_here(80 * GIB, size=(720, 400)) == "patch"
+
+
+def settled(
+    size=(1024, 576), free=80 * GIB, earlier=None, preset="standard", **values
+) -> choice.Chosen:
+    return choice.settle(settings.make(preset, **values), size, free, earlier)
+
+
+def test_without_weights_or_gpu_the_default_is_what_needs_neither(here):
+    for free in (None, 80 * GIB):
+        chosen = settled(free=free)
+        assert (chosen.settings.prior.prior, chosen.settings.geometry.depth) == ("patch", "box")
+        assert ("no GPU" in chosen.facts["automatic prior"]) == (free is None)
+        assert "weights download moge_2" in chosen.facts["automatic depth"]
+        assert chosen.facts["commercial use"] == "free: no weights are used"
+
+
+def test_the_default_is_the_best_that_is_here(here):
+    here("viewcrafter_25", "depth_anything_3", "depth_anything_v2_indoor")
+    chosen = settled()
+    assert (chosen.settings.prior.prior, chosen.settings.geometry.depth) == (
+        "viewcrafter_25",
+        "depth_anything_3",
+    )
+    assert "80.0 GiB" in chosen.facts["automatic prior"]
+    assert (
+        "Apache-2.0" in chosen.facts["commercial use"]
+        and "allowed" in chosen.facts["commercial use"]
+    )
+    assert "note on the width" not in chosen.facts
+    narrow = settled(size=(256, 144), width=256)
+    assert (
+        narrow.settings.prior.prior == "viewcrafter_25"
+        and "try width 1024" in narrow.facts["note on the width"]
+    )
+
+
+def test_what_is_not_settled_is_said_to_be_so():
+    with pytest.raises(UserError, match="still to be chosen"):
+        make_prior(settings.make(), torch.zeros(3, 8, 8), "cpu")
+    with pytest.raises(UserError, match="still to be chosen"):
+        make_depth_source(settings.make().geometry, "cpu")
+
+
+def test_names_are_kept_as_they_are(here):
+    here("viewcrafter_25", "moge_2")
+    chosen = settled(prior="patch", depth="box")
+    assert chosen.settings == settings.make(prior="patch", depth="box")
+    assert set(chosen.facts) == {"commercial use"}
+
+
+def test_a_begun_job_goes_on_with_its_models(here):
+    here("viewcrafter_25", "moge_2")
+    chosen = settled(earlier={"prior": "patch", "depth": "box"})
+    assert (chosen.settings.prior.prior, chosen.settings.geometry.depth) == ("patch", "box")
+    assert "was begun" in chosen.facts["automatic prior"]
+
+
+def test_commercial_safe_takes_only_what_is_allowed_and_says_so(here):
+    here("svd", "depth_pro", "zoedepth")
+    free = settled(preset="commercial-safe")
+    assert (free.settings.prior.prior, free.settings.geometry.depth) == ("patch", "zoedepth")
+    assert (
+        free.facts["commercial use"].startswith("commercial-safe was asked for; allowed")
+        and "MIT" in free.facts["commercial use"]
+    )
+    chosen = settled()
+    assert (chosen.settings.prior.prior, chosen.settings.geometry.depth) == ("svd", "depth_pro")
+    assert (
+        chosen.facts["commercial use"].startswith("NO")
+        and "research only" in chosen.facts["commercial use"]
+    )
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"prior": "svd"}, {"depth": "depth_pro"}, {"initialiser": "flash3d"}, {"prior": "ltx"}],
+)
+def test_commercial_safe_refuses_and_explains_what_is_not_allowed(here, values):
+    with pytest.raises(UserError, match="not free for commercial use") as caught:
+        settled(preset="commercial-safe", **values)
+    assert "licences to any" in caught.value.hint
+    choice.check(settings.make(**values))  # without the preset nothing is refused
+
+
+def test_weights_that_are_not_used_are_not_asked_for(here):
+    choice.check(settings.make("commercial-safe", prior="svd", diffusion=False))
+
+
+def test_given_files_are_said_to_have_licences_of_their_own(here):
+    text = settled(initialiser="sharp.ply", lora="/x/style.safetensors").facts["commercial use"]
+    assert "only you know the licence: sharp.ply, style.safetensors" in text
+
+
+def test_missing_weights_are_told_before_any_work_all_at_once(here):
+    with pytest.raises(UserError, match=r"ViewCrafter 25 frames.*Flash3D") as caught:
+        settled(preset="paper")
+    assert "viewcrafter_25, flash3d" in caught.value.hint
+    here("viewcrafter_25")
+    with pytest.raises(UserError, match="Flash3D") as caught:
+        settled(preset="paper")
+    assert "weights download flash3d" in caught.value.hint
+    here("flash3d")
+    assert settled(preset="paper").facts["commercial use"].startswith("NO")
+
+
+def test_the_papers_preset_is_viewcrafter_and_flash3d():
+    paper = settings.make("paper")
+    assert (paper.prior.prior, paper.geometry.initialiser) == ("viewcrafter_25", "flash3d")
+
+
+def test_a_wrong_model_is_told_before_a_folder_is_made(tmp_path, capsys):
+    picture = Path(__file__).resolve().parents[3] / "engine" / "demo" / "image.jpg"
+    arguments = [
+        "--image",
+        str(picture),
+        "--out",
+        str(tmp_path / "out"),
+        "--preset",
+        "commercial-safe",
+        "--prior",
+        "cogvideox_i2v",
+    ]
+    assert main(["generate", *arguments]) == 2
+    assert (
+        "not free for commercial use" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    )
+
+
+def test_the_command_tells_both(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("SCENE_SPLATTER_WEIGHTS", str(tmp_path))
+    assert main(["weights", "--json", "recommend", "--commercial"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["here"] == "patch" and data["best"] in REGISTRY
+    assert data["depth"] == "box" and data["best_depth"] == "moge_2"
