@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from ..bridge import settings as settings_module
 from ..bridge.errors import Cancelled, UserError
-from ..bridge.settings import PRESETS, SceneSettings, Setting
+from ..bridge.settings import PRESETS, Setting
 
 DEMO = Path(__file__).resolve().parents[1] / "demo"
 _DEFAULT_MOVE = "dolly:1.0"
-log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +93,7 @@ def _reader(row: Setting) -> Any:
 
 def run(args: argparse.Namespace) -> int:
     """Make the job folder, run the job, and say where the results are."""
-    from ..job import folder as job_module
+    from ..job.run import prepare_job, run_job
 
     values = {
         name.removeprefix("setting_"): v
@@ -111,9 +108,9 @@ def run(args: argparse.Namespace) -> int:
     ).resolve()
     try:
         if image is None:
-            job = job_module.Job(_existing(folder))
+            _existing(folder)
         else:
-            job = prepare_job(
+            prepare_job(
                 folder,
                 image,
                 path or _DEFAULT_MOVE,
@@ -121,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
                 resume=args.resume,
             )
         with progress() as bars:
-            outputs = run_job(job.folder, bars)
+            outputs = run_job(folder, bars)
     except (KeyboardInterrupt, Cancelled):
         raise Cancelled(
             f"Stopped. Finished segments are in {folder}; add --resume to continue."
@@ -145,153 +142,9 @@ def _demo(
     )
 
 
-def _existing(folder: Path) -> Path:
+def _existing(folder: Path) -> None:
     if not (folder / "settings.json").is_file():
         raise UserError(f"{folder} holds no job.", "Give the --out of the job to resume.")
-    return folder
-
-
-def prepare_job(
-    folder: Path, image: Path, path: str, settings: SceneSettings, *, resume: bool
-) -> Any:
-    """A job folder with copies of the inputs, after reading each once: bad input leaves nothing behind."""
-    from .. import geometry, priors
-    from ..bridge import camera_file
-    from ..cameras import moves, trajectory
-    from ..job import folder as job_module
-    from ..media import images
-    from ..models import choice
-
-    if settings.prior.prior != choice.AUTO:
-        priors.check(settings.prior.prior)
-    if settings.geometry.depth.strip() != choice.AUTO:
-        geometry.check(settings.geometry.depth)
-    choice.check(settings)
-    picture = images.load_image(image)
-    inputs = {"image": image}
-    with tempfile.TemporaryDirectory() as scratch:
-        if trajectory.is_move(path) and not Path(path).exists():
-            moves.parse(path)
-            inputs["path"] = Path(scratch) / "path.txt"
-            inputs["path"].write_text(path + "\n", encoding="utf-8")
-        else:
-            size = (picture.pixels.shape[2], picture.pixels.shape[1])
-            inputs["path"] = Path(scratch) / "path.json"
-            camera_file.write(inputs["path"], trajectory.load(path, image_size=size))
-        depth = Path(settings.geometry.depth)
-        if depth.suffix:
-            if not depth.is_file():
-                raise UserError(
-                    f"The depth map {depth} does not exist.", "Check the name, or use --depth box."
-                )
-            inputs["depth"] = depth
-            settings = settings_module.make(
-                **{**_flat(settings), "depth": f"input/depth{depth.suffix.lower()}"}
-            )
-        first = Path(settings.geometry.initialiser.strip())
-        if first.suffix.lower() == ".ply":
-            if not first.is_file():
-                raise UserError(
-                    f"The Gaussians {first} do not exist.",
-                    "Check the name, or use --initialiser layers.",
-                )
-            inputs["initial"] = first
-            settings = settings_module.make(
-                **{**_flat(settings), "initialiser": "input/initial.ply"}
-            )
-        # weights stay where they are: too large to copy
-        places = {
-            n: str(Path(v).expanduser().resolve())
-            for n, v in (("lora", settings.prior.lora), ("gguf", settings.prior.gguf))
-            if v
-        }
-        settings = settings_module.make(**{**_flat(settings), **places})
-        return job_module.prepare(folder, settings, inputs, resume=resume)
-
-
-def _flat(settings: SceneSettings) -> dict[str, Any]:
-    return {
-        name: value
-        for group in settings_module.to_json(settings).values()
-        for name, value in group.items()
-    }
-
-
-def run_job(folder: Path, report: Any, _: Any = None) -> dict[str, str]:
-    """Run the job in a folder that has settings.json and input/; finished segments are not computed again.
-
-    `report(stage, done, total, text="", preview=None)` may raise `Cancelled`. Returns the
-    results, name -> file. The server and the command line both come here.
-    """
-    report("starting", 0, 1)
-    from .. import priors
-    from ..job import inputs, results
-    from ..job.folder import Job
-    from ..media import images
-    from ..method import pipeline
-    from ..models import memory
-    from ..models.device import choose
-
-    job = Job(folder)
-    handler = _log_to(folder)
-    report = _logged(report)
-    try:
-        with job.locked():
-            job.start()
-            device = choose(job.settings.output.device)
-            picture = images.load_image(job.image)
-            facts = _settle(job, (picture.pixels.shape[2], picture.pixels.shape[1]), str(device))
-            for name, fact in facts.items():
-                report("models", 1, 1, f"{name}: {fact}")
-            report("depth", 0, 1)
-            start = inputs.load(job, device, picture)
-            prior = priors.make_prior(job.settings, start.inputs.image, str(device))
-            start.facts.update(results.provenance(prior.spec) | facts)
-            start.facts.update(memory.described(prior))
-            for name, fact in start.facts.items():
-                log.info("%s: %s", name, fact)
-            report("prior", 1, 1, start.facts.get("memory of the prior", prior.spec.name))
-            gaussians = pipeline.generate(job, start.inputs, prior, report)
-            return results.write(job, start, gaussians, report)
-    finally:
-        logging.getLogger().removeHandler(handler)
-        handler.close()
-
-
-def _settle(job: Any, picture_size: tuple[int, int], device: str) -> dict[str, str]:
-    """Put names in place of "auto", the same for as long as the job lives. Sentences about it."""
-    from ..media import images
-    from ..models import choice, memory
-
-    size = images.working_size(picture_size, job.settings.output.width, 8)
-    chosen = choice.settle(job.settings, size, memory.free_bytes(device), job.models())
-    job.settings = chosen.settings
-    job.keep_models({"prior": chosen.settings.prior.prior, "depth": chosen.settings.geometry.depth})
-    return chosen.facts
-
-
-def _log_to(folder: Path) -> logging.Handler:
-    """The job's own log: what this engine has to say, whatever the console shows, and the warnings of its libraries."""
-    handler = logging.FileHandler(folder / "engine.log", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger().addHandler(handler)
-    return handler
-
-
-def _logged(report: Any) -> Any:
-    """`report`, with a line in the log for each stage and each text."""
-    latest = ""
-
-    def told(
-        stage: str, done: int, total: int, text: str = "", preview: Path | None = None
-    ) -> None:
-        nonlocal latest
-        if stage != latest or text:
-            log.info("%s%s", stage, f": {text}" if text else "")
-        latest = stage
-        report(stage, done, total, text, preview)
-
-    return told
 
 
 class Bars:

@@ -209,7 +209,7 @@ def _prepare(folder: Path, request: Request) -> None:
     if request.kind != "generate":
         return
     from ..bridge import settings as settings_module
-    from ..commands import generate
+    from ..job.run import prepare_job
 
     for mine in (
         ATTEMPTS,
@@ -219,7 +219,7 @@ def _prepare(folder: Path, request: Request) -> None:
         if not (folder / "settings.json").exists():
             (folder / mine).unlink(missing_ok=True)
     settings = settings_module.make(request.preset, **request.settings)
-    generate.prepare_job(folder, Path(request.image), request.path, settings, resume=True)
+    prepare_job(folder, Path(request.image), request.path, settings, resume=True)
 
 
 def _progress(folder: Path) -> Callable[..., None]:

@@ -44,8 +44,12 @@ Report = Callable[
     ..., None
 ]  # report(stage, done, total, text="", preview=None); raises Cancelled when asked to stop
 
-JOB_MODULES = {kind: f"..commands.{kind}" for kind in ("generate", "convert", "render", "mesh")} | {
-    "rehearsal": ".rehearsal"
+JOB_MODULES = {  # each has run_job(folder, report, settings)
+    "generate": "..job.run",
+    "convert": "..commands.convert",
+    "render": "..commands.render",
+    "mesh": "..commands.mesh",
+    "rehearsal": ".rehearsal",
 }
 LEAVE_S = 2.0  # a job that does not notice its cancellation for so long is left behind when the engine leaves
 _DISK_ERRORS = {

@@ -168,7 +168,8 @@ def test_a_given_scene_is_taken_as_it_is(tmp_path):
 
 def test_a_given_scene_goes_into_the_job_folder(tmp_path, monkeypatch):
     """So that a job can be moved and resumed from elsewhere."""
-    from engine.commands.generate import DEMO, prepare_job
+    from engine.commands.generate import DEMO
+    from engine.job.run import prepare_job
 
     splat_file.write_ply(tmp_path / "mine.ply", splats(3.0))
     monkeypatch.chdir(tmp_path)
