@@ -14,7 +14,7 @@ from engine.media import images
 
 ROOT = Path(__file__).resolve().parents[3]
 spec = importlib.util.spec_from_file_location(
-    "picture_header", ROOT / "blender_addon" / "picture_header.py"
+    "picture_header", ROOT / "blender_addon" / "cameras" / "picture_header.py"
 )
 assert spec is not None and spec.loader is not None
 picture_header = importlib.util.module_from_spec(spec)
