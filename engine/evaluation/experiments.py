@@ -16,7 +16,7 @@ from .. import priors
 from ..bridge import camera_file, settings
 from ..job import inputs
 from ..job.folder import Job, load_gaussians, prepare, read_json
-from ..job.measures import consistency, psnr
+from ..job.measures import Agreement, psnr
 from ..job.report import loss_fall
 from ..media import images
 from ..method import pipeline
@@ -290,21 +290,24 @@ def _without_truth(job: Job, start: pipeline.Inputs) -> Row:
     segments = [
         read_json(job.segment_folder(i) / "stats.json") for i in range(job.finished_segments())
     ]
-    pool: dict[int, torch.Tensor] = {}
+    newest: dict[int, Path] = {}
     for i, segment in enumerate(segments):
         for offset, file in enumerate(sorted((job.segment_folder(i) / "frames").glob("*.png"))):
-            pool[segment["start"] + offset] = images.load_image(file).pixels
-    frames = torch.stack([pool[i] for i in sorted(pool)])
+            newest[segment["start"] + offset] = file
     final = load_gaussians(
         job.segment_folder(len(segments) - 1) / "gaussians.npz", torch.device("cpu")
     )
-    depth = pipeline.render(
-        final, start.K, start.camera_from_world, start.image, job.settings
-    ).depth
-    agreement, shared = consistency(frames, depth, start.K, start.camera_from_world)
+    agreement = Agreement()
+    for i in sorted(newest):
+        one = slice(i, i + 1)
+        depth = pipeline.render(
+            final, start.K[one], start.camera_from_world[one], start.image, job.settings
+        ).depth[0]
+        frame = images.load_image(newest[i]).pixels
+        agreement.add(frame, depth, start.K[i], start.camera_from_world[i])
     return {
-        "consistency_psnr": agreement,
-        "consistency_share": shared,
+        "consistency_psnr": agreement.psnr,
+        "consistency_share": agreement.share,
         "drift_psnr": mean([s["drift_psnr"] for s in segments]),
         "seam": mean([s["seam"] for s in segments]),
         "loss_fall": loss_fall(segments[-1]["losses"]),

@@ -65,24 +65,42 @@ def seam_ratio(before: Tensor, after: Tensor) -> float | None:
     return float((after[:n] - before).abs().mean() / ordinary)
 
 
-def consistency(
-    frames: Tensor, depth: Tensor, K: Tensor, camera_from_world: Tensor
-) -> tuple[float, float]:
-    """How well neighbouring frames agree: each frame warped into the next by the scene's depth.
+class Agreement:
+    """How well neighbouring frames agree, given one after another; holds two frames, whatever the path.
 
-    frames [f, 3, h, w], depth [f, h, w] in metres (0 or infinite: none), K [f, 3, 3], camera_from_world [f, 4, 4].
-    Returns the PSNR in dB over all pixels that both frames see, and their share of the pixels.
+    Each frame is warped into the next by the scene's depth and compared where both see the same surface.
     """
-    error, count, total = 0.0, 0, 0
-    for i in range(frames.shape[0] - 1):
+
+    def __init__(self) -> None:
+        self._last: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self._error, self._shared, self._pixels = 0.0, 0, 0
+
+    def add(self, frame: Tensor, depth: Tensor, K: Tensor, camera_from_world: Tensor) -> None:
+        """The next frame [3, h, w], its depth [h, w] in metres (0 or infinite: none), K [3, 3], camera [4, 4]."""
+        last, self._last = self._last, (frame, depth, K, camera_from_world)
+        if last is None:
+            return
         warped, both = warp(
-            frames[i], depth[i], depth[i + 1], K[i : i + 2], camera_from_world[i : i + 2]
+            last[0],
+            last[1],
+            depth,
+            torch.stack([last[2], K]),
+            torch.stack([last[3], camera_from_world]),
         )
-        error += float((warped - frames[i + 1]).square().mean(dim=0)[both].sum())
-        count, total = count + int(both.sum()), total + both.numel()
-    if count == 0:
-        return math.nan, 0.0
-    return -10.0 * math.log10(max(error / count, 1e-9)), count / total
+        self._error += float((warped - frame).square().mean(dim=0)[both].sum())
+        self._shared, self._pixels = self._shared + int(both.sum()), self._pixels + both.numel()
+
+    @property
+    def psnr(self) -> float:
+        """PSNR in dB over all pixels that two neighbours see; NaN where no two see the same surface."""
+        if self._shared == 0:
+            return math.nan
+        return -10.0 * math.log10(max(self._error / self._shared, 1e-9))
+
+    @property
+    def share(self) -> float:
+        """Share of the pixels that two neighbours see."""
+        return self._shared / self._pixels if self._pixels else 0.0
 
 
 def warp(

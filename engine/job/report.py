@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import html
 import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .folder import atomic, read_json, write_json
+from .measures import Agreement
 
 AGREEMENT_DB = (
     25.0  # neighbouring enhanced frames should agree at least this well where both see a surface
@@ -21,6 +23,19 @@ UNSEEN_DETAIL = 0.2  # invented parts should have at least this share of the det
 CONVERGED = 0.97  # the loss should fall at least to this share of where it was after the first tenth of the steps
 SEAM = 2.5  # shared frames should not change more than this many times an ordinary frame step
 INPUT_DB = 28.0  # the scene should show the input image at least this well
+
+
+_NAMED_SEGMENTS = 10  # with more lines in a plot their names only hide it
+
+
+@dataclass
+class PathNumbers:
+    """What is measured along the path while its film is made: a few numbers a frame."""
+
+    input_psnr: float = math.nan  # dB, the final scene against the picture
+    agreement: Agreement = field(default_factory=Agreement)  # of neighbouring enhanced frames
+    path_psnr: list[float] = field(default_factory=list)  # dB, the final scene against every frame
+    path_ssim: list[float] = field(default_factory=list)
 
 
 class Finding(NamedTuple):
@@ -118,29 +133,21 @@ def verdict(found: list[Finding]) -> str:
     return " ".join(f"{f.name}: {f.measured}. {f.advice}" for f in bad)
 
 
-def write_report(
-    folder: Path,
-    facts: dict[str, Any],
-    input_psnr: float,
-    agreement_psnr: float,
-    path_psnr: list[float],
-    path_ssim: list[float],
-) -> dict[str, Any]:
+def write_report(folder: Path, facts: dict[str, Any], numbers: PathNumbers) -> dict[str, Any]:
     """Write report.json, the plots and report.html into a job folder whose segments are finished.
 
-    `facts` are provenance lines (depth, prior, licences, seed, sentences); `agreement_psnr` compares
-    neighbouring enhanced frames, `path_psnr` and `path_ssim` the final scene with every one of them.
-    Returns what report.json holds.
+    `facts` are provenance lines (depth, prior, licences, seed, sentences). Returns what report.json holds.
     """
     segments = [read_json(s / "stats.json") for s in sorted((folder / "segments").glob("[0-9]*"))]
-    found = findings(segments, input_psnr, agreement_psnr)
+    agreement = numbers.agreement.psnr
+    found = findings(segments, numbers.input_psnr, agreement)
     data = {
         "facts": facts,
         "verdict": verdict(found),
-        "input_psnr": input_psnr,
-        "agreement_psnr": None if math.isnan(agreement_psnr) else agreement_psnr,
-        "path_psnr": path_psnr,
-        "path_ssim": path_ssim,
+        "input_psnr": numbers.input_psnr,
+        "agreement_psnr": None if math.isnan(agreement) else agreement,
+        "path_psnr": numbers.path_psnr,
+        "path_ssim": numbers.path_ssim,
         "findings": [f._asdict() for f in found],
         "segments": segments,
         "seconds_total": sum(sum(s["seconds"].values()) for s in segments),
@@ -149,8 +156,8 @@ def write_report(
     plots = folder / "plots"
     plots.mkdir(exist_ok=True)
     _plot_losses(plots / "loss.png", segments)
-    _plot_line(plots / "psnr.png", path_psnr, "frame", "PSNR, dB")
-    _plot_line(plots / "ssim.png", path_ssim, "frame", "SSIM")
+    _plot_line(plots / "psnr.png", numbers.path_psnr, "frame", "PSNR, dB")
+    _plot_line(plots / "ssim.png", numbers.path_ssim, "frame", "SSIM")
     with atomic(folder / "report.html") as temporary:
         temporary.write_text(_page(data), encoding="utf-8")
     return data
@@ -167,7 +174,8 @@ def _plot_losses(path: Path, segments: list[dict[str, Any]]) -> None:
         start += len(losses)
     if start:
         axes.set_yscale("log")
-        axes.legend(fontsize=7)
+        if len(segments) <= _NAMED_SEGMENTS:
+            axes.legend(fontsize=7)
     figure.savefig(path)
 
 

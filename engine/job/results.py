@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,60 +17,35 @@ from ..bridge import camera_file, splat_file
 from ..bridge.splat_file import Splats
 from ..media import images
 from ..method.losses import ssim_map
-from ..method.pipeline import render
+from ..method.pipeline import Views, render
 from ..method.refine import refine
 from ..scene.gaussians import Gaussians
 from .folder import Job, atomic
 from .inputs import Start
-from .measures import consistency, psnr
-from .report import write_report
+from .measures import psnr
+from .report import PathNumbers, write_report
 
 log = logging.getLogger(__name__)
 
 Report = Callable[..., None]
-_REFIT_STEPS = 200
+_REFIT_STEPS = 200  # for each round
+_REFIT_VIEWS = 64  # renders held at once
 
 
 def write(job: Job, start: Start, gaussians: Gaussians, report: Report) -> dict[str, str]:
-    """scene.ply, cameras.json, frames/, flythrough.mp4, report.json, report.html. Returns name -> file."""
+    """scene.ply, cameras.json, frames/, flythrough.mp4, report.json, report.html. Returns name -> file.
+
+    One camera at a time: a path of a thousand frames takes the memory of one of ten.
+    """
     folder, settings = job.folder, job.settings
     camera_file.write(folder / "cameras.json", start.path)
-    pool = _collect_frames(job)
-    drawn, depth = [], []
-    for index in range(start.path.count):
-        report("fly-through", index, start.path.count)
-        one = slice(index, index + 1)
-        with torch.no_grad():
-            view = render(
-                gaussians,
-                start.inputs.K[one],
-                start.inputs.camera_from_world[one],
-                start.inputs.image,
-                settings,
-            )
-        drawn.append(view.rgb[0].cpu())
-        depth.append(view.depth[0].cpu())
+    numbers = PathNumbers()
+    frames = _collect_frames(job)
+    drawn = _fly_through(job, start, gaussians, frames, numbers, report)
     images.save_video(folder / "flythrough.mp4", drawn, settings.output.fps or start.path.fps)
     images.save_png(folder / "input.png", start.inputs.image)
-    images.save_png(folder / "input_render.png", drawn[0])
-    _write_scene(job, start, gaussians, torch.stack(drawn), report)
-    frames = torch.stack([images.load_image(file).pixels for file in pool])
-    agreement, _ = consistency(
-        frames, torch.stack(depth), start.inputs.K.cpu(), start.inputs.camera_from_world.cpu()
-    )
-    pairs = list(zip(drawn, frames, strict=True))
-    path_psnr, path_ssim = (
-        [psnr(*pair) for pair in pairs],
-        [float(ssim_map(*pair).mean()) for pair in pairs],
-    )
-    data = write_report(
-        folder,
-        start.facts,
-        psnr(drawn[0], start.inputs.image.cpu()),
-        agreement,
-        path_psnr,
-        path_ssim,
-    )
+    _write_scene(job, start, gaussians, report)
+    data = write_report(folder, start.facts, numbers)
     report("done", 1, 1, text=data["verdict"])
     names = (
         "scene.ply",
@@ -86,6 +62,39 @@ def write(job: Job, start: Start, gaussians: Gaussians, report: Report) -> dict[
     }
 
 
+def _fly_through(
+    job: Job,
+    start: Start,
+    gaussians: Gaussians,
+    frames: list[Path],
+    numbers: PathNumbers,
+    report: Report,
+) -> Iterator[Tensor]:
+    """The final scene from every camera [3, h, w] on the CPU; `numbers` is filled in on the way."""
+    inputs = start.inputs
+    for index, file in enumerate(frames):
+        report("fly-through", index, len(frames))
+        view = _draw(job, start, gaussians, index)
+        drawn, frame = view.rgb[0].cpu(), images.load_image(file).pixels
+        if index == 0:
+            images.save_png(job.folder / "input_render.png", drawn)
+            numbers.input_psnr = psnr(drawn, inputs.image.cpu())
+        numbers.agreement.add(
+            frame, view.depth[0].cpu(), inputs.K[index].cpu(), inputs.camera_from_world[index].cpu()
+        )
+        numbers.path_psnr.append(psnr(drawn, frame))
+        numbers.path_ssim.append(float(ssim_map(drawn, frame).mean()))
+        yield drawn
+
+
+def _draw(job: Job, start: Start, gaussians: Gaussians, index: int) -> Views:
+    one, inputs = slice(index, index + 1), start.inputs
+    with torch.no_grad():
+        return render(
+            gaussians, inputs.K[one], inputs.camera_from_world[one], inputs.image, job.settings
+        )
+
+
 def to_splats(gaussians: Gaussians) -> Splats:
     """Gaussians as the arrays of a .ply."""
     return Splats(
@@ -93,14 +102,8 @@ def to_splats(gaussians: Gaussians) -> Splats:
     )
 
 
-def _write_scene(
-    job: Job, start: Start, gaussians: Gaussians, drawn: Tensor, report: Report
-) -> None:
-    """scene.ply for viewers that blend display values; scene_linear.ply beside it where the job blends in linear light.
-
-    Blending in the other space changes every half-transparent edge, so the display version is
-    refitted to the linear renders, not merely renamed.
-    """
+def _write_scene(job: Job, start: Start, gaussians: Gaussians, report: Report) -> None:
+    """scene.ply for viewers that blend display values; scene_linear.ply beside it where the job blends in linear light."""
     notes = [f"scene_splatter {key}: {value}" for key, value in start.facts.items()]
     if job.settings.output.blending == "linear":
         splat_file.write_ply(
@@ -108,25 +111,44 @@ def _write_scene(
             to_splats(gaussians),
             ["scene_splatter blending linear", *notes],
         )
-        gaussians = refine(
-            gaussians,
-            drawn.to(start.inputs.image),
-            start.inputs.K,
-            start.inputs.camera_from_world,
+        gaussians = _for_display(job, start, gaussians, report)
+    splat_file.write_ply(
+        job.folder / "scene.ply", to_splats(gaussians), ["scene_splatter blending display", *notes]
+    )
+
+
+def _for_display(job: Job, start: Start, gaussians: Gaussians, report: Report) -> Gaussians:
+    """The scene for blending in display values, so that it looks as it does in linear light.
+
+    Blending in the other space changes every half-transparent edge, so the scene is refitted to its
+    own linear renders, not merely renamed. A long path is gone through in rounds, each over every
+    k-th camera, so that no more than _REFIT_VIEWS renders are held.
+    """
+    inputs, count = start.inputs, start.path.count
+    rounds = math.ceil(count / _REFIT_VIEWS)
+    refitted = gaussians
+    for turn in range(rounds):
+        cameras = range(turn, count, rounds)
+        drawn = torch.stack([_draw(job, start, gaussians, i).rgb[0] for i in cameras])
+
+        def told(stage: str, done: int, total: int, *_: Any, turn: int = turn, **__: Any) -> None:
+            report("refit for display blending", turn * total + done, rounds * total)
+
+        refitted = refine(
+            refitted,
+            drawn,
+            inputs.K[turn::rounds],
+            inputs.camera_from_world[turn::rounds],
             recipe="few_views",
             steps=_REFIT_STEPS,
             frame_weights=None,
             blending="display",
             sh_degree=job.settings.refine.sh_degree,
             max_gaussians=gaussians.count,
-            seed=job.settings.output.seed,
-            report=lambda stage, done, total, *_, **__: report(
-                "refit for display blending", done, total
-            ),
+            seed=job.settings.output.seed + turn,
+            report=told,
         ).gaussians
-    splat_file.write_ply(
-        job.folder / "scene.ply", to_splats(gaussians), ["scene_splatter blending display", *notes]
-    )
+    return refitted
 
 
 def _collect_frames(job: Job) -> list[Path]:

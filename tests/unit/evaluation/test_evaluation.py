@@ -140,11 +140,12 @@ def test_depth_cameras_and_masks_of_a_shipped_scene_agree_with_its_pictures(name
 def test_a_warp_by_true_depth_agrees_and_by_wrong_cameras_does_not():
     view = scenes.load_scene(SCENES / "room", "small")
     image, depth, K, cameras = _points_of(view)
-    frames, depths = torch.stack([image, image]), torch.stack([depth, depth])
-    same, share = measures.consistency(frames, depths, K[:2], cameras[[0, 0]])
-    assert same > 60 and share > 0.95
-    moved, _ = measures.consistency(frames, depths, K[:2], cameras[[0, 12]])
-    assert moved < 30
+    same, moved = measures.Agreement(), measures.Agreement()
+    for agreement, second in ((same, 0), (moved, 12)):
+        for camera in (0, second):
+            agreement.add(image, depth, K[camera], cameras[camera])
+    assert same.psnr > 60 and same.share > 0.95
+    assert moved.psnr < 30
 
 
 def test_paths_begin_at_the_input_and_grow():
