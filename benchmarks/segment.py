@@ -27,8 +27,10 @@ from engine.geometry.box import Box  # noqa: E402
 from engine.geometry.layers import gaussians_from_depth  # noqa: E402
 from engine.job.measures import psnr  # noqa: E402
 from engine.media import images  # noqa: E402
-from engine.method import pipeline, scaffold  # noqa: E402
+from engine.method import scaffold  # noqa: E402
+from engine.method.enhance import enhance  # noqa: E402
 from engine.method.refine import refine  # noqa: E402
+from engine.method.views import render  # noqa: E402
 from engine.scene.gaussians import concatenate  # noqa: E402
 
 
@@ -60,7 +62,7 @@ def main() -> None:
         torch.from_numpy(path.K).float(),
         torch.linalg.inv(torch.from_numpy(path.world_from_camera)).float(),
     )
-    views = pipeline.render(first, Ks, cameras, image, plan, pin_first=True)
+    views = render(first, Ks, cameras, image, plan, pin_first=True)
     holes, depth = scaffold.build_scaffold(first, Ks, cameras, width, height, sh_degree=0)
     prior = priors.make_prior(plan, image, "cpu")
     forms = {
@@ -78,7 +80,7 @@ def main() -> None:
     for _ in range(args.rounds):
         for name, chosen in forms.items():
             start = time.process_time()
-            enhanced = pipeline.enhance(
+            enhanced = enhance(
                 views, depth, image, Ks, cameras, prior, chosen, 0, lambda done, total: None
             )
             middle = time.process_time()

@@ -18,8 +18,10 @@ from ..job import inputs
 from ..job.folder import Job, load_gaussians, prepare, read_json
 from ..job.measures import Agreement, psnr
 from ..job.report import loss_fall
+from ..job.segment import JobRecord
 from ..media import images
 from ..method import pipeline
+from ..method.views import render
 from ..priors.base import Clip
 from . import metrics
 from .lpips import Lpips
@@ -226,7 +228,8 @@ def run(
         prior = priors.make_prior(chosen, start.image, "cpu")
         prior = Unsure(prior, overrides[TRUST]) if TRUST in overrides else prior
         prior = Tinted(prior) if CAST in overrides else prior
-        pipeline.generate(job, start, prior, report)
+        record = JobRecord(job, start.K.shape[0], torch.device("cpu"), report)
+        pipeline.generate(start, prior, job.settings, record)
         seconds = time.perf_counter() - before
         common = {"seconds": seconds, **_without_truth(job, start)}
         rows = {"": {**common, **compare(job, start, view, border, lpips)}}
@@ -252,9 +255,7 @@ def compare(
     frames, cropped = [], []
     for frame, file in view.truth.items():
         one = slice(frame, frame + 1)
-        drawn = pipeline.render(
-            final, start.K[one], start.camera_from_world[one], start.image, job.settings
-        )
+        drawn = render(final, start.K[one], start.camera_from_world[one], start.image, job.settings)
         picture = metrics.fill_smoothly(drawn.rgb[0], drawn.alpha[0]) if fill else drawn.rgb[0]
         truth = images.resize(images.load_image(file).pixels, w, h)
         seen = _seen(view, frame, start, job)
@@ -262,9 +263,9 @@ def compare(
             {"frame": frame, **metrics.frame_measures(picture, truth, seen, border, lpips)}
         )
         cropped.append(metrics.frame_measures(picture, truth, seen, max(border, _CROP), lpips))
-    first = pipeline.render(
-        final, start.K[:1], start.camera_from_world[:1], start.image, job.settings
-    ).rgb[0]
+    first = render(final, start.K[:1], start.camera_from_world[:1], start.image, job.settings).rgb[
+        0
+    ]
     names = [name for name in frames[0] if name != "frame"] if frames else []
     means = {name: mean([row[name] for row in frames]) for name in names}
     crop = {name: mean([row[name] for row in cropped]) for name in names}
@@ -278,7 +279,7 @@ def _seen(view: View, frame: int, start: pipeline.Inputs, job: Job) -> torch.Ten
         return images.resize(images.load_image(view.seen[frame]).pixels, w, h)[0] > 0.5
     one = slice(frame, frame + 1)
     return (
-        pipeline.render(
+        render(
             start.gaussians, start.K[one], start.camera_from_world[one], start.image, job.settings
         ).alpha[0]
         > _SEEN
@@ -300,7 +301,7 @@ def _without_truth(job: Job, start: pipeline.Inputs) -> Row:
     agreement = Agreement()
     for i in sorted(newest):
         one = slice(i, i + 1)
-        depth = pipeline.render(
+        depth = render(
             final, start.K[one], start.camera_from_world[one], start.image, job.settings
         ).depth[0]
         frame = images.load_image(newest[i]).pixels

@@ -17,8 +17,8 @@ from ..bridge import camera_file, splat_file
 from ..bridge.splat_file import Splats
 from ..media import images
 from ..method.losses import ssim_map
-from ..method.pipeline import Views, render
 from ..method.refine import refine
+from ..method.views import Views, render
 from ..scene.gaussians import Gaussians
 from .folder import Job, atomic
 from .inputs import Start

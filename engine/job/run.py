@@ -98,6 +98,7 @@ def run_job(folder: Path, report: Any, _: Any = None) -> dict[str, str]:
     from ..models.device import choose
     from . import inputs, results
     from .folder import Job
+    from .segment import JobRecord
 
     job = Job(folder)
     handler = _log_to(folder)
@@ -118,7 +119,8 @@ def run_job(folder: Path, report: Any, _: Any = None) -> dict[str, str]:
             for name, fact in start.facts.items():
                 log.info("%s: %s", name, fact)
             report("prior", 1, 1, start.facts.get("memory of the prior", prior.spec.name))
-            gaussians = pipeline.generate(job, start.inputs, prior, report)
+            record = JobRecord(job, start.path.count, device, report)
+            gaussians = pipeline.generate(start.inputs, prior, job.settings, record)
             return results.write(job, start, gaussians, report)
     finally:
         logging.getLogger().removeHandler(handler)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -21,6 +22,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ..bridge.settings import SceneSettings
 from ..rasterize import rasterize
 from ..rasterize.kernels.adam import Adam
 from ..scene.colour import linear_to_srgb
@@ -29,6 +31,7 @@ from ..scene.harmonics import COUNTS
 from ..scene.morton import morton_order
 from .densify import Densify, DensifyState, densify
 from .losses import Target, photometric_loss, prepare_target
+from .scaffold import HOLE_ALPHA
 
 _log = logging.getLogger(__name__)
 ADAM_EPS = 1e-15
@@ -95,6 +98,13 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
+class Frames(Protocol):
+    """Supervised frames [3, h, w], each read when it is asked for; a tensor [f, 3, h, w] is one."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Tensor: ...
+
+
 class Report(Protocol):
     """The one progress callback; it may raise to cancel."""
 
@@ -117,7 +127,7 @@ class RefineResult(NamedTuple):
 
 def refine(
     gaussians: Gaussians,
-    frames: Tensor,  # [f, 3, h, w] display-referred, 0..1
+    frames: Frames,  # f of [3, h, w], display-referred, 0..1
     K: Tensor,  # [f, 3, 3] px
     camera_from_world: Tensor,  # [f, 4, 4]
     *,
@@ -146,7 +156,7 @@ def refine(
     Raises ValueError for shapes that do not fit, FloatingPointError if the loss stops being finite, and whatever
     `report` raises.
     """
-    f = _check(frames, K, camera_from_world, frame_weights, pixel_weights, steps)
+    f, height, width = _check(frames, K, camera_from_world, frame_weights, pixel_weights, steps)
     chosen = RECIPES[recipe] if isinstance(recipe, str) else recipe
     degree = gaussians.sh_degree if sh_degree is None else sh_degree
     scale = scene_scale or chosen.scene_scale or median_depth(gaussians, camera_from_world[0])
@@ -164,7 +174,7 @@ def refine(
     limits = (
         None
         if chosen.largest_px is None
-        else size_limits(gaussians, K, camera_from_world, frames.shape[3], chosen.largest_px)
+        else size_limits(gaussians, K, camera_from_world, width, chosen.largest_px)
     )
     state = DensifyState(params.count, params.means.device)
     targets = _Targets(frames, params.means.device)
@@ -188,8 +198,8 @@ def refine(
             params,
             K[index : index + 1],
             camera_from_world[index : index + 1],
-            frames.shape[3],
-            frames.shape[2],
+            width,
+            height,
             sh_degree=degree,
             antialiased=antialiased,
             blending=blending,
@@ -210,9 +220,7 @@ def refine(
             limit_sizes(params.scales_log.detach(), limits)
         if chosen.densify is not None:
             assert offsets is not None and offsets.grad is not None
-            state.observe(
-                offsets.grad[0], rendering.info.radii[0], frames.shape[3], frames.shape[2]
-            )
+            state.observe(offsets.grad[0], rendering.info.radii[0], width, height)
             changed = densify(
                 params,
                 optimizer,
@@ -234,6 +242,42 @@ def refine(
     if chosen.densify is None:
         refined = refined.select(torch.argsort(order))
     return RefineResult(refined, history.losses, schedule, history.counts, history.mean_opacities)
+
+
+def refine_segment(
+    gaussians: Gaussians,
+    frames: Frames,
+    K: Tensor,  # [m, 3, 3] px, of the whole path
+    camera_from_world: Tensor,  # [m, 4, 4]
+    settings: SceneSettings,
+    index: int,
+    report: Callable[[int, int], None],
+) -> RefineResult:
+    """Eq. (20) on all frames so far; frame 0 is the input image and gets its own share of the steps."""
+    knobs, count = settings.refine, len(frames)
+    share = torch.full((count,), (1.0 - knobs.anchor_weight) / max(count - 1, 1))
+    share[0] = knobs.anchor_weight if count > 1 else 1.0
+    covered = None
+    if not settings.momentum.diffusion:  # nothing invented: holes must not be learned as black
+        size = frames[0].shape
+        alpha = rasterize(gaussians, K[:count], camera_from_world[:count], size[2], size[1]).alpha
+        covered = (alpha > HOLE_ALPHA).permute(0, 3, 1, 2).float()
+    return refine(
+        gaussians,
+        frames,
+        K[:count],
+        camera_from_world[:count],
+        recipe=knobs.recipe,
+        steps=knobs.refine_steps,
+        frame_weights=share,
+        pixel_weights=covered,
+        ssim_weight=knobs.ssim_weight,
+        max_gaussians=knobs.max_gaussians,
+        blending=settings.output.blending,
+        sh_degree=knobs.sh_degree,
+        seed=settings.output.seed * 10_007 + index,
+        report=lambda stage, done, total, *_, **__: report(done, total),
+    )
 
 
 def frame_schedule(weights: Tensor, steps: int, seed: int, shuffled: bool) -> list[int]:
@@ -353,7 +397,7 @@ def _with_degree(gaussians: Gaussians, degree: int) -> Gaussians:
 class _Targets:
     """Prepared frames, kept while they fit into a fixed amount of memory."""
 
-    def __init__(self, frames: Tensor, device: torch.device) -> None:
+    def __init__(self, frames: Frames, device: torch.device) -> None:
         self._frames, self._device = frames, device
         self._kept: dict[int, Target] = {}
         self._room = max(_TARGET_CACHE_BYTES // max(2 * 4 * frames[0].numel(), 1), 1)
@@ -381,16 +425,18 @@ class _History:
 
 
 def _check(
-    frames: Tensor,
+    frames: Frames,
     K: Tensor,
     camera_from_world: Tensor,
     frame_weights: Tensor | None,
     pixel_weights: Tensor | None,
     steps: int,
-) -> int:
-    if frames.dim() != 4 or frames.shape[1] != 3 or frames.shape[0] < 1:
-        raise ValueError(f"frames must be [f, 3, h, w], got {list(frames.shape)}")
-    f, _, h, w = frames.shape
+) -> tuple[int, int, int]:
+    f = len(frames)
+    if f < 1 or frames[0].dim() != 3 or frames[0].shape[0] != 3:
+        shape = [f, *frames[0].shape] if f else [f]
+        raise ValueError(f"frames must be f of [3, h, w], got {shape}")
+    _, h, w = frames[0].shape
     expected: list[tuple[str, Tensor, tuple[int, ...]]] = [
         ("K", K, (f, 3, 3)),
         ("camera_from_world", camera_from_world, (f, 4, 4)),
@@ -409,4 +455,4 @@ def _check(
             raise ValueError(f"{name} must be at least 0 and not all 0")
     if steps < 0:
         raise ValueError(f"steps must be at least 0, got {steps}")
-    return f
+    return f, h, w

@@ -28,6 +28,7 @@ ROOMS = {  # room of the engine -> other rooms that it may import when it is loa
     "media": {"scene", "bridge"},
     "cameras": {"scene", "bridge", "formats"},
     "rasterize": {"scene", "bridge"},
+    "method": {"rasterize", "scene", "bridge", "geometry", "priors"},
 }
 
 

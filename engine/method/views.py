@@ -1,0 +1,59 @@
+"""Drawing a window of cameras: colours, coverage, depth and the scale map of Eq. (14)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..bridge.settings import SceneSettings
+from ..rasterize import rasterize
+from ..scene.colour import linear_to_srgb
+from ..scene.gaussians import Gaussians
+from . import momentum
+
+
+class Views(NamedTuple):
+    """Renders of the current Gaussians."""
+
+    rgb: Tensor  # [f, 3, h, w] display-referred; colour of what is there, not dimmed by what is not
+    alpha: Tensor  # [f, h, w]
+    depth: Tensor  # [f, h, w] metres
+    scale_px: Tensor  # [f, h, w] Eq. (14)
+
+
+def render(
+    gaussians: Gaussians,
+    K: Tensor,
+    cameras: Tensor,
+    image: Tensor,
+    settings: SceneSettings,
+    *,
+    pin_first: bool = False,
+) -> Views:
+    """Draw a window of cameras with the scale map; `pin_first` puts the input image itself in frame 0.
+
+    K [f, 3, 3] pixels, cameras [f, 4, 4] camera from world, image [3, h, w] of the size to draw.
+    """
+    # the middle axis: the longest of a disc seen at a grazing angle says nothing of the size of its picture
+    size = gaussians.scales_log.detach().median(dim=1, keepdim=True).values.exp()
+    drawn = rasterize(
+        gaussians,
+        K,
+        cameras,
+        image.shape[2],
+        image.shape[1],
+        extra=size,
+        blending=settings.output.blending,
+    )
+    alpha, depth = drawn.alpha[..., 0], drawn.depth[..., 0]
+    focal = torch.sqrt(K[:, 0, 0] * K[:, 1, 1])
+    scale_px = momentum.scale_map(drawn.extra[..., 0], alpha, depth, focal)
+    rgb = drawn.rgb / alpha[..., None].clamp(min=0.05)
+    rgb = linear_to_srgb(rgb) if settings.output.blending == "linear" else rgb
+    rgb = rgb.permute(0, 3, 1, 2).clamp(0.0, 1.0)
+    if pin_first:
+        rgb, alpha, scale_px = rgb.clone(), alpha.clone(), scale_px.clone()
+        rgb[0], alpha[0], scale_px[0] = image, 1.0, 0.0
+    return Views(rgb, alpha, depth, scale_px)
