@@ -534,7 +534,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--blender",
         nargs="*",
         metavar="VERSION",
-        help="which Blenders --dev prepares (default: 4.2 5.2)",
+        help="which Blenders --dev prepares (default: 4.2 5.2 5.3)",
     )
     builds = ("auto", "cpu", "cuda", "cu126", "cu130")
     parser.add_argument(
@@ -559,7 +559,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     args = parser.parse_args(arguments)
     args.env = args.env.expanduser().absolute()
-    args.blender = args.blender if args.blender is not None else ["4.2", "5.2"]
+    args.blender = args.blender if args.blender is not None else ["4.2", "5.2", "5.3"]
     return args
 
 

@@ -12,7 +12,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-PYTHON_OF = {"4.2": "3.11", "4.5": "3.11", "5.0": "3.11", "5.1": "3.13", "5.2": "3.13"}
+PYTHON_OF = {
+    "4.2": "3.11",
+    "4.5": "3.11",
+    "5.0": "3.11",
+    "5.1": "3.13",
+    "5.2": "3.13",
+    "5.3": "3.13",
+}
 DEBIAN_PACKAGES = (
     "libx11-6 libxrender1 libxxf86vm1 libxfixes3 libxi6 libxkbcommon0 libsm6 libice6 libxext6 libgl1 libgomp1 "
     "libegl1 libegl-mesa0 libgl1-mesa-dri"

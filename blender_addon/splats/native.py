@@ -13,16 +13,7 @@ import bpy
 
 from ...engine.bridge.errors import UserError
 from . import splat_object
-
-
-def is_upgraded(ob: bpy.types.Object) -> bool:
-    """Whether Blender itself draws the object's Gaussians."""
-    return splat_object.is_native() and ob.data.type != _plain_type()
-
-
-def _plain_type() -> str:
-    """The type that point clouds have when nothing else is said."""
-    return bpy.types.PointCloud.bl_rna.properties["type"].default
+from .splat_material import native_material, splat_material
 
 
 def to_native(ob: bpy.types.Object) -> None:
@@ -31,12 +22,16 @@ def to_native(ob: bpy.types.Object) -> None:
         raise UserError(
             "This Blender has no splats of its own.", "Blender 5.3 and later have them."
         )
+    # An older Blender stored what is a vector of four here as a colour: writing all anew gives every value its type.
     splat_object.replace(
         ob, splat_object.to_splats(ob), blending=ob.get(splat_object.BLENDING, "display")
     )
-    modifier = splat_object.modifier_of(ob)
-    if modifier is not None:
-        ob.modifiers.remove(modifier)
+    ob.data.type = splat_object.NATIVE_TYPE
+    _exchange(ob.data.materials, splat_material(), native_material())
+    for user in [other for other in bpy.data.objects if other.data == ob.data]:
+        modifier = splat_object.modifier_of(user)
+        if modifier is not None:
+            user.modifiers.remove(modifier)
 
 
 def to_nodes(ob: bpy.types.Object) -> None:
@@ -48,8 +43,21 @@ def to_nodes(ob: bpy.types.Object) -> None:
             f"{ob.name} is linked from another file.", "Change it in that file, or make it local."
         )
     if splat_object.is_native():
-        ob.data.type = _plain_type()
-    splat_object.show_by_nodes(ob)
+        ob.data.type = "POINTS"
+        _exchange(ob.data.materials, native_material(), splat_material())
+    for user in [other for other in bpy.data.objects if other.data == ob.data]:
+        splat_object.show_by_nodes(user)
+
+
+def _exchange(
+    materials: bpy.types.IDMaterials, old: bpy.types.Material, new: bpy.types.Material
+) -> None:
+    """Put `new` where `old` was, or where there is none; materials of the user's own stay."""
+    for slot, material in enumerate(materials):
+        if material is None or material == old:
+            materials[slot] = new
+    if len(materials) == 0:
+        materials.append(new)
 
 
 class SCENESPLATTER_OT_upgrade_splats(bpy.types.Operator):
@@ -77,7 +85,7 @@ class SCENESPLATTER_OT_upgrade_splats(bpy.types.Operator):
         chosen = {*context.selected_objects, context.view_layer.objects.active}
         changed = 0
         for ob in chosen:
-            if splat_object.is_splat_object(ob) and is_upgraded(ob) == self.back:
+            if splat_object.is_splat_object(ob) and splat_object.drawn_natively(ob) == self.back:
                 try:
                     (to_nodes if self.back else to_native)(ob)
                 except UserError as error:

@@ -57,7 +57,7 @@ def _about_object(ob: bpy.types.Object) -> list[str]:
         )
     modifier = splat_object.modifier_of(ob)
     if modifier is None:
-        if not splat_object.is_native():
+        if not splat_object.drawn_natively(ob):
             warnings.append(
                 f"{ob.name} has lost its {splat_object.MODIFIER_NAME} modifier: it renders as plain points."
             )

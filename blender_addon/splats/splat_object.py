@@ -26,6 +26,7 @@ from .sh_nodes import BASE, coefficient_name
 from .splat_material import splat_material
 
 MODIFIER_NAME = "Gaussians"
+NATIVE_TYPE = "GAUSSIAN_SPLAT"  # of point clouds, in Blender 5.3 and later
 BLENDING = "scene_splatter_blending"  # custom property of the object: one of BLENDINGS, what the Gaussians were made for
 UPRIGHT_EULER = (-math.pi / 2, 0.0, 0.0)  # OpenCV's y down, z forward -> Blender's z up, y forward
 
@@ -82,8 +83,13 @@ def prepare(splats: Splats) -> Prepared:
 
 
 def is_native() -> bool:
-    """Whether this Blender (5.3 and later) draws Gaussians by itself."""
+    """Whether this Blender (5.3 and later) can draw Gaussians by itself."""
     return "type" in bpy.types.PointCloud.bl_rna.properties
+
+
+def drawn_natively(ob: bpy.types.Object) -> bool:
+    """Whether Blender itself draws the Gaussians of `ob`: its point cloud is of the type for splats."""
+    return is_native() and ob.data.type == NATIVE_TYPE
 
 
 def is_splat_object(ob: bpy.types.Object | None) -> bool:
@@ -104,6 +110,7 @@ def create(
 ) -> bpy.types.Object:
     """A new, upright object that shows `splats`, linked to `collection` (default: the scene's own).
 
+    Our nodes draw it, in every Blender: they are exact. `native.to_native` hands it to Blender 5.3.
     blending: the space the Gaussians were optimised for, one of BLENDINGS.
     """
     if blending not in BLENDINGS:
@@ -118,8 +125,7 @@ def create(
         ob.cycles.use_deform_motion = (
             False  # the quads are sorted anew in every frame: their motion means nothing
         )
-    if not is_native():
-        _add_modifier(ob)
+    _add_modifier(ob)
     _describe(ob, prepared.splats, blending)
     return ob
 
@@ -139,6 +145,8 @@ def replace(ob: bpy.types.Object, splats: Splats | Prepared, *, blending: str) -
     name = old.name
     prepared = splats if isinstance(splats, Prepared) else prepare(splats)
     new = _new_cloud(name, prepared)
+    if is_native():
+        new.type = old.type
     for material in old.materials:
         new.materials.append(material)
     for key, value in old.items():
@@ -273,8 +281,6 @@ def _new_cloud(name: str, prepared: Prepared) -> bpy.types.PointCloud:
         kind = "FLOAT_COLOR" if kind == "FLOAT4" and not has_float4 else kind
         made = cloud.attributes.get(attribute) or cloud.attributes.new(attribute, kind, "POINT")
         made.data.foreach_set(_FIELDS[kind], values)
-    if is_native():
-        cloud.type = "GAUSSIAN_SPLAT"
     return cloud
 
 
