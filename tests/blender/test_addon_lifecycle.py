@@ -202,11 +202,11 @@ sys.modules["scene_splatter"] = package
 spec.loader.exec_module(package)
 import bpy
 package.register()
-from scene_splatter.blender_addon import delivery, jobs
+from scene_splatter.blender_addon.jobs import delivery, folders
 bpy.ops.wm.open_mainfile(filepath=blend)
-folder = jobs.new_folder(delivery.jobs_parent(), "hall")
+folder = folders.new_folder(delivery.jobs_parent(), "hall")
 (folder / "settings.json").write_text("{}")
-ticket = jobs.Ticket(bpy.data.filepath, bpy.context.scene.name, "hall")
+ticket = folders.Ticket(bpy.data.filepath, bpy.context.scene.name, "hall")
 delivery.begin(bpy.context, folder, ticket, "rehearsal", {"steps": 100000, "step_s": 0.02})
 while delivery.session.status.done < 3:
     delivery.session.pump()

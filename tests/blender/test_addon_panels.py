@@ -226,7 +226,7 @@ def test_the_camera_tools_and_the_notes_of_the_last_check_are_listed(
     empty_scene, status: Status, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(
-        panels.camera_tools.notes,
+        panels.operators.notes,
         empty_scene.name,
         ["The camera turns 40 degrees between frames 3 and 4."],
     )
