@@ -1,6 +1,6 @@
 """What momentum costs: a whole segment against one plain pass of the same prior and the same optimisation.
 
-    python benchmarks/segment.py [PICTURE] [--width 256] [--frames 25] [--steps 150] [--rounds 3] [--reuse 0.05]
+    python benchmarks/segment.py [PICTURE] [--width 256] [--frames 25] [--steps 150] [--rounds 3]
 
 Scene Splatter as released runs the prior twice a segment. Here both runs share what they have
 in common. The two forms alternate in one process; the table gives the median CPU seconds.
@@ -25,7 +25,6 @@ from engine.cameras import trajectory  # noqa: E402
 from engine.cameras.intrinsics import intrinsics_from_fov  # noqa: E402
 from engine.geometry.box import Box  # noqa: E402
 from engine.geometry.layers import gaussians_from_depth  # noqa: E402
-from engine.job.measures import psnr  # noqa: E402
 from engine.media import images  # noqa: E402
 from engine.method import scaffold  # noqa: E402
 from engine.method.enhance import enhance  # noqa: E402
@@ -44,13 +43,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--move", default="truck:1.5")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--reuse",
-        type=float,
-        nargs="*",
-        default=[],
-        help="also with these values of the setting reuse",
-    )
     args = parser.parse_args()
     pixels = images.load_image(args.picture).pixels
     width, height = images.working_size((pixels.shape[2], pixels.shape[1]), args.width, 8)
@@ -69,13 +61,6 @@ def main() -> None:
         "plain": settings.make("draft", prior="patch", refine_steps=args.steps, momentum="none"),
         "with momentum": plan,
     }
-    forms |= {
-        f"reuse {share:g}": settings.make(
-            "draft", prior="patch", refine_steps=args.steps, reuse=share
-        )
-        for share in args.reuse
-    }
-    made: dict[str, torch.Tensor] = {}
     spent: dict[str, list[tuple[float, float]]] = {name: [] for name in forms}
     for _ in range(args.rounds):
         for name, chosen in forms.items():
@@ -84,7 +69,6 @@ def main() -> None:
                 views, depth, image, Ks, cameras, prior, chosen, 0, lambda done, total: None
             )
             middle = time.process_time()
-            made[name] = enhanced.frames
             refine(
                 concatenate(first, scaffold.paint(holes, enhanced.frames)),
                 enhanced.frames,
@@ -101,13 +85,8 @@ def main() -> None:
     for name, rows in spent.items():
         prior_s, refine_s = (statistics.median(column) for column in zip(*rows, strict=True))
         total[name] = prior_s + refine_s
-        closeness = (
-            f"  {psnr(made[name], made['with momentum']):.1f} dB from with momentum"
-            if name.startswith("reuse")
-            else ""
-        )
         print(
-            f"{name:14} prior {prior_s:6.1f}  optimisation {refine_s:6.1f}  together {total[name]:6.1f}{closeness}"
+            f"{name:14} prior {prior_s:6.1f}  optimisation {refine_s:6.1f}  together {total[name]:6.1f}"
         )
     print(
         f"momentum costs {total['with momentum'] / total['plain']:.2f} times the plain segment (the released code: 2.0 in the prior)"

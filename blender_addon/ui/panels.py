@@ -18,7 +18,12 @@ from . import properties
 from .layout import clock, draw_wrapped, sidebar_width
 
 _SHOWN_SEGMENTS = 6
-_GROUP_LABELS = {"path": "Path and Segments", "prior": "Video Prior", "refine": "Refinement"}
+_GROUP_LABELS = {
+    "cameras": "Path and Segments",
+    "method": "Momentum",
+    "video": "Video Prior",
+    "refine": "Refinement",
+}
 _previews: dict[str, bpy.utils.previews.ImagePreviewCollection] = {}
 
 
@@ -274,13 +279,14 @@ def _make_settings_panel(name: str) -> type:
         for row in engine_settings.table()
         if row.group == name and row.name not in properties.ON_THE_MAIN_PANEL
     ]
+    rows.sort(key=lambda row: not row.basic)  # stable
 
     def draw(self: bpy.types.Panel, context: bpy.types.Context) -> None:
         column = _settings_column(self.layout)
         values = context.scene.scene_splatter.settings
         for row in rows:
             column.prop(values, row.name)
-        if name == "path":
+        if name == "cameras":
             _draw_segments(self.layout, context)
 
     namespace = {

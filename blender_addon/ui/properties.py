@@ -20,12 +20,9 @@ ON_THE_MAIN_PANEL = (
     "seed",
     "frame_step",
 )  # drawn there, so left out of the sub-panels
-FILES = ("lora", "gguf")  # settings that name a file
 PRESET_VALUES = sorted({name for values in engine_settings.PRESETS.values() for name in values})
 
 _LABELS = {
-    "ssim_weight": "SSIM Weight",
-    "fps": "FPS",
     "sh_degree": "SH Degree",
     "lambda_0": "Lambda 0",
     "fov": "Field of View",
@@ -90,9 +87,6 @@ def make_property(row: Setting) -> Any:
             return bpy.props.StringProperty(
                 **common, search=_model_search(row.name), search_options={"SUGGESTION"}
             )
-        if row.name in FILES:
-            common["options"] = _PATH_OPTIONS
-            return bpy.props.StringProperty(**common, subtype="FILE_PATH")
         return bpy.props.StringProperty(**common)
     low, high = row.limits
     bounds = {
@@ -259,7 +253,7 @@ def values(group: SCENESPLATTER_PG_scene) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for row in engine_settings.table():
         value = getattr(group.settings, row.name)
-        value = bpy.path.abspath(value) if row.name in (*FILES, "initialiser") and value else value
+        value = bpy.path.abspath(value) if row.name == "initialiser" and value else value
         found[row.name] = shortest(value) if row.type is float else value
     found["depth"] = {"MODEL": group.depth_model.strip(), "AUTO": "auto"}.get(
         group.depth_source, "box"

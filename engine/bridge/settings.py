@@ -16,6 +16,7 @@ from typing import Any
 from .errors import UserError
 
 _UNLIMITED = (-math.inf, math.inf)
+NO_PRIOR = "none"  # the value of `prior` that leaves the video prior out
 
 
 def _setting(
@@ -25,13 +26,14 @@ def _setting(
     unit: str = "",
     limits: tuple[float, float] = _UNLIMITED,
     choices: tuple[str, ...] = (),
+    basic: bool = False,
 ) -> Any:
-    metadata = {"text": text, "unit": unit, "limits": limits, "choices": choices}
+    metadata = {"text": text, "unit": unit, "limits": limits, "choices": choices, "basic": basic}
     return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
-class PathSettings:
+class CameraSettings:
     """How the camera path becomes segments."""
 
     segment_length: int = _setting(
@@ -44,7 +46,11 @@ class PathSettings:
         1, "Use every k-th frame of the path", unit="frames", limits=(1, 100)
     )
     move_frames: int = _setting(
-        40, "Frames of a named move such as dolly:1.0", unit="frames", limits=(1, 10000)
+        40,
+        "Frames of a named move such as dolly:1.0",
+        unit="frames",
+        limits=(1, 10000),
+        basic=True,
     )
     motion_scale: float = _setting(
         0.0,
@@ -61,6 +67,7 @@ class GeometrySettings:
     depth: str = _setting(
         "auto",
         "Depth source: auto (the best model that is here, else box), box, a model's name, or a file (EXR, 16-bit PNG, NPY)",
+        basic=True,
     )
     depth_unit: float = _setting(
         0.0,
@@ -73,12 +80,17 @@ class GeometrySettings:
         "Horizontal field of view; 0: from the path, else the depth model, else EXIF, else 60",
         unit="deg",
         limits=(0.0, 170.0),
+        basic=True,
     )
     horizon: float = _setting(
         0.45, "Height of the horizon in the picture, 0 top to 1 bottom", limits=(0.0, 1.0)
     )
     camera_height: float = _setting(
-        1.6, "Height of the camera above the floor", unit="m", limits=(0.01, 1000.0)
+        1.6,
+        "Height of the camera above the floor",
+        unit="m",
+        limits=(0.01, 1000.0),
+        basic=True,
     )
     box_width: float = _setting(
         6.0, "Distance between the side walls; 0 for none", unit="m", limits=(0.0, 1e4)
@@ -91,16 +103,13 @@ class GeometrySettings:
         "layers",
         "First Gaussians: layers (from depth), flash3d, or a .ply of them, such as SHARP's",
     )
-    layers: int = _setting(
-        2, "1: only what is seen; 2: also a layer behind depth edges", limits=(1, 2)
-    )
     border: float = _setting(
         0.0, "Continue the scene beyond the frame by this share of its size", limits=(0.0, 0.5)
     )
 
 
 @dataclass(frozen=True)
-class MomentumSettings:
+class MethodSettings:
     """Latent and pixel momentum."""
 
     momentum: str = _setting(
@@ -113,16 +122,6 @@ class MomentumSettings:
         unit="px",
         limits=(0.01, 1e3),
     )
-    similarity: str = _setting(
-        "patch",
-        "Features compared in Eq. (10): the prior's patches, or bare latent cells as printed",
-        choices=("patch", "latent"),
-    )
-    reference_pool: str = _setting(
-        "first",
-        "What Eq. (10) compares with, beside the picture: a segment's first n frames, or cells of any frame that are sure",
-        choices=("first", "confident"),
-    )
     lambda_coverage: bool = _setting(
         True, "Multiply lambda by how much of a latent cell the scene covers"
     )
@@ -131,23 +130,22 @@ class MomentumSettings:
         "Share of denoising steps before momentum sets in; the two runs are one until then",
         limits=(0.0, 1.0),
     )
-    diffusion: bool = _setting(
-        True, "Enhance the frames with the video prior (off: refine on the renders alone)"
-    )
 
 
 @dataclass(frozen=True)
-class PriorSettings:
+class VideoSettings:
     """The video diffusion model."""
 
     prior: str = _setting(
         "auto",
-        "Video prior: auto (the best that fits this machine and whose weights are here), patch, or a name",
+        "Video prior: auto (the best that fits this machine and whose weights are here), patch, a name, or none",
+        basic=True,
     )
     licences: str = _setting(
         "any",
         "Which weights may be used: any, or commercial: only those free for commercial use",
         choices=("any", "commercial"),
+        basic=True,
     )
     steps: int = _setting(0, "Denoising steps; 0 is the prior's own default", limits=(0, 1000))
     eta: float = _setting(
@@ -155,24 +153,11 @@ class PriorSettings:
         "Noise added at every denoising step, DDIM's eta; 0 is deterministic, the paper's 1",
         limits=(0.0, 1.0),
     )
-    guidance: float = _setting(
-        -1.0, "Classifier-free guidance; -1 is the prior's own default", limits=(-1.0, 50.0)
+    prompt: str = _setting(
+        "",
+        "Text for priors that read it; empty is the prior's own default",
+        basic=True,
     )
-    reuse: float = _setting(
-        0.0,
-        "Leave network calls out while the clean estimate changes by less than this share a step; 0: never",
-        limits=(0.0, 0.5),
-    )
-    lora: str = _setting("", "LoRA file (.safetensors) that is added to the weights of a Wan prior")
-    gguf: str = _setting(
-        "", "GGUF file with the network of Wan VACE or LTX in few bits, in place of its own weights"
-    )
-    attention: str = _setting(
-        "native",
-        "Attention kernel; others than native and flex must be installed",
-        choices=("native", "flash", "sage", "xformers", "flex"),
-    )
-    prompt: str = _setting("", "Text for priors that read it; empty is the prior's own default")
     match_colours: bool = _setting(
         True, "Bring the prior's frames back to the colours of the render where the scene is known"
     )
@@ -189,12 +174,6 @@ class RefineSettings:
     max_gaussians: int = _setting(
         1_500_000, "Never more Gaussians than this", limits=(1000, 50_000_000)
     )
-    anchor_weight: float = _setting(
-        0.25, "Share of optimiser steps spent on the input image itself", limits=(0.0, 1.0)
-    )
-    ssim_weight: float = _setting(
-        0.2, "Weight g of 1 - SSIM beside L1, Eq. (20)", limits=(0.0, 1.0)
-    )
     sh_degree: int = _setting(0, "Degree of view-dependent colour", limits=(0, 3))
 
 
@@ -207,16 +186,19 @@ class OutputSettings:
         "Width of the frames the engine works on; height follows the picture",
         unit="px",
         limits=(32, 4096),
+        basic=True,
     )
     blending: str = _setting(
         "display",
         "Space in which splats are blended: display as 3DGS viewers do, linear as Blender does",
         choices=("display", "linear"),
     )
-    fps: float = _setting(
-        0.0, "Frames per second of the fly-through; 0 is the path's own", limits=(0.0, 240.0)
+    seed: int = _setting(
+        0,
+        "Seed of everything random",
+        limits=(0, 2**31 - 1),
+        basic=True,
     )
-    seed: int = _setting(0, "Seed of everything random", limits=(0, 2**31 - 1))
     device: str = _setting("auto", "Where to compute", choices=("auto", "cpu", "cuda"))
 
 
@@ -224,12 +206,17 @@ class OutputSettings:
 class SceneSettings:
     """All settings of one scene."""
 
-    path: PathSettings = PathSettings()
+    cameras: CameraSettings = CameraSettings()
     geometry: GeometrySettings = GeometrySettings()
-    momentum: MomentumSettings = MomentumSettings()
-    prior: PriorSettings = PriorSettings()
+    method: MethodSettings = MethodSettings()
+    video: VideoSettings = VideoSettings()
     refine: RefineSettings = RefineSettings()
     output: OutputSettings = OutputSettings()
+
+    @property
+    def enhances(self) -> bool:
+        """Whether a video prior enhances the frames; without one the renders alone are learned from."""
+        return self.video.prior != NO_PRIOR
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -255,6 +242,30 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+class Gone(typing.NamedTuple):
+    """A setting that older versions had."""
+
+    same: tuple[Any, ...]  # the values with which this version does the same
+    now: str  # what it does instead of any other value
+
+
+# Settings of version 0.1.0. Their files still resume; `left_out` says what a job had asked for.
+GONE: dict[str, Gone] = {
+    "layers": Gone((2,), "what lies behind depth edges is always continued"),
+    "similarity": Gone(("patch",), "Eq. (10) compares the prior's patches"),
+    "reference_pool": Gone(("first",), "Eq. (10) compares with the first frames of a segment"),
+    "diffusion": Gone((True, False), "prior none says the same"),
+    "guidance": Gone((-1.0,), "every prior has its own guidance"),
+    "reuse": Gone((0.0,), "no network call is left out"),
+    "lora": Gone(("",), "priors bring their own"),
+    "gguf": Gone(("",), "weights are read from the model's folder"),
+    "attention": Gone(("native",), "PyTorch's own attention is used"),
+    "anchor_weight": Gone((0.25,), "the picture has a fixed share of the steps"),
+    "ssim_weight": Gone((0.2,), "Eq. (20) has g = 0.2"),
+    "fps": Gone((0.0,), "the fly-through has the path's own rate"),
+}
+
+
 class Setting(typing.NamedTuple):
     """One field, for whoever makes a flag, a property or a table row of it."""
 
@@ -266,6 +277,7 @@ class Setting(typing.NamedTuple):
     unit: str
     limits: tuple[float, float]
     choices: tuple[str, ...]
+    basic: bool  # one of the few that most people change; shown first
 
 
 def table() -> list[Setting]:
@@ -295,9 +307,9 @@ def make(preset: str = "standard", **values: Any) -> SceneSettings:
     settings = SceneSettings(
         **{g: type(getattr(SceneSettings(), g))(**kw) for g, kw in groups.items()}
     )
-    if settings.path.overlap >= settings.path.segment_length:
+    if settings.cameras.overlap >= settings.cameras.segment_length:
         raise UserError(
-            f"overlap ({settings.path.overlap}) must be less than segment_length ({settings.path.segment_length}).",
+            f"overlap ({settings.cameras.overlap}) must be less than segment_length ({settings.cameras.segment_length}).",
             "Lower overlap or raise segment_length.",
         )
     return settings
@@ -326,18 +338,36 @@ def to_json(settings: SceneSettings) -> dict[str, dict[str, Any]]:
 
 
 def from_json(data: Any) -> SceneSettings:
-    """Inverse of `to_json`. Missing settings take their default, unknown ones are refused."""
+    """Inverse of `to_json`. Missing settings take their default; `left_out` tells of those that are gone.
+
+    Files of older versions are read too: names are unique over all groups, so the group a value stands
+    in does not matter. Raises UserError for a setting that no version had, or a bad value.
+    """
+    known = {row.name for row in table()}
+    values = _values(data)
+    for name in values:
+        if name not in known and name not in GONE:
+            raise UserError(
+                f"Unknown setting {name}.", "Use a settings.json that this engine wrote."
+            )
+    if values.get("diffusion") is False:
+        values["prior"] = NO_PRIOR
+    return make(**{name: value for name, value in values.items() if name in known})
+
+
+def left_out(data: Any) -> list[str]:
+    """Sentences about values of a settings.json that this version does not follow; [] if there are none."""
+    return [
+        f"{name} was {value!r}; this version has no such setting: {GONE[name].now}."
+        for name, value in _values(data).items()
+        if name in GONE and value not in GONE[name].same
+    ]
+
+
+def _values(data: Any) -> dict[str, Any]:
     if not isinstance(data, dict) or not all(isinstance(g, dict) for g in data.values()):
         raise UserError(
             "The settings are not an object of groups.",
             "Use a settings.json that this engine wrote.",
         )
-    homes = {row.name: row.group for row in table()}
-    for group, values in data.items():
-        for name in values:
-            if homes.get(name) != group:
-                raise UserError(
-                    f"Unknown setting {group}.{name}.",
-                    "Use a settings.json that this engine wrote.",
-                )
-    return make(**{name: value for values in data.values() for name, value in values.items()})
+    return {name: value for group in data.values() for name, value in group.items()}

@@ -21,8 +21,6 @@ NAMES = (  # those of evaluation.experiments, which the command line does not im
     "lambda_0",
     "tau",
     "momentum_start",
-    "similarity",
-    "reference_pool",
     "colour_match",
     "segments",
     "convergence",

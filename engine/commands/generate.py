@@ -39,8 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="continue the job in --out after its last finished segment",
     )
     groups: dict[str, Any] = {}
-    for row in settings_module.table():
-        group = groups.setdefault(row.group, parser.add_argument_group(row.group))
+    for row in sorted(settings_module.table(), key=lambda row: not row.basic):  # stable
+        title = "settings" if row.basic else f"advanced: {row.group}"
+        group = groups.get(title) or parser.add_argument_group(title)
+        groups[title] = group
         flags = _flags(row.name)
         group.add_argument(
             *flags,

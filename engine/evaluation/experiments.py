@@ -101,7 +101,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "full": {},
             "without latent momentum": {"momentum": "pixel"},
             "without pixel momentum": {"momentum": "latent"},
-            "without diffusion": {"diffusion": False},
+            "without diffusion": {"prior": "none"},
         },
         seeds=(0, 1),
     ),
@@ -152,16 +152,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         {f"from {x:.0%}": {"momentum_start": x, **_UNSURE} for x in (0.0, 0.3, 0.6)},
         views=_ROOMS,
     ),
-    "similarity": Experiment(
-        "Which features does Eq. (10) compare? With the drifting prior",
-        {name: {"similarity": name, **_UNSURE} for name in ("patch", "latent")},
-        views=_ROOMS,
-    ),
-    "reference_pool": Experiment(
-        "What does Eq. (10) compare with: the first n frames, or as many sure cells of any frame? With the drifting prior",
-        {name: {"reference_pool": name, **_UNSURE} for name in ("first", "confident")},
-        views=(*_ROOMS, "landscape", "street"),
-    ),
     "colour_match": Experiment(
         "Does matching the prior's colours to the render pay? The drifting prior, without and with a colour cast of its frames",
         {
@@ -190,7 +180,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "view_range": Experiment(
         "How far may the camera go?",
-        {"full": {}, "without diffusion": {"diffusion": False}},
+        {"full": {}, "without diffusion": {"prior": "none"}},
         ("small", "medium", "hard"),
     ),
 }
@@ -233,7 +223,7 @@ def run(
         seconds = time.perf_counter() - before
         common = {"seconds": seconds, **_without_truth(job, start)}
         rows = {"": {**common, **compare(job, start, view, border, lpips)}}
-        if not chosen.momentum.diffusion:
+        if not chosen.enhances:
             rows[FILLED] = {**common, **compare(job, start, view, border, lpips, fill=True)}
         return rows
 

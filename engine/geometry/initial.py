@@ -47,14 +47,13 @@ def first_gaussians(
             image,
             depth_m,
             K,
-            layers=settings.layers,
             border=settings.border,
             sh_degree=sh_degree,
             blending=blending,
         ).gaussians
         return First(
             made,
-            f"{made.count} Gaussians from depth, {settings.layers} layer{'s' if settings.layers > 1 else ''}",
+            f"{made.count} Gaussians from depth, with a layer behind its edges",
         )
     if name == "flash3d":
         return _flash3d(image, depth_m, K, sh_degree)

@@ -68,6 +68,7 @@ class Job:
         self.folder = folder
         self._written = read_json(folder / _SETTINGS)
         self.settings: SceneSettings = settings_module.from_json(self._written)
+        self.left_out = settings_module.left_out(self._written)  # sentences for the user
 
     @property
     def image(self) -> Path:

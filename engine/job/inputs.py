@@ -41,7 +41,7 @@ def load(job: Job, device: torch.device, picture: images.ImageFile | None = None
     picture = picture or images.load_image(job.image)
     h, w = picture.pixels.shape[1:]
     width, height = images.working_size(
-        (w, h), settings.output.width, working_multiple(settings.prior.prior)
+        (w, h), settings.output.width, working_multiple(settings.video.prior)
     )
     if width * height > MAX_WORKING_PIXELS:
         raise UserError(f"The working size {width}x{height} is too large.", "Lower width.")
@@ -58,9 +58,9 @@ def load(job: Job, device: torch.device, picture: images.ImageFile | None = None
     estimate = source.estimate(image, K)
     depth = estimate.depth_m
     path = given if given is not None else _moved(job, K.cpu().numpy(), width, height, depth)
-    path = _with_focal(trajectory.every(path, settings.path.frame_step), K.cpu().numpy())
+    path = _with_focal(trajectory.every(path, settings.cameras.frame_step), K.cpu().numpy())
     path, scale_sentence = trajectory.scale_to_depth(
-        path, depth.cpu().numpy(), settings.path.motion_scale
+        path, depth.cpu().numpy(), settings.cameras.motion_scale
     )
     warnings = trajectory.check_path(path, depth.cpu().numpy())
     gaussians, gaussians_sentence = first_gaussians(
@@ -103,7 +103,7 @@ def _moved(job: Job, K: np.ndarray, width: int, height: int, depth: torch.Tensor
         K=K,
         width=width,
         height=height,
-        frames=job.settings.path.move_frames,
+        frames=job.settings.cameras.move_frames,
         depth_m=float(finite.median()),
     )
 

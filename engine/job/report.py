@@ -65,7 +65,7 @@ def findings(
             [input_psnr],
             INPUT_DB,
             "{:.1f} dB PSNR against the picture",
-            "Raise refine_steps or anchor_weight.",
+            "Raise refine_steps.",
         ),
         _finding(
             "Frames that disagree",

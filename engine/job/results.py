@@ -37,12 +37,12 @@ def write(job: Job, start: Start, gaussians: Gaussians, report: Report) -> dict[
 
     One camera at a time: a path of a thousand frames takes the memory of one of ten.
     """
-    folder, settings = job.folder, job.settings
+    folder = job.folder
     camera_file.write(folder / "cameras.json", start.path)
     numbers = PathNumbers()
     frames = _collect_frames(job)
     drawn = _fly_through(job, start, gaussians, frames, numbers, report)
-    images.save_video(folder / "flythrough.mp4", drawn, settings.output.fps or start.path.fps)
+    images.save_video(folder / "flythrough.mp4", drawn, start.path.fps)
     images.save_png(folder / "input.png", start.inputs.image)
     _write_scene(job, start, gaussians, report)
     data = write_report(folder, start.facts, numbers)
@@ -167,7 +167,9 @@ def _collect_frames(job: Job) -> list[Path]:
 
 
 def provenance(spec: Any) -> dict[str, str]:
-    """Lines about a prior for the report and the .ply."""
+    """Lines about a prior (None: there was none) for the report and the .ply."""
+    if spec is None:
+        return {"prior": "none: the renders alone were learned from"}
     use = (
         "commercial use allowed"
         if spec.commercial_use

@@ -29,8 +29,8 @@ def prepare_job(
     from ..models import choice
     from . import folder as job_module
 
-    if settings.prior.prior != choice.AUTO:
-        priors.check(settings.prior.prior)
+    if settings.video.prior != choice.AUTO:
+        priors.check(settings.video.prior)
     if settings.geometry.depth.strip() != choice.AUTO:
         geometry.check(settings.geometry.depth)
     choice.check(settings)
@@ -66,13 +66,6 @@ def prepare_job(
             settings = settings_module.make(
                 **{**_flat(settings), "initialiser": "input/initial.ply"}
             )
-        # weights stay where they are: too large to copy
-        places = {
-            n: str(Path(v).expanduser().resolve())
-            for n, v in (("lora", settings.prior.lora), ("gguf", settings.prior.gguf))
-            if v
-        }
-        settings = settings_module.make(**{**_flat(settings), **places})
         return job_module.prepare(folder, settings, inputs, resume=resume)
 
 
@@ -109,16 +102,17 @@ def run_job(folder: Path, report: Any, _: Any = None) -> dict[str, str]:
             device = choose(job.settings.output.device)
             picture = images.load_image(job.image)
             facts = _settle(job, (picture.pixels.shape[2], picture.pixels.shape[1]), str(device))
+            facts |= {f"left out {i + 1}": text for i, text in enumerate(job.left_out)}
             for name, fact in facts.items():
                 report("models", 1, 1, f"{name}: {fact}")
             report("depth", 0, 1)
             start = inputs.load(job, device, picture)
             prior = priors.make_prior(job.settings, start.inputs.image, str(device))
-            start.facts.update(results.provenance(prior.spec) | facts)
+            start.facts.update(results.provenance(prior and prior.spec) | facts)
             start.facts.update(memory.described(prior))
             for name, fact in start.facts.items():
                 log.info("%s: %s", name, fact)
-            report("prior", 1, 1, start.facts.get("memory of the prior", prior.spec.name))
+            report("prior", 1, 1, start.facts.get("memory of the prior", job.settings.video.prior))
             record = JobRecord(job, start.path.count, device, report)
             gaussians = pipeline.generate(start.inputs, prior, job.settings, record)
             return results.write(job, start, gaussians, report)
@@ -135,7 +129,7 @@ def _settle(job: Any, picture_size: tuple[int, int], device: str) -> dict[str, s
     size = images.working_size(picture_size, job.settings.output.width, 8)
     chosen = choice.settle(job.settings, size, memory.free_bytes(device), job.models())
     job.settings = chosen.settings
-    job.keep_models({"prior": chosen.settings.prior.prior, "depth": chosen.settings.geometry.depth})
+    job.keep_models({"prior": chosen.settings.video.prior, "depth": chosen.settings.geometry.depth})
     return chosen.facts
 
 

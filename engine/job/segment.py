@@ -56,7 +56,7 @@ class JobRecord:
 
     def __init__(self, job: Job, count: int, device: torch.device, report: Report) -> None:
         """`count` cameras; `report(stage, done, total, preview=file)` may raise to cancel."""
-        path = job.settings.path
+        path = job.settings.cameras
         self._segments = plan_segments(count, path.segment_length, path.overlap)
         self._job, self._device, self._report = job, device, report
         self.finished = job.finished_segments()

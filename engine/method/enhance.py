@@ -31,7 +31,7 @@ def enhance(
     image: Tensor,
     K: Tensor,
     cameras: Tensor,
-    prior: VideoPrior,
+    prior: VideoPrior | None,
     settings: SceneSettings,
     index: int,
     report: sampler.StepReport,
@@ -41,10 +41,10 @@ def enhance(
     views: renders of f cameras; depth [f, h, w] metres everywhere; image [3, h, w] the picture;
     K [f, 3, 3] pixels, cameras [f, 4, 4] camera from world. Raises what `report` raises.
     """
-    knobs, count = settings.momentum, K.shape[0]
+    knobs, count = settings.method, K.shape[0]
     mu = momentum.pixel_coefficient(views.scale_px, views.alpha, knobs.tau)
     known = masks.known(mu).float()
-    if not knobs.diffusion:
+    if prior is None:
         return Enhanced(eight_bits(views.rgb), views.rgb, views.rgb, torch.ones_like(mu), mu)
     padded = torch.arange(prior.spec.frames(count), device=K.device).clamp(max=count - 1)
     render, cover = views.rgb[padded] * known[padded, None], views.alpha[padded] * known[padded]
@@ -55,7 +55,7 @@ def enhance(
         depth=depth[padded, None],
         K=K[padded],
         world_from_camera=torch.linalg.inv(cameras[padded]),
-        prompt=settings.prior.prompt,
+        prompt=settings.video.prompt,
     )
     generator = prior.generator(settings.output.seed * 10_007 + index)
     clip = clip.to(
@@ -69,19 +69,18 @@ def enhance(
         condition,
         latents,
         lam,
-        steps=settings.prior.steps or prior.spec.steps,
+        steps=settings.video.steps or prior.spec.steps,
         generator=generator,
         both=knobs.momentum == "full" and not masks.nothing_to_invent(mu),
         momentum_start=knobs.momentum_start,
-        eta=settings.prior.eta,
-        reuse=settings.prior.reuse,
+        eta=settings.video.eta,
         report=report,
     )
     consistent = prior.decode(clips.consistent)[:count].to(image)
     free = (
         consistent if clips.free is clips.consistent else prior.decode(clips.free)[:count].to(image)
     )
-    if settings.prior.match_colours:
+    if settings.video.match_colours:
         consistent, free = (
             match_colours(clip, views.rgb, known > 0) for clip in (consistent, free)
         )
@@ -101,18 +100,17 @@ def _latent_coefficient(
     prior: VideoPrior, latents: Tensor, image: Tensor, cover: Tensor, settings: SceneSettings
 ) -> Tensor:
     """lambda for every latent cell, Eq. (10), by likeness to the input image and to a pool of the segment's cells."""
-    knobs = settings.momentum
+    knobs = settings.method
     size = (latents.shape[2], latents.shape[3])
     if knobs.momentum in ("pixel", "none"):
         return latents.new_zeros(latents.shape[1:])
     coverage = momentum.pool_to_latent(cover, prior.spec.t_factor, size)
-    features_of = prior.features if knobs.similarity == "patch" else (lambda z: z)
-    features = features_of(latents)
+    features = prior.features(latents)
     seen = F.adaptive_avg_pool2d(coverage[:, None], (features.shape[2], features.shape[3]))[:, 0]
     pool = momentum.reference_pool(
-        features, seen, 1 + (settings.path.overlap - 1) // prior.spec.t_factor, knobs.reference_pool
+        features, seen, 1 + (settings.cameras.overlap - 1) // prior.spec.t_factor
     )
-    reference = torch.cat([features_of(prior.encode(image[None])).flatten(1), pool], dim=1)
+    reference = torch.cat([prior.features(prior.encode(image[None])).flatten(1), pool], dim=1)
     lam = momentum.latent_coefficient(features, reference, knobs.lambda_0)
     lam = F.interpolate(lam[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
     return lam * coverage if knobs.lambda_coverage else lam

@@ -24,7 +24,6 @@ from torch import Tensor
 from ..priors.base import Level
 
 _COVERED = 0.5  # coverage above which a cell shows more scene than hole
-_SURE = 0.98
 
 
 def noised_source(latents: Tensor, eps: Tensor, level: Level, scale: float = 1.0) -> Tensor:
@@ -57,16 +56,12 @@ def similarity(features: Tensor, reference: Tensor) -> Tensor:
     return best.clamp(0.0, 1.0).reshape(f, h, w)
 
 
-def reference_pool(features: Tensor, coverage: Tensor, frames: int, choice: str) -> Tensor:
-    """The cells of a segment that Eq. (10) compares with, features [d, f, h, w] -> [d, m].
+def reference_pool(features: Tensor, coverage: Tensor, frames: int) -> Tensor:
+    """The cells of a segment that Eq. (10) compares with: those of its first `frames` latent frames, holes left out.
 
-    coverage [f, h, w] in [0, 1] says how well a cell is known. "first", as in the paper: those of the first
-    `frames` latent frames, holes left out. "confident": as many, evenly out of all frames' cells that are sure.
+    features [d, f, h, w], coverage [f, h, w] in [0, 1] (how well a cell is known) -> [d, m].
     """
-    if choice == "first":
-        return features[:, :frames][:, coverage[:frames] > _COVERED]
-    sure = features[:, coverage > _SURE]
-    return sure[:, :: max(1, -(-sure.shape[1] // coverage[:frames].numel()))]
+    return features[:, :frames][:, coverage[:frames] > _COVERED]
 
 
 def latent_coefficient(

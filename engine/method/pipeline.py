@@ -53,10 +53,10 @@ class Record(Protocol):
 
 
 def generate(
-    inputs: Inputs, prior: VideoPrior, settings: SceneSettings, record: Record
+    inputs: Inputs, prior: VideoPrior | None, settings: SceneSettings, record: Record
 ) -> Gaussians:
     """Run all segments that are not finished yet and return the final Gaussians."""
-    path = settings.path
+    path = settings.cameras
     segments = plan_segments(inputs.K.shape[0], path.segment_length, path.overlap)
     image, gaussians = inputs.image, record.gaussians(inputs.gaussians)
     size = image.shape[2], image.shape[1]
@@ -79,7 +79,7 @@ def generate(
             page.enhanced(enhanced)
             # 3. Refine the Gaussians on all frames so far, Eq. (20), and go on from them.
             with page.stage("refine") as told:
-                if settings.momentum.diffusion:
+                if settings.enhances:
                     gaussians = concatenate(gaussians, scaffold.paint(holes, enhanced.frames))
                 refined = refine_segment(
                     gaussians,

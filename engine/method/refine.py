@@ -35,6 +35,7 @@ from .scaffold import HOLE_ALPHA
 
 _log = logging.getLogger(__name__)
 ADAM_EPS = 1e-15
+_ANCHOR_SHARE = 0.25  # of the optimiser steps, spent on the input image itself
 _REPORT_EVERY_S = 0.1
 LONGEST_RATIO = 3.0  # where sizes are limited: the longest axis against the middle one's limit
 _TARGET_CACHE_BYTES = 1 << 29
@@ -255,10 +256,10 @@ def refine_segment(
 ) -> RefineResult:
     """Eq. (20) on all frames so far; frame 0 is the input image and gets its own share of the steps."""
     knobs, count = settings.refine, len(frames)
-    share = torch.full((count,), (1.0 - knobs.anchor_weight) / max(count - 1, 1))
-    share[0] = knobs.anchor_weight if count > 1 else 1.0
+    share = torch.full((count,), (1.0 - _ANCHOR_SHARE) / max(count - 1, 1))
+    share[0] = _ANCHOR_SHARE if count > 1 else 1.0
     covered = None
-    if not settings.momentum.diffusion:  # nothing invented: holes must not be learned as black
+    if not settings.enhances:  # nothing invented: holes must not be learned as black
         size = frames[0].shape
         alpha = rasterize(gaussians, K[:count], camera_from_world[:count], size[2], size[1]).alpha
         covered = (alpha > HOLE_ALPHA).permute(0, 3, 1, 2).float()
@@ -271,7 +272,6 @@ def refine_segment(
         steps=knobs.refine_steps,
         frame_weights=share,
         pixel_weights=covered,
-        ssim_weight=knobs.ssim_weight,
         max_gaussians=knobs.max_gaussians,
         blending=settings.output.blending,
         sh_degree=knobs.sh_degree,

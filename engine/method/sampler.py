@@ -8,8 +8,6 @@ free run (without) share x_T, eps and the noise of every step.
 
 from __future__ import annotations
 
-import logging
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,7 +17,6 @@ from torch import Tensor
 from ..priors.base import Level, VideoPrior
 from . import momentum
 
-_log = logging.getLogger(__name__)
 StepReport = Callable[[int, int], None]
 
 
@@ -51,49 +48,6 @@ def ddim_noise_scale(now: Level, then: Level, eta: float) -> float:
     return min(q, then.b)
 
 
-class Reuse:
-    """Leaves network calls out where the clean estimate hardly changes from one step to the next.
-
-    A step without a call takes the last clean estimate of each run and reads the noise off its own x, so that
-    x = a x0 + b eps still holds; momentum acts as ever. Never in the first third of the steps, where the picture
-    is decided, never twice running, never at the last step, and not when a second run has just begun.
-    It works for every prior, unlike caches inside a network.
-    """
-
-    def __init__(self, threshold: float, steps: int) -> None:
-        """`threshold`: relative change of the estimate between two calls below which the next is left out; 0: never."""
-        self._threshold, self._steps = threshold, steps
-        self._x0: Tensor | None = None
-        self._change = math.inf
-        self.left_out = 0
-
-    def take(self, x: Tensor, i: int, level: Level) -> tuple[Tensor, Tensor] | None:
-        """(x0_hat, eps_hat) for x [runs, c, f, h, w] without the network, or None if it must be asked."""
-        x0, change = self._x0, self._change
-        if (
-            x0 is None
-            or x0.shape != x.shape
-            or change >= self._threshold
-            or not self._steps / 3.0 <= i < self._steps - 1
-        ):
-            return None
-        self._change = math.inf
-        self.left_out += 1
-        return x0, (x - level.a * x0) / level.b
-
-    def note(self, x0_hat: Tensor, computed: bool) -> None:
-        """The clean estimate of a step, in the scale of the next level."""
-        if computed and self._threshold > 0.0:
-            last = self._x0
-            known = last is not None and last.shape == x0_hat.shape
-            self._change = (
-                float((x0_hat - last).norm() / x0_hat.norm().clamp(min=1e-12))
-                if last is not None and known
-                else math.inf
-            )
-        self._x0 = x0_hat
-
-
 def sample(
     prior: VideoPrior,
     condition: Any,
@@ -105,13 +59,12 @@ def sample(
     both: bool = True,
     momentum_start: float = 0.0,
     eta: float = 0.0,
-    reuse: float = 0.0,
     report: StepReport = lambda done, total: None,
 ) -> Clips:
     """Denoise the consistent run and, with `both`, the free run.
 
     `momentum_start` is the share of steps before momentum sets in; until then the two runs
-    are one and the same and are computed once. `reuse`: see `Reuse`. `report(done, total)` is
+    are one and the same and are computed once. `report(done, total)` is
     called before every step and after the last; it may raise to cancel.
     """
     levels = prior.levels(steps)
@@ -120,14 +73,11 @@ def sample(
         x_start = momentum.noised_source(latents, eps, levels[0], prior.z_scale(0))
     x = x_start[None]
     first = min(int(momentum_start * steps), steps - 1)
-    saving = Reuse(reuse, steps)
     for i in range(steps):
         report(i, steps)
         now, then = levels[i], levels[i + 1]
-        reused = saving.take(x, i, now)
-        x0_hat, eps_hat = reused or prior.predict(x, i, condition)
+        x0_hat, eps_hat = prior.predict(x, i, condition)
         x0_hat = x0_hat * (prior.z_scale(i + 1) / prior.z_scale(i))
-        saving.note(x0_hat, computed=reused is None)
         q = ddim_noise_scale(now, then, eta)
         y = then.a * x0_hat + (then.b**2 - q**2) ** 0.5 * eps_hat
         if q > 0.0:
@@ -142,6 +92,4 @@ def sample(
         consistent = momentum.latent_momentum(y[0], source, lam)
         x = torch.stack([consistent, y[-1]]) if both else consistent[None]
     report(steps, steps)
-    if reuse > 0.0:
-        _log.info("%d of %d network calls left out", saving.left_out, steps)
     return Clips(x[0], x[-1])

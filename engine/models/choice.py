@@ -139,12 +139,8 @@ def best_depth(*, commercial: bool = False) -> str:
 
 def used_weights(settings: SceneSettings) -> dict[str, str]:
     """{name of weights: what for} of all weights that settings without "auto" ask for."""
-    needs = (
-        next((c.needs for c in RANKING if c.name == settings.prior.prior), ())
-        if settings.momentum.diffusion
-        else ()
-    )
-    used = dict.fromkeys(needs, f"prior {settings.prior.prior}")
+    needs = next((c.needs for c in RANKING if c.name == settings.video.prior), ())
+    used = dict.fromkeys(needs, f"prior {settings.video.prior}")
     if settings.geometry.depth.strip() in weights.WEIGHTS:
         used[settings.geometry.depth.strip()] = f"depth {settings.geometry.depth.strip()}"
     if settings.geometry.initialiser.strip() == "flash3d":
@@ -154,7 +150,7 @@ def used_weights(settings: SceneSettings) -> dict[str, str]:
 
 def check(settings: SceneSettings) -> None:
     """Raise UserError where `licences` is commercial and a chosen model may not be used so."""
-    if settings.prior.licences != "commercial":
+    if settings.video.licences != "commercial":
         return
     for name, purpose in used_weights(settings).items():
         entry = weights.known(name)
@@ -177,25 +173,20 @@ def settle(
     that the job was begun with, so that a resumed job goes on with the same. Raises UserError as `check` does, and where
     weights are missing.
     """
-    earlier, commercial, facts = earlier or {}, settings.prior.licences == "commercial", {}
-    if settings.prior.prior == AUTO:
-        frames = settings.path.segment_length
+    earlier, commercial, facts = earlier or {}, settings.video.licences == "commercial", {}
+    if settings.video.prior == AUTO:
+        frames = settings.cameras.segment_length
         name = earlier.get("prior") or best_here(
             free_bytes, commercial=commercial, size=size, frames=frames
         )
         facts["automatic prior"] = _why_prior(name, "prior" in earlier, free_bytes)
-        if not settings.momentum.diffusion:
-            name, facts["automatic prior"] = (
-                "patch",
-                "patch, because diffusion is off and nothing is asked of it",
-            )
-        settings = replace(settings, prior=replace(settings.prior, prior=name))
+        settings = replace(settings, video=replace(settings.video, prior=name))
     if settings.geometry.depth.strip() == AUTO:
         name = earlier.get("depth") or best_depth(commercial=commercial)
         settings = replace(settings, geometry=replace(settings.geometry, depth=name))
         facts["automatic depth"] = _why_depth(name, "depth" in earlier)
-    candidate = next((c for c in RANKING if c.name == settings.prior.prior), None)
-    if candidate is not None and settings.momentum.diffusion and not near(candidate, size[0]):
+    candidate = next((c for c in RANKING if c.name == settings.video.prior), None)
+    if candidate is not None and not near(candidate, size[0]):
         trained = f"{candidate.name} was trained at {candidate.width} pixels across"
         facts["note on the width"] = f"{trained}, not {size[0]}: try width {candidate.width}"
     check(settings)
@@ -247,13 +238,9 @@ def licences(settings: SceneSettings) -> dict[str, str]:
         if used
         else "free: no weights are used"
     )
-    if settings.prior.licences == "commercial":
+    if settings.video.licences == "commercial":
         text = f"commercial-safe was asked for; {text}"
-    files = [
-        f.strip()
-        for f in (settings.geometry.initialiser, settings.prior.lora, settings.prior.gguf)
-        if Path(f.strip()).suffix
-    ]
-    if files:
-        text += f". Given as files, of which only you know the licence: {', '.join(Path(f).name for f in files)}"
+    given = Path(settings.geometry.initialiser.strip())
+    if given.suffix:
+        text += f". Given as a file, of which only you know the licence: {given.name}"
     return {"commercial use": text}

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from ..bridge.errors import UserError
+from ..bridge.settings import NO_PRIOR
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,10 +31,12 @@ REGISTRY: dict[str, str] = {
 }
 
 
-def make_prior(settings: SceneSettings, image: Tensor, device: str) -> VideoPrior:
-    """The prior that `settings.prior.prior` names, for the picture `image` [3, h, w] in [0, 1] at working size."""
-    name = settings.prior.prior
+def make_prior(settings: SceneSettings, image: Tensor, device: str) -> VideoPrior | None:
+    """The prior that `settings.video.prior` names, for the picture `image` [3, h, w] in [0, 1] at working size; None for "none"."""
+    name = settings.video.prior
     check(name)
+    if name == NO_PRIOR:
+        return None
     module, factory = REGISTRY[name].split(":")
     return getattr(importlib.import_module(f".{module}", __package__), factory)(
         settings, image, device
@@ -46,15 +49,17 @@ def check(name: str) -> None:
         raise UserError(
             "The video prior is still to be chosen.", f"Name one here: {', '.join(REGISTRY)}."
         )
-    if name not in REGISTRY:
+    if name != NO_PRIOR and name not in REGISTRY:
         raise UserError(
-            f"Unknown video prior: {name}.", f"Choose one of: auto, {', '.join(REGISTRY)}."
+            f"Unknown video prior: {name}.",
+            f"Choose one of: auto, {NO_PRIOR}, {', '.join(REGISTRY)}.",
         )
 
 
 def working_multiple(name: str) -> int:
     """What the working width and height must divide by for a prior: known before the prior is made."""
     fine = {
+        NO_PRIOR: 8,
         "patch": 8,
         "cogvideox_i2v": 16,
         "wan_vace_1.3b": 16,

@@ -21,7 +21,6 @@ from ..models.memory import Demand, Residence, Rung
 from . import notation, transformer
 from .base import Clip, Level, PriorSpec
 from .network import NetworkPrior
-from .transformer import NO_WISHES, Wishes
 
 if TYPE_CHECKING:
     from ..bridge.settings import SceneSettings
@@ -210,7 +209,6 @@ def demand(
     frames: int,
     height: int,
     width: int,
-    asked: Wishes = NO_WISHES,
 ) -> Demand:
     """Memory at a working size."""
     tokens, companions = (
@@ -219,7 +217,7 @@ def demand(
     )
     decode = _DECODER_BYTES * height * width
     return transformer.demand(
-        network, asked, companions, tokens=tokens, token_bytes=_TOKEN_BYTES, decode=decode
+        network, companions, tokens=tokens, token_bytes=_TOKEN_BYTES, decode=decode
     )
 
 
@@ -232,7 +230,6 @@ def load(
     frames: int,
     prompt: str = "",
     guidance: float = -1.0,
-    asked: Wishes = NO_WISHES,
     rung: Rung | None = None,
 ) -> CogVideoX:
     """The prior from a folder in diffusers' layout, for clips of `frames` frames of `size` (height, width)."""
@@ -247,8 +244,7 @@ def load(
         folder, T5EncoderModel, ["", prompt or PROMPT], _TEXT_TOKENS, masked=False
     )
     vae = model_folder.part(folder, "vae", AutoencoderKLCogVideoX, dtype)
-    transformer.refuse(name, asked, attention=True)
-    network = transformer.load(folder, CogVideoXTransformer3DModel, dtype, asked)
+    network = transformer.load(folder, CogVideoXTransformer3DModel, dtype)
     _require_size(network, size, frames)
     config = network.config
     spec = PriorSpec(
@@ -267,7 +263,7 @@ def load(
     )
     scale = GUIDANCE if guidance < 0 else guidance
     residence = transformer.settle(
-        device, demand(network, vae, frames, *size, asked), network, [vae], dtype, scale, rung
+        device, demand(network, vae, frames, *size), network, [vae], dtype, scale, rung
     )
     return CogVideoX(
         spec, network, vae, text["embeddings"].float(), _schedule(folder), residence, guidance=scale
@@ -278,17 +274,15 @@ def from_settings(settings: SceneSettings, image: Tensor, device: str) -> CogVid
     """The prior that the settings name, from the weights folder."""
     from ..models import weights
 
-    name, chosen = settings.prior.prior, settings.prior
+    name = settings.video.prior
     size = (image.shape[1], image.shape[2])
-    frames = 1 + -(-(settings.path.segment_length - 1) // _FRAMES_APART) * _FRAMES_APART
-    asked, folder = transformer.wishes(settings), weights.require(name)
+    frames = 1 + -(-(settings.cameras.segment_length - 1) // _FRAMES_APART) * _FRAMES_APART
+    folder = weights.require(name)
     return load(
         name,
         folder,
         device=device,
         size=size,
         frames=frames,
-        prompt=chosen.prompt,
-        guidance=chosen.guidance,
-        asked=asked,
+        prompt=settings.video.prompt,
     )

@@ -20,7 +20,6 @@ from ..models.memory import Demand, Residence, Rung
 from . import notation, transformer
 from .base import Clip, Level, PriorSpec
 from .network import NetworkPrior
-from .transformer import NO_WISHES, Wishes
 
 if TYPE_CHECKING:
     from ..bridge.settings import SceneSettings
@@ -171,7 +170,6 @@ def demand(
     frames: int,
     height: int,
     width: int,
-    asked: Wishes = NO_WISHES,
 ) -> Demand:
     """Memory at a working size."""
     tokens, companions = (
@@ -180,7 +178,7 @@ def demand(
     )
     decode = _DECODER_BYTES * height * width
     return transformer.demand(
-        network, asked, companions, tokens=tokens, token_bytes=_TOKEN_BYTES, decode=decode
+        network, companions, tokens=tokens, token_bytes=_TOKEN_BYTES, decode=decode
     )
 
 
@@ -193,7 +191,6 @@ def load(
     frames: int,
     prompt: str = "",
     guidance: float = -1.0,
-    asked: Wishes = NO_WISHES,
     rung: Rung | None = None,
 ) -> LTXVideo:
     """The prior from a folder in diffusers' layout, for clips of `frames` frames of `size` (height, width)."""
@@ -208,8 +205,7 @@ def load(
         folder, T5EncoderModel, [NEGATIVE, prompt or PROMPT], _TEXT_TOKENS
     )
     vae = model_folder.part(folder, "vae", AutoencoderKLLTXVideo, dtype)
-    transformer.refuse(name, asked, attention=True, gguf=True)
-    network = transformer.load(folder, LTXVideoTransformer3DModel, dtype, asked)
+    network = transformer.load(folder, LTXVideoTransformer3DModel, dtype)
     config: Any = network.config
     spec = PriorSpec(
         name=name,
@@ -227,7 +223,7 @@ def load(
     )
     scale = GUIDANCE if guidance < 0 else guidance
     residence = transformer.settle(
-        device, demand(network, vae, frames, *size, asked), network, [vae], dtype, scale, rung
+        device, demand(network, vae, frames, *size), network, [vae], dtype, scale, rung
     )
     return LTXVideo(spec, network, vae, text, residence, guidance=scale)
 
@@ -237,17 +233,15 @@ def from_settings(settings: SceneSettings, image: Tensor, device: str) -> LTXVid
     from ..models import weights
     from .wan.vace import frames_rule
 
-    name, chosen = settings.prior.prior, settings.prior
+    name = settings.video.prior
     size = (image.shape[1], image.shape[2])
-    frames = frames_rule(name, 8, MOST_FRAMES)(settings.path.segment_length)
-    asked, folder = transformer.wishes(settings), weights.require(name)
+    frames = frames_rule(name, 8, MOST_FRAMES)(settings.cameras.segment_length)
+    folder = weights.require(name)
     return load(
         name,
         folder,
         device=device,
         size=size,
         frames=frames,
-        prompt=chosen.prompt,
-        guidance=chosen.guidance,
-        asked=asked,
+        prompt=settings.video.prompt,
     )

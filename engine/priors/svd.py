@@ -20,11 +20,10 @@ from torch import Tensor, nn
 from ..bridge.errors import UserError
 from ..models import model_folder
 from ..models.memory import GIB, Demand, Residence, Rung
-from . import notation, transformer
+from . import notation
 from .base import Clip, Level, PriorSpec
 from .clip_image import clip_pixels
 from .network import NetworkPrior
-from .transformer import NO_WISHES, Wishes
 
 if TYPE_CHECKING:
     from ..bridge.settings import SceneSettings
@@ -193,7 +192,6 @@ def load(
     device: str,
     size: tuple[int, int],
     guidance: float = -1.0,
-    asked: Wishes = NO_WISHES,
     rung: Rung | None = None,
 ) -> StableVideo:
     """The prior from a folder in diffusers' layout, for frames of `size` (height, width)."""
@@ -207,8 +205,6 @@ def load(
         folder, "vae", AutoencoderKLTemporalDecoder, torch.float32
     )  # it overflows in 16 bits
     vision = model_folder.part(folder, "image_encoder", CLIPVisionModelWithProjection, dtype)
-    transformer.refuse(name, asked, attention=True)
-    transformer.set_attention(unet, asked.attention)
     frames, levels = int(unet.config.num_frames), len(unet.config.block_out_channels)
     spec = PriorSpec(
         name=name,
@@ -236,13 +232,10 @@ def from_settings(settings: SceneSettings, image: Tensor, device: str) -> Stable
     """The prior that the settings name, from the weights folder."""
     from ..models import weights
 
-    name = settings.prior.prior
+    name = settings.video.prior
     size = (image.shape[1], image.shape[2])
-    asked, folder = transformer.wishes(settings), weights.require(name)
-    prior = load(
-        name, folder, device=device, size=size, guidance=settings.prior.guidance, asked=asked
-    )
+    prior = load(name, weights.require(name), device=device, size=size)
     prior.spec.frames(
-        settings.path.segment_length
+        settings.cameras.segment_length
     )  # refused now rather than in the middle of the work
     return prior

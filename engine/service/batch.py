@@ -38,7 +38,7 @@ _INPUTS = {
     "render": ("scene", "cameras", "holdout"),
     "mesh": ("scene", "cameras"),
     "rehearsal": (),
-    "generate": ("lora", "gguf"),
+    "generate": (),
 }
 _MAYBE_FILES = ("depth", "initialiser")  # of generate: a name or a file
 _KEYS = {"name", "kind", "image", "path", "preset", "settings"}

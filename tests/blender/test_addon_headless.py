@@ -52,11 +52,13 @@ def test_settings_from_the_command_line_reach_the_job(ready: Any) -> None:
         ready.scene_splatter,
         [
             f"{name}={value}"
-            for name, value in {**SMALL, "lambda_0": 0.35, "diffusion": "false"}.items()
+            for name, value in {**SMALL, "lambda_0": 0.35, "lambda_coverage": "false"}.items()
         ],
     )
     read = properties.read(ready.scene_splatter)
-    assert read == engine_settings.make(**SMALL, lambda_0=0.35, diffusion=False, blending="linear")
+    assert read == engine_settings.make(
+        **SMALL, lambda_0=0.35, lambda_coverage=False, blending="linear"
+    )
 
 
 @pytest.mark.parametrize(

@@ -278,7 +278,7 @@ def write_splats(path: Path) -> None:
 def test_the_segments_are_listed_in_scene_frames(empty_scene, status: Status) -> None:
     empty_scene.frame_start, empty_scene.frame_end = 101, 140
     (path_panel,) = (
-        panel for panel in panels.SETTINGS_PANELS if panel.__name__ == "SCENESPLATTER_PT_path"
+        panel for panel in panels.SETTINGS_PANELS if panel.__name__ == "SCENESPLATTER_PT_cameras"
     )
     assert drawn(path_panel)[-3:] == [
         "40 cameras in 2 segments",

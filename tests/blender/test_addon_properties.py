@@ -104,9 +104,8 @@ def test_values_that_do_not_go_together_name_both_settings(empty_scene) -> None:
 def test_files_become_whole_paths(empty_scene, tmp_path) -> None:
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "a.blend"))
     group = bpy.context.scene.scene_splatter
-    group.settings.lora = "//style.safetensors"
-    assert properties.read(group).prior.lora == str(tmp_path / "style.safetensors")
-    assert properties.read(group).prior.gguf == ""
+    group.settings.initialiser = "//first.ply"
+    assert properties.read(group).geometry.initialiser == str(tmp_path / "first.ply")
 
 
 def test_the_depth_source_becomes_the_engines_depth(empty_scene, tmp_path) -> None:

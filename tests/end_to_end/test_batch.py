@@ -202,10 +202,9 @@ def test_files_of_a_job_are_looked_for_beside_the_batch_file(tmp_path):
     job = {
         "name": "a",
         "image": "a.png",
-        "settings": {"lora": "style.safetensors", "initialiser": "first.ply", "depth": "moge_2"},
+        "settings": {"initialiser": "first.ply", "depth": "moge_2"},
     }
     found = batch.read(_batch(tmp_path, job))[0].settings
-    assert found["lora"] == str(tmp_path.resolve() / "style.safetensors")
     assert (
         found["initialiser"] == str(tmp_path.resolve() / "first.ply") and found["depth"] == "moge_2"
     )

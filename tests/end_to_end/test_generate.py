@@ -224,7 +224,7 @@ def test_paths_shorter_than_a_segment_work(picture, tmp_path, frames):
 
 @pytest.mark.parametrize(
     "change",
-    [{"momentum": "latent"}, {"momentum": "pixel"}, {"momentum": "none"}, {"diffusion": "off"}],
+    [{"momentum": "latent"}, {"momentum": "pixel"}, {"momentum": "none"}, {"prior": "none"}],
 )
 def test_every_ablation_runs(picture, tmp_path, change):
     flags = [part for name, value in change.items() for part in (f"--{name}", value)]

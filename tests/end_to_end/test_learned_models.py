@@ -147,7 +147,7 @@ def test_the_default_tells_what_it_chose_and_resumes_with_it(weights, picture, t
 def test_a_scene_is_made_on_learned_depth(weights, picture, tmp_path, depth):
     if depth != "zoedepth":  # not among those that the default may choose from above
         weights = tiny.save_depth_model(depth, tmp_path / "weights" / depth).parent
-    done = generate(weights, picture, tmp_path / "out", "--depth", depth, "--diffusion", "false")
+    done = generate(weights, picture, tmp_path / "out", "--depth", depth, "--prior", "none")
     assert done.returncode == 0, done.stderr[-2000:]
     assert depth in (tmp_path / "out" / "report.json").read_text()
 

@@ -25,7 +25,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import transformer
 from ..base import Clip, Level, PriorSpec
 from . import bank
 from .clip import SURELY_KNOWN, PatchCondition, expected_colour, look, plan, queries_at
@@ -42,7 +41,6 @@ COLOUR = 1.0  # weight of the mean colour in `features`; 5 would be its full sha
 
 def from_settings(settings: SceneSettings, image: Tensor, device: str) -> PatchPrior:
     """The registry's factory. The prior computes on the CPU whatever the device."""
-    transformer.refuse("patch", transformer.wishes(settings))
     return PatchPrior(image, seed=settings.output.seed)
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ...bridge.errors import UserError
 from ...models.memory import GIB, Demand, Residence, Rung
 from ...models.weights import KEPT_TEXT
-from .. import notation, transformer
+from .. import notation
 from ..base import Clip, Level, PriorSpec
 from ..clip_image import clip_pixels
 from ..network import NetworkPrior
@@ -329,8 +329,7 @@ def from_settings(settings: SceneSettings, image: Tensor, device: str) -> ViewCr
     """The prior that the settings name, from the weights folder."""
     from ...models import weights
 
-    name = settings.prior.prior
-    transformer.refuse(name, transformer.wishes(settings))
+    name = settings.video.prior
     height, width = image.shape[1:]
     folder = weights.require(name)
     checkpoint = weights.checkpoint_in(name, folder)
@@ -339,10 +338,9 @@ def from_settings(settings: SceneSettings, image: Tensor, device: str) -> ViewCr
         checkpoint,
         device=device,
         size=(height, width),
-        prompt=settings.prior.prompt,
-        guidance=settings.prior.guidance,
+        prompt=settings.video.prompt,
     )
     prior.spec.frames(
-        settings.path.segment_length
+        settings.cameras.segment_length
     )  # refused now rather than in the middle of the work
     return prior

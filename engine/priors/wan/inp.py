@@ -26,7 +26,6 @@ from ...models.memory import Rung
 from .. import lora, notation, transformer
 from ..base import Clip, PriorSpec
 from ..clip_image import normalised
-from ..transformer import NO_WISHES, Wishes
 from . import vace
 
 if TYPE_CHECKING:
@@ -185,7 +184,6 @@ def load(
     frames: int = vace.MOST_FRAMES,
     prompt: str = "",
     guidance: float = -1.0,
-    asked: Wishes = NO_WISHES,
     rung: Rung | None = None,
 ) -> WanInP:
     """The prior, for clips of `frames` frames of `size` (height, width); autoencoder and text encoder are taken from `vace_folder`."""
@@ -196,9 +194,7 @@ def load(
     text = vace.text_embeddings(vace_folder, prompt)
     vae = model_folder.part(vace_folder, "vae", AutoencoderKLWan, torch.float32)
     vision = model_folder.part(vision_folder, "image_encoder", CLIPVisionModel, dtype)
-    transformer.refuse(name, asked, lora=True, attention=True)
     network = load_transformer(transformer_folder, dtype)
-    transformer.finish(network, asked)
     spec = PriorSpec(
         name=name,
         frames=vace.frames_rule(name, 4, vace.MOST_FRAMES),
@@ -223,17 +219,15 @@ def from_settings(settings: SceneSettings, image: Tensor, device: str) -> WanInP
     """The prior that the settings name, from the weights folder."""
     from ...models import weights
 
-    name, chosen = settings.prior.prior, settings.prior
-    frames = vace.frames_rule(name, 4, vace.MOST_FRAMES)(settings.path.segment_length)
+    name = settings.video.prior
+    frames = vace.frames_rule(name, 4, vace.MOST_FRAMES)(settings.cameras.segment_length)
     folders = [weights.require(n) for n in (name, "wan_vace_1.3b", "wan_image_encoder")]
-    size, asked = (image.shape[1], image.shape[2]), transformer.wishes(settings)
+    size = (image.shape[1], image.shape[2])
     return load(
         name,
         *folders,
         device=device,
         size=size,
         frames=frames,
-        prompt=chosen.prompt,
-        guidance=chosen.guidance,
-        asked=asked,
+        prompt=settings.video.prompt,
     )

@@ -26,7 +26,6 @@ from ...models.memory import Demand, Residence, Rung
 from .. import notation, transformer
 from ..base import Clip, Level, PriorSpec
 from ..network import NetworkPrior
-from ..transformer import NO_WISHES, Wishes
 
 if TYPE_CHECKING:
     from ...bridge.settings import SceneSettings
@@ -253,7 +252,6 @@ def demand(
     frames: int,
     height: int,
     width: int,
-    asked: Wishes = NO_WISHES,
 ) -> Demand:
     """Memory at a working size."""
     tokens = ((frames - 1) // 4 + 2) * (height // 16) * (width // 16)
@@ -262,7 +260,7 @@ def demand(
         _DECODER_BYTES * height * width,
     )  # the VAE in 32 bits
     return transformer.demand(
-        network, asked, companions, tokens=tokens, token_bytes=_TOKEN_BYTES, decode=decode
+        network, companions, tokens=tokens, token_bytes=_TOKEN_BYTES, decode=decode
     )
 
 
@@ -275,7 +273,7 @@ def load(
     frames: int = MOST_FRAMES,
     prompt: str = "",
     guidance: float = -1.0,
-    asked: Wishes = NO_WISHES,
+    added_lora: Path | None = None,
     rung: Rung | None = None,
 ) -> WanVACE:
     """The prior `name` of VARIANTS from a folder in diffusers' layout, for clips of `frames` frames of `size` (height, width)."""
@@ -285,11 +283,11 @@ def load(
     embeddings = text_embeddings(folder, prompt)
     vae = model_folder.part(folder, "vae", AutoencoderKLWan, torch.float32)
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    network = transformer.load(folder, WanVACETransformer3DModel, dtype, asked)
+    network = transformer.load(folder, WanVACETransformer3DModel, dtype, added_lora)
     variant = VARIANTS[name]
     scale = variant.guidance if guidance < 0 else guidance
     residence = transformer.settle(
-        device, demand(network, vae, frames, *size, asked), network, [vae], dtype, scale, rung
+        device, demand(network, vae, frames, *size), network, [vae], dtype, scale, rung
     )
     spec = PriorSpec(
         name=name,
@@ -311,22 +309,20 @@ def from_settings(settings: SceneSettings, image: Tensor, device: str) -> WanVAC
     """The prior that the settings name, from the weights folder."""
     from ...models import weights
 
-    name, chosen = settings.prior.prior, settings.prior
-    frames = frames_rule(name, 4, MOST_FRAMES)(settings.path.segment_length)
+    name = settings.video.prior
+    frames = frames_rule(name, 4, MOST_FRAMES)(settings.cameras.segment_length)
     size = (image.shape[1], image.shape[2])
     variant = VARIANTS[name]
     folder = weights.require(variant.checkpoint or name)
     own_lora = (
         weights.checkpoint_in(variant.lora, weights.require(variant.lora)) if variant.lora else None
     )
-    asked = transformer.wishes(settings, own_lora)
     return load(
         name,
         folder,
         device=device,
         size=size,
         frames=frames,
-        prompt=chosen.prompt,
-        guidance=chosen.guidance,
-        asked=asked,
+        prompt=settings.video.prompt,
+        added_lora=own_lora,
     )

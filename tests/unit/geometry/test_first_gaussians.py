@@ -206,7 +206,7 @@ def test_a_scene_behind_the_camera_is_refused(tmp_path):
 
 def test_layers_are_the_default(tmp_path):
     first = make("layers", tmp_path)
-    assert isinstance(first.gaussians, Gaussians) and "2 layers" in first.text
+    assert isinstance(first.gaussians, Gaussians) and "behind its edges" in first.text
 
 
 def test_flash3d_without_weights_says_how_to_get_them(tmp_path, monkeypatch):

@@ -17,8 +17,12 @@ BLOCK = re.compile(r"(<!-- settings -->\n).*?(<!-- /settings -->)", re.DOTALL)
 
 
 def settings_table() -> str:
-    lines = ["| setting | default | range | unit | what it does |", "|---|---|---|---|---|"]
-    for row in settings.table():
+    head = ["| setting | default | range | unit | what it does |", "|---|---|---|---|---|"]
+    lines = [*head]
+    rows = sorted(settings.table(), key=lambda row: not row.basic)
+    for before, row in zip([None, *rows], rows, strict=False):
+        if before is not None and before.basic != row.basic:
+            lines += ["", "<details><summary>The other settings</summary>", "", *head]
         low, high = row.limits
         reach = (
             ", ".join(row.choices)
@@ -38,7 +42,9 @@ def settings_table() -> str:
         for name, values in settings.PRESETS.items()
         if values
     ]
-    return "\n".join(lines) + "\n\nPresets change: " + "; ".join(changed) + ".\n"
+    return (
+        "\n".join([*lines, "", "</details>"]) + "\n\nPresets change: " + "; ".join(changed) + ".\n"
+    )
 
 
 def test_the_settings_table_is_true():

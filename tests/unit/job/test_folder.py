@@ -82,7 +82,7 @@ def test_a_job_of_an_older_engine_can_be_resumed(tmp_path, inputs):
     """Its settings.json lacks what has been added since; its job.json names no models."""
     folder = _prepare(tmp_path, inputs, prior="patch", depth="box").folder
     written = json.loads((folder / "settings.json").read_text())
-    del written["prior"]["licences"]
+    del written["video"]["licences"]
     (folder / "settings.json").write_text(json.dumps(written))
     job = job_module.Job(folder)
     (folder / "job.json").write_text(json.dumps({"format": 1, "fingerprint": job.fingerprint()}))
@@ -90,7 +90,7 @@ def test_a_job_of_an_older_engine_can_be_resumed(tmp_path, inputs):
         pass
     again = job_module.Job(folder)
     again.start()
-    assert again.settings.prior.licences == "any" and again.models() == {}
+    assert again.settings.video.licences == "any" and again.models() == {}
 
 
 def test_the_models_of_finished_segments_are_kept(tmp_path, inputs):

@@ -119,7 +119,7 @@ def test_pooling_refuses_a_clip_that_does_not_fit():
         momentum.pool_to_latent(torch.ones(4, 2, 2), 4, (1, 1))
 
 
-def test_reference_pool_is_of_the_first_frames_or_of_what_is_sure():
+def test_reference_pool_is_of_the_first_frames_without_holes():
     features = torch.arange(4.0 * 3 * 2 * 2).reshape(
         3, 4, 2, 2
     )  # [d, f, h, w], all vectors different
@@ -127,11 +127,5 @@ def test_reference_pool_is_of_the_first_frames_or_of_what_is_sure():
     coverage[0, 0, 0], coverage[0, 1, 1] = 0.6, 0.4
     coverage[1, 0, 1] = 1.0
     coverage[3] = 1.0
-    first = momentum.reference_pool(features, coverage, 2, "first")
+    first = momentum.reference_pool(features, coverage, 2)
     assert torch.equal(first, torch.stack([features[:, 0, 0, 0], features[:, 1, 0, 1]], dim=1))
-    sure = momentum.reference_pool(features, coverage, 2, "confident")
-    assert torch.equal(sure, torch.cat([features[:, 1, 0, 1:], features[:, 3].flatten(1)], dim=1))
-    fewer = momentum.reference_pool(
-        features, coverage, 1, "confident"
-    )  # no more than one frame has
-    assert torch.equal(fewer, sure[:, ::2])

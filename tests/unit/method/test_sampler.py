@@ -175,38 +175,6 @@ def test_free_run_can_be_left_out():
     assert clips.free is not None
 
 
-@pytest.mark.parametrize(("schedule", "convert"), FAMILIES)
-def test_what_does_not_change_need_not_be_asked_again(schedule, convert):
-    """An exact network says the same clean clip at every step: calls 4, 6 and 8 of 0..9 are left out, to the same result."""
-    asked, oracle = [], Oracle(schedule, convert, _clean())
-    original = oracle.predict
-    oracle.predict = lambda x, i, c: asked.append(i) or original(x, i, c)
-    clips = _run(oracle, torch.full(SHAPE[1:], 0.4), reuse=0.05)
-    assert asked == [0, 1, 2, 3, 5, 7, 9]
-    assert torch.allclose(clips.free, _clean(), atol=2e-4)
-    full = _run(Oracle(schedule, convert, _clean()), torch.ones(SHAPE[1:]), reuse=0.05)
-    assert torch.allclose(full.consistent, _clean(1), atol=1e-6)
-
-
-def test_a_changing_estimate_and_a_second_run_are_asked_for():
-    class Restless(Oracle):
-        def predict(self, x, i, condition):
-            x0, eps = super().predict(x, i, condition)
-            return x0 * (1.0 + 0.2 * (i % 2)), eps
-
-    restless = Restless(variance_preserving, from_v, _clean())
-    _run(restless, torch.zeros(SHAPE[1:]), reuse=0.05)
-    assert restless.calls == 10
-    late, asked = Oracle(variance_preserving, from_v, _clean()), []
-    original = late.predict
-    late.predict = lambda x, i, c: asked.append((i, x.shape[0])) or original(x, i, c)
-    _run(late, torch.full(SHAPE[1:], 0.5), momentum_start=0.5, reuse=0.05)
-    assert (5, 1) in asked and (6, 2) in asked  # 6 is the first step of two runs
-    assert (
-        _run(Oracle(variance_preserving, from_v, _clean()), torch.zeros(SHAPE[1:])).free is not None
-    )
-
-
 @pytest.mark.parametrize("steps", [7, 11, 14, 15, 20, 25, 33])
 def test_stochastic_steps_are_finite_with_zero_terminal_snr(steps):
     oracle = Oracle(variance_preserving, from_v, _clean())

@@ -10,7 +10,6 @@ from safetensors.torch import save_file
 
 from engine.bridge.errors import UserError
 from engine.priors import lora
-from engine.priors.transformer import Wishes
 from engine.priors.wan import vace
 from tests import tiny_models as tiny
 
@@ -105,7 +104,7 @@ def test_the_fast_variant_takes_four_steps_without_guidance(folder, tmp_path):
         device="cpu",
         size=(32, 64),
         frames=5,
-        asked=Wishes(lora=tmp_path / "lora.safetensors"),
+        added_lora=tmp_path / "lora.safetensors",
     )
     assert prior.residence._rungs[0].branches == 2  # two runs, one side
     assert (prior.spec.steps, prior._guidance) == (4, 1.0)
