@@ -53,6 +53,7 @@ class Source(NamedTuple):
     cameras: CameraPath | None  # the path as it was asked for, in the world of the one who asked
     image: Path | None  # the picture that the scene was made from
     camera_name: str  # of the camera object whose path it was, empty if none
+    notes: tuple[str, ...] = ()  # what was mended or left out, a sentence each
 
     @property
     def splats(self) -> Splats:
@@ -105,12 +106,13 @@ def read(path: Path, blending: str = "") -> Source:
 
 
 def _read(path: Path) -> Source:
-    prepared = splat_object.prepare(splat_file.read_ply(path))
-    comments = splat_file.read_comments(path)
+    found = splat_file.read(path)
+    prepared = splat_object.prepare(found.splats)
+    comments, notes = list(found.comments), (*found.repairs, *found.lost)
     blending = splat_file.blending_of(comments)
     folder = path.parent / "input"
     if not (path.parent / "settings.json").is_file() or not folder.is_dir():
-        return Source(path, prepared, blending, comments, None, None, "")
+        return Source(path, prepared, blending, comments, None, None, "", notes)
     image = next(
         (file for file in sorted(folder.glob("image.*")) if file.suffix.lower() in _IMAGES), None
     )
@@ -123,6 +125,7 @@ def _read(path: Path) -> Source:
         _job_path(folder / "path.json"),
         image,
         ticket.camera if ticket else "",
+        notes,
     )
 
 

@@ -88,6 +88,8 @@ class SCENESPLATTER_OT_import_splats(bpy.types.Operator, ImportHelper):
         if self.view_transform:
             render_check.prepare_scene(context.scene, ob)
         _make_active(context, ob)
+        if source.notes:
+            self.report({"WARNING"}, f"{source.path.name}: {'; '.join(source.notes)}")
         self.report({"INFO"}, f"{len(source.splats.means):,} Gaussians: {ob.name}")
         return {"FINISHED"}
 

@@ -5,14 +5,16 @@ element of float32 properties x y z [nx ny nz] f_dc_0..2 f_rest_0..3k-1 opacity 
 rot_0..3. `f_rest` is channel-major in the file (all red, all green, all blue) and
 coefficient-major here. Properties are found by name, so their order does not matter.
 
-Read as well: ASCII and big-endian files, other number types, and PlayCanvas' compressed .ply
-(chunks of 256 Gaussians, 16 bytes each, optional 8-bit `sh` element).
+Read as well: ASCII and big-endian files, other number types, PlayCanvas' compressed .ply
+(chunks of 256 Gaussians, 16 bytes each, optional 8-bit `sh` element), discs of 2DGS (two scales),
+Mip-Splatting's `filter_3D` (fused), CloudCompare's `scalar_` names, and a .ply inside .gz or .zip.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +23,13 @@ from typing import NamedTuple
 import numpy as np
 import plyfile
 
+from . import ply_table
 from .errors import UserError
+from .kinds import refuse_foreign
+from .reading import head_of, reading
+from .splats import Splats as Splats
+from .splats import repaired
+from .unpacking import unpacked
 
 log = logging.getLogger(__name__)
 
@@ -33,42 +41,59 @@ _REST_COUNTS = (0, 3, 8, 15)  # coefficients per channel above the constant, deg
 _KEPT = _REST_COUNTS[-1]
 _CHUNK = 256  # Gaussians that share one range in a compressed file
 _BLOCK = 1024  # rows copied at a time: a quarter of a megabyte of file, which stays in cache
-_LOGIT_LIMIT = 16.6  # logit(1 - 2^-24): the last float32 opacity below 1
-_SCALE_LOG_MIN = -20.7  # ln 1e-9: a nanometre in a metric scene
+_THIN = np.float32(np.log(1000.0))  # how much thinner a disc of 2DGS is than wide, ln
+_PREFIXES = re.compile(r"^(scalar_|scal_)+")
+_KNOWN = re.compile(r"x|y|z|nx|ny|nz|opacity|filter_3D|(f_dc|f_rest|scale|rot)_\d+")
+_UNDERSTOOD = ("nx", "ny", "nz", "filter_3D")
 _DAMAGED = "Export or download the file again."
-_CLEAN = "Clean the file in the tool that it came from."
 _ANOTHER_FILE = "Choose a .ply that a Gaussian splatting tool wrote."
 
 
-class Splats(NamedTuple):
-    """n Gaussians in the stored form of the file: ln scale, logit opacity, raw SH. All float32."""
+class PlyFile(NamedTuple):
+    """A .ply of splats as it was read."""
 
-    means: np.ndarray  # [n, 3]
-    quats: np.ndarray  # [n, 4] w x y z, any norm
-    scales_log: np.ndarray  # [n, 3]
-    opacities_logit: np.ndarray  # [n]
-    sh_dc: np.ndarray  # [n, 3]
-    sh_rest: np.ndarray  # [n, k, 3], k in {0, 3, 8, 15}, coefficient before channel
+    splats: Splats  # sound, see `splats.repaired`
+    comments: tuple[str, ...]  # of the header, e.g. "scene_splatter blending linear"
+    repairs: tuple[str, ...]  # what had to be mended or left out, a sentence each
+    lost: tuple[str, ...]  # what the file holds and `splats` does not
 
 
 def read_ply(path: str | os.PathLike[str]) -> Splats:
-    """Read every dialect named above; rows keep their order.
+    """The splats of `read`, with what it has to say in the log."""
+    found = read(path)
+    for note in (*found.repairs, *found.lost):
+        log.warning("%s: %s", path, note)
+    return found.splats
 
-    Finite float32 values arrive bit for bit. Infinities that some tools write on purpose become
-    finite: opacity +-inf is the last float32 below 1 or above 0, scale ln 0 is ln 1e-9. SH above degree 3 is dropped, and logged.
-    Raises UserError where the file cannot be read, is cut short, is no splat, or holds NaN.
+
+def read(path: str | os.PathLike[str]) -> PlyFile:
+    """Read every dialect named above, packed as .gz or .zip too; rows keep their order.
+
+    Finite float32 values arrive bit for bit; what is broken is mended as `splats.repaired` says.
+    Raises UserError where the file cannot be read, is cut short, or holds no sound splat.
     """
-    path = Path(path)
-    data = _open(path)
-    vertex = _element(data, "vertex", path)
-    if "packed_position" in _names(vertex):
-        return _checked(_read_compressed(data, vertex, path), path)
-    return _checked(_read_plain(vertex, path), path)
+    with reading(path), unpacked(path) as inner:
+        head = head_of(inner)
+        refuse_foreign(path, "a .ply of Gaussian splats", ("splats",), head)
+        table = ply_table.read(inner, ("vertex", "chunk", "sh"))
+        lost: list[str] = []
+        if "packed_position" in _names(_rows(table, "vertex", path)):
+            splats = _read_compressed(table, path)
+        else:
+            splats = _read_plain(table, path, lost)
+        if table.left:
+            lost.append(f"{table.left:,} bytes behind its last row were not read")
+        others = [e.name for e in table.header.elements if e.name not in ("vertex", "chunk", "sh")]
+        if others:
+            lost.append(f"elements that are not understood were left out: {', '.join(others)}")
+        splats, repairs = repaired(splats, str(path))
+        return PlyFile(splats, table.header.comments, repairs, tuple(lost))
 
 
 def read_comments(path: str | os.PathLike[str]) -> list[str]:
-    """The comments of the header, e.g. "scene_splatter blending linear". Raises UserError as `read_ply`."""
-    return list(_open(Path(path)).comments)
+    """The comments of the header, e.g. "scene_splatter blending linear". Raises UserError as `read`."""
+    with reading(path), unpacked(path) as inner:
+        return list(ply_table.read_header(inner).comments)
 
 
 def blending_of(comments: Sequence[str]) -> str:
@@ -136,53 +161,7 @@ def _umask() -> int:
     return mask
 
 
-def _open(path: Path) -> plyfile.PlyData:
-    try:
-        with path.open("rb") as file:
-            if file.read(3) != b"ply":
-                raise UserError(f"{path} is not a .ply file.", _ANOTHER_FILE)
-            file.seek(0)
-            data = plyfile.PlyData.read(file)
-            left = 0 if data.text else path.stat().st_size - file.tell()
-    except OSError as error:
-        raise UserError(
-            f"Could not read {path}: {error.strerror}.", "Check the file's name and rights."
-        ) from error
-    except plyfile.PlyHeaderParseError as error:
-        raise UserError(f"The header of {path} is damaged: {error}.", _DAMAGED) from error
-    except plyfile.PlyParseError as error:
-        raise UserError(
-            f"{path} does not hold the Gaussians that it announces ({error}).", _DAMAGED
-        ) from error
-    except (
-        ValueError,
-        MemoryError,
-        OverflowError,
-    ) as error:  # an impossible count, an empty element, bytes that are not ASCII
-        raise UserError(f"{path} cannot be read as .ply: {error}.", _DAMAGED) from error
-    if left > 0:
-        raise UserError(f"{path} holds {left} bytes more than its header announces.", _DAMAGED)
-    return data
-
-
-def _element(data: plyfile.PlyData, name: str, path: Path) -> np.ndarray:
-    """The rows [n] of an element as a structured array, n > 0."""
-    if name not in data:
-        raise UserError(
-            f"{path} holds no {name} element, so it is not a Gaussian splat file.", _ANOTHER_FILE
-        )
-    rows = np.asarray(data[name].data)
-    if rows.dtype.names is None or len(rows) == 0:
-        raise UserError(f"{path} holds no Gaussians.", _ANOTHER_FILE)
-    if any(rows.dtype[column].kind not in "fiu" for column in rows.dtype.names):
-        raise UserError(
-            f"{path} has list properties in its {name} element, so it is not a Gaussian splat file.",
-            _ANOTHER_FILE,
-        )
-    return rows
-
-
-def _rest_count(names: Sequence[str], path: Path) -> int:
+def _rest_count(names: Sequence[str], path: str | os.PathLike[str]) -> int:
     """Coefficients per channel that the f_rest_* among these property names hold."""
     numbers = {name for name in names if name.startswith("f_rest_")}
     total = len(numbers)
@@ -250,37 +229,138 @@ def _empty(n: int, k: int) -> Splats:
     )
 
 
-def _read_plain(vertex: np.ndarray, path: Path) -> Splats:
-    names = _names(vertex)
-    missing = [
-        name for name in _plain_names(0) if name not in names and name not in ("nx", "ny", "nz")
-    ]
-    if missing:
+def _rows(table: ply_table.Table, name: str, path: str | os.PathLike[str]) -> np.ndarray:
+    """The rows [n] of an element, n > 0."""
+    rows = table.rows.get(name)
+    if rows is None:
+        there = table.header.element(name)
+        if there is not None and there.has_lists:
+            raise UserError(
+                f"{path} has lists in its {name} element, as no splat file has.", _ANOTHER_FILE
+            )
         raise UserError(
-            f"{path} is not a Gaussian splat file: it lacks {', '.join(missing)}.", _ANOTHER_FILE
+            f"{path} holds no {name} element, so it is not a Gaussian splat file.", _ANOTHER_FILE
         )
+    if rows.dtype.names is None or not len(rows):
+        raise UserError(f"{path} holds no Gaussians.", _ANOTHER_FILE)
+    return rows
+
+
+def _read_plain(table: ply_table.Table, path: str | os.PathLike[str], lost: list[str]) -> Splats:
+    """The columns by their names, in the dialects of other tools; `lost` takes what is not kept."""
+    vertex = _rows(table, "vertex", path)
+    vertex = _plainly_named(vertex)
+    names = _names(vertex)
+    _refuse_other_tables(names, table, path)
     k = _rest_count(names, path)
     if k > _KEPT:
-        log.warning("%s: spherical harmonics above degree 3 are dropped", path)
+        lost.append("spherical harmonics above degree 3 are dropped")
     splats = _empty(len(vertex), min(k, _KEPT))
-    columns = list(_columns(splats, file_k=k))
-    with np.errstate(over="ignore"):  # a double beyond float32 becomes inf and is reported below
-        for rows in _blocks(
-            len(vertex)
-        ):  # block by block: column by column over the whole file would miss the cache
+    columns = [c for c in _columns(splats, file_k=k) if c[0] in names]
+    # a double beyond float32 becomes inf, and what is not finite is mended or left out later
+    with np.errstate(over="ignore", invalid="ignore"):
+        # block by block: column by column over the whole file would miss the cache
+        for rows in _blocks(len(vertex)):
             block = vertex[rows]
             for name, column in columns:
                 column[rows] = block[name]
+        if "scale_2" not in names:
+            splats.scales_log[:, 2] = splats.scales_log[:, :2].min(axis=1) - _THIN
+            lost.append("2DGS discs: they get a third scale, a thousandth of their smaller one")
+        if "filter_3D" in names:
+            splats = _filtered(splats, vertex["filter_3D"].astype(np.float64))
+            lost.append("Mip-Splatting's 3D filter was worked into scales and opacities")
+    used = {name for name, _ in columns}
+    _note_rounding(vertex, used, lost)
+    unknown = [name for name in names if name not in used and name not in _UNDERSTOOD]
+    if unknown:
+        lost.append(f"properties that are not understood were left out: {_few(unknown)}")
+    if any(vertex[name].any() for name in ("nx", "ny", "nz") if name in names):
+        lost.append("normals were left out")
     return splats
 
 
-def _read_compressed(data: plyfile.PlyData, vertex: np.ndarray, path: Path) -> Splats:
+def _plainly_named(vertex: np.ndarray) -> np.ndarray:
+    """The table with CloudCompare's "scalar_" (and 3dgsconverter's "scal_") taken off the names it stands before."""
+    names = list(_names(vertex))
+    for i, name in enumerate(names):
+        plain = _PREFIXES.sub("", name)
+        if plain != name and plain not in names and _KNOWN.fullmatch(plain):
+            names[i] = plain
+    if names == list(_names(vertex)):
+        return vertex
+    return vertex.view(
+        np.dtype([(new, vertex.dtype[old]) for new, old in zip(names, _names(vertex), strict=True)])
+    )
+
+
+def _refuse_other_tables(
+    names: Sequence[str], table: ply_table.Table, path: str | os.PathLike[str]
+) -> None:
+    """UserError for a mesh, a point cloud, or a splat file that lacks something."""
+    optional = ("nx", "ny", "nz", "scale_2")
+    missing = [name for name in _plain_names(0) if name not in names and name not in optional]
+    if not missing:
+        return
+    splat_columns = [n for n in names if re.match(r"(f_dc|f_rest|scale|rot)_|opacity", n)]
+    if {"x", "y", "z"} <= set(names) and not splat_columns:
+        mesh = any(e.name == "face" and e.count for e in table.header.elements)
+        raise UserError(
+            f"{path} is a {'mesh' if mesh else 'point cloud'}, not Gaussian splats: it has no scales, rotations and opacities.",
+            "Train splats from it first (3DGS takes a point cloud as its start), or choose the trained .ply.",
+        )
+    raise UserError(
+        f"{path} is not a Gaussian splat file: it lacks {', '.join(missing)}.", _ANOTHER_FILE
+    )
+
+
+def _filtered(splats: Splats, filter_3d: np.ndarray) -> Splats:
+    """Mip-Splatting's 3D smoothing filter, fused: scales sqrt(s^2 + f^2), opacity times the ratio of the volumes.
+
+    filter_3d: [n] standard deviation f of each splat's filter, in the file's unit.
+    """
+    before = np.exp(2.0 * splats.scales_log.astype(np.float64))  # [n, 3]
+    after = before + np.nan_to_num(filter_3d, nan=0.0, posinf=0.0, neginf=0.0)[:, None] ** 2
+    ratio = np.sqrt(np.prod(before / after, axis=1))
+    opacity = ratio / (1.0 + np.exp(-splats.opacities_logit.astype(np.float64)))
+    logit = np.log(opacity) - np.log1p(-opacity)
+    unchanged = after == before
+    return splats._replace(
+        scales_log=np.where(unchanged, splats.scales_log, 0.5 * np.log(after)).astype(np.float32),
+        opacities_logit=np.where(unchanged.all(axis=1), splats.opacities_logit, logit).astype(
+            np.float32
+        ),
+    )
+
+
+def _note_rounding(vertex: np.ndarray, used: set[str], lost: list[str]) -> None:
+    """Say what 64-bit columns lose in float32."""
+    worst, names = 0.0, []
+    for name in sorted(used):
+        if vertex.dtype[name].itemsize > 4:
+            values = vertex[name].astype(np.float64)
+            change = np.abs(values - values.astype(np.float32))
+            error = float(change[np.isfinite(change)].max(initial=0.0))
+            if error > 0:
+                names.append(name)
+                worst = max(worst, error if name in ("x", "y", "z") else 0.0)
+    if names:
+        where = f", positions by up to {worst:.2g} units" if worst else ""
+        hint = "; move the scene to the origin in the tool that wrote it" if worst > 1e-3 else ""
+        lost.append(f"64-bit numbers were rounded to 32 bits ({_few(names)}){where}{hint}")
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _read_compressed(table: ply_table.Table, path: str | os.PathLike[str]) -> Splats:
     """PlayCanvas' packing: 11-10-11 bits between the chunk's limits, 2 + 3 x 10 bits of rotation, 8 bits a colour.
 
     Chunks without colour limits (older writers) mean 0 to 1. Opacity has 8 bits, whose ends 0 and 255 are
     read as a quarter step inside (0, 1), where the logit is finite.
     """
-    chunks = _element(data, "chunk", path)
+    vertex, chunks = _rows(table, "vertex", path), _rows(table, "chunk", path)
     n = len(vertex)
     if len(chunks) * _CHUNK < n:
         raise UserError(
@@ -288,7 +368,7 @@ def _read_compressed(data: plyfile.PlyData, vertex: np.ndarray, path: Path) -> S
         )
     try:
         colour = vertex["packed_color"].astype(np.uint32)
-        sh_rest = _compressed_sh(data, n, path)
+        sh_rest = _compressed_sh(table, n, path)
         unit_rgb = np.stack([_bits(colour, shift, 8) for shift in (24, 16, 8)], axis=1)
         has_limits = "min_r" in _names(chunks)
         rgb = _between(chunks, ("r", "g", "b"), unit_rgb) if has_limits else unit_rgb
@@ -347,11 +427,11 @@ def _unpack_rotation(packed: np.ndarray) -> np.ndarray:
     return quats.astype(np.float32)
 
 
-def _compressed_sh(data: plyfile.PlyData, n: int, path: Path) -> np.ndarray:
+def _compressed_sh(table: ply_table.Table, n: int, path: str | os.PathLike[str]) -> np.ndarray:
     """The optional `sh` element: bytes over [-4, 4], bin centres but for the ends. -> [n, k, 3] float32."""
-    if "sh" not in data:
+    if "sh" not in table.rows:
         return np.zeros((n, 0, 3), np.float32)
-    rows = _element(data, "sh", path)
+    rows = _rows(table, "sh", path)
     if len(rows) != n:
         raise UserError(f"{path} has SH for {len(rows)} of its {n} Gaussians.", _DAMAGED)
     k = _rest_count(_names(rows), path)
@@ -376,27 +456,3 @@ def _check_shapes(splats: Splats) -> None:
         raise ValueError(
             f"expected n > 0 Gaussians with 0, 3, 8 or 15 SH coefficients, received {n} with {k}"
         )
-
-
-def _checked(splats: Splats, path: Path) -> Splats:
-    """The same splats with the infinities of `read_ply` made finite; UserError for anything else that is not a Gaussian."""
-    np.nan_to_num(
-        splats.opacities_logit, copy=False, nan=np.nan, posinf=_LOGIT_LIMIT, neginf=-_LOGIT_LIMIT
-    )
-    np.nan_to_num(splats.scales_log, copy=False, nan=np.nan, posinf=np.inf, neginf=_SCALE_LOG_MIN)
-    for name, array in splats._asdict().items():
-        if np.isfinite(
-            array.sum(dtype=np.float64)
-        ):  # one fast pass; a sum of finite float32 in float64 cannot overflow
-            continue
-        bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
-        raise UserError(
-            f"{path}: {bad.sum()} Gaussians hold NaN or infinite {name} (first: number {bad.argmax()}).",
-            _CLEAN,
-        )
-    norm_zero = ~splats.quats.any(axis=1)
-    if norm_zero.any():
-        raise UserError(
-            f"{path}: {norm_zero.sum()} Gaussians have a rotation of length zero.", _CLEAN
-        )
-    return splats

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,11 @@ def _convert(values: dict[str, Any], folder: Path, report: Callable[..., None]) 
         scene = SplatScene(
             scene.splats, scene.metadata, camera_file.read(folder / values["cameras"])
         )
+    read = scene.splats
     scene, node = _placed(scene, values)
+    if scene.splats is not read:
+        moved = (*scene.metadata.lost, "splats were moved or scaled, as asked, in 32 bits")
+        scene = replace(scene, metadata=replace(scene.metadata, lost=moved))
     report("convert", 2, 3, f"writing {target.name}")
     options = WriteOptions(
         axes=values["axes_out"],
@@ -203,12 +208,10 @@ def _convert(values: dict[str, Any], folder: Path, report: Callable[..., None]) 
         "format": written.name,
         "bytes": target.stat().st_size,
     }
-    result["lossy"] = formats.loss(written, options)
+    result["lossy"] = written.loss
     result["sh_coefficients"] = _kept_coefficients(scene, written.name, values["sh_degree"])
     if values["export_cameras"]:
-        result["cameras"] = _export_cameras(
-            folder / values["export_cameras"], scene, options.axes or written.axes
-        )
+        result["cameras"] = _export_cameras(folder / values["export_cameras"], scene, written.axes)
     report("convert", 3, 3, "done")
     return result
 

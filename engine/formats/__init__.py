@@ -6,10 +6,12 @@ scene into the format's axes, unit and colour coding, and replaces the target on
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import logging
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -18,6 +20,11 @@ import numpy as np
 
 from ..bridge.axes import between, decompose_similarity, preset, similarity
 from ..bridge.errors import UserError
+from ..bridge.kinds import refuse_foreign
+from ..bridge.reading import head_of, reading
+from ..bridge.splats import repaired as mend
+from ..bridge.unpacking import unpacked
+from . import precision
 from .scene import (
     DISPLAY,
     LINEAR,
@@ -42,6 +49,16 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+_MAGIC = (
+    (b"ply\n", "ply"),
+    (b"ply\r", "ply"),
+    (b"NGSP", "spz"),
+    (b"\x1f\x8b", "spz"),
+    (b"glTF", "gltf"),
+    (b"PXR-USDC", "usd"),
+    (b"#usda", "usd"),
+)
+
 
 class Format(NamedTuple):
     """One file format."""
@@ -55,6 +72,14 @@ class Format(NamedTuple):
     nodes: bool  # can keep a transform and cameras beside the splats
     writes: bool
     text: str  # for people: what is lost
+
+
+class Written(NamedTuple):
+    """What a write did."""
+
+    name: str  # of the format
+    axes: str  # preset in which the file is
+    loss: str  # for people: what was lost of this scene
 
 
 FORMATS: dict[str, Format] = {
@@ -71,7 +96,9 @@ FORMATS: dict[str, Format] = {
             True,
             "lossy: 8 to 11 bits a value, order changed",
         ),
-        Format("ply", (".ply",), "ply", "opencv", (), True, False, True, "lossless, bit by bit"),
+        Format(
+            "ply", (".ply",), "ply", "opencv", (), True, False, True, "every bit of 32-bit values"
+        ),
         Format(
             "splat",
             (".splat",),
@@ -155,40 +182,27 @@ def format_of(path: Path) -> Format:
 
 
 def identify(path: Path) -> Format:
-    """The format of an existing file, by its bytes where they tell. UserError when neither does."""
+    """The format of an existing file, by its bytes where they tell. UserError when neither does, naming foreign kinds."""
     path = Path(path)
     if path.is_dir() and (path / "meta.json").is_file():
         return FORMATS["sog"]
-    try:
-        with path.open("rb") as file:
-            head = file.read(64)
-    except OSError as error:
-        raise UserError(
-            f"Could not read {path}: {error.strerror or error}.", "Check the path."
-        ) from error
-    if not head:
-        raise UserError(f"{path} is empty.", "Export or download it again.")
-    if head.startswith((b"ply\n", b"ply\r")):
-        return FORMATS["ply"]
-    if head.startswith((b"NGSP", b"\x1f\x8b")):
-        return FORMATS["spz"]
-    if head.startswith(b"glTF"):
-        return FORMATS["gltf"]
-    if head.startswith((b"PXR-USDC", b"#usda")):
-        return FORMATS["usd"]
+    head = head_of(path)
+    by_bytes = next((name for magic, name in _MAGIC if head.startswith(magic)), None)
+    if by_bytes is not None:
+        return FORMATS[by_bytes]
     if head.startswith(b"PK\x03\x04"):
-        return FORMATS["sog"] if _has_meta(path) else FORMATS["usd"]
-    return format_of(path)
-
-
-def _has_meta(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.split("/")[-1] == "meta.json" for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError) as error:
+        with reading(path), zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if any(name.split("/")[-1] == "meta.json" for name in names):
+            return FORMATS["sog"]
+        if names and names[0].lower().endswith((".usd", ".usda", ".usdc")):
+            return FORMATS["usd"]
         raise UserError(
-            f"{path} is a broken zip archive.", "Export or download it again."
-        ) from error
+            f"{path} is a zip archive, but no splat format's ({', '.join(names[:5])}).",
+            "Unpack it, and give the splat file in it.",
+        )
+    refuse_foreign(path, "a splat file", ("splats", "stage"), head)
+    return format_of(path)
 
 
 def _module(found: Format) -> ModuleType:
@@ -204,9 +218,17 @@ def read(
     `metres_per_unit` overrule what the file says or its format's custom is.
     """
     path = Path(path)
-    found = identify(path)
-    scene = _module(FORMATS["ply"] if found.name == "compressed_ply" else found).read(path)
-    scene = dataclasses.replace(scene, splats=repaired(scene.splats, str(path)))
+    with contextlib.ExitStack() as stack:
+        inner = path if path.is_dir() else stack.enter_context(unpacked(path))
+        with _named(inner, path), reading(path):
+            found = identify(inner)
+            module = _module(FORMATS["ply"] if found.name == "compressed_ply" else found)
+            scene = module.read(inner)
+    splats, repairs = mend(scene.splats, str(path))
+    metadata = dataclasses.replace(scene.metadata, lost=(*scene.metadata.lost, *repairs))
+    for sentence in metadata.lost:
+        log.warning("%s: %s", path, sentence)
+    scene = dataclasses.replace(scene, splats=splats, metadata=metadata)
     changes: dict[str, object] = {}
     if axes is not None:
         chosen = preset(axes)
@@ -214,6 +236,19 @@ def read(
     if metres_per_unit is not None:
         changes["metres_per_unit"] = metres_per_unit
     return dataclasses.replace(scene, metadata=dataclasses.replace(scene.metadata, **changes))
+
+
+@contextlib.contextmanager
+def _named(inner: Path, path: Path) -> Iterator[None]:
+    """Errors about an unpacked file name the archive that it was in."""
+    try:
+        yield
+    except UserError as error:
+        if inner == path or str(inner) not in error.message:
+            raise
+        raise UserError(
+            error.message.replace(str(inner), f"{inner.name} in {path}"), error.hint
+        ) from error
 
 
 def prepared(found: Format, scene: SplatScene, options: WriteOptions) -> SplatScene:
@@ -248,8 +283,8 @@ def prepared(found: Format, scene: SplatScene, options: WriteOptions) -> SplatSc
     return scene.in_axes(axes.name, unit)
 
 
-def write(path: Path, scene: SplatScene, options: WriteOptions | None = None) -> Format:
-    """Write a scene in the format of the file's ending; return that format.
+def write(path: Path, scene: SplatScene, options: WriteOptions | None = None) -> Written:
+    """Write a scene in the format of the file's ending; say what was written and what was lost.
 
     UserError for choices that the format cannot hold, broken splats, or a disk that refuses.
     """
@@ -277,13 +312,30 @@ def write(path: Path, scene: SplatScene, options: WriteOptions | None = None) ->
     if found.name == "gltf":
         extra["compress_spz"] = options.compress_spz
     _module(found).write(path, ready, **extra)
-    log.info("wrote %s: %d splats, %s", path, ready.count, loss(found, options))
-    return found
+    said = _loss(found, scene, ready, options)
+    log.info("wrote %s: %d splats, %s", path, ready.count, said)
+    return Written(found.name, options.axes or found.axes, said)
 
 
-def loss(found: Format, options: WriteOptions) -> str:
-    """For people: what a write in this format with these options loses."""
-    return FORMATS["spz"].text if found.name == "gltf" and options.compress_spz else found.text
+def _loss(found: Format, scene: SplatScene, ready: SplatScene, options: WriteOptions) -> str:
+    """For people: what this write of this scene changed, measured on its values."""
+    changes = list(scene.metadata.lost)
+    before, after = scene.metadata, ready.metadata
+    if before.metres_per_unit != after.metres_per_unit:
+        changes.append("float rounding of positions and scales in the other unit")
+    elif before.axes != after.axes and found.name == "ply":
+        changes.append(f"float rounding of the turn from {before.axes} to {after.axes} axes")
+    if ready.splats.sh_rest.shape[1] < scene.splats.sh_rest.shape[1]:
+        changes.append("view-dependent colour was cut to a lower degree")
+    if before.colour_space != after.colour_space:
+        changes.append("colours were coded anew")
+    as_spz = found.name == "gltf" and options.compress_spz
+    changes += precision.lost(found.name, ready, as_spz=as_spz)
+    if not changes:
+        return "lossless, bit by bit"
+    if found.name in ("gltf", "usd") and len(changes) == 1 and not as_spz:
+        return f"lossless but for {changes[0]}"
+    return "lossy: " + "; ".join(changes)
 
 
 def _in_new_axes(

@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from ..bridge.harmonics import SH_C0
+from ..bridge.splats import Splats
 from ..scene.morton import morton_order
+from .floaters import drawn_in, floaters, said
 from .packing import smallest_three
 from .ply import provenance
-from .scene import SplatScene, replacing, sigmoid
+from .scene import SplatScene, log, replacing, sigmoid
 
 LOSSY = (
     "all values rounded to 8..11 bits within chunks of 256 splats",
@@ -68,11 +70,29 @@ def _padded(values: np.ndarray, chunks: int) -> np.ndarray:
     )
 
 
+def _ordered(splats: Splats) -> tuple[Splats, list[str]]:
+    """In Morton order, floaters drawn in to four times the scene's size; a sentence if there were any."""
+    far, sentences = floaters(splats.means), []
+    if far.any():
+        sentences = [said(int(far.sum()), float(np.abs(splats.means).max()))]
+        splats = drawn_in(splats, far, 4 * float(np.abs(splats.means[~far]).max()))
+    order = morton_order(splats.means)
+    return Splats(*(array[order] for array in splats)), sentences
+
+
+def position_step(splats: Splats) -> tuple[float, list[str]]:
+    """The coarsest step of a position in any chunk, in units, and what is said of floaters."""
+    ordered, sentences = _ordered(splats)
+    blocks = _padded(ordered.means, -(-len(ordered.means) // _CHUNK))
+    return float(np.ptp(blocks, axis=1).max()) / 1023, sentences
+
+
 def write(path: Path, scene: SplatScene) -> None:
     """Raises UserError when the file cannot be written."""
-    order = morton_order(scene.splats.means)
-    s = type(scene.splats)(*(array[order] for array in scene.splats))
-    n = len(order)
+    s, moved = _ordered(scene.splats)
+    for sentence in moved:
+        log.warning("%s", sentence)
+    n = len(s.means)
     chunks = -(-n // _CHUNK)
     packed = np.empty((n, 4), "<u4")
     limits = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mimetypes
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ from .scene import (
 _BASE = "KHR_gaussian_splatting"
 # the name that shipping readers (Cesium, luma.gl) know comes first: it is the one written
 _SPZ_NAMES = (f"{_BASE}_compression_spz_2", f"{_BASE}_compression_spz")
+_KNOWN_EXTENSIONS = (_BASE, *_SPZ_NAMES, "KHR_materials_unlit", "KHR_texture_transform")
 _IDENTITY = [1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0]
 
 
@@ -61,6 +63,7 @@ def read(path: Path) -> SplatScene:
     UserError for broken files, unknown kernels or colour spaces, sheared nodes and files without splats.
     """
     document = Document(path)
+    _refuse_unknown_extensions(document)
     parts: list[SplatScene] = []
     cameras: list[tuple[int, np.ndarray]] = []
     for node_index, matrix in _world_matrices(document):
@@ -77,6 +80,17 @@ def read(path: Path) -> SplatScene:
             f"{path} holds no {_BASE} primitive.", "Export it as Gaussian splats, not as a mesh."
         )
     return SplatScene(*_merged(parts), _camera_path(document, cameras))
+
+
+def _refuse_unknown_extensions(document: Document) -> None:
+    """UserError that names an extension without which the file cannot be read."""
+    required = document.array(document.json, "extensionsRequired")
+    unknown = [str(name) for name in required if name not in _KNOWN_EXTENSIONS]
+    if unknown:
+        raise UserError(
+            f"{document.path} needs the glTF extension {', '.join(unknown[:3])}, which is not known here.",
+            f"Export it with {_BASE} as Khronos published it, uncompressed or with {_SPZ_NAMES[0]}.",
+        )
 
 
 def _world_matrices(document: Document) -> list[tuple[int, np.ndarray]]:
@@ -134,8 +148,17 @@ def _trs(translation: np.ndarray, rotation_xyzw: np.ndarray, scale: np.ndarray) 
 
 
 def _primitive(document: Document, primitive: Any) -> SplatScene | None:
-    extension = document.member(document.member(primitive, "extensions"), _BASE)
+    extensions = document.member(primitive, "extensions")
+    extension = document.member(extensions, _BASE)
     if extension is None:
+        drafts = [
+            name for name in extensions or () if re.search("gauss|splat|spz", str(name), re.I)
+        ]
+        if drafts:
+            raise UserError(
+                f"{document.path} holds splats in the glTF extension {drafts[0]!r}, a draft or a maker's own.",
+                f"Export it again with a current tool, which writes {_BASE}.",
+            )
         return None
     kernel, space = (
         document.member(extension, "kernel", "ellipse"),
@@ -169,6 +192,22 @@ def _primitive(document: Document, primitive: Any) -> SplatScene | None:
 
 
 def _plain_splats(document: Document, attributes: dict[str, Any]) -> Splats:
+    if not isinstance(attributes, dict):
+        raise damaged(document.path, "a primitive's attributes are no object")
+    needed = (
+        "POSITION",
+        *(f"{_BASE}:{n}" for n in ("ROTATION", "SCALE", "OPACITY", "SH_DEGREE_0_COEF_0")),
+    )
+    missing = [name for name in needed if name not in attributes]
+    others = [
+        name for name in attributes if name not in needed and not name.startswith(f"{_BASE}:")
+    ]
+    if len(missing) > 1 and any(re.search("rotation|scale|opacity|sh_?", n, re.I) for n in others):
+        raise UserError(
+            f"{document.path} names its splats as a draft of {_BASE} did: {', '.join(others)}.",
+            f"Export it again with a current tool; the published names are {', '.join(needed[1:])}.",
+        )
+
     def values(name: str, *kinds: str) -> np.ndarray:
         if name not in attributes:
             raise damaged(document.path, f"the attribute {name} is missing")

@@ -140,7 +140,9 @@ class Document:
     def accessor(self, index: Any, kinds: tuple[str, ...]) -> np.ndarray:
         """[n, width] float32 values (float64 for 32-bit integers), normalised where the accessor says so."""
         accessor = self.item("accessors", index)
-        kind, dtype = accessor.get("type"), _DTYPES.get(accessor.get("componentType", 0))
+        component = accessor.get("componentType")
+        kind = accessor.get("type")
+        dtype = _DTYPES.get(component) if isinstance(component, int) else None
         count = self.whole(accessor, "count")
         if kind not in kinds or dtype is None or not 1 <= count <= MOST_SPLATS:
             raise damaged(

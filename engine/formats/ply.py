@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..bridge import splat_file
 from ..bridge.axes import PRESETS
-from ..bridge.splat_file import BLENDING_COMMENT, blending_of, read_comments, read_ply, write_ply
+from ..bridge.splat_file import BLENDING_COMMENT, blending_of, write_ply
 from .scene import COLOUR_SPACES, DISPLAY, Metadata, SplatScene, replacing_path
 
 _OURS = (
@@ -17,8 +18,9 @@ _OURS = (
 
 
 def read(path: Path) -> SplatScene:
-    """A .ply of any dialect that `splat_file.read_ply` knows. Raises UserError."""
-    splats, comments = read_ply(path), tuple(read_comments(path))
+    """A .ply of any dialect that `splat_file.read` knows. Raises UserError."""
+    found = splat_file.read(path)
+    comments = found.comments
     said = {
         words[1]: words[2]
         for words in (line.split() for line in comments)
@@ -33,8 +35,9 @@ def read(path: Path) -> SplatScene:
         antialiased="SplatModel: antialiased" in comments,
         comments=tuple(c for c in comments if not c.startswith(_OURS)),
         source="ply",
+        lost=(*found.repairs, *found.lost),
     )
-    return SplatScene(splats, metadata)
+    return SplatScene(found.splats, metadata)
 
 
 def _number(text: str | None) -> float:

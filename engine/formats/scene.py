@@ -18,15 +18,15 @@ from ..bridge.axes import between, preset, similarity, transform_splats
 from ..bridge.camera_file import CameraPath
 from ..bridge.errors import UserError
 from ..bridge.harmonics import COEFFICIENTS, SH_C0, basis, degree_of, sphere_directions
-from ..bridge.splat_file import Splats
+from ..bridge.reading import bytes_of
+from ..bridge.splats import OPACITY_LOGIT_LIMIT, SCALE_LOG_FLOOR, Splats
+from ..bridge.splats import repaired as mend
 
 log = logging.getLogger(__name__)
 
 DISPLAY = "srgb_rec709_display"  # the names are those of KHR_gaussian_splatting
 LINEAR = "lin_rec709_display"
 COLOUR_SPACES = (DISPLAY, LINEAR)
-OPACITY_LOGIT_LIMIT = 16.6  # float32 sigmoid is 1 beyond
-SCALE_LOG_FLOOR = -23.0  # 1e-10 units: what a scale of zero becomes
 MOST_SPLATS = 100_000_000  # a header that asks for more is taken for a lie
 
 
@@ -42,6 +42,7 @@ class Metadata:
     comments: tuple[str, ...] = ()
     source: str = ""  # the format read
     lossy: tuple[str, ...] = ()  # what the format had already cost, for people
+    lost: tuple[str, ...] = ()  # what this file holds and the scene does not, a sentence each
 
 
 @dataclass(frozen=True)
@@ -142,15 +143,7 @@ def log_scale(scale: np.ndarray) -> np.ndarray:
 
 def read_bytes(path: Path) -> bytes:
     """The whole file; UserError when it cannot be read or is empty."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"Could not read {path}: {error.strerror or error}.", "Check the path."
-        ) from error
-    if not data:
-        raise UserError(f"{path} is empty.", "Export or download it again.")
-    return data
+    return bytes_of(path)
 
 
 def damaged(path: Path | str, what: str) -> UserError:
@@ -159,67 +152,11 @@ def damaged(path: Path | str, what: str) -> UserError:
 
 
 def repaired(splats: Splats, where: str) -> Splats:
-    """Splats that every renderer can take; what had to change is logged.
-
-    Left out: splats with NaN anywhere, or infinite centre, colour, quaternion or +inf scale.
-    Mended: infinite opacity logits and zero scales are clamped, zero quaternions become the
-    identity. Sound splats come back as they are, bit for bit.
-    """
-    if splats.means.shape[0] == 0:
-        raise UserError(f"{where} holds no splats.", "Export it again.")
-    n = splats.means.shape[0]
-    strict = (
-        splats.means,
-        splats.quats,
-        splats.sh_dc,
-        splats.sh_rest.reshape(n, splats.sh_rest.shape[1] * 3),
-    )
-    good = np.ones(n, bool)
-    for array in strict:
-        if not np.isfinite(
-            array.sum(dtype=np.float64)
-        ):  # one cheap sum instead of n x k tests on sound files
-            good &= np.isfinite(array).all(axis=1)
-    good &= (
-        ~np.isnan(splats.opacities_logit)
-        & ~np.isnan(splats.scales_log).any(axis=1)
-        & ~np.isposinf(splats.scales_log).any(axis=1)
-    )
-    if not good.all():
-        log.warning(
-            "%s: left out %d of %d splats that hold NaN or infinity", where, n - int(good.sum()), n
-        )
-        if not good.any():
-            raise UserError(
-                f"{where} holds no sound splat: every one has NaN or infinity.", "Export it again."
-            )
-        splats = Splats(*(array[good] for array in splats))
-    return _mended(splats, where)
-
-
-def _mended(splats: Splats, where: str) -> Splats:
-    zero = ~splats.quats.any(axis=1)
-    if zero.any():
-        log.warning(
-            "%s: %d splats have a zero quaternion; they get the identity", where, int(zero.sum())
-        )
-        quats = splats.quats.copy()
-        quats[zero] = (1, 0, 0, 0)
-        splats = splats._replace(quats=quats)
-    if np.isinf(splats.opacities_logit).any():
-        log.warning("%s: infinite opacity logits are clamped to +-%g", where, OPACITY_LOGIT_LIMIT)
-        clipped = np.clip(splats.opacities_logit, -OPACITY_LOGIT_LIMIT, OPACITY_LOGIT_LIMIT)
-        splats = splats._replace(
-            opacities_logit=np.where(
-                np.isinf(splats.opacities_logit), clipped, splats.opacities_logit
-            )
-        )
-    if np.isneginf(splats.scales_log).any():
-        log.warning("%s: scales of zero become %g", where, np.exp(SCALE_LOG_FLOOR))
-        splats = splats._replace(
-            scales_log=np.maximum(splats.scales_log, np.float32(SCALE_LOG_FLOOR))
-        )
-    return splats
+    """`splats.repaired` of the bridge, with its sentences in the log."""
+    mended, notes = mend(splats, where)
+    for note in notes:
+        log.warning("%s: %s", where, note)
+    return mended
 
 
 def with_degree(splats: Splats, degree: int | None) -> Splats:

@@ -22,6 +22,7 @@ from ..bridge.axes import similarity, transform_splats
 from ..bridge.errors import UserError
 from ..bridge.harmonics import COEFFICIENTS, degree_of
 from ..bridge.splat_file import Splats
+from .floaters import drawn_in, floaters, said
 from .packing import from_smallest_three, smallest_three
 from .scene import (
     MOST_SPLATS,
@@ -42,11 +43,13 @@ LOSSY = (
     "SH to 6 bits",
 )
 _MAGIC = 0x5053474E  # "NGSP"
-_COLOUR_GAIN = 0.15
+COLOUR_GAIN = 0.15
+SCALE_LOG_MOST = 255 / 16 - 10
 _SH_BITS = 6
 _ANTIALIASED, _EXTENSIONS = 1, 2
 _ADOBE_AXES = 0xADBE0003
 _SH_COUNTS = (0, 3, 8, 15, 24)
+_MOST_FIXED = 0x7FFFFF - 1
 _MOST_RATIO = (
     1100  # deflate cannot do better than 1032:1; a header claiming more is a lie or a bomb
 )
@@ -254,7 +257,7 @@ def _unpack(header: _Header, streams: list[np.ndarray]) -> Splats:
         else _unpack_smallest_three(rotations),
         scales_log=scales.reshape(n, 3).astype(np.float32) / 16 - 10,
         opacities_logit=logit(opacities / 255.0),
-        sh_dc=((colours.reshape(n, 3) / 255.0 - 0.5) / _COLOUR_GAIN).astype(np.float32),
+        sh_dc=((colours.reshape(n, 3) / 255.0 - 0.5) / COLOUR_GAIN).astype(np.float32),
         sh_rest=(rest.astype(np.float32) - 128) / 128,
     )
 
@@ -291,23 +294,34 @@ def _pack_first_three(quats: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(q[:, 1:] * 127.5 + 127.5), 0, 255).astype(np.uint8)
 
 
-def _fraction_bits(means: np.ndarray) -> int:
-    """Most fraction bits (at most 16) with which the farthest coordinate still fits 24 bits."""
-    farthest = float(np.abs(means).max())
-    for bits in range(16, -1, -1):
-        if farthest * (1 << bits) <= 0x7FFFFF - 1:
-            return bits
-    raise UserError(
-        f"A splat lies {farthest:.3g} units away, too far for SPZ.",
-        "Remove outliers, or write PLY, glTF or USD.",
-    )
+def _fraction_bits(farthest: float) -> int | None:
+    """Most fraction bits (at most 16) with which this coordinate still fits 24 bits; None if none do."""
+    return next((bits for bits in range(16, -1, -1) if farthest * (1 << bits) <= _MOST_FIXED), None)
+
+
+def placed(splats: Splats) -> tuple[int, Splats, list[str]]:
+    """Fraction bits, the splats as those bits can hold them, and a sentence if floaters had to be moved."""
+    far = floaters(splats.means)
+    everything = float(np.abs(splats.means).max())
+    bits, core = _fraction_bits(everything), _fraction_bits(float(np.abs(splats.means[~far]).max()))
+    if far.any() and core is not None and core > (-1 if bits is None else bits):
+        moved = drawn_in(splats, far, _MOST_FIXED / (1 << core))
+        return core, moved, [said(int(far.sum()), everything)]
+    if bits is None:
+        raise UserError(
+            f"The splats lie up to {everything:.3g} units away, too far for SPZ.",
+            "Move the scene to the origin, or write PLY, glTF or USD.",
+        )
+    return bits, splats, []
 
 
 def _streams_of(splats: Splats, version: int) -> tuple[int, list[bytes]]:
-    bits = _fraction_bits(splats.means)
+    bits, splats, moved = placed(splats)
+    for sentence in moved:
+        log.warning("%s", sentence)
     fixed = np.rint(splats.means.astype(np.float64) * (1 << bits)).astype("<i4")
     outside = int(
-        ((splats.scales_log < -10) | (splats.scales_log > 255 / 16 - 10)).any(axis=1).sum()
+        ((splats.scales_log < -10) | (splats.scales_log > SCALE_LOG_MOST)).any(axis=1).sum()
     )
     if outside:
         log.warning(
@@ -316,7 +330,7 @@ def _streams_of(splats: Splats, version: int) -> tuple[int, list[bytes]]:
     streams = [
         np.ascontiguousarray(fixed.view(np.uint8).reshape(-1, 3, 4)[:, :, :3]),
         np.rint(sigmoid(splats.opacities_logit) * 255).astype(np.uint8),
-        np.clip(np.rint(splats.sh_dc * (_COLOUR_GAIN * 255) + 127.5), 0, 255).astype(np.uint8),
+        np.clip(np.rint(splats.sh_dc * (COLOUR_GAIN * 255) + 127.5), 0, 255).astype(np.uint8),
         np.clip(np.rint((splats.scales_log + 10) * 16), 0, 255).astype(np.uint8),
         _pack_first_three(splats.quats) if version == 2 else _pack_smallest_three(splats.quats),
         _pack_sh(splats.sh_rest),

@@ -62,8 +62,8 @@ def test_missing_empty_and_unknown_files_are_refused(tmp_path):
     _rejected(tmp_path / "no.ply", "Could not read")
     (tmp_path / "empty.spz").write_bytes(b"")
     _rejected(tmp_path / "empty.spz", "empty")
-    (tmp_path / "a.xyz").write_bytes(b"something")
-    _rejected(tmp_path / "a.xyz", "names no splat format")
+    (tmp_path / "a.thing").write_bytes(b"something")
+    _rejected(tmp_path / "a.thing", "names no splat format")
 
 
 def _spz_header(
