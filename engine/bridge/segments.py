@@ -4,12 +4,11 @@ here       there   meaning
 m          M       frames of the path
 n_frames   N       frames generated together
 overlap    n       frames a segment shares with the one before
-segments   h       ceil((M - N) / (N - n)) + 1 of them
+segments   h       ceil((M - N) / (N - n)) + 1 of them; one fewer where the last would have less than n / 2 new frames
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 ASPECT_TOLERANCE = 0.02  # of a path's picture size against the picture's
@@ -24,20 +23,23 @@ class Segment(NamedTuple):
 
 
 def plan_segments(m: int, n_frames: int, overlap: int) -> list[Segment]:
-    """The paper's windows over m frames: every N - n frames one of N frames.
+    """Windows of N frames over m, evenly spread from the first frame to the last.
 
-    The last window is padded backwards so that it has N frames too; a path shorter than N is
-    one window. Each segment has at least one new frame.
+    Where m frames fit the paper's N and n, its windows: every N - n frames one. Else all share the
+    difference: they overlap by more than n, or, where a last segment would have less than n / 2 new
+    frames of its own, by less. A path shorter than N is one window. Each segment has new frames.
     """
     if m < 1 or n_frames < 1 or not 0 <= overlap < n_frames:
         raise ValueError(
             f"expected m >= 1 and 0 <= overlap < n_frames, got m {m}, n_frames {n_frames}, overlap {overlap}"
         )
-    count = max(0, math.ceil((m - n_frames) / (n_frames - overlap))) + 1
+    rest, step = max(0, m - n_frames), n_frames - overlap
+    more, tail = divmod(rest, step)  # segments after the first, and what is left
+    if tail and (more == 0 or 2 * tail >= overlap):
+        more += 1
+    starts = [rest * i // more if more else 0 for i in range(more + 1)]
     segments: list[Segment] = []
-    for i in range(count):
-        start = max(0, min(i * (n_frames - overlap), m - n_frames))
-        segments.append(
-            Segment(start, min(start + n_frames, m), segments[-1].stop if segments else 0)
-        )
+    for start in starts:
+        new = segments[-1].stop if segments else 0
+        segments.append(Segment(start, min(start + n_frames, m), new))
     return segments

@@ -27,6 +27,7 @@ from ..scene.colour import linear_to_srgb
 from ..scene.gaussians import Gaussians, concatenate, sh_dc_from_colour
 from .completion import complete_depth
 from .edges import cleaned, depth_edges, grow_behind
+from .fill import push_pull
 
 SEEN, BEHIND, BORDER, UNDERLAY = range(4)
 _SIGMA_PX = 0.3  # less leaves gaps, more blurs: benchmarks/first_geometry.py
@@ -212,7 +213,7 @@ def _border(inverse: Tensor, colour: Tensor, K: Tensor, share: float, sh_degree:
     right, bottom = left + (-w) % s, top + (-h) % s  # the whole canvas is a multiple of the stride
     known = F.pad(torch.ones_like(inverse, dtype=torch.bool), (left, right, top, bottom))
     wide = complete_depth(F.pad(1.0 / inverse, (left, right, top, bottom)), known)
-    spread = _push_pull(F.pad(colour.permute(2, 0, 1), (left, right, top, bottom)), known.float())
+    spread = push_pull(F.pad(colour.permute(2, 0, 1), (left, right, top, bottom)), known.float())
 
     def pooled(x: Tensor) -> Tensor:
         return F.avg_pool2d(x[None], s)[0]
@@ -254,21 +255,6 @@ def _underlay(inverse: Tensor, colour: Tensor, K: Tensor, sh_degree: int) -> Gau
     return _discs(
         1.0 / behind, cells, coarse, sh_degree, keep=calm, sigma_px=_UNDERLAY_SIGMA_PX / s
     )
-
-
-def _push_pull(values: Tensor, weight: Tensor) -> Tensor:
-    """Fill [c, h, w] where weight [h, w] is 0 from a pyramid of weighted averages (Gortler et al. 1996)."""
-    h, w = weight.shape
-    if min(h, w) <= 1 or bool((weight > 0).all()):
-        return values
-    pad = (0, w % 2, 0, h % 2)
-    mass = F.avg_pool2d(F.pad(weight[None, None], pad), 2)[0, 0]
-    total = F.avg_pool2d(F.pad((values * weight)[None], pad), 2)[0]
-    lower = _push_pull(total / mass.clamp(min=1e-9), (mass > 0).float())
-    up = F.interpolate(lower[None], scale_factor=2, mode="bilinear", align_corners=False)[
-        0, :, :h, :w
-    ]
-    return torch.where(weight > 0, values, up)
 
 
 def _sharpened(

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..bridge.settings import SceneSettings
+from ..geometry.fill import filled_clip
 from ..priors.base import Clip, VideoPrior
 from ..scene.colour import match_colours
 from . import masks, momentum, sampler
@@ -35,11 +36,13 @@ def enhance(
     settings: SceneSettings,
     index: int,
     report: sampler.StepReport,
+    cells: Tensor | None = None,
 ) -> Enhanced:
     """Both clips of segment `index` and their blend.
 
     views: renders of f cameras; depth [f, h, w] metres everywhere; image [3, h, w] the picture;
-    K [f, 3, 3] pixels, cameras [f, 4, 4] camera from world. Raises what `report` raises.
+    K [f, 3, 3] pixels, cameras [f, 4, 4] camera from world; cells: `picture_cells`, if they are
+    there already. Raises what `report` raises.
     """
     knobs, count = settings.method, K.shape[0]
     mu = momentum.pixel_coefficient(views.scale_px, views.alpha, knobs.tau)
@@ -62,8 +65,12 @@ def enhance(
         generator.device
     )  # the embedded prior computes on the CPU whatever draws the Gaussians
     condition = prior.condition(clip)
-    latents = prior.encode(clip.render)
-    lam = _latent_coefficient(prior, latents, clip.image, cover.to(generator.device), settings)
+    # holes are black for networks that were trained so, but must not darken what latents mix with them
+    source = filled_clip(views.rgb, known > 0)[padded].to(generator.device)
+    latents = prior.encode(source)
+    if cells is None:
+        cells = picture_cells(prior, image)
+    lam = _latent_coefficient(prior, latents, cells, cover.to(generator.device), settings)
     clips = sampler.sample(
         prior,
         condition,
@@ -96,10 +103,17 @@ def enhance(
     return Enhanced(eight_bits(frames), consistent, free, lam, mu)
 
 
+def picture_cells(prior: VideoPrior, image: Tensor) -> Tensor:
+    """What Eq. (10) compares with in every segment: features [d, m] of a sample of the picture's cells."""
+    device = prior.generator(0).device
+    features = prior.features(prior.encode(image[None].to(device))).flatten(1)
+    return features[:, momentum.sampled(torch.arange(features.shape[1], device=features.device))]
+
+
 def _latent_coefficient(
-    prior: VideoPrior, latents: Tensor, image: Tensor, cover: Tensor, settings: SceneSettings
+    prior: VideoPrior, latents: Tensor, picture: Tensor, cover: Tensor, settings: SceneSettings
 ) -> Tensor:
-    """lambda for every latent cell, Eq. (10), by likeness to the input image and to a pool of the segment's cells."""
+    """lambda [f', h', w'] for every latent cell, Eq. (10): likeness to the picture and to the segment's first frames."""
     knobs = settings.method
     size = (latents.shape[2], latents.shape[3])
     if knobs.momentum in ("pixel", "none"):
@@ -107,11 +121,10 @@ def _latent_coefficient(
     coverage = momentum.pool_to_latent(cover, prior.spec.t_factor, size)
     features = prior.features(latents)
     seen = F.adaptive_avg_pool2d(coverage[:, None], (features.shape[2], features.shape[3]))[:, 0]
-    pool = momentum.reference_pool(
-        features, seen, 1 + (settings.cameras.overlap - 1) // prior.spec.t_factor
-    )
-    reference = torch.cat([prior.features(prior.encode(image[None])).flatten(1), pool], dim=1)
-    lam = momentum.latent_coefficient(features, reference, knobs.lambda_0)
+    first = momentum.first_cells(seen, 1 + (settings.cameras.overlap - 1) // prior.spec.t_factor)
+    pool = torch.cat([picture, features.flatten(1)[:, first]], dim=1)
+    place = torch.cat([first.new_full((picture.shape[1],), -1), first])
+    lam = knobs.lambda_0 * momentum.similarity(features, pool, place)
     lam = F.interpolate(lam[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
     return lam * coverage if knobs.lambda_coverage else lam
 

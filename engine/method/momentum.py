@@ -23,6 +23,8 @@ from torch import Tensor
 
 from ..priors.base import Level
 
+POOL = 512  # cells of the picture, and as many of the first frames, that stand for all in Eq. (10)
+_AT_ONCE = 8192  # cells compared at a time
 _COVERED = 0.5  # coverage above which a cell shows more scene than hole
 
 
@@ -43,38 +45,41 @@ def latent_momentum(free: Tensor, source: Tensor, lam: Tensor) -> Tensor:
     return torch.lerp(free, source, lam.expand_as(free))
 
 
-def similarity(features: Tensor, reference: Tensor) -> Tensor:
-    """Largest cosine to any reference vector, clamped at 0: the bracket of Eq. (10).
+def similarity(features: Tensor, pool: Tensor, place: Tensor | None = None) -> Tensor:
+    """Largest cosine to any vector of a pool, clamped at 0: the bracket of Eq. (10).
 
-    features [d, f, h, w], reference [d, m] -> [f, h, w] in [0, 1]. A vector of norm 0
-    (a cell about which nothing is known) is similar to nothing.
+    features [d, f, h, w], pool [d, m] -> [f, h, w] in [0, 1]. `place` [m] says which cell of
+    `features` (flattened) a vector of the pool is, -1 for none: no cell is compared with itself.
+    A vector of norm 0 (a cell about which nothing is known) is similar to nothing.
     """
     d, f, h, w = features.shape
-    vectors = F.normalize(features.reshape(d, -1), dim=0, eps=1e-6)
-    pool = F.normalize(reference, dim=0, eps=1e-6)
-    best = torch.cat([(chunk.T @ pool).amax(dim=1) for chunk in vectors.split(8192, dim=1)])
+    vectors, unit = features.reshape(d, -1), F.normalize(pool, dim=0, eps=1e-6)
+    best = vectors.new_empty(vectors.shape[1])
+    for start in range(0, best.numel(), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        cosines = F.normalize(vectors[:, part], dim=0, eps=1e-6).T @ unit
+        if place is not None:
+            own = place - start
+            inside = ((own >= 0) & (own < cosines.shape[0])).nonzero()[:, 0]
+            cosines[own[inside], inside] = 0.0
+        best[part] = cosines.amax(dim=1)
     return best.clamp(0.0, 1.0).reshape(f, h, w)
 
 
-def reference_pool(features: Tensor, coverage: Tensor, frames: int) -> Tensor:
-    """The cells of a segment that Eq. (10) compares with: those of its first `frames` latent frames, holes left out.
+def sampled(cells: Tensor) -> Tensor:
+    """At most POOL of the cells [m] (their numbers), the same ones for the same m, spread over all."""
+    if cells.shape[0] <= POOL:
+        return cells
+    chosen = torch.randperm(cells.shape[0], generator=torch.Generator().manual_seed(0))[:POOL]
+    return cells[chosen.sort().values.to(cells.device)]
 
-    features [d, f, h, w], coverage [f, h, w] in [0, 1] (how well a cell is known) -> [d, m].
+
+def first_cells(coverage: Tensor, frames: int) -> Tensor:
+    """Numbers of the cells that Eq. (10) compares with beside the picture: a sample of the known ones of the first frames.
+
+    coverage [f, h, w] in [0, 1] says how well a cell is known -> [m].
     """
-    return features[:, :frames][:, coverage[:frames] > _COVERED]
-
-
-def latent_coefficient(
-    features: Tensor, reference: Tensor, lambda_0: float, coverage: Tensor | None = None
-) -> Tensor:
-    """lambda for every latent cell, Eq. (10).
-
-    features [d, f, h, w], reference [d, m], coverage [f, h, w] in [0, 1] -> [f, h, w].
-    With `coverage` the coefficient is also multiplied by how much of the cell the scene
-    covers, so that a hole in the render is not kept as a hole (our addition).
-    """
-    lam = lambda_0 * similarity(features, reference)
-    return lam if coverage is None else lam * coverage
+    return sampled((coverage[:frames] > _COVERED).flatten().nonzero()[:, 0])
 
 
 def scale_map(scale_sum: Tensor, alpha: Tensor, depth: Tensor, focal_px: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from ..bridge.settings import SceneSettings
 from ..priors.base import VideoPrior
 from ..scene.gaussians import Gaussians, concatenate
 from . import scaffold
-from .enhance import Enhanced, enhance
+from .enhance import Enhanced, enhance, picture_cells
 from .refine import Frames, RefineResult, refine_segment
 from .sampler import StepReport
 from .views import Views, render
@@ -60,6 +60,7 @@ def generate(
     segments = plan_segments(inputs.K.shape[0], path.segment_length, path.overlap)
     image, gaussians = inputs.image, record.gaussians(inputs.gaussians)
     size = image.shape[2], image.shape[1]
+    cells = picture_cells(prior, image) if prior is not None else None
     for index in range(record.finished, len(segments)):
         segment = segments[index]
         window = slice(segment.start, segment.stop)
@@ -75,7 +76,9 @@ def generate(
             # 2. Enhance it with and without latent momentum, Eq. (8)-(10), and blend the two clips
             #    by pixel momentum, Eq. (13)-(15).
             with page.stage("generate") as told:
-                enhanced = enhance(views, depth, image, K, cameras, prior, settings, index, told)
+                enhanced = enhance(
+                    views, depth, image, K, cameras, prior, settings, index, told, cells
+                )
             page.enhanced(enhanced)
             # 3. Refine the Gaussians on all frames so far, Eq. (20), and go on from them.
             with page.stage("refine") as told:

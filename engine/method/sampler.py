@@ -35,17 +35,16 @@ def initial_noise(
     return eps, level.b * eps
 
 
-def ddim_noise_scale(now: Level, then: Level, eta: float) -> float:
-    """Standard deviation q of the noise that a stochastic step adds (DDIM, Song et al. 2021, Eq. 16).
+def posterior_noise(now: Level, then: Level, eta: float) -> float:
+    """Standard deviation q of the noise that a stochastic step adds: eta times that of the posterior.
 
-    0 for eta = 0. Never above the noise of the level that is reached, which zero-terminal-SNR
-    schedules would otherwise exceed by a rounding error (NaN in other implementations).
+    q(x' | x, x0) of every process x = a x0 + b eps has the standard deviation
+    b' sqrt(1 - (a b' / (a' b))^2). For a^2 + b^2 = 1 it is DDIM's (Song et al. 2021, Eq. 16).
     """
     if eta == 0.0 or then.b == 0.0 or then.a == 0.0:
         return 0.0
-    ratio = (now.a / then.a) ** 2  # alpha of this step
-    q = eta * (then.b / now.b) * max(1.0 - ratio, 0.0) ** 0.5
-    return min(q, then.b)
+    ratio = now.a * then.b / (then.a * now.b)
+    return eta * then.b * max(1.0 - ratio**2, 0.0) ** 0.5
 
 
 def sample(
@@ -78,7 +77,7 @@ def sample(
         now, then = levels[i], levels[i + 1]
         x0_hat, eps_hat = prior.predict(x, i, condition)
         x0_hat = x0_hat * (prior.z_scale(i + 1) / prior.z_scale(i))
-        q = ddim_noise_scale(now, then, eta)
+        q = posterior_noise(now, then, eta)
         y = then.a * x0_hat + (then.b**2 - q**2) ** 0.5 * eps_hat
         if q > 0.0:
             # the source's noise must be the one that the step adds, or the blend loses variance

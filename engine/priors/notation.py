@@ -62,7 +62,10 @@ def patch_features(latents: Tensor) -> Tensor:
     the mean of each channel over the clip is taken off for the same reason. Borders are
     continued outwards.
     """
-    centred = latents - latents.mean(dim=(1, 2, 3), keepdim=True)
-    frames = F.pad(centred.transpose(0, 1), (1, 1, 1, 1), mode="replicate")
-    f, _, h, w = frames.shape
-    return F.unfold(frames, 3).reshape(f, -1, h - 2, w - 2).transpose(0, 1)
+    c, f, h, w = latents.shape
+    mean = latents.mean(dim=(1, 2, 3))[:, None, None]
+    result = latents.new_empty(9 * c, f, h, w)
+    for i in range(f):  # one frame at a time: the whole clip's neighbourhoods are large enough once
+        around = F.pad((latents[:, i] - mean)[None], (1, 1, 1, 1), mode="replicate")
+        result[:, i] = F.unfold(around, 3).reshape(-1, h, w)
+    return result

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 STEPS = 24
 FIRST_NOISE = 4.0  # sigma of the first level, per cell of the coarsest scale
 LAST_NOISE = 0.08  # sigma of the last level before clean
+FEATURE_CELLS = 64  # along the longer side
 COLOUR = 1.0  # weight of the mean colour in `features`; 5 would be its full share of a patch
 
 
@@ -161,17 +162,21 @@ class PatchPrior:
         return result
 
     def features(self, latents: Tensor) -> Tensor:
-        """Latents [3, f, h, w] -> [78, f, h / 4, w / 4]: what surrounds a cell, for the cosines of Eq. (10).
+        """Latents [3, f, h, w] -> [78, f, h', w']: what surrounds a cell, for the cosines of Eq. (10).
 
-        5 x 5 cells of a quarter of the size without their mean (75), which tell textures and edges
-        apart, and the mean colour against that of the picture (3), which speaks where both are flat.
+        A cell is 4 x 4 pixels, or more where the longer side would have more than FEATURE_CELLS of them. 5 x 5
+        cells without their mean (75) tell textures and edges apart; the mean colour against that of the
+        picture (3) speaks where both are flat.
         """
-        _, _, h, w = latents.shape
-        small = F.adaptive_avg_pool2d(latents.transpose(0, 1), (max(h // 4, 1), max(w // 4, 1)))
-        cells = F.unfold(F.pad(small, (2, 2, 2, 2), mode="replicate"), 5).unflatten(
-            1, (3, 25)
-        )  # [f, 3, 25, h' * w']
-        mean = cells.mean(dim=2)
-        texture = (cells - mean[:, :, None]).flatten(1, 2)
-        joined = torch.cat([texture, COLOUR * (mean - self.mean_colour[:, None])], dim=1)
-        return joined.unflatten(2, small.shape[-2:]).transpose(0, 1)
+        _, frames, h, w = latents.shape
+        side = max(4, -(-max(h, w) // FEATURE_CELLS))
+        size = (max(h // side, 1), max(w // side, 1))
+        result = latents.new_empty(78, frames, *size)
+        for f in range(frames):
+            small = F.adaptive_avg_pool2d(latents[:, f], size)
+            cells = F.unfold(F.pad(small[None], (2, 2, 2, 2), mode="replicate"), 5)[0]
+            cells = cells.reshape(3, 25, *size)
+            mean = cells.mean(dim=1)
+            result[:75, f] = (cells - mean[:, None]).flatten(0, 1)
+            result[75:, f] = COLOUR * (mean - self.mean_colour[:, None, None])
+        return result

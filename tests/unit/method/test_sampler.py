@@ -14,7 +14,7 @@ import math
 import pytest
 import torch
 
-from engine.method.sampler import ddim_noise_scale, sample
+from engine.method.sampler import posterior_noise, sample
 from engine.priors.base import Level, PriorSpec
 
 SHAPE = (4, 3, 5, 6)
@@ -198,10 +198,18 @@ def test_noise_keeps_its_variance_under_momentum():
             assert std == pytest.approx(b, rel=0.15), f"eta {eta}"
 
 
-def test_stochastic_noise_never_exceeds_the_level():
-    table = variance_preserving(9)
-    for now, then in itertools.pairwise(table):
-        assert 0.0 <= ddim_noise_scale(now, then, 1.0) <= then.b
+@pytest.mark.parametrize("schedule", [variance_preserving, variance_exploding, rectified_flow])
+def test_stochastic_noise_is_that_of_the_posterior(schedule):
+    """Bayes for x' given x0 and x, where x adds noise to x': the oracle knows nothing of the closed form."""
+    for now, then in itertools.pairwise(schedule(9)):
+        if then.b == 0.0:
+            assert posterior_noise(now, then, 1.0) == 0.0
+            continue
+        shrink = now.a / then.a
+        added = now.b**2 - (shrink * then.b) ** 2
+        variance = 1.0 / (1.0 / then.b**2 + shrink**2 / added)
+        assert posterior_noise(now, then, 1.0) == pytest.approx(variance**0.5, rel=1e-9)
+        assert posterior_noise(now, then, 0.3) == pytest.approx(0.3 * variance**0.5, rel=1e-9)
 
 
 def test_cancelling_stops_at_a_step():
