@@ -169,7 +169,7 @@ class SCENESPLATTER_OT_export_splats(GreyWithReason, bpy.types.Operator, ExportH
 
 
 class SCENESPLATTER_OT_import_camera_path(bpy.types.Operator, ImportHelper):
-    """Make an animated camera of a camera path file: the engine's path.json or cameras.json"""
+    """Make an animated camera of a camera path file: the engine's path.json or cameras.json, or the cameras.json of a 3DGS training"""
 
     bl_idname = "scene_splatter.import_camera_path"
     bl_label = "Import Camera Path"
@@ -200,6 +200,8 @@ class SCENESPLATTER_OT_import_camera_path(bpy.types.Operator, ImportHelper):
             set_render=self.set_render,
         )
         scene.camera = scene.camera or camera
+        if camera_path.notes:
+            self.report({"WARNING"}, f"{path.name}: {' '.join(camera_path.notes)}")
         self.report({"INFO"}, f"{camera_path.count} frames: {camera.name}")
         return {"FINISHED"}
 

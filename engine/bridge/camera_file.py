@@ -3,19 +3,29 @@
 A JSON object: {"format": "scene_splatter_camera_path", "version": 1, "fps", "width", "height",
 "unit", "frames": [{"K": 3x3, "world_from_camera": 4x4}, ...]}. K is in pixels with pixel
 centres at +0.5; world_from_camera is rigid, in OpenCV axes (x right, y down, z forward).
-Keys that are not named here are ignored, so a writer may add notes of its own.
+Keys that are not named here are ignored, so a writer may add notes of its own; "notes", a list of
+sentences, says what was left out of the file that the path came from.
+
+The cameras.json that a 3DGS training writes is read as well: a list of {"img_name", "width", "height",
+"position", "rotation" (world from camera), "fx", "fy"}.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .errors import UserError
+from .kinds import refuse_foreign
+from .reading import json_of, natural_order, reading
 
 FORMAT = "scene_splatter_camera_path"
 VERSION = 1
@@ -23,6 +33,9 @@ VERSION = 1
 # "unknown": up to scale. The engine scales the last three by the scene's depth.
 UNITS = ("m", "depth", "re10k", "unknown")
 MAX_SIDE_PX = 32768
+MAX_FRAMES = 100_000  # an hour at 24 frames a second
+_MAX_BYTES = 256 << 20
+_SAME_ASPECT = 0.02
 _RIGID_TOLERANCE = 1e-3  # files with three or four decimals pass, a camera scaled by 1 % does not
 
 
@@ -35,6 +48,7 @@ class CameraPath(NamedTuple):
     height: int
     fps: float
     unit: str  # one of UNITS
+    notes: tuple[str, ...] = ()  # what was left out of the file, a sentence each
 
     @property
     def count(self) -> int:  # type: ignore[override]  # a tuple of fields has no use for tuple.count
@@ -42,23 +56,14 @@ class CameraPath(NamedTuple):
 
 
 def read(path: str | Path) -> CameraPath:
-    """Read and check a camera path file.
+    """Read and check a camera path file, ours or a 3DGS training's cameras.json.
 
     Raises UserError that names the file, the frame and what is wrong with it.
     """
     path = Path(path)
-    try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(
-            f"The camera path {path} cannot be read: {error.strerror}.",
-            "Check the file's name and its permissions.",
-        ) from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise UserError(
-            f"{path.name} is not a JSON file ({error}).", "Export the camera path again."
-        ) from error
-    return from_json(data, path.name)
+    with reading(path, "Export the camera path again."):
+        refuse_foreign(path, "a camera path", ())
+        return from_json(json_of(path, _MAX_BYTES), path.name)
 
 
 def write(path: str | Path, camera_path: CameraPath) -> None:
@@ -94,12 +99,15 @@ def to_json(camera_path: CameraPath) -> dict[str, Any]:
         "width": int(camera_path.width),
         "height": int(camera_path.height),
         "unit": camera_path.unit,
+        **({"notes": list(camera_path.notes)} if camera_path.notes else {}),
         "frames": frames,
     }
 
 
 def from_json(data: Any, name: str = "camera path") -> CameraPath:
     """Inverse of `to_json`; `name` stands in the messages of UserError."""
+    if isinstance(data, list):
+        return from_training(data, name)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise UserError(
             f'{name} is not a camera path of ours: "format" is not "{FORMAT}".',
@@ -132,12 +140,111 @@ def from_json(data: Any, name: str = "camera path") -> CameraPath:
     fps = data.get("fps", 24.0)
     if isinstance(fps, bool) or not isinstance(fps, (int, float)):
         raise UserError(f"fps of {name} is {fps!r}.", "It must be a number above 0.")
+    said = data.get("notes", [])
+    notes = tuple(str(note)[:500] for note in said[:20]) if isinstance(said, list) else ()
+    unit = data.get("unit", "unknown")
     return checked(
-        CameraPath(
-            np.stack(K), np.stack(poses), width, height, float(fps), data.get("unit", "unknown")
-        ),
-        name,
+        CameraPath(np.stack(K), np.stack(poses), width, height, float(fps), unit, notes), name
     )
+
+
+def from_training(data: list[Any], name: str = "cameras.json") -> CameraPath:
+    """The cameras.json of a 3DGS training: cameras in the order of their pictures' names, of one size.
+
+    A camera without a picture's name stands where its number says. UserError for anything else.
+    """
+    if not data or not all(isinstance(entry, dict) for entry in data):
+        raise UserError(
+            f"{name} is not a list of cameras.", "Give the cameras.json that 3DGS training wrote."
+        )
+    data = sorted(
+        data, key=lambda entry: natural_order(str(entry.get("img_name", entry.get("id", ""))))
+    )
+    K, poses, sizes = (
+        np.tile(np.eye(3), (len(data), 1, 1)),
+        np.tile(np.eye(4), (len(data), 1, 1)),
+        [],
+    )
+    for i, entry in enumerate(data):
+        what = f"camera {entry.get('img_name', i)} of {name}"
+        width, height = (whole(entry.get(key), key, what) for key in ("width", "height"))
+        fx = number(entry.get("fx", entry.get("fy")), f"fx of {what}")
+        fy = number(entry.get("fy", fx), f"fy of {what}")
+        cx = number(entry.get("cx", width / 2), f"cx of {what}")
+        cy = number(entry.get("cy", height / 2), f"cy of {what}")
+        K[i, :2] = [[fx, 0, cx], [0, fy, cy]]
+        poses[i, :3, :3] = _matrix(entry.get("rotation"), (3, 3), f"rotation of {what}")
+        poses[i, :3, 3] = _numbers(entry.get("position"), 3, f"position of {what}")
+        sizes.append((width, height))
+    K, size, notes = of_one_size(K, sizes)
+    return checked(CameraPath(K, poses, *size, 24.0, "unknown", notes), name)
+
+
+def of_one_size(
+    K: np.ndarray, sizes: Sequence[tuple[int, int]]
+) -> tuple[np.ndarray, tuple[int, int], tuple[str, ...]]:
+    """K [f, 3, 3] for pictures that all have the commonest of the sizes (width, height), and a note if some had not.
+
+    A picture of the same shape (to 2 %) is stretched to it; of another shape, it is scaled to cover
+    it and cropped round its centre, so that never is more seen than the source camera saw.
+    """
+    counts = Counter(sizes)
+    size = max(counts, key=lambda s: (counts[s], -sizes.index(s)))
+    if len(counts) == 1:
+        return K, size, ()
+    K = K.copy()
+    for k, (width, height) in zip(K, sizes, strict=True):
+        across, down = size[0] / width, size[1] / height
+        if abs(across / down - 1) > _SAME_ASPECT:
+            across = down = max(across, down)
+        k[0] *= across
+        k[1] *= down
+        k[0, 2] += (size[0] - width * across) / 2
+        k[1, 2] += (size[1] - height * down) / 2
+    others = len(sizes) - counts[size]
+    return (
+        K,
+        size,
+        (
+            f"{others} of {len(sizes)} cameras had another size than {size[0]}x{size[1]}; they were brought to it.",
+        ),
+    )
+
+
+def number(value: Any, what: str) -> float:
+    """A finite number, also one that stands in quotes; or UserError."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = float(value.strip().replace(",", "."))
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e300:
+        raise UserError(f"{what} is {str(value)[:80]!r}, not a number.", "Export the path again.")
+    return float(value)
+
+
+def whole(value: Any, key: str, name: str) -> int:
+    """A whole number of pixels, or UserError."""
+    if isinstance(value, (np.ndarray, np.generic)) and value.size == 1:
+        value = value.reshape(()).item()
+    try:
+        size = number(value, key)
+    except UserError:
+        size = math.nan
+    if not (0 < size <= MAX_SIDE_PX and size == round(size)):
+        raise UserError(
+            f"{key} of {name} is {str(value)[:80]!r}.",
+            f"It must be a whole number of pixels from 1 to {MAX_SIDE_PX}.",
+        )
+    return int(size)
+
+
+def _numbers(value: Any, count: int, what: str) -> np.ndarray:
+    try:
+        values = np.array(value, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        values = np.empty(0)
+    if values.shape != (count,):
+        raise UserError(f"{what} is not {count} numbers.", "Export the path again.")
+    return values
 
 
 def checked(camera_path: CameraPath, name: str = "camera path") -> CameraPath:
@@ -154,6 +261,10 @@ def checked(camera_path: CameraPath, name: str = "camera path") -> CameraPath:
         )
     if not len(K):
         raise UserError(f"{name} has no frames.", "Export at least one camera.")
+    if len(K) > MAX_FRAMES:
+        raise UserError(
+            f"{name} has {len(K):,} frames, more than {MAX_FRAMES:,}.", "Export fewer frames."
+        )
     width, height = (
         _size(camera_path.width, "width", name),
         _size(camera_path.height, "height", name),
@@ -180,7 +291,9 @@ def checked(camera_path: CameraPath, name: str = "camera path") -> CameraPath:
     )
     _check_pinhole(K, name)
     _check_rigid(poses, name)
-    return CameraPath(K, poses, width, height, float(camera_path.fps), camera_path.unit)
+    return CameraPath(
+        K, poses, width, height, float(camera_path.fps), camera_path.unit, camera_path.notes
+    )
 
 
 def _check_pinhole(K: np.ndarray, name: str) -> None:

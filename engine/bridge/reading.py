@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from .errors import UserError
 
 log = logging.getLogger(__name__)
@@ -150,11 +152,45 @@ def text_of(path: str | os.PathLike[str], most: int = _TEXT_BYTES) -> str:
 
 def json_of(path: str | os.PathLike[str], most: int = _TEXT_BYTES) -> Any:
     """What a JSON file holds, in any encoding of `text_of`. UserError when it is not JSON."""
-    text = text_of(path, most)
+    return parsed_json(text_of(path, most), os.fspath(path))
+
+
+def parsed_json(text: str, name: str, remedy: str = AGAIN) -> Any:
+    """What JSON text says. UserError, which names `name`, when it is not JSON or nested without end."""
     try:
         return json.loads(text, parse_int=_whole)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON ({_first_line(error)}).", AGAIN) from error
+        raise UserError(f"{name} is not valid JSON ({_first_line(error)}).", remedy) from error
+
+
+def npy_of(file: BinaryIO, size: int, what: str) -> np.ndarray:
+    """The array of plain numbers in an open NPY file of `size` bytes, whose header must fit that size.
+
+    UserError for pickles, text and headers that lie; no memory is taken before.
+    """
+    with reading(what, "Save it with numpy.save as plain numbers."):
+        version = np.lib.format.read_magic(file)
+        read = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }
+        if version not in read:
+            raise UserError(f"{what} is NPY version {version}.", "Save it with numpy.save.")
+        shape, fortran, dtype = read[version](file)
+        if dtype.hasobject or dtype.kind not in "fiub":
+            raise UserError(
+                f"{what} does not hold plain numbers.", "Save it with numpy.save as a float array."
+            )
+        count = math.prod(shape)
+        if count * dtype.itemsize > size:
+            raise UserError(
+                f"{what} is damaged: its header claims {count:,} numbers, more than {size:,} bytes hold.",
+                AGAIN,
+            )
+        data = file.read(count * dtype.itemsize)
+        if len(data) < count * dtype.itemsize:
+            raise UserError(f"{what} is cut short.", AGAIN)
+        return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def _whole(digits: str) -> int | float:

@@ -13,44 +13,65 @@ than the source camera saw.
 from __future__ import annotations
 
 import math
-from pathlib import Path
+import re
 from typing import Any
 
 import numpy as np
 
-from ..bridge.camera_file import CameraPath, checked
+from ..bridge.camera_file import CameraPath, checked, number, of_one_size, whole
 from ..bridge.errors import UserError
+from ..bridge.reading import natural_order
 from .moves import around_point
 
 _DEFAULT_FPS = 24.0
 _CV_FROM_GL = np.diag([1.0, -1.0, -1.0, 1.0])
-_DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
+_DISTORTION = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
+
+
+def numbers_of(line: str) -> list[float] | None:
+    """The numbers of a line of text, parted by blanks, commas or semicolons, with decimal points or commas; None if it holds words."""
+    words = line.split()
+    if any("," in word or ";" in word for word in words):
+        if ";" in line:
+            words = line.replace(";", " ").split()
+        elif len(words) == 1 or all("," not in word.rstrip(",") for word in words):
+            words = line.replace(",", " ").split()
+    try:
+        return [float(word.replace(",", ".")) for word in words]
+    except ValueError:
+        return None
 
 
 def real_estate(text: str, name: str, image_size: tuple[int, int] | None) -> CameraPath:
-    """RealEstate10K: a line with the video, then time, K over size, 0 0, 3x4 world-to-camera."""
-    rows = []
-    for number, line in enumerate(text.splitlines()[1:], 2):
-        if line.strip():
-            try:
-                rows.append([float(word) for word in line.split()])
-            except ValueError:
-                rows.append([])
-            if len(rows[-1]) != 19:
-                raise UserError(
-                    f"Line {number} of {name} does not hold 19 numbers.",
-                    "RealEstate10K lines hold time, K, 0 0 and a 3x4 matrix.",
-                )
+    """RealEstate10K: lines of time, K over size, 0 0, 3x4 world-to-camera; the video's address before them may lack.
+
+    Frames go by their times. UserError for a line of another shape after the first of this one.
+    """
+    rows: list[list[float]] = []
+    for count, line in enumerate(text.splitlines(), 1):
+        values = numbers_of(line)
+        if values is not None and len(values) == 19:
+            rows.append(values)
+        elif line.strip() and not line.lstrip().startswith("#") and (rows or values):
+            raise UserError(
+                f"Line {count} of {name} does not hold 19 numbers.",
+                "RealEstate10K lines hold time, K, 0 0 and a 3x4 matrix.",
+            )
     if not rows:
         raise UserError(
             f"{name} has no frames.",
             "A RealEstate10K file has one line per frame after the video's address.",
         )
     table = np.array(rows)
+    notes: tuple[str, ...] = ()
+    order = np.argsort(table[:, 0], kind="stable")
+    if (np.diff(order) < 0).any() and len(np.unique(table[:, 0])) == len(table):
+        table, notes = table[order], ("Frames were put in the order of their times.",)
     seconds = np.diff(table[:, 0]) / 1e6
     step = float(np.median(seconds)) if len(seconds) else 0.0
     fps = min(max(1.0 / step, 1.0), 240.0) if step > 0 else _DEFAULT_FPS
-    return normalised(table[:, 1:5], table[:, 7:].reshape(-1, 3, 4), name, image_size, fps)
+    path = normalised(table[:, 1:5], table[:, 7:].reshape(-1, 3, 4), name, image_size, fps)
+    return path._replace(notes=notes)
 
 
 def normalised(
@@ -154,14 +175,14 @@ _ARRAY_NAMES = {
     "width": ("width", "image_width"),
     "height": ("height", "image_height"),
 }
+ARRAY_NAMES = {name for names in _ARRAY_NAMES.values() for name in names}
 
 
 def nerfstudio(data: dict[str, Any], name: str) -> CameraPath:
     """nerfstudio's camera_path.json: camera_to_world (16 numbers, OpenGL axes), vertical fov."""
-    if data.get("camera_type", "perspective") != "perspective":
-        raise UserError(
-            f"{name} holds {data['camera_type']} cameras.", "Export a path of perspective cameras."
-        )
+    kind = str(data.get("camera_type", "perspective"))
+    if kind.lower() not in ("perspective", "pinhole"):
+        raise UserError(f"{name} holds {kind} cameras.", "Export a path of perspective cameras.")
     width, height = (
         whole(data.get("render_width"), "render_width", name),
         whole(data.get("render_height"), "render_height", name),
@@ -191,46 +212,73 @@ def transforms(data: dict[str, Any], name: str, image_size: tuple[int, int] | No
     made from COLMAP's, and the scene that goes with the file is in it too. Metres are assumed
     only where the file has a depth unit and no other scale was applied.
     """
-    if data.get("camera_model", "PINHOLE") not in (
-        "PINHOLE",
-        "SIMPLE_PINHOLE",
-        "OPENCV",
-        "PERSPECTIVE",
-    ):
-        raise UserError(
-            f"{name} has the camera model {data['camera_model']}.",
-            "Undistort the pictures to a pinhole camera first.",
-        )
     frames = frame_list(data["frames"], name)
-    Ks, poses, sizes = [], [], set()
+    frames, notes = _by_name(frames)
+    Ks, poses, sizes, lens = [], [], [], ""
     for i, frame in enumerate(frames):
         values = {**data, **frame}
-        for key in _DISTORTION:
-            if abs(number(values.get(key, 0.0), f"{key} of frame {i} of {name}")) > 1e-9:
-                raise UserError(
-                    f"{name} has lens distortion ({key}).",
-                    "Undistort the pictures to a pinhole camera first.",
-                )
-        K, size = _transforms_intrinsics(values, f"frame {i} of {name}", image_size)
+        what = f"frame {i} of {name}"
+        refuse_lens(str(values.get("camera_model") or "PINHOLE"), name)
+        if values.get("is_fisheye") not in (None, False, 0, "false"):
+            raise _other_lens("fisheye", name)
+        lens = lens or distortion_of(values, what)
+        K, size = _transforms_intrinsics(values, what, image_size)
         Ks.append(K)
-        sizes.add(size)
-        poses.append(
-            matrix(frame.get("transform_matrix"), f"transform_matrix of frame {i} of {name}")
-        )
-    if len(sizes) > 1:
-        raise UserError(
-            f"The cameras of {name} have different sizes.",
-            "All cameras of a path must share one size.",
-        )
+        sizes.append(size)
+        poses.append(matrix(frame.get("transform_matrix"), f"transform_matrix of {what}"))
+    if lens:
+        notes += (undistorted(lens),)
+    K_all, size, more = of_one_size(np.stack(Ks), sizes)
     metric = "depth_unit_scale_factor" in data and data.get("applied_scale", 1.0) == 1.0
-    return path_of(
-        np.stack(Ks),
+    path = path_of(
+        K_all,
         np.stack(poses) @ _CV_FROM_GL,
-        *sizes.pop(),
+        *size,
         _DEFAULT_FPS,
         "m" if metric else "unknown",
         name,
     )
+    return path._replace(notes=(*notes, *more))
+
+
+def _by_name(frames: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """The frames in the natural order of their file_path, as COLMAP's are, where every one has a name of its own."""
+    names = [str(frame.get("file_path") or "") for frame in frames]
+    if not all(names) or len(set(names)) < len(names):
+        return frames, ()
+    order = sorted(range(len(names)), key=lambda i: natural_order(names[i]))
+    if order == list(range(len(names))):
+        return frames, ()
+    return [frames[i] for i in order], ("Frames were put in the order of their file names.",)
+
+
+def refuse_lens(model: str, name: str) -> None:
+    """UserError for a camera model (a name as COLMAP and nerfstudio have it) that is no pinhole with mild distortion."""
+    low = model.lower()
+    if "fisheye" in low:
+        raise _other_lens("fisheye", name)
+    if re.search("equirect|omni|panoram|spherical|vr180|vr360|360", low):
+        raise _other_lens("360 degree panorama", name)
+    if "ortho" in low:
+        raise _other_lens("orthographic", name)
+
+
+def _other_lens(kind: str, name: str) -> UserError:
+    return UserError(
+        f"{name} holds {kind} cameras.",
+        "Undistort the pictures to a pinhole camera first, and export the path of those.",
+    )
+
+
+def distortion_of(values: dict[str, Any], what: str) -> str:
+    """The coefficients of lens distortion that are not 0, for people; empty if there are none."""
+    found = {key: number(values[key], f"{key} of {what}") for key in _DISTORTION if values.get(key)}
+    return ", ".join(f"{key} {value:.3g}" for key, value in found.items() if abs(value) > 1e-9)
+
+
+def undistorted(coefficients: str) -> str:
+    """The note on lens distortion that was left out."""
+    return f"Lens distortion ({coefficients}) was left out: the cameras of a path are pinholes."
 
 
 def _transforms_intrinsics(
@@ -279,9 +327,9 @@ def viewcrafter(
     Cameras look at the point one unit ahead, where one unit is the scene's depth. Four numbers
     and more are joined by a natural cubic spline, fewer by straight lines.
     """
-    lines = [line.split() for line in text.splitlines() if line.strip()]
+    lines = [numbers_of(line) for line in text.splitlines() if line.strip()]
     try:
-        phi, theta, radius = (resample([float(word) for word in line], frames) for line in lines)
+        phi, theta, radius = (resample(line or [math.nan], frames) for line in lines)
     except ValueError as error:
         raise UserError(
             f"{name} is not a path of ViewCrafter's.",
@@ -363,42 +411,8 @@ def matrix(value: Any, what: str) -> np.ndarray:
     """4x4 from nested rows or 16 numbers, or UserError."""
     try:
         flat = np.asarray(value, np.float64).reshape(-1)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         flat = np.empty(0)
     if flat.size not in (12, 16):
         raise UserError(f"{what} is not a 4x4 matrix of numbers.", "Export the path again.")
     return np.concatenate([flat, [0, 0, 0, 1.0]])[:16].reshape(4, 4)
-
-
-def number(value: Any, what: str) -> float:
-    """A finite number, or UserError."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise UserError(f"{what} is {value!r}, not a number.", "Export the path again.")
-    return float(value)
-
-
-def whole(value: Any, key: str, name: str) -> int:
-    """A whole number of pixels, or UserError."""
-    try:
-        size = float(np.asarray(value, np.float64).reshape(()))
-    except (TypeError, ValueError):
-        size = math.nan
-    if not (size > 0 and size == round(size)):
-        raise UserError(f"{key} of {name} is {value!r}.", "It must be a whole number of pixels.")
-    return int(size)
-
-
-def read_text(path: Path) -> str:
-    """The file's text, or UserError."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read: {error.strerror}.",
-            "Check the file's name and its permissions.",
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path.name} is not a text file.",
-            "Give a camera path in one of the formats of the README.",
-        ) from error

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import logging
+import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from ..bridge import camera_file
 from ..bridge.camera_file import CameraPath
 from ..bridge.errors import UserError
+from ..bridge.kinds import refuse_foreign
+from ..bridge.reading import head_of, npy_of, parsed_json, reading, text_of
 from ..bridge.segments import ASPECT_TOLERANCE
 from . import colmap, readers
 from .moves import is_move, move
 from .readers import inverse
+
+log = logging.getLogger(__name__)
 
 __all__ = [
     "check_path",
@@ -32,8 +38,9 @@ __all__ = [
 
 _RE10K_NEAR = 1.25  # RealEstate10K scales each path so that its nearest points lie 1.25 units away
 _UNKNOWN_REACH = 0.3
-_MAX_BYTES = 512 * 2**20
-_FORMATS = "Readable are our JSON, RealEstate10K text, camera_path.json, transforms.json, COLMAP and official camera JSON or NPZ."
+_MAX_BYTES = 256 << 20
+_ARRAY_BYTES = 64 << 20  # of one array of an NPZ: half a million cameras
+_FORMATS = "Readable are our JSON, RealEstate10K text, camera_path.json, transforms.json, COLMAP, a 3DGS training's cameras.json and official camera JSON or NPZ."
 
 
 def load(path: str | Path, *, image_size: tuple[int, int] | None = None) -> CameraPath:
@@ -47,19 +54,42 @@ def load(path: str | Path, *, image_size: tuple[int, int] | None = None) -> Came
     run code, so they are never opened.
     """
     path = Path(path)
-    try:
+    with reading(path, "Export the camera path again."):
         found = colmap.find(path)
-        if found is None and not path.is_file():
+        if found is None and not path.exists():
             raise _missing(path)
-        if found is None and path.stat().st_size > _MAX_BYTES:
-            raise UserError(f"{path.name} is larger than 512 MB.", "That is no camera path.")
+        if found is None and path.is_dir():
+            raise _missing(path)
         result = colmap.read(*found) if found else _load_file(path, image_size)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read: {error.strerror}.",
-            "Check the file's name and its permissions.",
-        ) from error
+        jumps = order_jumps(result)
+        if jumps:
+            result = result._replace(notes=(*result.notes, jumps))
+    for note in result.notes:
+        log.warning("%s: %s", path.name, note)
     return _fitted(result, image_size, path.name) if image_size else result
+
+
+def order_jumps(path: CameraPath) -> str:
+    """A sentence when cameras follow one another in an order that is no path; empty if all is well.
+
+    So it is when a step is, in the median, over three times as long as the way to the nearest other
+    camera. Where cameras stand still, their viewing directions are compared.
+    """
+    if path.count < 5:
+        return ""
+    every_nth = max(1, path.count // 2000)
+    places = path.world_from_camera[::every_nth, :3, 3]
+    if np.ptp(places, axis=0).max() < 1e-9:
+        places = path.world_from_camera[::every_nth, :3, 2]
+    distance, _ = cKDTree(places).query(places, k=2)
+    nearest = float(np.median(distance[:, 1]))
+    steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
+    if not np.median(steps) > 3 * nearest + 1e-9:
+        return ""
+    return (
+        "The order of the cameras jumps back and forth: their file does not say which follows which. "
+        "Number the pictures in the order of the path."
+    )
 
 
 def _missing(path: Path) -> UserError:
@@ -77,23 +107,16 @@ def _missing(path: Path) -> UserError:
 
 
 def _load_file(path: Path, image_size: tuple[int, int] | None) -> CameraPath:
-    with path.open("rb") as file:
-        head = file.read(4)
-    if head[:2] == b"\x1f\x8b" or head[:1] == b"\x80" or path.suffix in (".pkl", ".pickle"):
+    head = head_of(path)
+    if path.suffix.lower() in (".pkl", ".pickle") or head[:2] == b"\x1f\x8b":
         raise UserError(
             f"{path.name} is a pickle or a compressed file; pickles can run code and are never opened.",
             "Save its intrinsics and w2c arrays with numpy.savez, and give the .npz.",
         )
-    if head[:2] == b"PK":
-        try:
-            with np.load(path, allow_pickle=False) as data:
-                return readers.arrays(data, path.name, image_size)
-        except (ValueError, BadZipFile, EOFError) as error:
-            raise UserError(
-                f"{path.name} is not a readable NPZ file ({error}).",
-                "Save w2c and intrinsics with numpy.savez.",
-            ) from error
-    text = readers.read_text(path)
+    if head[:4] == b"PK\x03\x04":
+        return readers.arrays(_archived(path), path.name, image_size)
+    refuse_foreign(path, "a camera path", (), head)
+    text = text_of(path, _MAX_BYTES)
     if not text.strip():
         raise UserError(f"{path.name} is empty.", "Export the camera path again.")
     return (
@@ -103,13 +126,32 @@ def _load_file(path: Path, image_size: tuple[int, int] | None) -> CameraPath:
     )
 
 
+def _archived(path: Path) -> dict[str, Any]:
+    """The arrays of an NPZ that cameras have, each within _ARRAY_BYTES. UserError for pickles and larger ones."""
+    remedy = "Save w2c and intrinsics with numpy.savez."
+    with reading(path, remedy), zipfile.ZipFile(path) as archive:
+        found: dict[str, Any] = {}
+        for info in archive.infolist()[:1000]:
+            name, _, ending = info.filename.rpartition(".")
+            if ending != "npy":
+                continue
+            if name not in readers.ARRAY_NAMES:
+                found[name] = None
+                continue
+            if info.file_size > _ARRAY_BYTES:
+                raise UserError(
+                    f"The array {name} of {path.name} has {info.file_size:,} bytes.",
+                    "That is no camera path: check the file.",
+                )
+            with archive.open(info) as file:
+                found[name] = npy_of(file, info.file_size, f"{name} of {path.name}")
+        return found
+
+
 def _load_json(text: str, name: str, image_size: tuple[int, int] | None) -> CameraPath:
-    try:
-        data: Any = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise UserError(
-            f"{name} is not a JSON file ({error}).", "Export the camera path again."
-        ) from error
+    data = parsed_json(text, name, "Export the camera path again.")
+    if isinstance(data, list):
+        return camera_file.from_training(data, name)
     if isinstance(data, dict):
         if "format" in data:
             return camera_file.from_json(data, name)
@@ -123,11 +165,18 @@ def _load_json(text: str, name: str, image_size: tuple[int, int] | None) -> Came
 
 
 def _load_text(text: str, name: str, image_size: tuple[int, int] | None) -> CameraPath:
-    lines = [line for line in text.splitlines() if line.strip()]
-    if (len(lines) > 1 and len(lines[1].split()) == 19) or lines[0].startswith("http"):
+    lines = [n for line in text.splitlines() if line.strip() for n in [readers.numbers_of(line)]]
+    shapes = Counter(len(line) for line in lines if line)
+    if 19 in shapes or text.lstrip().startswith("http"):
         return readers.real_estate(text.lstrip(), name, image_size)
-    if len(lines) == 3:
+    if len(lines) == 3 and all(lines):
         return readers.viewcrafter(text, name, image_size)
+    for width, kind in ((12, "KITTI poses"), (16, "poses as 4x4 matrices"), (8, "TUM poses")):
+        if shapes.get(width, 0) > 1:
+            raise UserError(
+                f"{name} looks like {kind}, which say nothing of the lens.",
+                "Give the cameras with their focal length, e.g. as transforms.json or a COLMAP model.",
+            )
     raise UserError(f"{name} is not a camera path that this engine knows.", _FORMATS)
 
 

@@ -78,6 +78,7 @@ def load(job: Job, device: torch.device, picture: images.ImageFile | None = None
         **_lines("note on the picture", picture.notes),
         "field of view": fov_sentence,
         "path": f"{path.count} cameras. {scale_sentence}",
+        **_lines("note on the path", path.notes),
         **_lines("warning", warnings),
         **_lines("note on the depth", estimate.notes),
         "depth": f"{estimate.name} ({estimate.licence}), {'metric' if estimate.metric else 'up to scale'}",

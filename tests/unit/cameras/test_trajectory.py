@@ -210,11 +210,12 @@ def test_frames_of_colmap_come_in_the_order_of_numbered_names(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("camera", "words"),
     [
-        ("OPENCV {w} {h} 500 500 {cx} {cy} 0.1 0 0 0", "distortion"),
-        ("SIMPLE_RADIAL {w} {h} 500 {cx} {cy} 0.01", "distortion"),
-        ("OPENCV_FISHEYE {w} {h} 500 500 {cx} {cy} 0 0 0 0", "not a pinhole"),
+        ("OPENCV_FISHEYE {w} {h} 500 500 {cx} {cy} 0 0 0 0", "fisheye"),
+        ("EQUIRECTANGULAR {w} {h} 1", "panorama"),
+        ("MYSTERY {w} {h} 1", "not a pinhole"),
         ("PINHOLE {w} {h} 500 500", "parameters"),
-        ("PINHOLE {w} tall 500 500 1 1", "damaged"),
+        ("PINHOLE {w} tall 500 500 1 1", "height"),
+        ("PINHOLE {w} {h} wide 500 1 1", "damaged"),
     ],
 )
 def test_colmap_cameras_that_are_no_pinhole_are_refused(
@@ -272,8 +273,9 @@ def test_transforms_intrinsics_per_frame(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("top", "words"),
     [
-        ({"k1": 0.1}, "distortion"),
-        ({"camera_model": "OPENCV_FISHEYE"}, "camera model"),
+        ({"camera_model": "OPENCV_FISHEYE"}, "fisheye"),
+        ({"camera_model": "EQUIRECTANGULAR"}, "panorama"),
+        ({"is_fisheye": True}, "fisheye"),
         ({"w": None}, "size"),
         ({"fl_x": None, "fl_y": None}, "fl_x"),
         ({"frames": []}, "no frames"),
@@ -323,7 +325,7 @@ def test_pickles_are_refused_and_never_run(tmp_path: Path, monkeypatch: pytest.M
         "a.pickle.gz": "pickle",
         "a.dat": "pickle",
         "a.pkl": "pickle",
-        "a.npz": "not plain numbers",
+        "a.npz": "not hold plain numbers",
     }.items():
         with pytest.raises(UserError, match=words):
             trajectory.load(tmp_path / name)
