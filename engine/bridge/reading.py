@@ -17,7 +17,7 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
@@ -163,7 +163,7 @@ def parsed_json(text: str, name: str, remedy: str = AGAIN) -> Any:
         raise UserError(f"{name} is not valid JSON ({_first_line(error)}).", remedy) from error
 
 
-def npy_of(file: BinaryIO, size: int, what: str) -> np.ndarray:
+def npy_of(file: IO[bytes], size: int, what: str) -> np.ndarray:
     """The array of plain numbers in an open NPY file of `size` bytes, whose header must fit that size.
 
     UserError for pickles, text and headers that lie; no memory is taken before.
