@@ -35,7 +35,10 @@ from scene_builders import SCENES, View
 
 WIDTH, HEIGHT = 192, 128
 FRAMES = 13
-TRUTH = (4, 8, 12)
+MASKED = (4, 8, 12)  # frames of which it is told what the input saw
+TRUTH = {
+    "medium": tuple(range(1, 13))
+}  # frames with a true picture; of other paths the masked ones
 _OPENCV = Matrix(((1, 0, 0, 0), (0, -1, 0, 0), (0, 0, -1, 0), (0, 0, 0, 1)))
 _OFF_SURFACE = 2e-3  # of the distance: a point is seen if nothing lies nearer than this before it
 
@@ -205,8 +208,9 @@ def make(
         cameras = [moved(first, end, i / (FRAMES - 1)) for i in range(FRAMES)]
         write_path(folder / f"{name}.json", K, cameras)
         (folder / name).mkdir(exist_ok=True)
-        for i in TRUTH:
+        for i in TRUTH.get(name, MASKED):
             shoot(cameras[i], folder / name / f"{i:04d}.png")
+        for i in MASKED:
             seen = seen_from(tree, first, K, cast(tree, cameras[i], K))
             save_mask(seen, folder / name / f"{i:04d}_seen.png")
         unseen[name] = float(1.0 - seen.mean())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ ROOT = Path(__file__).resolve().parents[2]
 SCENES = ROOT / "benchmarks" / "scenes"
 RECORD = ROOT / "docs" / "evaluation"  # written there, the main table goes into the README too
 NAMES = (  # those of evaluation.experiments, which the command line does not import before it must
+    "coarse_ablation",
+    "coarse_drift",
+    "out_and_back",
+    "long_paths",
     "ablation",
     "drifting_prior",
     "drifting_printed",
@@ -67,6 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="folder with AlexNet's and LPIPS's weights; without it LPIPS is left out",
     )
+    parser.add_argument(
+        "--drawn",
+        type=Path,
+        help="keep the scenes that are drawn for long paths in this folder (default: drawn anew)",
+    )
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of the experiment's own")
     parser.add_argument(
         "--only", nargs="+", help="these views, by name, instead of the experiment's own"
@@ -99,34 +109,48 @@ def run(args: argparse.Namespace) -> int:
         "overlap": 3,
     }
     for name in NAMES if "all" in args.experiment else args.experiment:
-        data = _earlier(args.out / f"{name}.json", common) if not args.fresh else None
-        data = data or {"common": common, "rows": []}
-        data["circumstances"] = tables.circumstances(ROOT)
-        experiment = experiments.EXPERIMENTS[name]
-        for folder, path, seed, variant in experiments.runs(
-            folders, experiment, views=args.only, seeds=args.seeds
-        ):
-            key = {"view": folder.name, "path": path, "seed": seed, "variant": variant}
-            if any(all(row[name] == value for name, value in key.items()) for row in data["rows"]):
-                continue
-            _add(
-                data,
-                scenes.load(folder, path=path, views=args.views, frames=args.frames),
-                key,
-                experiment.variants[variant],
-                lpips,
-            )
-            tables.save(args.out, name, data)
-        sys.stdout.write(tables.write(args.out, name, data).split("| view, variant |")[0])
+        with tempfile.TemporaryDirectory() as scratch:
+            experiment = experiments.EXPERIMENTS[name]
+            these = folders
+            if experiment.drawn:
+                these = experiments.drawn_scenes(args.drawn or Path(scratch), experiment.paths)
+            _experiment(args, name, experiment, these, common, lpips)
     if args.out.resolve() == RECORD:
         tables.write_readme(ROOT / "README.md", args.out)
     return 0
 
 
+def _experiment(
+    args: argparse.Namespace,
+    name: str,
+    experiment: Any,
+    folders: list[Path],
+    common: dict[str, Any],
+    lpips: Any,
+) -> None:
+    """Run what is not in <out>/<name>.json yet; write tables and plots."""
+    from ..evaluation import experiments, scenes, tables
+
+    data = _earlier(args.out / f"{name}.json", common) if not args.fresh else None
+    data = data or {"common": common, "rows": []}
+    data["circumstances"] = tables.circumstances(ROOT)
+    for folder, path, seed, variant in experiments.runs(
+        folders, experiment, views=args.only, seeds=args.seeds
+    ):
+        key = {"view": folder.name, "path": path, "seed": seed, "variant": variant}
+        if any(all(row[name] == value for name, value in key.items()) for row in data["rows"]):
+            continue
+        view = scenes.load(folder, path=path, views=args.views, frames=args.frames)
+        overrides = {"seed": seed, **experiment.settings, **experiment.variants[variant]}
+        _add(data, view, key, overrides, lpips)
+        tables.save(args.out, name, data)
+    sys.stdout.write(tables.write(args.out, name, data).split("| view, variant |")[0])
+
+
 def _add(
     data: dict[str, Any], view: Any, key: dict[str, Any], overrides: dict[str, Any], lpips: Any
 ) -> None:
-    from ..evaluation import experiments
+    from ..evaluation import runner
     from .generate import progress
 
     own = {
@@ -135,12 +159,8 @@ def _add(
         if key not in ("views", "frames", "border")
     }
     with progress() as bars:
-        measured = experiments.run(
-            view,
-            {**own, "seed": key["seed"], **overrides},
-            bars,
-            border=data["common"]["border"],
-            lpips=lpips,
+        measured = runner.run(
+            view, {**own, **overrides}, bars, border=data["common"]["border"], lpips=lpips
         )
     for suffix, row in measured.items():
         head = {

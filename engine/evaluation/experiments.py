@@ -1,37 +1,14 @@
-"""What is compared, and one run of the method against the truth."""
+"""What is compared: every experiment's question, variants, views and paths."""
 
 from __future__ import annotations
 
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-
-from .. import priors
-from ..bridge import camera_file, settings
-from ..job import inputs
-from ..job.folder import Job, load_gaussians, prepare, read_json
-from ..job.measures import Agreement, psnr
-from ..job.report import loss_fall
-from ..job.segment import JobRecord
-from ..media import images
-from ..method import pipeline
-from ..method.views import render
-from ..priors.base import Clip
-from . import metrics
-from .lpips import Lpips
-from .scenes import View
-
-Report = Callable[..., None]
-Row = dict[str, Any]
-
-_SEEN = 0.5  # where no mask is given: a pixel that the first Gaussians cover this much was seen by the input
-FILLED = ", holes filled smoothly"
+from . import drawn
+from .runner import CAST, COARSE, MEASURES, TRUST
 
 
 class Experiment(NamedTuple):
@@ -39,62 +16,80 @@ class Experiment(NamedTuple):
 
     question: str
     variants: dict[str, dict[str, Any]]
-    paths: tuple[str, ...] = (
-        "medium",
-    )  # of the made scenes; posed sets have one path of their own
+    # of the made scenes; posed sets have one path of their own
+    paths: tuple[str, ...] = ("medium",)
     views: tuple[str, ...] = ()  # of the made scenes; none: all
     seeds: tuple[int, ...] = (0,)
+    settings: Mapping[str, Any] = MappingProxyType({})  # of all variants, before their own
+    drawn: bool = False  # run on the scenes of drawn.py instead, see `drawn_scenes`
 
 
 _MULTI = {"segment_length": 5, "overlap": 2}
-TRUST = (
-    "render_trust"  # not a setting: what the prior is told of the render's coverage, see `Unsure`
-)
 _UNSURE = {TRUST: 0.6}
-CAST = "colour_cast"  # not a setting either: the prior's frames come out tinted, see `Tinted`
 _TINT = {CAST: True, **_UNSURE}
+_FIVE = ("room", "desk", "night", "landscape", "street")
 _ROOMS = ("room", "desk", "night")  # for sweeps: an indoor view, a near one, a dark one
-_CROP = 0.05  # of every side, for the measures of the cropped frames
-
-
-class Unsure:
-    """A prior that is told less of the render: its `known` times a share.
-
-    The embedded prior keeps what it is told is known, so its free run does not drift and momentum has
-    nothing to hold. A video network sees the render but may change all of it. This makes the embedded
-    prior such a one: at every step it keeps only 2 share - 1 of the render.
-    """
-
-    def __init__(self, prior: Any, share: float) -> None:
-        self._prior, self._share = prior, share
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._prior, name)
-
-    def condition(self, clip: Clip) -> Any:
-        """What the prior looks at, with `known` reduced."""
-        return self._prior.condition(replace(clip, known=clip.known * self._share))
-
-
-class Tinted:
-    """A prior whose frames come out with other colours than it was shown, as those of video networks do."""
-
-    GAIN, OFFSET = (0.90, 1.00, 1.06), (0.06, 0.00, -0.04)  # of red, green and blue
-
-    def __init__(self, prior: Any) -> None:
-        self._prior = prior
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._prior, name)
-
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents to frames [f, 3, h, w] in [0, 1], tinted."""
-        frames = self._prior.decode(latents)
-        gain, offset = (frames.new_tensor(v)[:, None, None] for v in (self.GAIN, self.OFFSET))
-        return (frames * gain + offset).clamp(0.0, 1.0)
+# the coarse prior at the scenes' own size: slips by 1.5 pixels along a clip and tints it by 2 %
+_COARSE = {COARSE: (1.5, 0.02, 0.15)}
+_AT_SIZE = {"width": 192, "refine_steps": 80}
+_PARTS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "without latent momentum": {"momentum": "pixel"},
+    "without pixel momentum": {"momentum": "latent"},
+    "without diffusion": {"prior": "none"},
+    "lambda as printed": {"lambda_coverage": False},
+    "lambda as printed, without pixel momentum": {"lambda_coverage": False, "momentum": "latent"},
+    "free run alone": {"momentum": "none"},
+}
+DRAWN_SIZE = (256, 144)
+LONGEST = 300  # frames; shorter paths are its beginning
 
 
 EXPERIMENTS: dict[str, Experiment] = {
+    "coarse_ablation": Experiment(
+        "What does each part of the method give, with a prior of coarse cells that drifts?",
+        _PARTS,
+        views=_FIVE,
+        settings={**_AT_SIZE, **_COARSE, MEASURES: ("camera",)},
+    ),
+    "coarse_drift": Experiment(
+        "How much may the coarse prior drift?",
+        {
+            f"{name}, drift {px:g} px": {**parts, COARSE: (px, 0.02 if px else 0.0, 0.15)}
+            for px in (0.0, 4.0)
+            for name, parts in (
+                ("full", {}),
+                ("without pixel momentum", {"momentum": "latent"}),
+                ("free run alone", {"momentum": "none"}),
+            )
+        },
+        views=("room", "desk"),
+        settings=_AT_SIZE,
+    ),
+    "out_and_back": Experiment(
+        "Out and back on the same way: is what was invented still there when it is seen again?",
+        {
+            "full": {},
+            "without pixel momentum": {"momentum": "latent"},
+            "free run alone": {"momentum": "none"},
+        },
+        paths=("medium_back",),
+        views=_ROOMS,
+        settings={**_AT_SIZE, **_COARSE, MEASURES: ("revisit", "refit", "camera")},
+    ),
+    "long_paths": Experiment(
+        "A hundred and three hundred frames: does the scene hold, and are the first n frames good references?",
+        {"full": {}, "free run alone": {"momentum": "none"}},
+        paths=("100", "300"),
+        settings={
+            "width": DRAWN_SIZE[0],
+            "segment_length": 25,
+            "overlap": 10,
+            **_COARSE,
+            MEASURES: ("camera", "references"),
+        },
+        drawn=True,
+    ),
     "ablation": Experiment(
         "What does each part of the method give?",
         {
@@ -140,12 +135,12 @@ EXPERIMENTS: dict[str, Experiment] = {
             f"lambda_0 {x:g}": {"lambda_0": x, **_UNSURE}
             for x in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
         },
-        views=(*_ROOMS, "landscape", "street"),
+        views=_FIVE,
     ),
     "tau": Experiment(
         "How large may a Gaussian be and still count as known?",
         {f"tau {x:g}": {"tau": x} for x in (0.1, 0.3, 0.5, 1.0, 2.0, 4.0)},
-        views=(*_ROOMS, "landscape", "street"),
+        views=_FIVE,
     ),
     "momentum_start": Experiment(
         "When may momentum set in? With the drifting prior",
@@ -160,7 +155,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "cast, matched": _TINT,
             "cast, not matched": {"match_colours": False, **_TINT},
         },
-        views=(*_ROOMS, "landscape", "street"),
+        views=_FIVE,
     ),
     "segments": Experiment(
         "Length N and overlap n",
@@ -186,138 +181,6 @@ EXPERIMENTS: dict[str, Experiment] = {
 }
 
 
-def run(
-    view: View,
-    overrides: dict[str, Any],
-    report: Report,
-    *,
-    border: float = 0.0,
-    lpips: Lpips | None = None,
-) -> dict[str, Row]:
-    """Run one variant of the method on a view and compare with the true pictures.
-
-    `border` crops that share from every side before the numbers are taken. Without `lpips` there is none. Returns the measures by
-    the suffix of the variant's name: "" and, for runs without diffusion, also FILLED, where the
-    holes of the same renders are filled from around them.
-    """
-    with tempfile.TemporaryDirectory() as scratch:
-        depth, path = Path(scratch) / "depth.npy", Path(scratch) / "path.json"
-        np.save(depth, view.depth_m)
-        camera_file.write(path, view.path)
-        plain = {name: value for name, value in overrides.items() if name not in (TRUST, CAST)}
-        chosen = settings.make("draft", **{**plain, "depth": "input/depth.npy", "frame_step": 1})
-        job = prepare(
-            Path(scratch) / "job",
-            chosen,
-            {"image": view.image, "path": path, "depth": depth},
-            resume=False,
-        )
-        before = time.perf_counter()
-        job.start()
-        start = inputs.load(job, torch.device("cpu")).inputs
-        prior = priors.make_prior(chosen, start.image, "cpu")
-        prior = Unsure(prior, overrides[TRUST]) if TRUST in overrides else prior
-        prior = Tinted(prior) if CAST in overrides else prior
-        record = JobRecord(job, start.K.shape[0], torch.device("cpu"), report)
-        pipeline.generate(start, prior, job.settings, record)
-        seconds = time.perf_counter() - before
-        common = {"seconds": seconds, **_without_truth(job, start)}
-        rows = {"": {**common, **compare(job, start, view, border, lpips)}}
-        if not chosen.enhances:
-            rows[FILLED] = {**common, **compare(job, start, view, border, lpips, fill=True)}
-        return rows
-
-
-def compare(
-    job: Job,
-    start: pipeline.Inputs,
-    view: View,
-    border: float,
-    lpips: Lpips | None = None,
-    *,
-    fill: bool = False,
-) -> Row:
-    """Measures of the final scene against the true pictures: means over them, and each frame's own."""
-    h, w = start.image.shape[1:]
-    final = load_gaussians(
-        job.segment_folder(job.finished_segments() - 1) / "gaussians.npz", torch.device("cpu")
-    )
-    frames, cropped = [], []
-    for frame, file in view.truth.items():
-        one = slice(frame, frame + 1)
-        drawn = render(final, start.K[one], start.camera_from_world[one], start.image, job.settings)
-        picture = metrics.fill_smoothly(drawn.rgb[0], drawn.alpha[0]) if fill else drawn.rgb[0]
-        truth = images.resize(images.load_image(file).pixels, w, h)
-        seen = _seen(view, frame, start, job)
-        frames.append(
-            {"frame": frame, **metrics.frame_measures(picture, truth, seen, border, lpips)}
-        )
-        cropped.append(metrics.frame_measures(picture, truth, seen, max(border, _CROP), lpips))
-    first = render(final, start.K[:1], start.camera_from_world[:1], start.image, job.settings).rgb[
-        0
-    ]
-    names = [name for name in frames[0] if name != "frame"] if frames else []
-    means = {name: mean([row[name] for row in frames]) for name in names}
-    crop = {name: mean([row[name] for row in cropped]) for name in names}
-    return {**means, "input_psnr": psnr(first, start.image), "cropped": crop, "frames": frames}
-
-
-def _seen(view: View, frame: int, start: pipeline.Inputs, job: Job) -> torch.Tensor:
-    """[h, w] bool: the scene's own mask, made by ray casts, or else what the first Gaussians cover."""
-    h, w = start.image.shape[1:]
-    if frame in view.seen:
-        return images.resize(images.load_image(view.seen[frame]).pixels, w, h)[0] > 0.5
-    one = slice(frame, frame + 1)
-    return (
-        render(
-            start.gaussians, start.K[one], start.camera_from_world[one], start.image, job.settings
-        ).alpha[0]
-        > _SEEN
-    )
-
-
-def _without_truth(job: Job, start: pipeline.Inputs) -> Row:
-    """Measures of the enhanced frames that need no truth."""
-    segments = [
-        read_json(job.segment_folder(i) / "stats.json") for i in range(job.finished_segments())
-    ]
-    newest: dict[int, Path] = {}
-    for i, segment in enumerate(segments):
-        for offset, file in enumerate(sorted((job.segment_folder(i) / "frames").glob("*.png"))):
-            newest[segment["start"] + offset] = file
-    final = load_gaussians(
-        job.segment_folder(len(segments) - 1) / "gaussians.npz", torch.device("cpu")
-    )
-    agreement = Agreement()
-    for i in sorted(newest):
-        one = slice(i, i + 1)
-        depth = render(
-            final, start.K[one], start.camera_from_world[one], start.image, job.settings
-        ).depth[0]
-        frame = images.load_image(newest[i]).pixels
-        agreement.add(frame, depth, start.K[i], start.camera_from_world[i])
-    return {
-        "consistency_psnr": agreement.psnr,
-        "consistency_share": agreement.share,
-        "drift_psnr": mean([s["drift_psnr"] for s in segments]),
-        "seam": mean([s["seam"] for s in segments]),
-        "loss_fall": loss_fall(segments[-1]["losses"]),
-        "last_loss": mean(segments[-1]["losses"][-10:]),
-        "losses": [[round(x, 5) for x in s["losses"]] for s in segments],
-        "stage_seconds": {
-            name: mean([s["seconds"].get(name) for s in segments])
-            for name in ("render", "generate", "refine")
-        },
-        "gaussians": segments[-1]["gaussians"],
-    }
-
-
-def mean(values: list[float | None]) -> float | None:
-    """Mean of what is there; None where nothing is."""
-    there = [v for v in values if v is not None and not np.isnan(v)]
-    return float(np.mean(there)) if there else None
-
-
 def runs(
     folders: list[Path],
     chosen: Experiment,
@@ -339,3 +202,20 @@ def runs(
             for path in ("posed",) if posed else chosen.paths:
                 for variant in chosen.variants:
                     yield folder, path, seed, variant
+
+
+def drawn_scenes(folder: Path, paths: tuple[str, ...]) -> list[Path]:
+    """Draw the scenes of drawn.py with these paths into a folder; one that is there already is kept.
+
+    A path is named by its frames: "100" is the first hundred of the LONGEST.
+    """
+    width, height = DRAWN_SIZE
+    for name in drawn.SCENES:
+        whole = drawn.path(name, LONGEST, width, height)
+        for kind in paths:
+            count = int(kind)
+            cameras = whole._replace(
+                K=whole.K[:count], world_from_camera=whole.world_from_camera[:count]
+            )
+            drawn.write(folder / name, name, kind, cameras)
+    return [folder / name for name in drawn.SCENES]

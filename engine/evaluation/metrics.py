@@ -20,6 +20,7 @@ from .lpips import Lpips
 
 _EDGE = WINDOW // 2
 _SCALES = 4
+RIM_PX = 8  # a cell of the coarse prior
 _GMS_C = 0.0026  # Xue et al. 2014: 170 for 8-bit values, over 255^2
 
 
@@ -84,6 +85,7 @@ def frame_measures(
     crop = (..., slice(top, h - top), slice(left, w - left))
     image, truth, seen = image[crop], truth[crop], seen[crop]
     parts = {"": None, "_seen": seen, "_invented": ~seen}
+    rim = near_border(seen)
     learned = (
         {}
         if lpips is None
@@ -94,6 +96,8 @@ def frame_measures(
         "psnr": psnr(image, truth),
         "psnr_seen": psnr(image, truth, seen),
         "psnr_invented": psnr(image, truth, ~seen),
+        "psnr_rim_seen": psnr(image, truth, seen & rim),
+        "psnr_rim_invented": psnr(image, truth, ~seen & rim),
         "ssim": ssim(image, truth),
         "ssim_seen": ssim(image, truth, seen),
         "ssim_invented": ssim(image, truth, ~seen),
@@ -102,6 +106,13 @@ def frame_measures(
         "detail_invented": detail(image, truth, ~seen),
         "invented_share": float((~seen).float().mean()),
     }
+
+
+def near_border(seen: Tensor) -> Tensor:
+    """[h, w] bool: pixels within RIM_PX of where seen and invented meet."""
+    both = torch.stack([seen, ~seen])[:, None].float()
+    near = F.max_pool2d(both, 2 * RIM_PX + 1, stride=1, padding=RIM_PX)[:, 0] > 0
+    return near[0] & near[1]
 
 
 def fill_smoothly(image: Tensor, alpha: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from ..geometry.completion import complete_depth
 from ..media import images
 
 _CELL = 4
+BACK = "_back"  # ending of a path's name: out and back again
 _HINT = "Give scenes of benchmarks/make_scenes.py, posed sets with a transforms.json, or folders of either."
 
 
@@ -79,6 +80,8 @@ def _is_posed(folder: Path) -> bool:
 
 def load_scene(folder: Path, path: str) -> View:
     """A scene of benchmarks/make_scenes.py with its path small, medium or hard."""
+    if path.endswith(BACK):
+        return out_and_back(load_scene(folder, path.removesuffix(BACK)))
     file = folder / f"{path}.json"
     if not file.is_file():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.json")))
@@ -95,6 +98,22 @@ def load_scene(folder: Path, path: str) -> View:
         camera_file.read(file),
         pictures,
         {i: p for i, p in masks.items() if p.is_file()},
+    )
+
+
+def out_and_back(view: View) -> View:
+    """The view with a path that goes to the end of its own and comes back to the first camera."""
+    last = view.path.count - 1
+    order = [*range(last + 1), *range(last - 1, -1, -1)]
+    path = view.path._replace(
+        K=view.path.K[order], world_from_camera=view.path.world_from_camera[order]
+    )
+    back = {2 * last - i: file for i, file in view.truth.items() if i != last}
+    masks = {2 * last - i: file for i, file in view.seen.items() if i != last}
+    return view._replace(
+        path=path,
+        truth=view.truth | back | {2 * last: view.image},
+        seen=view.seen | masks,
     )
 
 

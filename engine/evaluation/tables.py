@@ -10,13 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from ..job.report import plot_axes
-from .experiments import EXPERIMENTS, FILLED, Row, mean
+from .experiments import EXPERIMENTS
+from .references import POOLS
+from .runner import FILLED, Row, mean
 
 # key -> (heading, decimals)
 COLUMNS = {
     "psnr": ("PSNR", 2),
     "psnr_seen": ("seen", 2),
     "psnr_invented": ("invented", 2),
+    "psnr_rim_seen": ("rim, seen", 2),
+    "psnr_rim_invented": ("rim, invented", 2),
+    "frames_seen": ("frames, seen", 2),
+    "frames_invented": ("frames, invented", 2),
+    "revisit_seen": ("revisit, seen", 2),
+    "revisit_invented": ("revisit, invented", 2),
+    "refit_even": ("refit, even", 2),
+    "refit_odd": ("refit, odd", 2),
+    "camera_px": ("camera, px", 2),
+    "camera_deg": ("camera, deg", 2),
     "ssim": ("SSIM", 3),
     "lpips": ("LPIPS", 3),
     "lpips_invented": ("its invented", 3),
@@ -201,6 +213,29 @@ def cost_table(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def references_table(rows: list[Row]) -> str:
+    """How well likeness to each pool of references tells right cells from wrong ones, run by run."""
+    lines = [
+        "| references of Eq. (10) | render of the first n frames, dB | of the rest, dB | "
+        + " | ".join(POOLS)
+        + " |",
+        "|---|---|---|" + "---|" * len(POOLS),
+    ]
+    for row in rows:
+        found = row.get("references") or {}
+        if "first_psnr" in found:
+            cells = " | ".join(_number(found.get(name), 3) for name in POOLS)
+            lines.append(
+                f"| {row['view']} ({row['path']}), {row['variant']} | {found['first_psnr']:.2f} | "
+                f"{found['rest_psnr']:.2f} | {cells} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: float | None, decimals: int) -> str:
+    return "" if value is None else f"{value:.{decimals}f}"
+
+
 def with_main_table(readme: str, record: Path) -> str:
     """The README's text with the main table of the record's ablation."""
     rows = json.loads((record / "ablation.json").read_text(encoding="utf-8"))["rows"]
@@ -252,8 +287,11 @@ def write(out: Path, name: str, data: dict[str, Any]) -> str:
         f"{key.replace('_', ' ')} {value}" for key, value in data["circumstances"].items()
     )
     commits = ", ".join(sorted({row["commit"] for row in rows}))
-    common = ", ".join(f"{key} {value}" for key, value in data["common"].items())
-    text = f"# {name}\n\n{EXPERIMENTS[name].question}\n\nSettings: {common}; others as the draft preset.\n"
+    experiment = EXPERIMENTS[name]
+    used = {**data["common"], **experiment.settings}
+    common = ", ".join(f"{key.replace('_', ' ')} {_said(value)}" for key, value in used.items())
+    text = f"# {name}\n\n{experiment.question}\n\n"
+    text += f"Settings: {common}; others as the draft preset.\n"
     seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for row in rows}))
     text += f"Seeds: {seeds}. Commits of the runs: {commits}.\nLast written: {made}.\n\n"
     if name == "ablation" and any(row["path"] == "medium" for row in rows):
@@ -262,11 +300,16 @@ def write(out: Path, name: str, data: dict[str, Any]) -> str:
         text += range_table(rows) + "\n"
     text += to_table(_whole(rows) or rows)
     text += f"\n{noise_table(rows)}\n{cost_table(rows)}" if rows else ""
+    text += f"\n{references_table(rows)}" if any("references" in row for row in rows) else ""
     for plot in _plots(out, name, rows):
         text += f"\n![{plot}]({plot})\n"
     text += f"\n{LEGEND}\n"
     (out / f"{name}.md").write_text(text, encoding="utf-8")
     return text
+
+
+def _said(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _plots(out: Path, name: str, rows: list[Row]) -> list[str]:
