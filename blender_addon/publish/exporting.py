@@ -23,19 +23,26 @@ def write(
     """
     splats = splat_object.to_splats(ob)
     if in_world:
-        splats = axes.transform_splats(splats, _opencv_from_object(scene, ob))
-    comments = [f"{splat_file.BLENDING_COMMENT} {ob.get(splat_object.BLENDING, 'display')}"]
-    facts = collections.read_provenance(ob)
-    comments += [
-        f"scene_splatter {key}: {value}"
-        for key, value in facts.items()
-        if key not in ("file", "blending", "settings")
-    ]
-    splat_file.write_ply(path, splats, comments)
+        splats = axes.transform_splats(splats, opencv_from_object(scene, ob))
+    splat_file.write_ply(path, splats, comments_of(ob))
     return len(splats.means)
 
 
-def _opencv_from_object(scene: bpy.types.Scene, ob: bpy.types.Object) -> np.ndarray:
+def comments_of(ob: bpy.types.Object) -> list[str]:
+    """What a .ply says of its Gaussians: the blending they were made for, and where they come from."""
+    facts = collections.read_provenance(ob)
+    return [
+        f"{splat_file.BLENDING_COMMENT} {ob.get(splat_object.BLENDING, 'display')}",
+        *(
+            f"scene_splatter {key}: {value}"
+            for key, value in facts.items()
+            if key not in ("file", "blending", "settings")
+        ),
+    ]
+
+
+def opencv_from_object(scene: bpy.types.Scene, ob: bpy.types.Object) -> np.ndarray:
+    """[4, 4] from an object's axes, as it stands in the scene, to the OpenCV axes and metres of files."""
     matrix = conversion.OPENCV_FROM_BLENDER @ np.array(ob.matrix_world, np.float64)
     matrix[:3] *= scene.unit_settings.scale_length
     nearest = np.round(matrix)  # Blender's sines of right angles are not quite 0 and 1

@@ -1,8 +1,11 @@
 """Between our node-drawn splats and Blender 5.3's own: one click either way.
 
 Both kinds hold the same attributes under the same names, so nothing is resampled: upgrading gives the
-point cloud its splat type and takes the modifier off, going back does the reverse. Transforms,
-materials, animation and links stay.
+point cloud its splat type and a modifier that blurs by less than a pixel in place of the one that draws;
+going back does the reverse. Transforms, materials of the user's, animation and links stay.
+
+Which to take: nodes are exact at one sample in Cycles. Blender's own splats are drawn from every side and fast
+by EEVEE, but their transparency is chance in Cycles: the noise falls with the number of samples.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ def to_native(ob: bpy.types.Object) -> None:
         modifier = splat_object.modifier_of(user)
         if modifier is not None:
             user.modifiers.remove(modifier)
+        splat_object.add_filter(user)
 
 
 def to_nodes(ob: bpy.types.Object) -> None:
@@ -46,6 +50,9 @@ def to_nodes(ob: bpy.types.Object) -> None:
         ob.data.type = "POINTS"
         _exchange(ob.data.materials, native_material(), splat_material())
     for user in [other for other in bpy.data.objects if other.data == ob.data]:
+        screen_filter = splat_object.filter_of(user)
+        if screen_filter is not None:
+            user.modifiers.remove(screen_filter)
         splat_object.show_by_nodes(user)
 
 

@@ -28,6 +28,7 @@ from .node_builder import NodeBuilder, Value
 from .sh_nodes import BASE, colour_nodes, constant_colour
 
 GROUP_NAME = "Scene Splatter Gaussians"
+FILTER_NAME = "Scene Splatter Screen Filter"
 GROUP_VERSION = 2  # raise it when the tree changes: an older tree in a file is left as it is
 
 ALPHA_MIN = 1.0 / 255.0  # the engine's rasterize.constants, which are gsplat 1.5.3's
@@ -142,8 +143,32 @@ def splat_group() -> bpy.types.NodeTree:
     group = bpy.data.node_groups.new(GROUP_NAME, "GeometryNodeTree")
     group["scene_splatter_version"] = GROUP_VERSION
     group.is_modifier = True
-    _make_interface(group)
+    _make_interface(group, _INPUTS, _VIEWPORT_INPUTS)
     _make_tree(group)
+    return group
+
+
+def filter_group() -> bpy.types.NodeTree:
+    """The group that gives Blender's own splats the blur of 3DGS; made when it is first asked for.
+
+    Blender 5.3 draws each Gaussian along the rays and without blur. Widened here by what a pixel measures at its
+    depth, scale' = sqrt(scale^2 + low_pass (z / f)^2), it looks as other viewers draw it.
+    """
+    for group in bpy.data.node_groups:
+        if group.get("scene_splatter_filter") == 1 and group.library is None:
+            return group
+    group = bpy.data.node_groups.new(FILTER_NAME, "GeometryNodeTree")
+    group["scene_splatter_filter"] = 1
+    group.is_modifier = True
+    low_pass = tuple(row for row in _INPUTS if row[0] == "Low-pass")
+    _make_interface(group, low_pass, ())
+    b = NodeBuilder(group)
+    entry = b.node("NodeGroupInput")
+    inputs = {socket.name: Value(b, socket) for socket in entry.outputs if socket.name}
+    depth = b.group("Scene camera", _camera, {})["Depth"]
+    scale = _blurred_scale(b, inputs | {"Depth": depth})
+    b.node("NodeGroupOutput", {0: b.store(inputs["Geometry"], "scale", "FLOAT_VECTOR", scale)})
+    b.arrange()
     return group
 
 
@@ -156,14 +181,14 @@ def socket_identifier(group: bpy.types.NodeTree, name: str) -> str:
     )
 
 
-def _make_interface(group: bpy.types.NodeTree) -> None:
+def _make_interface(group: bpy.types.NodeTree, rows: tuple, viewport_rows: tuple) -> None:
     interface = group.interface
     interface.new_socket("Geometry", in_out="OUTPUT", socket_type="NodeSocketGeometry")
     interface.new_socket("Geometry", in_out="INPUT", socket_type="NodeSocketGeometry")
-    viewport = interface.new_panel("Viewport")
+    viewport = interface.new_panel("Viewport") if viewport_rows else None
     camera = interface.new_panel("Camera (follows the scene camera)", default_closed=True)
-    for parent, rows in ((None, _INPUTS), (viewport, _VIEWPORT_INPUTS), (camera, CAMERA_INPUTS)):
-        for name, kind, default, low, high, text in rows:
+    for parent, members in ((None, rows), (viewport, viewport_rows), (camera, CAMERA_INPUTS)):
+        for name, kind, default, low, high, text in members:
             socket = interface.new_socket(
                 name,
                 in_out="INPUT",
@@ -419,11 +444,7 @@ def _facing_axes(b: NodeBuilder, i: _Values) -> _Values:
     In the space where the ellipsoid is a sphere the tangent cone from distance D cuts the plane through
     the centre at r D / sqrt(D^2 - r^2). Where the camera is (nearly) inside, the disc is 4 r wide.
     """
-    blur = i["Depth"] * i["Depth"] * i["Low-pass"] / (i["Focal X"] * i["Focal Y"])
-    unblurred = b.attribute("scale", "FLOAT_VECTOR")
-    scale = b.vector(
-        *(component.sqrt() for component in b.multiply_add(unblurred, unblurred, blur).xyz())
-    )
+    scale = _blurred_scale(b, i)
     to_camera = _rotate(b, i["Offset"] * -1.0, _rotation(b, inverted=True)) / scale
     ratio = (i["Radius"] / to_camera.length()).minimum(0.968)
     wide = i["Radius"] / (1.0 - ratio * ratio).sqrt()
@@ -433,6 +454,15 @@ def _facing_axes(b: NodeBuilder, i: _Values) -> _Values:
         in_sphere = b.output("FunctionNodeRotateVector", 0, {"Vector": axis, "Rotation": align})
         axes[name] = _rotate(b, in_sphere * scale, _rotation(b, inverted=False)) * wide
     return axes
+
+
+def _blurred_scale(b: NodeBuilder, i: _Values) -> Value:
+    """Standard deviations [point], widened by the variance `Low-pass` px^2 at each mean's depth."""
+    blur = i["Depth"] * i["Depth"] * i["Low-pass"] / (i["Focal X"] * i["Focal Y"])
+    unblurred = b.attribute("scale", "FLOAT_VECTOR")
+    return b.vector(
+        *(component.sqrt() for component in b.multiply_add(unblurred, unblurred, blur).xyz())
+    )
 
 
 def _quads_from_axes(b: NodeBuilder, i: _Values) -> _Values:

@@ -25,7 +25,9 @@ from . import alone, splat_nodes
 from .sh_nodes import BASE, coefficient_name
 from .splat_material import splat_material
 
-MODIFIER_NAME = "Gaussians"
+MODIFIER_NAME, FILTER_MODIFIER = "Gaussians", "Screen Filter"
+COUNT = "scene_splatter_count"  # custom property of a cloud that has more points than Gaussians: how many are real
+DEGREES = {0: 0, 3: 1, 8: 2, 15: 3}  # SH coefficients above the constant -> degree
 NATIVE_TYPE = "GAUSSIAN_SPLAT"  # of point clouds, in Blender 5.3 and later
 BLENDING = "scene_splatter_blending"  # custom property of the object: one of BLENDINGS, what the Gaussians were made for
 UPRIGHT_EULER = (-math.pi / 2, 0.0, 0.0)  # OpenCV's y down, z forward -> Blender's z up, y forward
@@ -150,7 +152,8 @@ def replace(ob: bpy.types.Object, splats: Splats | Prepared, *, blending: str) -
     for material in old.materials:
         new.materials.append(material)
     for key, value in old.items():
-        new[key] = value
+        if key != COUNT:
+            new[key] = value
     if old.animation_data is not None and old.animation_data.action is not None:
         data = new.animation_data_create()
         data.action = old.animation_data.action
@@ -174,15 +177,26 @@ def to_splats(ob: bpy.types.Object) -> Splats:
             f"{ob.name} holds no Gaussians.",
             "Choose an object that was imported from a splat file.",
         )
-    cloud = ob.data
-    scale, rotation, base = _get(cloud, "scale"), _get(cloud, "rotation"), _get(cloud, BASE)
+    return splats_of(ob.data, ob.name)
+
+
+def splats_of(cloud: bpy.types.PointCloud, name: str) -> Splats:
+    """As `to_splats`, of a point cloud with the attributes of Gaussians; `name` is what errors call it.
+
+    Of a cloud that has more points than Gaussians (a sequence's) only the Gaussians.
+    """
+    scale, rotation, base = (
+        read_attribute(cloud, "scale"),
+        read_attribute(cloud, "rotation"),
+        read_attribute(cloud, BASE),
+    )
     if len(scale) == 0:
         raise UserError(
-            f"{ob.name} has no points left.", "Undo the deletion, or import the scene again."
+            f"{name} has no points left.", "Undo the deletion, or import the scene again."
         )
     if not (scale > 0).all() or not rotation.any(axis=1).all():
         raise UserError(
-            f"{ob.name} has Gaussians without size or rotation.",
+            f"{name} has Gaussians without size or rotation.",
             "Undo the edit of its scale or rotation attribute.",
         )
     with np.errstate(divide="ignore"):
@@ -191,26 +205,43 @@ def to_splats(ob: bpy.types.Object) -> Splats:
         logit = (np.log(opacity) - np.log1p(-opacity)).astype(np.float32)
     opacities_logit = _unedited(cloud, _STORED_OPACITY, base[:, 3], _sigmoid, logit)
     quats = _unedited(cloud, _STORED_ROTATION, rotation, _normalised, rotation)
-    k = 0
-    while coefficient_name(k) in cloud.attributes:
-        k += 1
-    k = max(count for count in (0, 3, 8, 15) if count <= k)
+    k = coefficients(cloud)
     rest = np.empty((len(scale), k, 3), np.float32)
     for i in range(k):
-        rest[:, i] = _get(cloud, coefficient_name(i))
-    return Splats(
-        _get(cloud, "position"),
+        rest[:, i] = read_attribute(cloud, coefficient_name(i))
+    found = Splats(
+        read_attribute(cloud, "position"),
         quats,
         scales_log,
         opacities_logit,
         np.ascontiguousarray(base[:, :3]),
         rest,
     )
+    count = cloud.get(COUNT, len(scale))
+    return found if count == len(scale) else Splats(*(part[:count] for part in found))
+
+
+def coefficients(cloud: bpy.types.PointCloud) -> int:
+    """SH coefficients above the constant that a cloud has, of whole degrees up to 3."""
+    k = 0
+    while coefficient_name(k) in cloud.attributes:
+        k += 1
+    return max(count for count in (0, 3, 8, 15) if count <= k)
+
+
+def overwrite(ob: bpy.types.Object, splats: Splats, count: int) -> None:
+    """Put other Gaussians, as many as before, into the object's own cloud; the first `count` are real.
+
+    Nothing is made or removed, so a render may be under way.
+    """
+    _write_attributes(ob.data, prepare(splats))
+    ob.data[COUNT] = count
+    ob.data.update_tag()
 
 
 def positions(ob: bpy.types.Object) -> np.ndarray:
     """[n, 3] means of an object's Gaussians, in its own axes."""
-    return _get(ob.data, "position")
+    return read_attribute(ob.data, "position")
 
 
 def modifier_of(ob: bpy.types.Object) -> bpy.types.NodesModifier | None:
@@ -223,6 +254,28 @@ def modifier_of(ob: bpy.types.Object) -> bpy.types.NodesModifier | None:
         ):
             return modifier
     return None
+
+
+def filter_of(ob: bpy.types.Object) -> bpy.types.NodesModifier | None:
+    """The modifier that blurs Gaussians which Blender itself draws, None where there is none."""
+    return next(
+        (
+            m
+            for m in ob.modifiers
+            if m.type == "NODES"
+            and m.node_group is not None
+            and "scene_splatter_filter" in m.node_group
+        ),
+        None,
+    )
+
+
+def add_filter(ob: bpy.types.Object) -> None:
+    """Blur the Gaussians of `ob` as 3DGS does, where Blender itself draws them."""
+    if filter_of(ob) is None:
+        modifier = ob.modifiers.new(FILTER_MODIFIER, "NODES")
+        modifier.node_group = splat_nodes.filter_group()
+        _follow_camera(modifier)
 
 
 def get_input(modifier: bpy.types.NodesModifier, name: str) -> object:
@@ -257,7 +310,7 @@ def _describe(ob: bpy.types.Object, splats: Splats, blending: str) -> None:
     modifier = modifier_of(ob)
     if modifier is not None:
         set_input(modifier, "Linear Light", blending == "linear")
-        set_input(modifier, "SH Degree", {0: 0, 3: 1, 8: 2, 15: 3}[splats.sh_rest.shape[1]])
+        set_input(modifier, "SH Degree", DEGREES[splats.sh_rest.shape[1]])
 
 
 def _add_modifier(ob: bpy.types.Object) -> None:
@@ -265,9 +318,16 @@ def _add_modifier(ob: bpy.types.Object) -> None:
     modifier = ob.modifiers.new(MODIFIER_NAME, "NODES")
     modifier.node_group = group
     set_input(modifier, "Material", splat_material())
-    names = drivers.EXPRESSIONS
+    _follow_camera(modifier)
+
+
+def _follow_camera(modifier: bpy.types.NodesModifier) -> None:
     drivers.add_camera_drivers(
-        modifier, {name: splat_nodes.socket_identifier(group, name) for name in names}
+        modifier,
+        {
+            name: splat_nodes.socket_identifier(modifier.node_group, name)
+            for name in drivers.EXPRESSIONS
+        },
     )
 
 
@@ -276,12 +336,16 @@ def _add_modifier(ob: bpy.types.Object) -> None:
 
 def _new_cloud(name: str, prepared: Prepared) -> bpy.types.PointCloud:
     cloud = _empty_cloud(name, len(prepared.splats.means))
+    _write_attributes(cloud, prepared)
+    return cloud
+
+
+def _write_attributes(cloud: bpy.types.PointCloud, prepared: Prepared) -> None:
     has_float4 = "FLOAT4" in bpy.types.Attribute.bl_rna.properties["data_type"].enum_items
     for attribute, kind, values in prepared.attributes:
         kind = "FLOAT_COLOR" if kind == "FLOAT4" and not has_float4 else kind
         made = cloud.attributes.get(attribute) or cloud.attributes.new(attribute, kind, "POINT")
         made.data.foreach_set(_FIELDS[kind], values)
-    return cloud
 
 
 def _empty_cloud(name: str, count: int) -> bpy.types.PointCloud:
@@ -306,8 +370,8 @@ def _empty_cloud(name: str, count: int) -> bpy.types.PointCloud:
     return made
 
 
-def _get(cloud: bpy.types.PointCloud, name: str) -> np.ndarray:
-    """[n] or [n, 3 or 4] float32."""
+def read_attribute(cloud: bpy.types.PointCloud, name: str) -> np.ndarray:
+    """[n] or [n, 3 or 4] float32: the values of an attribute of the points."""
     attribute = cloud.attributes[name]
     width = {"FLOAT": 1, "FLOAT_VECTOR": 3}.get(attribute.data_type, 4)
     values = np.empty(len(attribute.data) * width, np.float32)
@@ -321,7 +385,7 @@ def _unedited(
     """The stored form where its activation still is the current value, else the recomputed one."""
     if stored not in cloud.attributes:
         return recomputed.astype(np.float32)
-    kept = _get(cloud, stored)
+    kept = read_attribute(cloud, stored)
     same = np.abs(activate(kept) - current) <= _SAME * np.maximum(
         np.abs(current), 1e-12 if current.ndim > 1 and current.shape[1] == 3 else 1.0
     )
