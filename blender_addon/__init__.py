@@ -9,8 +9,8 @@ def _modules() -> list[ModuleType]:
     """Modules with `register` and `unregister`, in the order of registration."""
     from .cameras import operators as camera_tools
     from .jobs import delivery, headless
-    from .publish import production, publish, sequences
-    from .splats import layout_view, native, sequence
+    from .publish import production, publish, ruler, sequences
+    from .splats import applying, layout_view, native, sequence
     from .ui import (
         engine_setup,
         io_operators,
@@ -36,8 +36,10 @@ def _modules() -> list[ModuleType]:
         other_formats,
         production,
         native,
+        applying,
         sequence,
         sequences,
+        ruler,
         delivery,
         headless,
     ]

@@ -67,7 +67,7 @@ def publish(
         ) from error
     version = 1 + max((n for n, _ in versions(folder, name)), default=0)
     path = folder / f"{name}_v{version:03d}.blend"
-    place = _placement(root)
+    place = placement(root)
     rendered = [ob for ob in root.all_objects if PROXY in ob and not ob.hide_render]
     for (
         proxy
@@ -176,8 +176,11 @@ def published_libraries() -> list[bpy.types.Library]:
 # --- the local set ---------------------------------------------------------------------------------
 
 
-def _placement(root: bpy.types.Collection) -> bpy.types.Object:
-    """An empty at the world's origin that carries every object of the set; kept from an earlier publish."""
+def placement(root: bpy.types.Collection, *, everything: bool = False) -> bpy.types.Object:
+    """An empty that carries the objects of the set, at first at the world's origin; kept once it is made.
+
+    everything: also those that others use too, such as the camera that the user made.
+    """
     place = next((ob for ob in root.objects if PLACEMENT in ob), None)
     if place is None:
         place = bpy.data.objects.new(f"{root.name} placement", None)
@@ -186,10 +189,10 @@ def _placement(root: bpy.types.Collection) -> bpy.types.Object:
         root.objects.link(place)
     for ob in list(root.all_objects):
         if (
-            ob is not place and ob.parent is None and _only_in(ob, root)
+            ob is not place and ob.parent is None and (everything or _only_in(ob, root))
         ):  # an object that others use stays theirs
             ob.parent = place
-            ob.matrix_parent_inverse.identity()
+            ob.matrix_parent_inverse = place.matrix_world.inverted()
     return place
 
 

@@ -151,7 +151,7 @@ class SCENESPLATTER_OT_import_sequence(bpy.types.Operator, ImportHelper):
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
         if self.set_range:
-            last = start + int(np.ceil(files.count / self.speed)) - 1
+            last = start + int(np.ceil(files.length / self.speed)) - 1
             scene.frame_end = max(scene.frame_end, last)
         render_check.prepare_scene(scene)
         context.view_layer.update()
@@ -161,7 +161,7 @@ class SCENESPLATTER_OT_import_sequence(bpy.types.Operator, ImportHelper):
             ob.select_set(True)
             context.view_layer.objects.active = ob
         who = "Blender's nodes" if sequence.plays_by_nodes(ob) else "the add-on"
-        self.report({"INFO"}, f"{files.count} files, read by {who}: {ob.name}")
+        self.report({"INFO"}, f"{files.length} files, read by {who}: {ob.name}")
         return {"FINISHED"}
 
 
@@ -254,8 +254,8 @@ class SCENESPLATTER_PT_sequence(bpy.types.Panel):
         for name in ("start", "speed", "loop"):
             column.prop(group, name)
         frame = context.scene.frame_current_final
-        index = sequence.index_at(frame, group.start, group.speed, group.loop, files.count)
-        column.label(text=f"{files.path(index).name}, {index + 1} of {files.count}")
+        index = sequence.index_at(frame, group.start, group.speed, group.loop, files.length)
+        column.label(text=f"{files.path(index).name}, {index + 1} of {files.length}")
         who = "Blender's nodes" if sequence.plays_by_nodes(ob) else "the add-on"
         column.label(text=f"Read by {who}", icon="FILE_REFRESH")
         if sequence.PROBLEM in ob:

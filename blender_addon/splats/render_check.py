@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bpy
 
-from . import splat_object
+from . import applying, splat_object
 
 BOUNCES = 1024  # Blender's maximum; a ray through a dense scene meets hundreds of quads
 _ENOUGH_BOUNCES = 256
@@ -54,6 +54,10 @@ def _about_object(ob: bpy.types.Object) -> list[str]:
     if max(scale) > min(scale) * 1.001 or ob.matrix_world.to_3x3().determinant() <= 0:
         warnings.append(
             f"{ob.name} is stretched or mirrored: Gaussians stay right only under one scale for all axes."
+        )
+    if applying.applied_by_blender(ob) is not None:
+        warnings.append(
+            f"Blender's Apply moved the points of {ob.name} alone: their sizes, rotations and colours are left behind."
         )
     modifier = splat_object.modifier_of(ob)
     if modifier is None:

@@ -36,7 +36,7 @@ _NO_OPACITY = -30.0  # logit
 
 
 class Files(NamedTuple):
-    """Numbered files: `folder`/`prefix`NUMBER`suffix`, NUMBER = first, first + step, ... of `count` files."""
+    """Numbered files: `folder`/`prefix`NUMBER`suffix`, NUMBER = first, first + step, ... of `length` files."""
 
     folder: Path
     prefix: str
@@ -44,10 +44,10 @@ class Files(NamedTuple):
     digits: int  # numbers are padded with zeros to this width, 0: not at all
     first: int
     step: int
-    count: int
+    length: int
 
     def path(self, index: int) -> Path:
-        """The file of a place in the sequence, 0 to count - 1."""
+        """The file of a place in the sequence, 0 to length - 1."""
         number = str(self.first + index * self.step).zfill(self.digits)
         return self.folder / f"{self.prefix}{number}{self.suffix}"
 
@@ -163,7 +163,7 @@ def create(
 
     by_nodes: by Blender's own nodes, None: where this Blender can. Raises UserError for files that are no splats.
     """
-    counts = [_size(files.path(index)) for index in range(files.count)]
+    counts = [_size(files.path(index)) for index in range(files.length)]
     plain = all(whole for _, _, whole in counts)
     can = can_play_by_nodes() and plain
     if by_nodes and not can:
@@ -185,7 +185,7 @@ def create(
         files.digits,
         files.first,
         files.step,
-        files.count,
+        files.length,
     )
     group.start, group.speed, group.loop = start, speed, loop
     group.pattern = f"{files.prefix}*{files.suffix}"
@@ -238,7 +238,7 @@ def show(ob: bpy.types.Object, frame: float) -> bool:
     files, group = files_of(ob), ob.scene_splatter_sequence
     if files is None or not ob.data.is_editable or plays_by_nodes(ob):
         return False
-    path = files.path(index_at(frame, group.start, group.speed, group.loop, files.count))
+    path = files.path(index_at(frame, group.start, group.speed, group.loop, files.length))
     if _shown.get(ob.data.name) == path:
         return False
     splats = splat_file.read_ply(path)
@@ -266,7 +266,7 @@ def _padded(splats: Splats, count: int, k: int) -> Splats:
     rest[:n, :have] = splats.sh_rest
     return Splats(
         longer(splats.means, splats.means[0]),
-        longer(splats.quats, np.float32((1, 0, 0, 0))),
+        longer(splats.quats, np.array((1, 0, 0, 0), np.float32)),
         longer(splats.scales_log, _NOTHING_LOG),
         longer(splats.opacities_logit, _NO_OPACITY),
         longer(splats.sh_dc, 0.0),
@@ -352,12 +352,12 @@ def _chain(files: Files, name: str) -> bpy.types.NodeTree:
     inputs = {socket.name: Value(b, socket) for socket in entry.outputs if socket.name}
     frame = b.output("GeometryNodeInputSceneTime", "Frame")
     place = b.math("FLOOR", (frame - inputs["Start Frame"]) * inputs["Speed"] + 1e-6)
-    last = float(files.count - 1)
+    last = float(files.length - 1)
     held = place.maximum(0.0).minimum(last)
-    looped = b.math("FLOORED_MODULO", place, float(files.count))
+    looped = b.math("FLOORED_MODULO", place, float(files.length))
     period = max(2.0 * last, 1.0)
     forth = b.math("FLOORED_MODULO", place, period)
-    bounced = forth.minimum(forth * -1.0 + 2.0 * last) if files.count > 1 else held
+    bounced = forth.minimum(forth * -1.0 + 2.0 * last) if files.length > 1 else held
     index = b.switch(inputs["Loop"], held, looped, "FLOAT")
     index = b.switch(inputs["Back and Forth"], index, bounced, "FLOAT")
     number = b.output(

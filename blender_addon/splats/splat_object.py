@@ -21,7 +21,7 @@ import numpy as np
 from ...engine.bridge.errors import UserError
 from ...engine.bridge.splat_file import BLENDINGS, Splats
 from ..cameras import drivers
-from . import alone, splat_nodes
+from . import alone, marks, splat_nodes
 from .sh_nodes import BASE, coefficient_name
 from .splat_material import splat_material
 
@@ -152,7 +152,7 @@ def replace(ob: bpy.types.Object, splats: Splats | Prepared, *, blending: str) -
     for material in old.materials:
         new.materials.append(material)
     for key, value in old.items():
-        if key != COUNT:
+        if key not in new and key != COUNT:
             new[key] = value
     if old.animation_data is not None and old.animation_data.action is not None:
         data = new.animation_data_create()
@@ -337,6 +337,7 @@ def _follow_camera(modifier: bpy.types.NodesModifier) -> None:
 def _new_cloud(name: str, prepared: Prepared) -> bpy.types.PointCloud:
     cloud = _empty_cloud(name, len(prepared.splats.means))
     _write_attributes(cloud, prepared)
+    marks.mark(cloud)
     return cloud
 
 

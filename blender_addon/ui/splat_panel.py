@@ -5,7 +5,7 @@ from __future__ import annotations
 import bpy
 
 from ..publish import collections
-from ..splats import layout_view, render_check, splat_nodes, splat_object
+from ..splats import applying, layout_view, render_check, splat_nodes, splat_object
 from .greyed import GreyWithReason
 from .layout import draw_wrapped, sidebar_width
 
@@ -78,11 +78,21 @@ class SCENESPLATTER_PT_splats(bpy.types.Panel):
             column = layout.column(heading="Render")
             for name in _RENDER:
                 _draw_input(column, modifier, name)
+        if (
+            splat_object.BLENDING not in ob
+        ):  # Blender's own importer made it, and lays files on their back
+            layout.operator("scene_splatter.stand_upright", icon="ORIENTATION_GLOBAL")
         warnings = render_check.render_warnings(context.scene, ob)
         for warning in warnings:
             draw_wrapped(layout, warning, width, icon="ERROR")
         if warnings:
             layout.operator("scene_splatter.prepare_render", icon="CHECKMARK")
+        if applying.applied_by_blender(ob) is not None:
+            layout.operator("scene_splatter.repair_applied", icon="FILE_REFRESH")
+        row = layout.row(align=True)
+        row.operator("scene_splatter.apply_transform", text="Apply Transform", icon="OBJECT_ORIGIN")
+        row.operator("scene_splatter.ruler", text="Scale", icon="DRIVER_DISTANCE").task = "SCALE"
+        row.operator("scene_splatter.ruler", text="Level", icon="ORIENTATION_NORMAL").task = "LEVEL"
         row = layout.row(align=True)
         row.operator("scene_splatter.export_splats", text="Export", icon="EXPORT")
         row.operator("scene_splatter.publish", text="Publish", icon="ASSET_MANAGER")
