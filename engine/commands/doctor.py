@@ -94,7 +94,7 @@ def examine() -> list[Check]:
         _processor,
         _drawing,
         _ffmpeg,
-        _gsplat,
+        _gpu_rasteriser,
         _disk,
         _models,
         _blender,
@@ -283,35 +283,38 @@ def _ffmpeg() -> Iterator[Check]:
     yield Check("ffmpeg", OK, " ".join(first.split()[:3]), data={"path": path})
 
 
-def _gsplat() -> Iterator[Check]:
-    """gsplat is only of use on CUDA, and only with kernels that came with it: nothing is compiled here without consent."""
+def _gpu_rasteriser() -> Iterator[Check]:
+    """gsplat and Warp are only of use on CUDA: which of them draws there, and why the others do not."""
     build = machine.torch_build()
     needed = bool(build and build[1] and machine.nvidia_devices())
-    if importlib.util.find_spec("gsplat") is None:
-        if needed:
-            remedy = "Run install_deps.py --extra gpu (see the README: gsplat's kernels are compiled on your machine, if you allow it)."
-            yield Check(
-                "gsplat", WARN, "not installed: the CPU draws, although there is a GPU", remedy
-            )
-        else:
-            yield Check("gsplat", OK, "not installed; it is used on NVIDIA GPUs only")
-        return
-    version = importlib.metadata.version("gsplat")
+    installed = {
+        name: importlib.metadata.version(package)
+        for name, package in (("gsplat", "gsplat"), ("warp", "warp-lang"))
+        if importlib.util.find_spec(name) is not None
+    }
+    text = ", ".join(f"{name} {version}" for name, version in installed.items()) or "not installed"
     if not needed:
-        yield Check("gsplat", OK, f"{version}; it is used on NVIDIA GPUs only")
+        yield Check("GPU rasteriser", OK, f"{text}; it is used on NVIDIA GPUs only")
         return
     from ..rasterize import gsplat_backend
+    from ..rasterize.warp import backend as warp_backend
 
-    reason = gsplat_backend.why_unusable()
-    if reason:
-        yield Check(
-            "gsplat",
-            WARN,
-            f"{version}, but the CPU draws: {reason}",
-            "What the CPU draws looks the same; it takes longer.",
-        )
-    else:
-        yield Check("gsplat", OK, f"{version} draws on the GPU")
+    reasons = []
+    for name, why_unusable in (
+        ("gsplat", gsplat_backend.why_unusable),
+        ("warp", warp_backend.why_unusable),
+    ):
+        reason = why_unusable()
+        if not reason:
+            yield Check("GPU rasteriser", OK, f"{name} {installed[name]} draws on the GPU")
+            return
+        reasons.append(reason)
+    yield Check(
+        "GPU rasteriser",
+        WARN,
+        f"The CPU draws, although there is a GPU: {'; '.join(reasons)}.",
+        "Run install_deps.py --extra gpu. What the CPU draws looks the same; it takes longer.",
+    )
 
 
 def _disk() -> Iterator[Check]:

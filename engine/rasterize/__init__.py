@@ -1,4 +1,4 @@
-"""One signature for drawing Gaussians; a CPU backend, gsplat on CUDA, and a small reference.
+"""One signature for drawing Gaussians; gsplat or Warp on CUDA, a CPU backend, and a small reference.
 
     rendering = rasterize(gaussians, K, camera_from_world, width, height)
     rendering.rgb.sum().backward()
@@ -22,7 +22,7 @@ from ..scene.gaussians import Gaussians
 from .constants import ALPHA_FLOOR
 
 _log = logging.getLogger(__name__)
-BACKENDS = ("auto", "cpu", "gsplat", "reference")
+BACKENDS = ("auto", "cpu", "gsplat", "warp", "reference")
 
 
 class RenderInfo(NamedTuple):
@@ -67,8 +67,9 @@ def rasterize(
     added to the projected means: pass zeros to receive their gradient. `depth=False` saves that channel; depth is
     then empty [c, h, w, 0].
 
-    `backend` "auto" is gsplat for CUDA tensors where it runs, else cpu (with one warning that says why);
-    "reference" is slow, takes float64 and differentiates everything by autograd.
+    `backend` "auto" is, for CUDA tensors, the first of gsplat and warp that runs, else cpu (with one warning that
+    says why); "warp" runs on the CPU too, for tests; "reference" is slow, takes float64 and differentiates
+    everything by autograd.
 
     Raises ValueError for shapes that do not fit and for parameters that are not finite (the cpu backend looks at
     higher SH and extra channels of what is in view only); UserError if gsplat is
@@ -97,7 +98,7 @@ def rasterize(
         gaussians = gaussians.map(lambda t: t.cpu())
         extra = None if extra is None else extra.cpu()
         offsets_px = None if offsets_px is None else offsets_px.cpu()
-    draw = {"cpu": _draw_cpu, "gsplat": _draw_gsplat, "reference": _draw_reference}[backend]
+    draw = _DRAW[backend]
     drawn = draw(gaussians, K, camera_from_world, extra, offsets_px, options)
     rgb, alpha, depth_sum, channels, radii = (t.to(device) for t in drawn)
     if background is not None:
@@ -113,15 +114,24 @@ def rasterize(
 
 @functools.cache
 def choose_backend(device: torch.device) -> str:
-    """The backend for tensors on a device: gsplat on CUDA, or, with a warning, the CPU where gsplat cannot draw."""
+    """The backend for tensors on a device: on CUDA gsplat, else Warp, else, with a warning that says why, the CPU."""
     if device.type != "cuda":
         return "cpu"
     from . import gsplat_backend
+    from .warp import backend as warp_backend
 
-    reason = gsplat_backend.why_unusable()
-    if reason:
-        _log.warning("Gaussians are drawn on the CPU: %s.", reason)
-    return "cpu" if reason else "gsplat"
+    reasons = []
+    for name, why_unusable in (
+        ("gsplat", gsplat_backend.why_unusable),
+        ("warp", warp_backend.why_unusable),
+    ):
+        reason = why_unusable()
+        if not reason:
+            _log.info("Gaussians are drawn on the GPU by %s.", name)
+            return name
+        reasons.append(reason)
+    _log.warning("Gaussians are drawn on the CPU: %s.", "; ".join(reasons))
+    return "cpu"
 
 
 def warm(
@@ -167,6 +177,12 @@ def _draw_gsplat(gaussians, K, camera_from_world, extra, offsets_px, options):
     return gsplat_backend.draw(gaussians, K, camera_from_world, extra, offsets_px, options)
 
 
+def _draw_warp(gaussians, K, camera_from_world, extra, offsets_px, options):
+    from .warp import backend as warp_backend
+
+    return warp_backend.draw(gaussians, K, camera_from_world, extra, offsets_px, options)
+
+
 def _draw_reference(gaussians, K, camera_from_world, extra, offsets_px, options):
     from . import reference
 
@@ -190,6 +206,14 @@ def _draw_reference(gaussians, K, camera_from_world, extra, offsets_px, options)
         parts.append((image[:3], alpha, image[3 : 3 + depth], image[3 + depth :]))
     rgb, alpha, depth_sum, channels = (torch.stack(p) for p in zip(*parts, strict=True))
     return rgb, alpha, depth_sum, channels, gaussians.means.new_zeros(K.shape[0], gaussians.count)
+
+
+_DRAW = {
+    "cpu": _draw_cpu,
+    "gsplat": _draw_gsplat,
+    "warp": _draw_warp,
+    "reference": _draw_reference,
+}
 
 
 def _check(

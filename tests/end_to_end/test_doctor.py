@@ -38,7 +38,7 @@ def test_this_machine_can_run_the_engine():
         "device",
         "rasteriser",
         "ffmpeg",
-        "gsplat",
+        "GPU rasteriser",
         "prior patch",
     } <= checks.keys()
     assert (

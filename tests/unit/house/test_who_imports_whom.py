@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 STANDARD = set(sys.stdlib_module_names) | {"__future__"}
 TORCH_WORLD = {"torch", "numba", "scipy", "diffusers", "transformers", "gsplat", "imageio", "PIL"}
+TORCH_WORLD |= {"warp"}
 BLENDER_WORLD = {"bpy", "mathutils", "bmesh", "gpu", "gpu_extras", "blf", "bpy_extras", "_bpy"}
 BRIDGE_NEEDS = {"numpy", "plyfile"}  # besides the standard library
 NO_TORCH = [
