@@ -248,6 +248,7 @@ def test_only_install_deps_decides_versions():
         "pxr": "usd_core",
         "yaml": "pyyaml",
         "skimage": "scikit_image",
+        "warp": "warp_lang",
     }
     used = {
         top(n) for p in files_of("engine") for n in imports_of(p) if not n.endswith(".py")
