@@ -140,7 +140,7 @@ def test_atomic_keeps_the_old_file_when_the_writer_fails(tmp_path):
 def test_two_engines_cannot_work_in_one_folder_and_a_dead_one_frees_it(tmp_path, inputs):
     job = _prepare(tmp_path, inputs)
     program = (
-        "import sys, pathlib; from engine.job import Job\n"
+        "import sys, pathlib; from engine.job.folder import Job\n"
         "with Job(pathlib.Path(sys.argv[1])).locked():\n print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
