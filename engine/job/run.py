@@ -28,6 +28,7 @@ def prepare_job(
     from ..media import images
     from ..models import choice
     from . import folder as job_module
+    from .inputs import refuse_strip
 
     if settings.video.prior != choice.AUTO:
         priors.check(settings.video.prior)
@@ -35,6 +36,8 @@ def prepare_job(
         geometry.check(settings.geometry.depth)
     choice.check(settings)
     picture = images.load_image(image)
+    picture_size = (picture.pixels.shape[2], picture.pixels.shape[1])
+    refuse_strip(*images.working_size(picture_size, settings.output.width, 8))
     inputs = {"image": image}
     with tempfile.TemporaryDirectory() as scratch:
         if trajectory.is_move(path) and not Path(path).exists():
@@ -42,9 +45,8 @@ def prepare_job(
             inputs["path"] = Path(scratch) / "path.txt"
             inputs["path"].write_text(path + "\n", encoding="utf-8")
         else:
-            size = (picture.pixels.shape[2], picture.pixels.shape[1])
             inputs["path"] = Path(scratch) / "path.json"
-            camera_file.write(inputs["path"], trajectory.load(path, image_size=size))
+            camera_file.write(inputs["path"], trajectory.load(path, image_size=picture_size))
         depth = Path(settings.geometry.depth)
         if depth.suffix:
             if not depth.is_file():
