@@ -5,11 +5,18 @@ Only the chosen command's module is imported, so that help and small commands st
 
 from __future__ import annotations
 
+import os
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    # "-m" puts the current folder first, where a stranger's torch.py may lie, unless it is the engine's own
+    _root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    sys.path[:1] = [p for p in sys.path[:1] if p and os.path.samefile(p, _root)]
+    sys.path[:] = [p for p in sys.path if p not in ("", os.curdir)]
+
 import argparse
 import importlib
 import logging
-import os
-import sys
 import tempfile
 import traceback
 from pathlib import Path
@@ -17,6 +24,7 @@ from typing import TextIO
 
 from .bridge.errors import Cancelled, UserError
 from .bridge.protocol import ENGINE_VERSION
+from .service import leaving
 from .service.server import describe_failure
 
 COMMANDS = {
@@ -79,6 +87,7 @@ def main(arguments: list[str]) -> int:
         _say(f"error: {error}")
         return EXIT_USER_ERROR
     except (KeyboardInterrupt, Cancelled) as stop:
+        leaving.ignore_interrupts()
         _say(str(stop) or "interrupted")
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output, e.g. head, has seen enough
@@ -111,4 +120,5 @@ def _speak_utf8(stream: TextIO | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leaving.end_soon_after_an_interrupt(EXIT_INTERRUPTED)
+    leaving.leave(main(sys.argv[1:]))

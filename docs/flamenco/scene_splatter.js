@@ -51,9 +51,9 @@ function uniqueName(image, names) {
     return name;
 }
 
-// `exec` has no working directory, so the engine's folder is given to Python instead.
+// `exec` has no working directory: the engine's folder takes the place of the current one, from which nothing is imported.
 function engine(args) {
-    const start = "import sys; sys.path.insert(0, sys.argv.pop(1)); from engine.__main__ import main; sys.exit(main(sys.argv[1:]))";
+    const start = "import sys; sys.path[0] = sys.argv.pop(1); from engine.__main__ import main; sys.exit(main(sys.argv[1:]))";
     return author.Command("exec", { exe: "{scene_splatter_python}", args: ["-c", start, "{scene_splatter_root}"].concat(args) });
 }
 

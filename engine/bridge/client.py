@@ -49,6 +49,16 @@ def child_environment(base: dict[str, str], extra: dict[str, str] | None = None)
     return {**clean, **ours, **(extra or {})}
 
 
+def python_command(python: Path | str, module: str) -> list[str]:
+    """Start a module of the engine, with `python_environment`; nothing is imported from the current folder."""
+    return [os.fspath(python), "-P", "-m", module]
+
+
+def python_environment(base: dict[str, str], root: Path | str) -> dict[str, str]:
+    """`child_environment` in which the package `engine` is found: `root` is the folder that holds it."""
+    return child_environment(base, {"PYTHONPATH": os.fspath(root), "PYTHONSAFEPATH": "1"})
+
+
 class EngineClient:
     """One running engine. Made by `start`; after `EngineDied` it is of no more use."""
 
@@ -91,9 +101,9 @@ class EngineClient:
             options = {"creationflags": flags}
         try:
             process = subprocess.Popen(
-                [os.fspath(python), "-m", "engine", "serve"],
+                [*python_command(python, "engine"), "serve"],
                 cwd=os.fspath(root),
-                env=child_environment(dict(os.environ), env),
+                env={**python_environment(dict(os.environ), root), **(env or {})},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

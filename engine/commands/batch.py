@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..bridge.errors import UserError
+from ..bridge.whole_file import whole_file
 from ..service import batch
 
 
@@ -41,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="GPUs of a job on Ray (default: 1 where the cluster has any)",
     )
+    parser.add_argument(
+        "--restart",
+        action="store_true",
+        help="begin generations whose inputs have changed anew; the earlier result is kept under a number",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,7 +58,13 @@ def run(args: argparse.Namespace) -> int:
     requests = batch.read(args.jobs)
     outcomes = []
     for outcome in batch.run(
-        requests, args.out, workers=args.workers, retries=args.retries, ray=args.ray, gpus=args.gpus
+        requests,
+        args.out,
+        workers=args.workers,
+        retries=args.retries,
+        ray=args.ray,
+        gpus=args.gpus,
+        restart=args.restart,
     ):
         outcomes.append(outcome)
         sys.stderr.write(
@@ -61,9 +73,9 @@ def run(args: argparse.Namespace) -> int:
     order = {request.name: i for i, request in enumerate(requests)}
     outcomes.sort(key=lambda o: order[o.name])
     text = batch.table(outcomes)
-    (args.out / "results.md").write_text(text, "utf-8")
-    (args.out / "results.json").write_text(
-        json.dumps([asdict(o) for o in outcomes], indent=1) + "\n", "utf-8"
-    )
+    with whole_file(args.out / "results.md") as temporary:
+        temporary.write_text(text, "utf-8")
+    with whole_file(args.out / "results.json") as temporary:
+        temporary.write_text(json.dumps([asdict(o) for o in outcomes], indent=1) + "\n", "utf-8")
     sys.stdout.write(text)
     return 0 if all(o.status == "done" for o in outcomes) else 1

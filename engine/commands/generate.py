@@ -11,9 +11,9 @@ from typing import Any
 from ..bridge import settings as settings_module
 from ..bridge.errors import Cancelled, UserError
 from ..bridge.settings import PRESETS, Setting
+from ..job.run import DEFAULT_MOVE, prepared_job, work
 
 DEMO = Path(__file__).resolve().parents[1] / "demo"
-_DEFAULT_MOVE = "dolly:1.0"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--path",
         default=None,
-        help=f"camera path file, or a move such as {_DEFAULT_MOVE} (the default) or orbit:20",
+        help=f"camera path file, or a move such as {DEFAULT_MOVE} (the default) or orbit:20",
     )
     parser.add_argument(
         "--out",
@@ -32,11 +32,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="folder for the results (default: out/ and the picture's name)",
     )
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="standard")
+    parser.add_argument(
+        "--preset", choices=tuple(PRESETS), help="default: standard, or as the job to resume has it"
+    )
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="continue the job in --out after its last finished segment",
+        help="continue the job in --out after its last finished segment; what is given must be the same",
+    )
+    parser.add_argument(
+        "--restart",
+        action="store_true",
+        help="begin the job in --out anew, without --image from its own inputs; "
+        "the earlier result is kept in it, under earlier/001",
     )
     groups: dict[str, Any] = {}
     for row in sorted(settings_module.table(), key=lambda row: not row.basic):  # stable
@@ -95,32 +103,29 @@ def _reader(row: Setting) -> Any:
 
 def run(args: argparse.Namespace) -> int:
     """Make the job folder, run the job, and say where the results are."""
-    from ..job.run import prepare_job, run_job
-
     values = {
         name.removeprefix("setting_"): v
         for name, v in vars(args).items()
         if name.startswith("setting_") and v is not None
     }
     image, path, preset = args.image, args.path, args.preset
-    if image is None and not (args.resume and args.out):
+    if args.restart and args.resume:
+        raise UserError(
+            "--resume goes on with the job that is there, --restart begins it anew.", "Give one."
+        )
+    if image is None and not ((args.resume or args.restart) and args.out):
         image, path, preset, values = _demo(path, preset, values)
     folder = (
         args.out or Path("out") / ("demo" if args.image is None else args.image.stem)
     ).resolve()
     try:
-        if image is None:
-            _existing(folder)
-        else:
-            prepare_job(
-                folder,
-                image,
-                path or _DEFAULT_MOVE,
-                settings_module.make(preset, **values),
-                resume=args.resume,
-            )
-        with progress() as bars:
-            outputs = run_job(folder, bars)
+        with (
+            prepared_job(
+                folder, image, path, preset, values, resume=args.resume, restart=args.restart
+            ) as job,
+            progress() as bars,
+        ):
+            outputs = work(job, bars)
     except (KeyboardInterrupt, Cancelled):
         raise Cancelled(
             f"Stopped. Finished segments are in {folder}; add --resume to continue."
@@ -130,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _demo(
-    path: str | None, preset: str, values: dict[str, Any]
+    path: str | None, preset: str | None, values: dict[str, Any]
 ) -> tuple[Path, str, str, dict[str, Any]]:
     import json
 
@@ -139,14 +144,9 @@ def _demo(
     return (
         image,
         path or str(DEMO / "path.json"),
-        "draft" if preset == "standard" else preset,
+        preset or "draft",
         {**chosen, **values},
     )
-
-
-def _existing(folder: Path) -> None:
-    if not (folder / "settings.json").is_file():
-        raise UserError(f"{folder} holds no job.", "Give the --out of the job to resume.")
 
 
 class Bars:

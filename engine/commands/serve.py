@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
-import sys
 
+from ..service.leaving import leave
 from ..service.server import Server, guard_standard_streams
 
 
@@ -20,6 +19,4 @@ def run(args: argparse.Namespace) -> int:
     clean = Server(incoming, outgoing).serve()
     if not clean:
         logging.getLogger(__name__).warning("a job did not stop in time; leaving it")
-        sys.stderr.flush()
-        os._exit(1)  # a thread inside C code would keep the interpreter from ending, or crash it
-    return 0
+    leave(0 if clean else 1)  # at once: nobody waits for a thread inside C code, or for torch

@@ -1,40 +1,72 @@
-"""The job folder: what is written when, atomically, and what a resume may trust.
+"""The job folder: what is written when, whole or not at all, and what a resume may trust.
 
-    settings.json         the settings, complete
+    job.lock              first of all: says that the folder is ours; held while an engine works in it
     input/                image, path.json, depth map, first Gaussians: copies, so a job can be moved and replayed
-    job.json              fingerprint of settings and inputs, the models that were chosen
-    segments/000/         one finished segment each; the folder appears by a rename, whole or not at all
+    settings.json         the settings, complete; after the inputs, so its presence says that they are whole
+    job.json              the job's identity (settings and SHA-256 of every input), the models that were
+                          chosen, and at the end the SHA-256 of every result
+    segments/000/         one finished segment each; the folder appears by a rename, whole or not at all,
+                          with the SHA-256 of its files in files.json
     scene.ply ...         results, each written under a temporary name and renamed
+    earlier/001/          what lay here before --restart, or before results were made again
 
 A folder that has `segments/i` has everything that segment i + 1 needs; nothing in it changes later.
+No link inside a job folder is followed: such a folder is refused.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PureWindowsPath
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from ..bridge import lock
 from ..bridge import settings as settings_module
 from ..bridge.errors import UserError
 from ..bridge.settings import SceneSettings
+from ..bridge.whole_file import is_partial, refuse_links, sweep, whole_file
 from ..scene.gaussians import Gaussians
+from . import identity
+from .identity import Identity
 
-FORMAT_VERSION = 1
-_JOB, _SETTINGS, _LOCK = "job.json", "settings.json", "job.lock"
+FORMAT_VERSION = 2
+EARLIER = "earlier"
+_JOB, _SETTINGS, _LOCK, _LOG, _MANIFEST = (
+    "job.json",
+    "settings.json",
+    "job.lock",
+    "engine.log",
+    "files.json",
+)
+_STAGED, _OLD_INPUT = ".input.partial", ".old_input.partial"
+# written by Blender and by batches; alone they make no job of a folder
+_OF_OTHERS = {"blender.json", "blender.lock", "batch.lock", "attempts.jsonl", "outcome.json"}
+_STAY = {_LOCK, EARLIER, "blender.lock", "batch.lock"}  # when the rest is put aside
+_FILE_ENDINGS = (".exr", ".png", ".npy", ".ply")  # with one of these a setting names a file
+_PARTS = ("image", "path", "depth", "initial")
+
+
+class AnotherJob(UserError):
+    """What was asked for is not what the folder's work was made of."""
+
+
+class Text(NamedTuple):
+    """An input that is no file yet: its ending, such as ".json", and its content."""
+
+    suffix: str
+    content: bytes
 
 
 def write_json(path: Path, data: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    with atomic(path) as temporary:
+    with whole_file(path) as temporary:
         temporary.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
@@ -42,30 +74,67 @@ def read_json(path: Path) -> Any:
     """Read JSON; a file that is not JSON is a UserError that names it."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # bytes that are no text are a ValueError too
         raise UserError(
             f"{path} is not valid JSON: {error}.", "Delete the folder and start the job again."
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read: {error.strerror or error}.", "Start the job again."
         ) from None
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, moved over it when the block ends well and deleted when it does not."""
-    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
+def locked(folder: Path, patience_s: float = 0.0) -> Iterator[None]:
+    """Hold a folder that is new, empty or a job's; it is made if need be. Leftovers of a killed engine are cleared.
+
+    Raises UserError while another engine holds it (after `patience_s` seconds of trying), for a
+    folder with foreign things in it, and for one with links inside. The lock ends with the
+    process, however it ends.
+    """
     try:
-        yield temporary
-        with open(temporary, "r+b") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        refuse_foreign(folder)
+        handle = lock.hold(folder / _LOCK, patience_s)
+    except BlockingIOError:
+        raise UserError(
+            f"Another engine is working in {folder}.", "Wait for it or cancel it, then try again."
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be a job's folder: {error.filename or folder}: "
+            f"{error.strerror or error}.",
+            "Choose another folder, on a disk of this machine that can be written.",
+        ) from error
+    with handle:
+        refuse_links(folder)
+        _finish_putting_aside(folder)
+        for inside in (folder, folder / "segments", folder / "frames", folder / "input"):
+            sweep(inside)
+        yield
+
+
+def refuse_foreign(folder: Path) -> None:
+    """UserError for a folder that is neither empty nor a job's."""
+    names = {entry.name for entry in os.scandir(folder) if not is_partial(entry.name)} - _OF_OTHERS
+    if names and not names & {_LOCK, _SETTINGS}:
+        raise UserError(
+            f"{folder} is not empty and is not a job folder.",
+            "Choose an empty or a new folder for --out.",
+        )
 
 
 class Job:
-    """One job folder, locked for as long as the object lives inside `with`."""
+    """One job folder. What writes in it needs `locked` around it."""
 
     def __init__(self, folder: Path) -> None:
+        """Raises UserError where the folder holds no job, or a damaged one."""
         self.folder = folder
+        if not holds_job(folder):
+            raise UserError(
+                f"{folder} holds no job, or one whose preparation was broken off.",
+                "Start it with --image, --path and --out.",
+            )
         self._written = read_json(folder / _SETTINGS)
         self.settings: SceneSettings = settings_module.from_json(self._written)
         self.left_out = settings_module.left_out(self._written)  # sentences for the user
@@ -83,15 +152,34 @@ class Job:
     @property
     def depth(self) -> Path | None:
         """The depth map input/depth.*, where the settings name a file."""
-        files = sorted((self.folder / "input").glob("depth.*"))
+        return self._input("depth")
+
+    def inputs(self) -> dict[str, Path]:
+        """The files of input/ by their part in the job. Raises UserError where one is missing, or there twice."""
+        found = {"image": self.image, "path": self.path}
+        found |= {part: file for part in _PARTS if (file := self._input(part)) is not None}
+        values = flat(self.settings)
+        for setting, part in (("depth", "depth"), ("initialiser", "initial")):
+            name = str(values[setting]).strip()
+            if Path(name).suffix.lower() not in _FILE_ENDINGS:
+                continue
+            if part not in found or name != f"input/{found[part].name}":
+                raise UserError(
+                    f"The settings of the job in {self.folder} name {name}, which is not among its inputs.",
+                    f"Start it anew, with --{setting} and the file.",
+                )
+        return found
+
+    def _input(self, part: str) -> Path | None:
+        files = sorted((self.folder / "input").glob(f"{part}.*"))
         return files[0] if files else None
 
-    def _one_input(self, stem: str) -> Path:
-        files = sorted((self.folder / "input").glob(f"{stem}.*"))
+    def _one_input(self, part: str) -> Path:
+        files = sorted((self.folder / "input").glob(f"{part}.*"))
         if len(files) != 1:
             raise UserError(
-                f"{self.folder / 'input'} must hold exactly one {stem} file, not {len(files)}.",
-                "Start the job again.",
+                f"{self.folder / 'input'} must hold exactly one {part} file, not {len(files)}.",
+                "Start the job anew, with --restart and its inputs.",
             )
         return files[0]
 
@@ -99,7 +187,7 @@ class Job:
         return self.folder / "segments" / f"{index:03d}"
 
     def finished_segments(self) -> int:
-        """How many segments, from the first on, are whole."""
+        """How many segments, from the first on, are there."""
         count = 0
         while self.segment_folder(count).is_dir():
             count += 1
@@ -113,58 +201,180 @@ class Job:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
-        for file in partial.rglob("*"):
-            if file.is_file():
-                with open(file, "r+b") as handle:
-                    os.fsync(handle.fileno())
+        files = sorted(file for file in partial.rglob("*") if file.is_file())
+        content = {file.relative_to(partial).as_posix(): identity.digest(file) for file in files}
+        write_json(partial / _MANIFEST, content)
+        for file in files:
+            with open(file, "r+b") as handle:
+                os.fsync(handle.fileno())
         os.replace(partial, final)
 
-    def start(self) -> None:
-        """Write job.json, or check that the folder's finished segments belong to these settings and inputs.
+    def identity(self) -> Identity:
+        """What the folder holds now, by content."""
+        return identity.of(flat(self.settings), self.inputs())
 
-        Raises UserError where they belong to others: nothing of another job is overwritten.
+    def start(self) -> list[str]:
+        """Write job.json, or check that the folder's work belongs to these settings and inputs.
+
+        Segments that are damaged are dropped, with those after them, to be made again; the lines
+        that are returned say so. Raises UserError where the work belongs to other inputs, naming
+        what has changed: nothing of another job is overwritten.
         """
-        mine = {"format": FORMAT_VERSION, "fingerprint": self.fingerprint()}
-        file = self.folder / _JOB
-        earlier = read_json(file) if file.exists() else {}
-        same = {name: earlier.get(name) for name in mine} == mine
-        if earlier and not same and self.finished_segments():
-            raise UserError(
-                f"{self.folder} holds the work of a job with other settings or inputs.",
-                "Choose another output folder, or delete this one.",
+        mine, earlier = self.identity(), self._record()
+        known = identity.from_json(earlier)
+        if known is not None:
+            known = known._replace(settings=_as_of_now(known.settings))
+            changed = identity.differences(known, mine)
+        else:
+            old = earlier.get("fingerprint")
+            files = list((self.folder / "input").iterdir())
+            same = old == identity.of_older_engine(self._written, files)
+            changed = [] if old is None or same else ["the settings or an input"]
+        if changed and self.finished_segments():
+            raise AnotherJob(
+                f"{self.folder} holds the work of another job. Not the same: {'; '.join(changed)}.",
+                "Put that back to go on with it, choose another --out, or add --restart: "
+                f"it begins anew and keeps what is here under {EARLIER}/.",
             )
-        write_json(file, earlier if same else mine)
+        kept: dict[str, Any] = {}
+        if not changed:
+            kept = {n: earlier[n] for n in ("models", "results") if n in earlier}
+        self._write_record(
+            {"format": FORMAT_VERSION, "settings": mine.settings, "inputs": mine.inputs, **kept}
+        )
+        return self._drop_damaged()
+
+    def _record(self) -> dict[str, Any]:
+        file = self.folder / _JOB
+        data = read_json(file) if file.exists() else {}
+        if not isinstance(data, dict):
+            raise UserError(f"{file} is damaged.", "Delete the folder and start the job again.")
+        return data
+
+    def _write_record(self, data: dict[str, Any]) -> None:
+        if data != (read_json(self.folder / _JOB) if (self.folder / _JOB).exists() else None):
+            write_json(self.folder / _JOB, data)
+
+    def known_identity(self) -> Identity:
+        """The identity with which the work here was made; of a job that has not begun, what the folder holds."""
+        known = identity.from_json(self._record())
+        if known is None:
+            return self.identity()
+        return known._replace(settings=_as_of_now(known.settings))
+
+    def _drop_damaged(self) -> list[str]:
+        count = self.finished_segments()
+        for index in range(count):
+            problem = _damage(self.segment_folder(index))
+            if problem:
+                for later in range(
+                    count - 1, index - 1, -1
+                ):  # the last first: killed, no gap is left
+                    dropped = self.segment_folder(later)
+                    partial = dropped.with_name(f".{dropped.name}.partial")
+                    shutil.rmtree(partial, ignore_errors=True)
+                    os.replace(dropped, partial)
+                    shutil.rmtree(partial, ignore_errors=True)
+                data = self._record()
+                data.pop("results", None)
+                self._write_record(data)
+                return [f"segment {index + 1} is damaged ({problem}) and is made again"]
+        return []
 
     def models(self) -> dict[str, str]:
         """The models with which the finished segments were made, by setting; empty before there are any."""
-        return read_json(self.folder / _JOB).get("models", {}) if self.finished_segments() else {}
+        models = self._record().get("models", {}) if self.finished_segments() else {}
+        return models if isinstance(models, dict) else {}
 
     def keep_models(self, models: dict[str, str]) -> None:
         """Note the models that are at work, for a later resume. After `start`."""
-        write_json(self.folder / _JOB, read_json(self.folder / _JOB) | {"models": models})
+        self._write_record(self._record() | {"models": models})
 
-    def discard(self) -> None:
-        """Remove a job that never finished a segment, so that it can be started anew. UserError while an engine works on it."""
-        with self.locked():
-            for name in ("input", "segments"):
-                shutil.rmtree(self.folder / name, ignore_errors=True)
-            for name in (_JOB, _SETTINGS, "engine.log"):
-                (self.folder / name).unlink(missing_ok=True)
-        (self.folder / _LOCK).unlink()
+    def keep_results(self, outputs: dict[str, str]) -> None:
+        """Note that the job is done: its outputs {name: file in the folder} and the content of every result."""
+        names = [Path(file).relative_to(self.folder).as_posix() for file in outputs.values()]
+        names += ["input.png", "input_render.png"]
+        for inside in ("frames", "plots"):
+            names += sorted(f"{inside}/{file.name}" for file in (self.folder / inside).glob("*.*"))
+        files = {n: identity.digest(self.folder / n) for n in names if (self.folder / n).is_file()}
+        named = {
+            name: Path(file).relative_to(self.folder).as_posix() for name, file in outputs.items()
+        }
+        self._write_record(self._record() | {"results": {"outputs": named, "files": files}})
 
-    def fingerprint(self) -> str:
-        """SHA-256 over the settings as they were written and the bytes of every input."""
-        digest = hashlib.sha256(json.dumps(self._written, sort_keys=True).encode())
-        for file in sorted((self.folder / "input").iterdir()):
-            digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
-        return digest.hexdigest()
+    def results(self) -> dict[str, str] | None:
+        """The outputs {name: file} of a job that is done; None if it is not, or one of them is gone or changed."""
+        results: Any = self._record().get("results")
+        try:
+            files, outputs = results["files"], results["outputs"]
+            whole = bool(files) and all(
+                not leads_out(name) and identity.digest(self.folder / name) == content
+                for name, content in files.items()
+            )
+            if not whole or any(file not in files for file in outputs.values()):
+                return None
+            return {str(n): str(self.folder / file) for n, file in outputs.items()}
+        except (KeyError, TypeError, AttributeError, UserError):
+            return None
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the folder; a second engine on it gets a UserError. The lock ends with the process, however it ends."""
-        with open(self.folder / _LOCK, "a+b") as handle:
-            _lock(handle, self.folder)
-            yield
+    def put_changed_results_aside(self) -> list[str]:
+        """Keep results that were changed since they were made, before new ones take their names. Lines about it."""
+        data = self._record()
+        results = data.pop("results", None)
+        files = results.get("files") if isinstance(results, dict) else None
+        if not isinstance(files, dict):
+            return []
+        changed = [
+            name
+            for name, content in files.items()
+            if not leads_out(name)
+            and (self.folder / name).is_file()
+            and identity.digest(self.folder / name) != content
+        ]
+        kept = _free_number(self.folder)
+        for name in changed:
+            (kept / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self.folder / name, kept / name)
+        self._write_record(data)
+        where = kept.relative_to(self.folder).as_posix()
+        return [f"{name} was changed since it was made; it is kept as {where}" for name in changed]
+
+
+def holds_job(folder: Path) -> bool:
+    """Whether a job was prepared in a folder to the end."""
+    return (folder / _SETTINGS).is_file()
+
+
+def flat(settings: SceneSettings) -> dict[str, Any]:
+    """All settings by name, without their groups."""
+    groups = settings_module.to_json(settings).values()
+    return {name: value for group in groups for name, value in group.items()}
+
+
+def leads_out(name: str) -> bool:
+    """Whether a name that a file lists could lie outside the folder of the list, here or on Windows."""
+    parts = PureWindowsPath(name).parts
+    return not parts or ".." in parts or ":" in name or "\0" in name or name[0] in "/\\"
+
+
+def _as_of_now(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that an earlier version wrote, as this one counts them: what it does not know is left out, what is new has its default."""
+    here = flat(SceneSettings())
+    return {name: settings.get(name, default) for name, default in here.items()}
+
+
+def _damage(segment: Path) -> str:
+    """What is wrong with a finished segment, or an empty text. Those of version 0.1 have no list of their files."""
+    if not (segment / _MANIFEST).is_file():
+        return "" if (segment / "gaussians.npz").is_file() else "gaussians.npz is missing"
+    try:
+        content = read_json(segment / _MANIFEST)
+        for name, expected in content.items():
+            if leads_out(name) or identity.digest(segment / name) != expected:
+                return f"{name} has changed"
+    except (UserError, AttributeError, TypeError) as error:
+        return str(getattr(error, "message", error)).rstrip(".")
+    return ""
 
 
 def prepare(folder: Path, settings: SceneSettings, inputs: dict[str, Path], *, resume: bool) -> Job:
@@ -173,33 +383,108 @@ def prepare(folder: Path, settings: SceneSettings, inputs: dict[str, Path], *, r
     A folder that already holds a job is only taken with `resume`, and then only if it is the
     same job. A folder with other things in it is left alone. Raises UserError.
     """
-    if (folder / _SETTINGS).exists():
+    with locked(folder):
+        return prepare_locked(folder, settings, {**inputs}, resume=resume, restart=False)
+
+
+def prepare_locked(
+    folder: Path,
+    settings: SceneSettings,
+    inputs: dict[str, Path | Text],
+    *,
+    resume: bool,
+    restart: bool,
+) -> Job:
+    """`prepare` in a folder that the caller has `locked`; on resuming, inputs that are not given are those of the job.
+
+    With `restart`, the job that is there is kept under a number. Raises UserError, `AnotherJob`
+    where `resume` asks for another one than is there.
+    """
+    if holds_job(folder) and not restart:
         job = Job(folder)
         if resume:
-            if job.settings != settings:
-                raise UserError(
-                    f"{folder} holds a job with other settings.",
-                    "Resume it with its own settings, or choose another --out.",
-                )
-            return job
+            _refuse_another(job, settings, inputs)
+            if job.settings != settings:  # the same files under other names
+                write_json(folder / _SETTINGS, settings_module.to_json(settings))
+            return Job(folder)
         if job.finished_segments():
             raise UserError(
                 f"{folder} already holds a job.",
-                "Add --resume to continue it, or choose another --out.",
+                "Add --resume to continue it, --restart to begin anew "
+                f"(what is there is kept under {EARLIER}/), or choose another --out.",
             )
-        job.discard()
-    if folder.is_dir() and any(folder.iterdir()):
-        raise UserError(
-            f"{folder} is not empty and is not a job folder.",
-            "Choose an empty or a new folder for --out.",
-        )
-    (folder / "input").mkdir(parents=True, exist_ok=True)
-    for stem, source in inputs.items():
-        shutil.copyfile(source, folder / "input" / f"{stem}{source.suffix.lower()}")
-    write_json(
-        folder / _SETTINGS, settings_module.to_json(settings)
-    )  # last: its presence says the inputs are whole
+    staged = folder / _STAGED
+    staged.mkdir()
+    for part, source in inputs.items():
+        target = staged / f"{part}{source.suffix.lower()}"
+        if isinstance(source, Text):
+            target.write_bytes(source.content)
+        else:
+            shutil.copyfile(source, target)
+    if any((folder / "segments").glob("[0-9]*")):  # work that is given up, or lost its settings
+        put_aside(folder)
+    for name in (_SETTINGS, _JOB, _LOG):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "segments", ignore_errors=True)
+    if (folder / "input").exists():  # by a rename: nothing half is ever named input
+        os.replace(folder / "input", folder / _OLD_INPUT)
+        shutil.rmtree(folder / _OLD_INPUT, ignore_errors=True)
+    os.replace(staged, folder / "input")
+    write_json(folder / _SETTINGS, settings_module.to_json(settings))
     return Job(folder)
+
+
+def _refuse_another(job: Job, settings: SceneSettings, inputs: dict[str, Path | Text]) -> None:
+    asked, known = identity.of(flat(settings), inputs), job.known_identity()
+    there, given = job.inputs()["path"], inputs.get("path")
+    if (
+        isinstance(given, Text)
+        and given.suffix == there.suffix == ".json"
+        and identity.digest(there) == known.inputs.get("path")
+        and identity.same_cameras(there.read_bytes(), given.content)
+    ):
+        asked.inputs["path"] = known.inputs["path"]
+    given_parts = {part: asked.inputs.get(part, content) for part, content in known.inputs.items()}
+    changed = identity.differences(known, asked._replace(inputs={**given_parts, **asked.inputs}))
+    if changed:
+        raise AnotherJob(
+            f"{job.folder} holds another job. Not the same: {'; '.join(changed)}.",
+            "Resume it with what it was made of (--resume alone will do), choose another --out, or "
+            f"give --restart in place of --resume: what is there is kept under {EARLIER}/.",
+        )
+
+
+def put_aside(folder: Path) -> Path:
+    """Move everything in a locked job folder to earlier/<number>/, which is returned.
+
+    Killed in the middle, the next engine that locks the folder finishes it.
+    """
+    kept = _free_number(folder)
+    partial = kept.with_name(f".{kept.name}.partial")
+    try:
+        partial.mkdir(parents=True)
+        _finish_putting_aside(folder)
+    except OSError as error:
+        raise UserError(
+            f"What is in {folder} could not be put aside: {error.strerror or error}.",
+            "Close the programs that have it open, then try again.",
+        ) from error
+    return kept
+
+
+def _free_number(folder: Path) -> Path:
+    number = 1
+    while (folder / EARLIER / f"{number:03d}").exists():
+        number += 1
+    return folder / EARLIER / f"{number:03d}"
+
+
+def _finish_putting_aside(folder: Path) -> None:
+    for partial in sorted((folder / EARLIER).glob(".*.partial")):
+        for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+            if entry.name not in _STAY and not is_partial(entry.name):
+                os.replace(entry.path, partial / entry.name)
+        os.replace(partial, partial.with_name(partial.name.split(".")[1]))
 
 
 def save_gaussians(path: Path, gaussians: Gaussians) -> None:
@@ -211,23 +496,14 @@ def save_gaussians(path: Path, gaussians: Gaussians) -> None:
 
 
 def load_gaussians(path: Path, device: torch.device) -> Gaussians:
-    """Inverse of `save_gaussians`."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return Gaussians(*(torch.from_numpy(arrays[name]).to(device) for name in Gaussians._fields))
-
-
-def _lock(handle: Any, folder: Path) -> None:
-    busy = UserError(
-        f"Another engine is working in {folder}.", "Wait for it or cancel it, then try again."
-    )
+    """Inverse of `save_gaussians`. Raises UserError for a file that is missing or damaged."""
     try:
-        if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]  # Windows only
-        else:
-            import fcntl
-
-            fcntl.flock(handle.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise busy from None
+        with np.load(path, allow_pickle=False) as arrays:
+            return Gaussians(
+                *(torch.from_numpy(arrays[name]).to(device) for name in Gaussians._fields)
+            )
+    except Exception as error:  # numpy, zipfile and zlib have one each for every kind of damage
+        raise UserError(
+            f"{path} is missing or damaged ({type(error).__name__}).",
+            f"Delete {path.parent.name} and the segments after it, then resume: they are made again.",
+        ) from error

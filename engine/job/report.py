@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .folder import atomic, read_json, write_json
+from ..bridge.whole_file import whole_file
+from .folder import read_json, write_json
 from .measures import Agreement
 
 AGREEMENT_DB = (
@@ -158,7 +159,7 @@ def write_report(folder: Path, facts: dict[str, Any], numbers: PathNumbers) -> d
     _plot_losses(plots / "loss.png", segments)
     _plot_line(plots / "psnr.png", numbers.path_psnr, "frame", "PSNR, dB")
     _plot_line(plots / "ssim.png", numbers.path_ssim, "frame", "SSIM")
-    with atomic(folder / "report.html") as temporary:
+    with whole_file(folder / "report.html") as temporary:
         temporary.write_text(_page(data), encoding="utf-8")
     return data
 

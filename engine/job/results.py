@@ -15,12 +15,13 @@ from torch import Tensor
 
 from ..bridge import camera_file, splat_file
 from ..bridge.splat_file import Splats
+from ..bridge.whole_file import whole_file
 from ..media import images
 from ..method.losses import ssim_map
 from ..method.refine import refine
 from ..method.views import Views, render
 from ..scene.gaussians import Gaussians
-from .folder import Job, atomic
+from .folder import Job
 from .inputs import Start
 from .measures import psnr
 from .report import PathNumbers, write_report
@@ -161,7 +162,7 @@ def _collect_frames(job: Job) -> list[Path]:
             file.name: file for file in sorted((job.segment_folder(index) / "frames").glob("*.png"))
         }
     for name, file in newest.items():
-        with atomic(target / name) as temporary:
+        with whole_file(target / name) as temporary:
             shutil.copyfile(file, temporary)
     return [target / name for name in sorted(newest)]
 

@@ -1,126 +1,209 @@
 """A job from its inputs to its results, whoever asks: the command line, the wire, a batch.
 
-`prepare_job` makes the folder, `run_job` does the work in it. What is heavy is imported when it
-is called for: the server starts without torch, and says "starting" before it loads it.
+`prepared_job` makes the folder or takes up the one that is there, `run_job` does the work in a
+folder, `work` in one that is locked already. What is heavy is imported when it is called for: the
+server starts without torch, and says "starting" before it loads it.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..bridge import settings as settings_module
 from ..bridge.errors import UserError
 from ..bridge.settings import SceneSettings
 
+if TYPE_CHECKING:
+    from .folder import Job, Text
+
 log = logging.getLogger(__name__)
 
+DEFAULT_MOVE = "dolly:1.0"
+_FILE_SETTINGS = {  # settings that may name a file: (part in the job, what it is, what else to do)
+    "depth": ("depth", "depth map", "use --depth box"),
+    "initialiser": ("initial", "file of Gaussians", "use --initialiser layers"),
+}
 
-def prepare_job(
-    folder: Path, image: Path, path: str, settings: SceneSettings, *, resume: bool
-) -> Any:
-    """A job folder with copies of the inputs, after reading each once: bad input leaves nothing behind."""
+
+class Asked(NamedTuple):
+    """What a job shall be made of. Of a job that is resumed, `inputs` has only those that were given."""
+
+    settings: SceneSettings
+    inputs: dict[str, Path | Text]
+
+
+@contextmanager
+def prepared_job(
+    folder: Path,
+    image: Path | None,
+    path: str | None,
+    preset: str | None,
+    values: dict[str, Any],
+    *,
+    resume: bool = False,
+    restart: bool = False,
+    patience_s: float = 0.0,
+) -> Iterator[Job]:
+    """A locked job folder with copies of the inputs, each read once before: bad input leaves nothing behind.
+
+    With `resume` the job that is there is taken up; what is None or not among `values` is as it has
+    it, what is given must be the same. With `restart` it is kept under a number and begins anew,
+    without `image` from its own inputs. `patience_s`: wait so long for another engine to leave.
+    Raises UserError.
+    """
+    from . import folder as job_folder
+
+    asked = _asked(folder, image, path, preset, values, resume=resume, restart=restart)
+    with job_folder.locked(folder, patience_s):
+        yield job_folder.prepare_locked(
+            folder, asked.settings, asked.inputs, resume=resume, restart=restart
+        )
+
+
+def _asked(
+    folder: Path,
+    image: Path | None,
+    path: str | None,
+    preset: str | None,
+    values: dict[str, Any],
+    *,
+    resume: bool,
+    restart: bool,
+) -> Asked:
     from .. import geometry, priors
-    from ..bridge import camera_file
-    from ..cameras import moves, trajectory
     from ..media import images
     from ..models import choice
-    from . import folder as job_module
-    from .inputs import refuse_strip
+    from . import folder as job_folder
 
+    earlier = None
+    if (image is None and (resume or restart)) or (resume and job_folder.holds_job(folder)):
+        earlier = job_folder.Job(folder)
+    base = job_folder.flat(earlier.settings) if earlier is not None and preset is None else {}
+    settings = settings_module.make(preset or "standard", **{**base, **values})
     if settings.video.prior != choice.AUTO:
         priors.check(settings.video.prior)
     if settings.geometry.depth.strip() != choice.AUTO:
         geometry.check(settings.geometry.depth)
     choice.check(settings)
-    picture = images.load_image(image)
-    picture_size = (picture.pixels.shape[2], picture.pixels.shape[1])
-    refuse_strip(*images.working_size(picture_size, settings.output.width, 8))
-    inputs = {"image": image}
-    with tempfile.TemporaryDirectory() as scratch:
-        if trajectory.is_move(path) and not Path(path).exists():
-            moves.parse(path)
-            inputs["path"] = Path(scratch) / "path.txt"
-            inputs["path"].write_text(path + "\n", encoding="utf-8")
-        else:
-            inputs["path"] = Path(scratch) / "path.json"
-            camera_file.write(inputs["path"], trajectory.load(path, image_size=picture_size))
-        depth = Path(settings.geometry.depth)
-        if depth.suffix:
-            if not depth.is_file():
-                raise UserError(
-                    f"The depth map {depth} does not exist.", "Check the name, or use --depth box."
-                )
-            inputs["depth"] = depth
-            settings = settings_module.make(
-                **{**_flat(settings), "depth": f"input/depth{depth.suffix.lower()}"}
+    inputs: dict[str, Path | Text] = {}
+    if earlier is not None and not resume:
+        inputs |= earlier.inputs()
+    if image is not None:
+        inputs["image"] = image
+    if path is not None or earlier is None:
+        source = image if earlier is None or image is not None else earlier.image
+        assert source is not None  # without a picture there is an earlier job
+        inputs["path"] = _camera_path(path or DEFAULT_MOVE, images.load_image(source))
+    elif image is not None:
+        images.load_image(image)  # a bad one is told before anything is written
+    given = {n: v for n, v in job_folder.flat(settings).items() if n not in base or n in values}
+    files = {}
+    for name, (part, noun, otherwise) in _FILE_SETTINGS.items():
+        file = Path(str(given.get(name, "")).strip()).expanduser()
+        if not file.suffix or (name == "initialiser" and file.suffix.lower() != ".ply"):
+            if name in given:
+                inputs.pop(part, None)
+            continue
+        if not file.is_file():
+            raise UserError(
+                f"The {noun} {file} does not exist.", f"Check the name, or {otherwise}."
             )
-        first = Path(settings.geometry.initialiser.strip())
-        if first.suffix.lower() == ".ply":
-            if not first.is_file():
-                raise UserError(
-                    f"The Gaussians {first} do not exist.",
-                    "Check the name, or use --initialiser layers.",
-                )
-            inputs["initial"] = first
-            settings = settings_module.make(
-                **{**_flat(settings), "initialiser": "input/initial.ply"}
-            )
-        return job_module.prepare(folder, settings, inputs, resume=resume)
+        inputs[part] = file
+        files[name] = f"input/{part}{file.suffix.lower()}"
+    return Asked(settings_module.make(**{**job_folder.flat(settings), **files}), inputs)
 
 
-def _flat(settings: SceneSettings) -> dict[str, Any]:
-    return {
-        name: value
-        for group in settings_module.to_json(settings).values()
-        for name, value in group.items()
-    }
+def _camera_path(path: str, picture: Any) -> Text:
+    """A named move as it is written, a file of any kind as our own camera path."""
+    from ..bridge import camera_file
+    from ..cameras import moves, trajectory
+    from .folder import Text
+
+    if trajectory.is_move(path) and not Path(path).exists():
+        moves.parse(path)
+        return Text(".txt", (path + "\n").encode())
+    size = (picture.pixels.shape[2], picture.pixels.shape[1])
+    cameras = camera_file.checked(trajectory.load(path, image_size=size), Path(path).name)
+    text = json.dumps(camera_file.to_json(cameras), allow_nan=False, indent=1) + "\n"
+    return Text(".json", text.encode())
 
 
 def run_job(folder: Path, report: Any, _: Any = None) -> dict[str, str]:
     """Run the job in a folder that has settings.json and input/; finished segments are not computed again.
 
     `report(stage, done, total, text="", preview=None)` may raise `Cancelled`. Returns the
-    results, name -> file. The server and the command line both come here.
+    results, name -> file. Raises UserError, also while another engine works there.
     """
     report("starting", 0, 1)
+    from . import folder as job_folder
+
+    job_folder.Job(folder)  # a folder without a job is not made into one
+    with job_folder.locked(folder):
+        return work(job_folder.Job(folder), report)
+
+
+def work(job: Job, report: Any) -> dict[str, str]:
+    """`run_job` in a folder that the caller has locked."""
+    report("starting", 0, 1)
+    handler = _log_to(job.folder)
+    report = _logged(report)
+    try:
+        return _work(job, report)
+    except OSError as error:
+        if job.folder.is_dir():
+            raise
+        raise UserError(
+            f"{job.folder} was moved or deleted while the job ran.",
+            "If it was moved, resume it where it is now.",
+        ) from error
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+def _work(job: Job, report: Any) -> dict[str, str]:
     from .. import priors
     from ..media import images
     from ..method import pipeline
     from ..models import memory
     from ..models.device import choose
     from . import inputs, results
-    from .folder import Job
     from .segment import JobRecord
 
-    job = Job(folder)
-    handler = _log_to(folder)
-    report = _logged(report)
-    try:
-        with job.locked():
-            job.start()
-            device = choose(job.settings.output.device)
-            picture = images.load_image(job.image)
-            facts = _settle(job, (picture.pixels.shape[2], picture.pixels.shape[1]), str(device))
-            facts |= {f"left out {i + 1}": text for i, text in enumerate(job.left_out)}
-            for name, fact in facts.items():
-                report("models", 1, 1, f"{name}: {fact}")
-            report("depth", 0, 1)
-            start = inputs.load(job, device, picture)
-            prior = priors.make_prior(job.settings, start.inputs.image, str(device))
-            start.facts.update(results.provenance(prior and prior.spec) | facts)
-            start.facts.update(memory.described(prior))
-            for name, fact in start.facts.items():
-                log.info("%s: %s", name, fact)
-            report("prior", 1, 1, start.facts.get("memory of the prior", job.settings.video.prior))
-            record = JobRecord(job, start.path.count, device, report)
-            gaussians = pipeline.generate(start.inputs, prior, job.settings, record)
-            return results.write(job, start, gaussians, report)
-    finally:
-        logging.getLogger().removeHandler(handler)
-        handler.close()
+    for line in job.start():
+        log.warning("%s", line)
+        report("resuming", 1, 1, line)
+    finished = job.results()
+    if finished is not None:
+        report("done", 1, 1, "The job was finished before, and its results are all here.")
+        return finished
+    for line in job.put_changed_results_aside():
+        log.warning("%s", line)
+        report("resuming", 1, 1, line)
+    device = choose(job.settings.output.device)
+    picture = images.load_image(job.image)
+    facts = _settle(job, (picture.pixels.shape[2], picture.pixels.shape[1]), str(device))
+    facts |= {f"left out {i + 1}": text for i, text in enumerate(job.left_out)}
+    for name, fact in facts.items():
+        report("models", 1, 1, f"{name}: {fact}")
+    report("depth", 0, 1)
+    start = inputs.load(job, device, picture)
+    prior = priors.make_prior(job.settings, start.inputs.image, str(device))
+    start.facts.update(results.provenance(prior and prior.spec) | facts)
+    start.facts.update(memory.described(prior))
+    for name, fact in start.facts.items():
+        log.info("%s: %s", name, fact)
+    report("prior", 1, 1, start.facts.get("memory of the prior", job.settings.video.prior))
+    record = JobRecord(job, start.path.count, device, report)
+    gaussians = pipeline.generate(start.inputs, prior, job.settings, record)
+    outputs = results.write(job, start, gaussians, report)
+    job.keep_results(outputs)
+    return outputs
 
 
 def _settle(job: Any, picture_size: tuple[int, int], device: str) -> dict[str, str]:

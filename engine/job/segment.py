@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from ..bridge.errors import UserError
 from ..bridge.segments import Segment, plan_segments
+from ..bridge.whole_file import whole_file
 from ..media import images
 from ..method import masks
 from ..method.enhance import Enhanced
@@ -63,6 +63,12 @@ class JobRecord:
         self.frames = FramesOnDisk(device)
         for index, segment in enumerate(self._segments[: self.finished]):
             files = sorted((job.segment_folder(index) / "frames").glob("*.png"))
+            if [file.stem for file in files] != [f"{i:04d}" for i in range(*segment[:2])]:
+                raise UserError(
+                    f"{job.segment_folder(index)} holds other frames than {segment.start} to "
+                    f"{segment.stop - 1}: it was cut by another version of the engine.",
+                    "Finish it with that version, or begin anew with --restart, which keeps it.",
+                )
             self.frames.replace(segment.start, files)
 
     def gaussians(self, first: Gaussians) -> Gaussians:
@@ -89,11 +95,9 @@ class JobRecord:
         share = min(1.0, _PREVIEW_PX / max(frame.shape[1:]))
         width, height = (max(1, round(side * share)) for side in (frame.shape[2], frame.shape[1]))
         preview = self._job.folder / "preview.npy"
-        partial = preview.with_name("preview.npy.partial")
         try:
-            with partial.open("wb") as file:
-                np.save(file, images.to_bytes(images.resize(frame, width, height)))
-            os.replace(partial, preview)
+            with whole_file(preview) as partial:
+                np.save(partial, images.to_bytes(images.resize(frame, width, height)))
         except OSError as error:
             raise UserError(
                 f"{preview} cannot be written: {error.strerror or error}.",

@@ -5,8 +5,13 @@ folder of its own below the batch's output folder, and that is the only state: a
 line for each start, outcome.json appears when the job is over. Running the batch again skips jobs
 that are done, takes up those that are not, and resumes generation after its last finished segment.
 
+A job is done when it is the same by content (its request and the bytes of every file it names) and
+its outputs are as they were made. A generation whose inputs changed is refused, or begun anew with
+`restart`, which keeps the earlier result under a number.
+
 A job whose process dies (killed, out of memory, a lost node) is started again on another worker; a
-job that fails for a reason that a person must mend is not.
+job that fails for a reason that a person must mend is not. Workers end with the batch: each watches
+its standard input, which the batch holds open.
 """
 
 from __future__ import annotations
@@ -16,22 +21,30 @@ import json
 import logging
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from ..bridge import lock
+from ..bridge.client import python_command
 from ..bridge.errors import UserError
+from ..bridge.whole_file import append_text, refuse_links, whole_file
+from .leaving import leave
 
 log = logging.getLogger(__name__)
 
 KINDS = ("generate", "convert", "render", "mesh", "rehearsal")
-ATTEMPTS, OUTCOME, REQUEST = "attempts.jsonl", "outcome.json", "batch_request.json"
+ATTEMPTS, OUTCOME, LOCK = "attempts.jsonl", "outcome.json", "batch.lock"
+PATIENCE_S = 10.0  # a worker of a killed batch is gone in less
+_BUSY_CODE = 75  # of a worker that another one keeps from its folder
 # settings of a kind that are input files, so relative to the batch file
 _INPUTS = {
     "convert": ("input", "cameras", "image_plane"),
@@ -58,8 +71,18 @@ class Request:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def fingerprint(self) -> str:
-        """Equal for equal requests."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """Equal for requests that are equal, down to the bytes of the files that they name now."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        taken = hashlib.sha256(text.encode())
+        for file in self.files():
+            taken.update(content(file).encode())
+        return taken.hexdigest()
+
+    def files(self) -> list[Path]:
+        """The files and folders that the job is made from."""
+        keys = _INPUTS[self.kind] + (_MAYBE_FILES if self.kind == "generate" else ())
+        named = [self.image, self.path, *(str(self.settings.get(key) or "") for key in keys)]
+        return [Path(name) for name in named if name and Path(name).exists()]
 
 
 @dataclass(frozen=True)
@@ -74,6 +97,20 @@ class Outcome:
     error: str = ""
     outputs: dict[str, Any] = field(default_factory=dict)
     request: str = ""  # fingerprint
+    files: dict[str, str] = field(default_factory=dict)  # outputs on disk, by content
+
+
+def content(path: Path) -> str:
+    """SHA-256 of a file, or of all files of a folder with their names; "gone" where there is neither."""
+    from ..job import identity
+
+    if path.is_file():
+        return identity.digest(path)
+    if not path.is_dir():
+        return "gone"
+    inside = sorted(file for file in path.rglob("*") if file.is_file())
+    lines = [f"{file.relative_to(path).as_posix()} {identity.digest(file)}" for file in inside]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def read(path: Path) -> list[Request]:
@@ -125,14 +162,15 @@ def _request(job: Any, defaults: dict[str, Any], index: int, path: Path) -> Requ
     here = path.resolve().parent
     for key in _INPUTS[kind]:
         if settings.get(key):
-            settings[key] = str(here / str(settings[key]))
+            settings[key] = str(_place(here, settings[key], name))
     for key in _MAYBE_FILES:
-        if kind == "generate" and settings.get(key) and (here / str(settings[key])).is_file():
-            settings[key] = str(here / str(settings[key]))
+        if kind == "generate" and settings.get(key):
+            place = _place(here, settings[key], name)
+            settings[key] = str(place) if place.is_file() else settings[key]
     camera_path = str(values.get("path", "dolly:1.0"))
-    if (here / camera_path).exists():
-        camera_path = str(here / camera_path)
-    image = str(here / values["image"]) if kind == "generate" else ""
+    if "\\" in camera_path or (here / camera_path).exists():
+        camera_path = str(_place(here, camera_path, name))
+    image = str(_place(here, values["image"], name)) if kind == "generate" else ""
     return Request(
         name,
         kind,
@@ -143,83 +181,109 @@ def _request(job: Any, defaults: dict[str, Any], index: int, path: Path) -> Requ
     )
 
 
+def _place(here: Path, value: Any, name: str) -> Path:
+    """A file that a batch names, relative to the batch file; written on Windows, it is found elsewhere too."""
+    text = str(value)
+    if os.name != "nt" and not (here / text).exists():
+        if PureWindowsPath(text).drive:
+            raise UserError(
+                f"Job {name} names {text}, a place on a Windows machine.",
+                "Give a place of this machine, or one relative to the batch file.",
+            )
+        text = text.replace("\\", "/")
+    return here / text
+
+
 # ---- in the worker
 
 
-def work(folder: Path, request: Request) -> Outcome:
-    """Do a job in its folder, in this process, and write its outcome. Never raises for a job's own failure."""
+def work(folder: Path, request: Request, restart: bool = False) -> Outcome:
+    """Do a job in its folder, in this process, and write its outcome. Never raises for a job's own failure.
+
+    Raises UserError where another batch is at work in the folder, or the folder is not a job's.
+    """
     from ..bridge.protocol import Done, Start
     from . import server
 
     started = time.time()
     folder.mkdir(parents=True, exist_ok=True)
-    where = f"{socket.gethostname()}:{os.getpid()}"
+    if request.kind == "generate":
+        from ..job.folder import refuse_foreign  # with torch, which is needed anyway
+
+        refuse_foreign(folder)
+    refuse_links(folder)
     try:
-        _prepare(folder, request)
-    except UserError as error:
-        return _save(
-            folder,
-            Outcome(
+        handle = lock.hold(folder / LOCK, PATIENCE_S)
+    except BlockingIOError:
+        raise UserError(f"Another batch is at work in {folder}.", "Wait for it.") from None
+    with handle:
+        line = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
+        append_text(folder / ATTEMPTS, json.dumps(line) + "\n")
+        attempts = len((folder / ATTEMPTS).read_text("utf-8").splitlines())
+        report = _progress(folder)
+        fingerprint = request.fingerprint()
+        if request.kind == "generate":
+            answer = server.answered(
                 request.name,
-                "failed",
-                time.time() - started,
-                1,
-                where,
-                str(error),
-                {},
-                request.fingerprint(),
-            ),
+                request.kind,
+                folder,
+                lambda: dict(_generate(folder, request, restart, report)),
+            )
+        else:
+            start = Start(request.name, request.kind, str(folder.resolve()), request.settings)
+            answer = server.run_job(start, report)
+        done = isinstance(answer, Done)
+        outputs = dict(answer.outputs) if isinstance(answer, Done) else {}
+        reason = f"{getattr(answer, 'error', 'cancelled')} {getattr(answer, 'hint', '')}".strip()
+        outcome = Outcome(
+            request.name,
+            "done" if done else "failed",
+            time.time() - started,
+            attempts,
+            f"{socket.gethostname()}:{os.getpid()}",
+            "" if done else reason,
+            outputs,
+            fingerprint,
+            _contents(outputs),
         )
-    with (folder / ATTEMPTS).open("a", encoding="utf-8") as file:
-        file.write(
-            json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": started})
-            + "\n"
-        )
-    attempts = len((folder / ATTEMPTS).read_text("utf-8").splitlines())
-    settings = {} if request.kind == "generate" else request.settings
-    answer = server.run_job(
-        Start(request.name, request.kind, str(folder.resolve()), settings), _progress(folder)
-    )
-    seconds = time.time() - started
-    if isinstance(answer, Done):
-        return _save(
+        return _save(folder, outcome)
+
+
+def _contents(outputs: dict[str, Any]) -> dict[str, str]:
+    """Those outputs that are files or folders, by content."""
+    places = [value for value in outputs.values() if isinstance(value, str) and value]
+    return {place: content(Path(place)) for place in places if Path(place).exists()}
+
+
+def _generate(
+    folder: Path, request: Request, restart: bool, report: Callable[..., None]
+) -> dict[str, str]:
+    """The scene of a request; a folder of the same job is taken up where it stopped."""
+    from ..job import run
+    from ..job.folder import AnotherJob
+
+    def once(**how: Any) -> dict[str, str]:
+        with run.prepared_job(
             folder,
-            Outcome(
-                request.name,
-                "done",
-                seconds,
-                attempts,
-                where,
-                "",
-                dict(answer.outputs),
-                request.fingerprint(),
-            ),
-        )
-    reason = f"{getattr(answer, 'error', 'cancelled')} {getattr(answer, 'hint', '')}".strip()
-    return _save(
-        folder,
-        Outcome(
-            request.name, "failed", seconds, attempts, where, reason, {}, request.fingerprint()
-        ),
-    )
+            Path(request.image),
+            request.path,
+            request.preset,
+            request.settings,
+            patience_s=PATIENCE_S,
+            **how,
+        ) as job:
+            return run.work(job, report)
 
-
-def _prepare(folder: Path, request: Request) -> None:
-    """The folder's inputs, copied and checked; a folder of the same job is taken up where it stopped."""
-    if request.kind != "generate":
-        return
-    from ..bridge import settings as settings_module
-    from ..job.run import prepare_job
-
-    for mine in (
-        ATTEMPTS,
-        OUTCOME,
-        REQUEST,
-    ):  # a folder with foreign files in it is refused by the preparation
-        if not (folder / "settings.json").exists():
-            (folder / mine).unlink(missing_ok=True)
-    settings = settings_module.make(request.preset, **request.settings)
-    prepare_job(folder, Path(request.image), request.path, settings, resume=True)
+    try:
+        return once(resume=True)
+    except AnotherJob as error:
+        if restart:
+            return once(restart=True)
+        raise UserError(
+            error.message,
+            "Put that back, give the job another name, or run the batch with --restart: "
+            "it begins this job anew and keeps what is here under earlier/.",
+        ) from error
 
 
 def _progress(folder: Path) -> Callable[..., None]:
@@ -237,9 +301,8 @@ def _progress(folder: Path) -> Callable[..., None]:
 
 
 def _save(folder: Path, outcome: Outcome) -> Outcome:
-    partial = folder / (OUTCOME + ".part")
-    partial.write_text(json.dumps(asdict(outcome), indent=1) + "\n", "utf-8")
-    os.replace(partial, folder / OUTCOME)
+    with whole_file(folder / OUTCOME) as temporary:
+        temporary.write_text(json.dumps(asdict(outcome), indent=1) + "\n", "utf-8")
     return outcome
 
 
@@ -247,15 +310,12 @@ def _save(folder: Path, outcome: Outcome) -> Outcome:
 
 
 def finished(folder: Path, request: Request) -> Outcome | None:
-    """The outcome of an earlier run of the very same request that went well, or None."""
-    try:
-        data = json.loads((folder / OUTCOME).read_text("utf-8"))
-        outcome = Outcome(**data)
-    except (OSError, ValueError, TypeError):
+    """The outcome of an earlier run that went well, of the very same request and with all its outputs; or None."""
+    outcome = _read_outcome(folder)
+    if outcome is None or outcome.status != "done" or outcome.request != request.fingerprint():
         return None
-    return (
-        outcome if outcome.status == "done" and outcome.request == request.fingerprint() else None
-    )
+    places = outcome.files.items()
+    return outcome if all(content(Path(place)) == was for place, was in places) else None
 
 
 def run(
@@ -266,11 +326,13 @@ def run(
     retries: int = 2,
     ray: str = "",
     gpus: float | None = None,
+    restart: bool = False,
 ) -> Iterator[Outcome]:
     """Do the jobs that are not done yet; outcomes come as they end, those of earlier runs first.
 
     `ray` is a cluster's address ("auto", "ray://host:10001", or "local" to start one here): job
-    folders and inputs must then lie on storage that all nodes share.
+    folders and inputs must then lie on storage that all nodes share. `restart`: begin generations
+    whose inputs have changed anew.
     """
     out.mkdir(parents=True, exist_ok=True)
     waiting = []
@@ -283,19 +345,19 @@ def run(
             waiting.append(request)
     if waiting:
         yield from (
-            _on_ray(waiting, out, workers, retries, ray, gpus)
+            _on_ray(waiting, out, workers, retries, ray, gpus, restart)
             if ray
-            else _in_processes(waiting, out, workers, retries)
+            else _in_processes(waiting, out, workers, retries, restart)
         )
 
 
 def _in_processes(
-    requests: list[Request], out: Path, workers: int, retries: int
+    requests: list[Request], out: Path, workers: int, retries: int, restart: bool
 ) -> Iterator[Outcome]:
     running: set[subprocess.Popen[bytes]] = set()
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         futures = [
-            pool.submit(_with_retries, request, out / request.name, retries, running)
+            pool.submit(_with_retries, request, out / request.name, retries, restart, running)
             for request in requests
         ]
         try:
@@ -305,36 +367,59 @@ def _in_processes(
             for future in futures:
                 future.cancel()
             for process in list(running):
-                process.kill()
+                _end(process)
             raise
 
 
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a worker and its children."""
+    if hasattr(os, "killpg"):
+        try:
+            os.killpg(process.pid, signal.SIGKILL)  # its own session: the group's number is its own
+        except ProcessLookupError:
+            return
+    process.kill()
+
+
+def _environment() -> dict[str, str]:
+    """This process's own, in which workers find the engine, and nothing by way of the current folder."""
+    places = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(p)]
+    path = os.pathsep.join([str(_ROOT), *places])
+    return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+
+
 def _with_retries(
-    request: Request, folder: Path, retries: int, running: set[subprocess.Popen[bytes]]
+    request: Request,
+    folder: Path,
+    retries: int,
+    restart: bool,
+    running: set[subprocess.Popen[bytes]],
 ) -> Outcome:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(
-            os.pathsep
-        ),
-    }
     command = [
-        sys.executable,
-        "-m",
-        "engine.service.batch",
+        *python_command(sys.executable, "engine.service.batch"),
         str(folder.resolve()),
         json.dumps(asdict(request)),
+        "restart" if restart else "resume",
     ]
     code = 0
     started = time.time()
     for attempt in range(retries + 1):
         process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            command,
+            env=_environment(),
+            stdin=subprocess.PIPE,  # held open: its end tells the worker that the batch is gone
+            stdout=subprocess.PIPE,
+            start_new_session=True,
         )
         running.add(process)
-        code = process.wait()
+        said, _ = process.stdout.read() if process.stdout else b"", process.wait()
+        code = process.returncode
         running.discard(process)
+        if process.stdin:
+            process.stdin.close()
+        if code == _BUSY_CODE:  # its folder is another batch's: no outcome is written there
+            return Outcome(request.name, "failed", error=said.decode("utf-8", "replace").strip())
         outcome = _read_outcome(folder)
         if outcome is not None:
             return outcome
@@ -368,7 +453,13 @@ def _read_outcome(folder: Path) -> Outcome | None:
 
 
 def _on_ray(
-    requests: list[Request], out: Path, workers: int, retries: int, address: str, gpus: float | None
+    requests: list[Request],
+    out: Path,
+    workers: int,
+    retries: int,
+    address: str,
+    gpus: float | None,
+    restart: bool,
 ) -> Iterator[Outcome]:
     try:
         import ray
@@ -377,7 +468,7 @@ def _on_ray(
             "Ray is not installed in the engine's environment.",
             "Run: pip install ray, or leave --ray out.",
         ) from error
-    environment = {"env_vars": {"PYTHONPATH": str(_ROOT)}}
+    environment = {"env_vars": {"PYTHONPATH": str(_ROOT), "PYTHONSAFEPATH": "1"}}
     try:
         if address == "local":
             if any(
@@ -410,7 +501,9 @@ def _on_ray(
         if gpus is None:
             gpus = 1.0 if ray.cluster_resources().get("GPU", 0) > 0 else 0.0
         remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=retries, max_calls=1)(_ray_task)
-        pending = {remote.remote(str((out / r.name).resolve()), asdict(r)): r for r in requests}
+        pending = {
+            remote.remote(str((out / r.name).resolve()), asdict(r), restart): r for r in requests
+        }
         while pending:
             ready, _ = ray.wait(list(pending), num_returns=1)
             yield _collected(ray, ready[0], pending.pop(ready[0]), out, retries)
@@ -418,13 +511,17 @@ def _on_ray(
         ray.shutdown()
 
 
-def _ray_task(folder: str, request: dict[str, Any]) -> dict[str, Any]:
+def _ray_task(folder: str, request: dict[str, Any], restart: bool) -> dict[str, Any]:
     """Runs on a node: imports the engine there, so nothing of it is sent over."""
     import importlib
     from pathlib import Path
 
     batch = importlib.import_module("engine.service.batch")
-    return batch.asdict(batch.work(Path(folder), batch.Request(**request)))
+    asked = batch.Request(**request)
+    try:
+        return batch.asdict(batch.work(Path(folder), asked, restart))
+    except batch.UserError as error:
+        return batch.asdict(batch.Outcome(asked.name, "failed", error=str(error)))
 
 
 _ray_task.__module__ = (
@@ -455,16 +552,35 @@ def table(outcomes: list[Outcome]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _leave_with_the_batch() -> None:
+    """Wait for the end of standard input, which the batch holds open, then end this process and its children."""
+    while os.read(0, 4096):
+        pass
+    if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    if os.name == "nt":
+        tree = ["taskkill", "/T", "/F", "/PID", str(os.getpid())]
+        subprocess.run(tree, capture_output=True, check=False)
+    os._exit(1)
+
+
 def main(arguments: list[str]) -> int:
-    """A worker process: FOLDER REQUEST_JSON."""
+    """A worker process: FOLDER REQUEST_JSON restart|resume. Exit code 75 where another one holds the folder."""
+    threading.Thread(target=_leave_with_the_batch, daemon=True).start()
     logging.basicConfig(
         level=logging.INFO,
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    work(Path(arguments[0]), Request(**json.loads(arguments[1])))
+    said, sys.stdout = sys.stdout, sys.stderr  # prints of libraries are no answer
+    try:
+        work(Path(arguments[0]), Request(**json.loads(arguments[1])), arguments[2] == "restart")
+    except UserError as error:
+        said.write(f"{error}\n")
+        said.flush()
+        return _BUSY_CODE
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from ..bridge import protocol
 from ..bridge.errors import Cancelled, UserError
@@ -36,6 +36,7 @@ from ..bridge.protocol import (
     encode,
     shortened,
 )
+from ..bridge.whole_file import append_text, refuse_links
 from ..models.machine import likely_device
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ JOB_MODULES = {  # each has run_job(folder, report, settings)
     "mesh": "..commands.mesh",
     "rehearsal": ".rehearsal",
 }
-LEAVE_S = 2.0  # a job that does not notice its cancellation for so long is left behind when the engine leaves
+LEAVE_S = 0.4  # a job that does not notice its cancellation for so long is left behind when the engine leaves
 _DISK_ERRORS = {
     errno.ENOSPC: "Free some disk space and start the job again; it goes on from its last finished segment.",
     errno.EROFS: "Choose a folder that can be written.",
@@ -206,7 +207,8 @@ class Server:
 def run_job(start: Start, report: Report) -> Message:
     """Run a job to its end; whatever happens becomes one answer."""
     folder = Path(start.folder)
-    try:
+
+    def work() -> dict[str, Any]:
         if start.kind not in JOB_MODULES:
             raise UserError(
                 f"The engine knows no job of kind {start.kind!r:.60}.",
@@ -216,20 +218,29 @@ def run_job(start: Start, report: Report) -> Message:
             raise UserError(
                 f"The job folder {start.folder} does not exist.", "Start the job again."
             )
+        refuse_links(folder)
         module = importlib.import_module(JOB_MODULES[start.kind], __package__)
-        answer = Done(start.job, module.run_job(folder, report, start.settings))
+        return dict(module.run_job(folder, report, start.settings))
+
+    return answered(start.job, start.kind, folder, work)
+
+
+def answered(job: str, kind: str, folder: Path, work: Callable[[], dict[str, Any]]) -> Message:
+    """Do the work of a job and make one answer of its outputs, or of whatever it raises."""
+    try:
+        answer = Done(job, work())
         encode(answer)  # a bug in a job's outputs is that job's failure
         return answer
     except Cancelled:
-        return protocol.Cancelled(start.job)
+        return protocol.Cancelled(job)
     except UserError as error:
-        log.warning("job %s: %s", start.job, error)
-        return Failed(start.job, shortened(error.message), shortened(error.hint))
+        log.warning("job %s: %s", job, error)
+        return Failed(job, shortened(error.message), shortened(error.hint))
     except (Exception, SystemExit) as error:
-        log.exception("job %s (%s) failed", start.job, start.kind)
+        log.exception("job %s (%s) failed", job, kind)
         message, hint = describe_failure(error)
         return Failed(
-            start.job, message, hint or f"The full report is in {_write_report(folder, error)}."
+            job, message, hint or f"The full report is in {_write_report(folder, error)}."
         )
 
 
@@ -248,8 +259,7 @@ def _write_report(folder: Path, error: BaseException) -> Path:
     """Append the traceback to the job's log; the engine's own log has it too."""
     path = folder / "engine.log"
     try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write("".join(traceback.format_exception(error)))
+        append_text(path, "".join(traceback.format_exception(error)))
     except OSError as reason:
         log.warning("%s cannot be written: %s", path, reason)
         return Path("the engine's log")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.bridge import settings, splat_file
+from engine.bridge import splat_file
 from engine.bridge.errors import UserError
 from engine.bridge.settings import GeometrySettings
 from engine.geometry import initial
@@ -169,12 +169,13 @@ def test_a_given_scene_is_taken_as_it_is(tmp_path):
 def test_a_given_scene_goes_into_the_job_folder(tmp_path, monkeypatch):
     """So that a job can be moved and resumed from elsewhere."""
     from engine.commands.generate import DEMO
-    from engine.job.run import prepare_job
+    from engine.job.run import prepared_job
 
     splat_file.write_ply(tmp_path / "mine.ply", splats(3.0))
     monkeypatch.chdir(tmp_path)
-    chosen = settings.make("draft", initialiser="mine.ply")
-    job = prepare_job(tmp_path / "out", DEMO / "image.jpg", "dolly:1", chosen, resume=False)
+    asked = (DEMO / "image.jpg", "dolly:1", "draft", {"initialiser": "mine.ply"})
+    with prepared_job(tmp_path / "out", *asked) as job:
+        pass
     assert job.settings.geometry.initialiser == "input/initial.ply"
     monkeypatch.chdir("/")
     (tmp_path / "mine.ply").unlink()
@@ -189,8 +190,8 @@ def test_a_given_scene_goes_into_the_job_folder(tmp_path, monkeypatch):
         folder=job.folder,
     )
     assert first.gaussians.count == 50
-    with pytest.raises(UserError, match=r"mine\.ply do not exist"):
-        prepare_job(tmp_path / "out2", DEMO / "image.jpg", "dolly:1", chosen, resume=False)
+    with pytest.raises(UserError, match=r"mine\.ply does not exist"):
+        prepared_job(tmp_path / "out2", *asked).__enter__()
     assert not (tmp_path / "out2").exists()
 
 

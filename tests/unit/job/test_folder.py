@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 
 from engine.bridge import settings
 from engine.bridge.errors import UserError
+from engine.bridge.whole_file import whole_file
 from engine.job import folder as job_module
 from engine.scene.gaussians import Gaussians
 
@@ -48,7 +51,7 @@ def test_a_second_job_does_not_overwrite_the_first(tmp_path, inputs):
 def test_a_job_that_never_got_anywhere_can_be_started_anew(tmp_path, inputs):
     job = _prepare(tmp_path, inputs)
     job.start()
-    with job.locked(), pytest.raises(UserError, match="Another engine"):
+    with job_module.locked(job.folder), pytest.raises(UserError, match="Another engine"):
         _prepare(tmp_path, inputs, seed=3)
     assert _prepare(tmp_path, inputs, seed=3).settings.output.seed == 3
 
@@ -56,7 +59,7 @@ def test_a_job_that_never_got_anywhere_can_be_started_anew(tmp_path, inputs):
 def test_resume_with_other_settings_is_refused(tmp_path, inputs):
     _prepare(tmp_path, inputs)
     assert _prepare(tmp_path, inputs, resume=True).settings.output.seed == 0
-    with pytest.raises(UserError, match="other settings"):
+    with pytest.raises(UserError, match="another job"):
         _prepare(tmp_path, inputs, resume=True, seed=4)
 
 
@@ -74,7 +77,7 @@ def test_finished_segments_of_other_inputs_are_refused(tmp_path, inputs):
     with job.new_segment(0) as folder:
         (folder / "x").write_text("x")
     job.image.write_bytes(b"another picture")
-    with pytest.raises(UserError, match="other settings or inputs"):
+    with pytest.raises(UserError, match="the picture"):
         job.start()
 
 
@@ -85,12 +88,20 @@ def test_a_job_of_an_older_engine_can_be_resumed(tmp_path, inputs):
     del written["video"]["licences"]
     (folder / "settings.json").write_text(json.dumps(written))
     job = job_module.Job(folder)
-    (folder / "job.json").write_text(json.dumps({"format": 1, "fingerprint": job.fingerprint()}))
+    old = hashlib.sha256(json.dumps(written, sort_keys=True).encode())  # as version 0.1.0 did
+    for file in sorted((folder / "input").iterdir()):
+        old.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    (folder / "job.json").write_text(json.dumps({"format": 1, "fingerprint": old.hexdigest()}))
     with job.new_segment(0):
         pass
     again = job_module.Job(folder)
     again.start()
     assert again.settings.video.licences == "any" and again.models() == {}
+    assert again.known_identity() == job.identity(), "from now on it says what it is made of"
+    job.image.write_bytes(b"another picture")
+    (folder / "job.json").write_text(json.dumps({"format": 1, "fingerprint": old.hexdigest()}))
+    with pytest.raises(UserError, match="another job"):
+        job_module.Job(folder).start()
 
 
 def test_the_models_of_finished_segments_are_kept(tmp_path, inputs):
@@ -103,7 +114,7 @@ def test_the_models_of_finished_segments_are_kept(tmp_path, inputs):
     again = job_module.Job(job.folder)
     again.start()
     assert again.models() == {"prior": "patch", "depth": "box"}
-    assert json.loads((job.folder / "job.json").read_text())["fingerprint"] == job.fingerprint()
+    assert again.known_identity() == job.identity()
 
 
 def test_a_segment_appears_whole_or_not_at_all(tmp_path, inputs):
@@ -127,10 +138,10 @@ def test_a_gap_ends_the_finished_segments(tmp_path, inputs):
     assert job.finished_segments() == 1
 
 
-def test_atomic_keeps_the_old_file_when_the_writer_fails(tmp_path):
+def test_a_whole_file_keeps_the_old_file_when_the_writer_fails(tmp_path):
     target = tmp_path / "scene.ply"
     target.write_text("old")
-    with pytest.raises(RuntimeError), job_module.atomic(target) as temporary:
+    with pytest.raises(RuntimeError), whole_file(target) as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert target.read_text() == "old"
@@ -140,8 +151,8 @@ def test_atomic_keeps_the_old_file_when_the_writer_fails(tmp_path):
 def test_two_engines_cannot_work_in_one_folder_and_a_dead_one_frees_it(tmp_path, inputs):
     job = _prepare(tmp_path, inputs)
     program = (
-        "import sys, pathlib; from engine.job.folder import Job\n"
-        "with Job(pathlib.Path(sys.argv[1])).locked():\n print('held', flush=True); sys.stdin.read()"
+        "import sys, pathlib; from engine.job.folder import locked\n"
+        "with locked(pathlib.Path(sys.argv[1])):\n print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program, str(job.folder)],
@@ -151,11 +162,11 @@ def test_two_engines_cannot_work_in_one_folder_and_a_dead_one_frees_it(tmp_path,
         text=True,
     ) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match="Another engine"), job.locked():
+        with pytest.raises(UserError, match="Another engine"), job_module.locked(job.folder):
             pass
         other.kill()
         other.wait()
-    with job.locked():
+    with job_module.locked(job.folder):
         pass
 
 
@@ -184,3 +195,195 @@ def test_json_refuses_nan(tmp_path):
 def test_written_json_is_json(tmp_path):
     job_module.write_json(tmp_path / "a.json", {"x": [1, None]})
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": [1, None]}
+
+
+def _begun(tmp_path, inputs, **values):
+    """A job with two finished segments and a result."""
+    job = _prepare(tmp_path, inputs, **values)
+    with job_module.locked(job.folder):
+        job.start()
+        for index in range(2):
+            with job.new_segment(index) as folder:
+                (folder / "gaussians.npz").write_bytes(bytes([index]) * 9)
+        (job.folder / "scene.ply").write_bytes(b"result")
+        job.keep_results({"scene": str(job.folder / "scene.ply")})
+    return job_module.Job(job.folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"image": b"other"}, "the picture"),
+        ({"path": b'{"a": 1}'}, "the camera path"),
+        ({"depth": b"depth"}, "the depth map"),
+        ({"initial": b"ply"}, "the first Gaussians"),
+        ({"seed": 5}, r"seed \(5, was 0\)"),
+    ],
+)
+def test_what_has_changed_is_refused_by_name_and_nothing_is_touched(
+    tmp_path, inputs, change, named
+):
+    job = _begun(tmp_path, inputs)
+    before = {f: f.read_bytes() for f in job.folder.rglob("*") if f.is_file()}
+    values = {name: change[name] for name in change if name == "seed"}
+    for name in change.keys() - values.keys():
+        inputs[name] = tmp_path / ("other.png" if name == "image" else f"other_{name}.json")
+        inputs[name].write_bytes(change[name])
+    with pytest.raises(job_module.AnotherJob, match=named) as refused:
+        _prepare(tmp_path, inputs, resume=True, **values)
+    assert "--restart" in refused.value.hint
+    assert {f: f.read_bytes() for f in job.folder.rglob("*") if f.is_file()} == before
+
+
+def test_the_same_job_from_other_places_is_the_same(tmp_path, inputs):
+    _begun(tmp_path, inputs)
+    moved = {part: tmp_path / f"moved{file.suffix}" for part, file in inputs.items()}
+    for part, file in inputs.items():
+        file.rename(moved[part])
+    assert _prepare(tmp_path, moved, resume=True).finished_segments() == 2
+
+
+def test_an_input_that_is_changed_in_the_folder_is_refused_by_name(tmp_path, inputs):
+    job = _begun(tmp_path, inputs)
+    job.path.write_text("[]")
+    with pytest.raises(job_module.AnotherJob, match="the camera path"):
+        job.start()
+
+
+def test_a_job_is_done_as_long_as_its_results_are_as_they_were_made(tmp_path, inputs):
+    job = _begun(tmp_path, inputs)
+    scene = job.folder / "scene.ply"
+    assert job.results() == {"scene": str(scene)}
+    job.start()
+    assert job.results() == {"scene": str(scene)}
+    scene.write_bytes(b"Result")
+    assert job.results() is None
+    with job_module.locked(job.folder):
+        (line,) = job.put_changed_results_aside()
+    assert (
+        "earlier/001" in line and (job.folder / "earlier/001/scene.ply").read_bytes() == b"Result"
+    )
+    assert not scene.exists() and job.results() is None
+
+
+def test_results_outside_the_folder_are_nobodys(tmp_path, inputs):
+    job = _begun(tmp_path, inputs)
+    data = json.loads((job.folder / "job.json").read_text())
+    for name in ("../photo.PNG", "C:/x.ply", "\\\\host\\x", ""):
+        content = hashlib.sha256(b"picture").hexdigest()
+        data["results"] = {"outputs": {"scene": name}, "files": {name: content}}
+        (job.folder / "job.json").write_text(json.dumps(data))
+        assert job.results() is None
+        assert job.put_changed_results_aside() == []
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "listed wrongly"])
+def test_a_damaged_segment_and_those_after_it_are_made_again(tmp_path, inputs, damage):
+    job = _begun(tmp_path, inputs)
+    file = job.segment_folder(0) / "gaussians.npz"
+    if damage == "missing":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(file.read_bytes()[:-1])
+    else:
+        (job.segment_folder(0) / "files.json").write_text("[")
+    with job_module.locked(job.folder):
+        (line,) = job.start()
+    assert "segment 1 is damaged" in line
+    assert job.finished_segments() == 0 and job.results() is None
+    assert not list((job.folder / "segments").iterdir())
+
+
+def test_restart_keeps_everything_under_a_number(tmp_path, inputs):
+    job = _begun(tmp_path, inputs)
+    (job.folder / "notes.txt").write_text("mine")
+    for number in ("001", "002"):
+        with job_module.locked(job.folder):
+            again = job_module.prepare_locked(
+                job.folder, settings.make("draft", seed=7), inputs, resume=False, restart=True
+            )
+            assert again.finished_segments() == 0
+            again.start()
+            with again.new_segment(0):
+                pass
+        assert (job.folder / "earlier" / number / "segments" / "000").is_dir()
+    assert (job.folder / "earlier/001/scene.ply").read_bytes() == b"result"
+    assert (job.folder / "earlier/001/notes.txt").read_text() == "mine"
+    assert job_module.Job(job.folder / "earlier/001").settings.output.seed == 0
+
+
+def test_putting_aside_is_finished_by_the_next_engine(tmp_path, inputs):
+    job = _begun(tmp_path, inputs)
+    partial = job.folder / "earlier" / ".001.partial"
+    partial.mkdir(parents=True)
+    (job.folder / "input").rename(partial / "input")  # killed after the first of its renames
+    with job_module.locked(job.folder):
+        assert not job_module.holds_job(job.folder)
+    old = job_module.Job(job.folder / "earlier" / "001")
+    assert old.finished_segments() == 2 and old.image.read_bytes() == b"picture"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="makes symbolic links and a pipe")
+@pytest.mark.parametrize(
+    "name", ["engine.log", "job.lock", ".job.1.partial.json", "cameras.json", "frames/0000.png"]
+)
+def test_no_link_in_a_folder_is_written_through(tmp_path, inputs, name):
+    job = _prepare(tmp_path, inputs)
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (job.folder / "frames").mkdir()
+    (job.folder / name).unlink(missing_ok=True)
+    (job.folder / name).symlink_to(victim)
+    with pytest.raises(UserError, match=r"is a link|it is a link"), job_module.locked(job.folder):
+        pass
+    assert victim.read_text() == "mine"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="makes symbolic links and a pipe")
+def test_pipes_and_linked_folders_are_refused(tmp_path, inputs):
+    job = _prepare(tmp_path, inputs)
+    os.mkfifo(job.folder / "input" / "depth.npy")
+    with pytest.raises(UserError, match="no ordinary file"), job_module.locked(job.folder):
+        pass
+    (job.folder / "input" / "depth.npy").unlink()
+    (job.folder / "segments").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(UserError, match="is a link"), job_module.locked(job.folder):
+        pass
+
+
+def test_files_that_settings_name_must_be_inputs(tmp_path, inputs):
+    (tmp_path / "far.npy").write_bytes(b"")
+    for values in ({"depth": str(tmp_path / "far.npy")}, {"depth": "../far.npy"}):
+        job = job_module.prepare(
+            tmp_path / "out", settings.make("draft", **values), inputs, resume=False
+        )
+        with pytest.raises(UserError, match="not among its inputs"):
+            job.start()
+
+
+def test_leftovers_of_every_kind_go_and_other_files_stay(tmp_path, inputs):
+    job = _prepare(tmp_path, inputs)
+    (job.folder / "segments" / ".000.partial" / "frames").mkdir(parents=True)
+    (job.folder / "frames").mkdir()
+    left = (
+        ".scene.77.partial.ply",
+        ".scene.ply.x7_a.part",
+        "flythrough.part.mp4",
+        "cameras.json.tmp",
+    )
+    left += ("preview.npy.partial", ".0123abcd.part.usdc", "frames/.0001.partial.png")
+    for name in left:
+        (job.folder / name).write_bytes(b"x")
+    (job.folder / "thesis.part").write_bytes(b"mine")
+    (job.folder / "blender.json.partial").write_bytes(b"Blender may be at it")
+    with job_module.locked(job.folder):
+        pass
+    names = {f.relative_to(job.folder).as_posix() for f in job.folder.rglob("*") if f.is_file()}
+    assert names == {
+        "job.lock",
+        "settings.json",
+        "input/image.png",
+        "input/path.json",
+        "thesis.part",
+        "blender.json.partial",
+    }
