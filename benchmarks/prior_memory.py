@@ -19,7 +19,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from engine.models import choice, memory  # noqa: E402
+from engine.models import memory, registry  # noqa: E402
 from engine.models.memory import GIB, Demand, Rung  # noqa: E402
 from engine.priors import cogvideox, ltx, svd  # noqa: E402
 from engine.priors.viewcrafter import loader, prior  # noqa: E402
@@ -39,13 +39,13 @@ def demands() -> Iterator[tuple[str, str, Demand]]:
         loader.Resampler(config.resampler),
         torch.zeros(1000),
     )
-    for name, variant in prior.VARIANTS.items():
-        if name != "viewcrafter_25_sparse":
-            yield (
-                name,
-                _clip(variant.frames, *variant.size),
-                prior.demand(parts, variant.frames, *variant.size),
-            )
+    for name in ("viewcrafter_25", "viewcrafter_16", "viewcrafter_25_512"):
+        variant = prior.variant_of(name)
+        yield (
+            name,
+            _clip(variant.frames, *variant.size),
+            prior.demand(parts, variant.frames, *variant.size),
+        )
     wan_vae = diffusers.AutoencoderKLWan()
     common: dict[str, Any] = {
         "attention_head_dim": 128,
@@ -74,7 +74,7 @@ def demands() -> Iterator[tuple[str, str, Demand]]:
         ("wan_vace_14b_fast", large, 25, (480, 832)),
         ("wan_vace_14b", large, 25, (720, 1280)),
     ):
-        branches = 2 if vace.VARIANTS[name].guidance == 1.0 else 4
+        branches = 2 if registry.prior(name).options.get("guidance") == 1.0 else 4
         yield (
             name,
             _clip(frames, *size),
@@ -140,9 +140,9 @@ def main() -> None:
         print(
             f"| `{name}` | {clip} | {' | '.join(f'{value / GIB:.1f}' if value else '' for value in cells)} |"
         )
-    ranked = {c.name: c.least_gib for c in choice.RANKING}
+    ranked = {row.name: row.least_gib for row in registry.PRIORS.values()}
     print(
-        "\nleast GiB in engine/models/choice.py: "
+        "\nleast GiB in engine/models/registry.py: "
         + ", ".join(f"{n} {g:g}" for n, g in ranked.items())
     )
 

@@ -144,7 +144,7 @@ def _exr(data: bytes) -> Header | None:
 
 
 def _webp(file: IO[bytes]) -> Header | None:
-    """The canvas, or the size of the only frame; EXIF, at the file's end, is left to the engine."""
+    """The canvas, or the size of the only frame. EXIF is a chunk of its own, most often the last."""
     file.seek(12)
     kind = file.read(4)
     file.seek(20)
@@ -152,14 +152,30 @@ def _webp(file: IO[bytes]) -> Header | None:
     if len(head) < 10:
         return None
     if kind == b"VP8X":
+        tags = _webp_exif(file) if head[0] & 0x08 else {}
         return _made(
-            1 + int.from_bytes(head[4:7], "little"), 1 + int.from_bytes(head[7:10], "little"), {}
+            1 + int.from_bytes(head[4:7], "little"), 1 + int.from_bytes(head[7:10], "little"), tags
         )
     if kind == b"VP8L":
         bits = int.from_bytes(head[1:5], "little")
         return _made(1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF), {})
     width, height = struct.unpack("<HH", head[6:10])
     return _made(width & 0x3FFF, height & 0x3FFF, {})
+
+
+def _webp_exif(file: IO[bytes]) -> dict[int, int]:
+    """The tags of the EXIF chunk; chunks have a name, a length and an even number of bytes (RFC 9649)."""
+    file.seek(12)
+    for _ in range(10_000):
+        head = file.read(8)
+        if len(head) < 8:
+            break
+        size = int.from_bytes(head[4:], "little")
+        if head[:4] == b"EXIF":
+            data = file.read(size)
+            return _tags(data[6:] if data[:6] == b"Exif\0\0" else data)
+        file.seek(size + size % 2, 1)
+    return {}
 
 
 def _tags(data: bytes) -> dict[int, int]:

@@ -159,11 +159,10 @@ def _cameras_text(path: Path) -> dict[int, _Camera]:
         words = line.replace(";", " ").split()
         if words and not words[0].startswith("#"):
             model = _known(words[1].upper(), path.name)
-            size = [
-                whole(word, key, path.name)
-                for key, word in zip(("width", "height"), words[2:4], strict=True)
-            ]
-            cameras[int(words[0])] = _Camera(model, *size, tuple(map(_number, words[4:])))
+            width = whole(words[2], "width", path.name)
+            height = whole(words[3], "height", path.name)
+            parameters = tuple(map(_number, words[4:]))
+            cameras[int(words[0])] = _Camera(model, width, height, parameters)
     return cameras
 
 

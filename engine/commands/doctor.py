@@ -344,21 +344,15 @@ def _disk() -> Iterator[Check]:
 def _models() -> Iterator[Check]:
     """Video priors and depth sources by name, and whether their code and weights are here."""
     from .. import priors
-    from ..models import weights
-    from ..models.choice import RANKING
+    from ..models.registry import DEPTHS, PRIORS
 
-    needs = {candidate.name: candidate.needs for candidate in RANKING}
-    for name, target in priors.REGISTRY.items():
-        yield _model(
-            "prior", name, needs.get(name, ()), f"{priors.__name__}.{target.split(':')[0]}"
-        )
+    for row in PRIORS.values():
+        module = f"{priors.__name__}.{row.factory.split(':')[0]}"
+        yield _model("prior", row.name, row.weights, module)
     yield Check("depth box", OK, "ready", data={"ready": True})
     yield Check("depth-map files", OK, "ready: EXR, 16-bit PNG, NPY", data={"ready": True})
-    for name, entry in weights.WEIGHTS.items():
-        if entry.kind == "depth":
-            yield _model(
-                "depth", name, (name,), f"{__package__.rpartition('.')[0]}.geometry.learned"
-            )
+    for name in DEPTHS:
+        yield _model("depth", name, (name,), f"{__package__.rpartition('.')[0]}.geometry.learned")
 
 
 def _model(kind: str, name: str, needs: tuple[str, ...], module: str) -> Check:
@@ -377,7 +371,7 @@ def _model(kind: str, name: str, needs: tuple[str, ...], module: str) -> Check:
         )
     absent = next((need for need in needs if weights.missing(need)), None)
     if absent is not None:
-        entry = weights.WEIGHTS[absent]
+        entry = weights.known(absent)
         text = f"no weights ({entry.size_gb:g} GB, {entry.licence.partition(':')[0]}): python -m engine weights download {absent}"
         return Check(f"{kind} {name}", OK, text, data={"ready": False})
     return Check(f"{kind} {name}", OK, "ready", data={"ready": True})

@@ -291,25 +291,21 @@ def holdout_map(pattern: Path, number: int, width: int, height: int) -> np.ndarr
 
     EXR is metres, PNG millimetres, NPY metres. Sampled to the frame's size without mixing depths.
     """
-    from ..media.images import depth_channel, read_exr
+    from ..geometry.depth_file import ENDINGS, read_values
 
     name = re.sub(r"#+", lambda m: str(number).zfill(len(m.group())), pattern.name)
     path = pattern.with_name(name)
-    if path.suffix.lower() == ".exr":
-        depth = depth_channel(read_exr(path), path)
-    elif not path.is_file():
+    if not path.exists():
         raise UserError(
             f"The holdout depth {path} does not exist.", "Check the pattern and the frame numbers."
         )
-    elif path.suffix.lower() == ".npy":
-        depth = np.load(path, allow_pickle=False)
-    else:
-        from PIL import Image
-
-        with Image.open(path) as picture:
-            depth = np.asarray(picture, np.float64) * _DEPTH_PNG_UNIT_M
-        depth = np.where(depth == 0, np.inf, depth)
-    if depth.ndim != 2:
+    ending = path.suffix.lower()
+    if ending not in ENDINGS:
+        raise UserError(f"{path} is not a depth map.", f"Give one of {', '.join(ENDINGS)}.")
+    depth = read_values(path).astype(np.float64)
+    if ending == ".png":
+        depth = np.where(depth == 0, np.inf, depth * _DEPTH_PNG_UNIT_M)
+    if depth.ndim != 2 or not depth.size:
         raise UserError(f"{path} is not a depth map.", "Save one channel.")
     rows = ((np.arange(height) + 0.5) * depth.shape[0] / height).astype(int)
     columns = ((np.arange(width) + 0.5) * depth.shape[1] / width).astype(int)

@@ -8,7 +8,7 @@ import sys
 import time
 
 from ..bridge.errors import UserError
-from ..models import download, weights
+from ..models import download, registry, weights
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +76,7 @@ def facts(name: str) -> dict[str, object]:
 
 
 def _list(args: argparse.Namespace) -> int:
-    for name in weights.WEIGHTS:
+    for name in registry.WITH_FILES:
         data = facts(name)
         if args.json:
             print(json.dumps(data))
@@ -180,10 +180,12 @@ def _recommend(args: argparse.Namespace) -> int:
     free = memory.free_bytes("cuda") if torch.cuda.is_available() else None
     here = choice.best_here(free, commercial=args.commercial)
     best = choice.suitable(free, commercial=args.commercial)[0]
-    fetch = [name for name in best.needs if weights.missing(name)]
+    fetch = [name for name in best.weights if weights.missing(name)]
     depth = choice.best_depth(commercial=args.commercial)
     best_depth = next(
-        name for name in choice.DEPTHS if weights.known(name).commercial_use or not args.commercial
+        name
+        for name in registry.DEPTHS
+        if weights.known(name).commercial_use or not args.commercial
     )
     if args.json:
         gib = None if free is None else free / memory.GIB

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation
 
 
 class DepthEstimate(NamedTuple):
@@ -17,6 +20,12 @@ class DepthEstimate(NamedTuple):
     licence: str  # SPDX id or the model's own licence name
     name: str
     notes: tuple[str, ...] = ()  # what the report should say: holes that were filled, resampling
+
+
+def normalised(image: Tensor, statistics: tuple[tuple[float, ...], tuple[float, ...]]) -> Tensor:
+    """[1, 3, h, w] in 0..1 -> (x - mean) / deviation by channel."""
+    mean, deviation = (torch.tensor(v, device=image.device)[:, None, None] for v in statistics)
+    return (image - mean) / deviation
 
 
 class Reading(NamedTuple):

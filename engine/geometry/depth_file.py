@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..bridge.errors import UserError
+from ..bridge.kinds import refuse_foreign
+from ..bridge.reading import npy_of, open_file, reading
 from ..media.images import MAX_PIXELS, depth_channel, read_exr
 from .base import DepthEstimate
 from .completion import complete_depth
@@ -20,6 +23,7 @@ SKY_M = 1e6  # renderers write 1e10 or so where a ray hits nothing
 _ASPECT_TOLERANCE = 0.01
 _EDGE_RATIO = 1.05
 _FEWEST = 0.05
+_MAX_NPY_BYTES = 8 * MAX_PIXELS + 4096
 
 
 def read_depth(path: str | Path, unit_m: float = 0.0) -> np.ndarray:
@@ -34,11 +38,11 @@ def read_depth(path: str | Path, unit_m: float = 0.0) -> np.ndarray:
             f"{path.name} is not a depth map that can be read.",
             "Give an EXR, a 16-bit PNG or an NPY file.",
         )
-    if not path.is_file():
+    if not path.exists():
         raise UserError(
             f"The depth map {path} does not exist.", "Check the file's name, or use --depth box."
         )
-    raw = {".exr": _from_exr, ".png": _from_png, ".npy": _from_npy}[path.suffix.lower()](path)
+    raw = read_values(path)
     if raw.ndim != 2 or min(raw.shape) < 2:
         raise UserError(
             f"{path.name} has the shape {raw.shape}.",
@@ -70,6 +74,14 @@ def read_depth(path: str | Path, unit_m: float = 0.0) -> np.ndarray:
     return depth
 
 
+def read_values(path: Path) -> np.ndarray:
+    """The numbers of a depth file as they are, [h, w] or whatever shape an NPY has. UserError for any other bytes."""
+    readers = {".exr": _from_exr, ".png": _from_png, ".npy": _from_npy}
+    with reading(path, "Export the depth map again."):
+        refuse_foreign(path, "a depth map", ("picture", "table"))
+        return readers[path.suffix.lower()](path)
+
+
 def _from_exr(path: Path) -> np.ndarray:
     return depth_channel(read_exr(path), path)
 
@@ -87,31 +99,18 @@ def _from_png(path: Path) -> np.ndarray:
                     "A PNG depth map is 16-bit grey, in millimetres.",
                 )
             return np.asarray(image).astype(np.float32)
-    except (
-        UnidentifiedImageError,
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise UserError(
             f"{path.name} is not a readable PNG ({error}).", "Export the depth map again."
         ) from error
 
 
 def _from_npy(path: Path) -> np.ndarray:
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(
-            f"{path.name} is not a readable NPY array ({error}).",
-            "Save it with numpy.save as plain numbers.",
-        ) from error
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
-        raise UserError(
-            f"{path.name} does not hold plain numbers.", "Save it with numpy.save as a float array."
-        )
-    return np.squeeze(values)
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _MAX_NPY_BYTES:
+            raise UserError(f"{path.name} has {size / 1e6:,.0f} MB.", "Scale the depth map down.")
+        return np.squeeze(npy_of(file, size, path.name))
 
 
 def resample_depth(depth: Tensor, width: int, height: int) -> Tensor:

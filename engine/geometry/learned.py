@@ -17,21 +17,15 @@ from torch import Tensor, nn
 
 from ..bridge.errors import UserError
 from ..bridge.settings import GeometrySettings
-from ..models import model_folder, weights
-from .base import DepthEstimate, DepthSource, Reading
+from ..models import model_folder, registry, weights
+from ..models.registry import DEPTHS
+from .base import IMAGENET, DepthEstimate, DepthSource, Reading, normalised
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _SATURATED = 0.98  # share of a model's farthest depth from which it means sky
 _DEPTH_PRO_SKY_M = 5_000.0  # it ends at 10 km
 _NEAREST_M = 1e-3
 _FOV_DEG = (5.0, 170.0)  # a model that says otherwise is not to be believed
-
-
-def normalised(image: Tensor, statistics: tuple[tuple[float, ...], tuple[float, ...]]) -> Tensor:
-    """[1, 3, h, w] in 0..1 -> (x - mean) / deviation by channel."""
-    mean, deviation = (torch.tensor(v, device=image.device)[:, None, None] for v in statistics)
-    return (image - mean) / deviation
 
 
 def network_size(h: int, w: int, wanted: tuple[int, int], multiple: int) -> tuple[int, int]:
@@ -179,14 +173,12 @@ def _camera(fov_deg: float, image: Tensor) -> Tensor:
 
 def load(name: str, folder: Path, device: torch.device) -> LearnedDepth:
     """The model `name` of LEARNED from its weights folder. Raises UserError for what is wrong with it."""
-    return LearnedDepth(
-        name, weights.known(name).licence, device, _MODELS[name](name, folder, device)
-    )
+    row = weights.known(name)
+    model = registry.factory(row, __package__)(name, folder, device)
+    return LearnedDepth(name, row.licence, device, model)
 
 
-def _depth_anything_v2(
-    name: str, folder: Path, device: torch.device
-) -> Callable[[Tensor], Reading]:
+def depth_anything_v2(name: str, folder: Path, device: torch.device) -> Callable[[Tensor], Reading]:
     from transformers import DepthAnythingForDepthEstimation
 
     network = model_folder.part(folder, "", DepthAnythingForDepthEstimation, torch.float32).to(
@@ -200,7 +192,7 @@ def _depth_anything_v2(
     return _DepthAnything(network, outdoor=name.endswith("outdoor"))
 
 
-def _zoedepth(name: str, folder: Path, device: torch.device) -> Callable[[Tensor], Reading]:
+def zoedepth(name: str, folder: Path, device: torch.device) -> Callable[[Tensor], Reading]:
     from transformers import ZoeDepthForDepthEstimation
 
     return _ZoeDepth(
@@ -208,7 +200,7 @@ def _zoedepth(name: str, folder: Path, device: torch.device) -> Callable[[Tensor
     )
 
 
-def _depth_pro(name: str, folder: Path, device: torch.device) -> Callable[[Tensor], Reading]:
+def depth_pro(name: str, folder: Path, device: torch.device) -> Callable[[Tensor], Reading]:
     from transformers import DepthProForDepthEstimation
 
     network = model_folder.part(folder, "", DepthProForDepthEstimation, torch.float32).to(device)
@@ -220,29 +212,20 @@ def _depth_pro(name: str, folder: Path, device: torch.device) -> Callable[[Tenso
     return _DepthPro(network)
 
 
-def _moge(name: str, folder: Path, device: torch.device) -> Callable[[Tensor], Reading]:
-    from .networks import moge
-
-    return functools.partial(moge.read, moge.load(weights.checkpoint_in(name, folder)).to(device))
-
-
-def _depth_anything_3(name: str, folder: Path, device: torch.device) -> Callable[[Tensor], Reading]:
-    from .networks import depth_anything_3
+def moge(name: str, folder: Path, device: torch.device) -> Callable[[Tensor], Reading]:
+    from .networks import moge as network
 
     return functools.partial(
-        depth_anything_3.read, depth_anything_3.load(weights.checkpoint_in(name, folder)).to(device)
+        network.read, network.load(weights.checkpoint_in(name, folder)).to(device)
     )
 
 
-_MODELS: dict[str, Callable[[str, Path, torch.device], Callable[[Tensor], Reading]]] = {
-    "moge_2": _moge,
-    "moge_2_small": _moge,
-    "depth_anything_3": _depth_anything_3,
-    "depth_anything_v2_indoor": _depth_anything_v2,
-    "depth_anything_v2_outdoor": _depth_anything_v2,
-    "zoedepth": _zoedepth,
-    "depth_pro": _depth_pro,
-}
+def depth_anything_3(name: str, folder: Path, device: torch.device) -> Callable[[Tensor], Reading]:
+    from .networks import depth_anything_3 as network
+
+    return functools.partial(
+        network.read, network.load(weights.checkpoint_in(name, folder)).to(device)
+    )
 
 
 def _from_settings(name: str) -> Callable[[GeometrySettings, torch.device], DepthSource]:
@@ -250,5 +233,5 @@ def _from_settings(name: str) -> Callable[[GeometrySettings, torch.device], Dept
 
 
 LEARNED: dict[str, Callable[[GeometrySettings, torch.device], DepthSource]] = {
-    name: _from_settings(name) for name in _MODELS
+    name: _from_settings(name) for name in DEPTHS
 }

@@ -43,6 +43,7 @@ def load(job: Job, device: torch.device, picture: images.ImageFile | None = None
     width, height = images.working_size(
         (w, h), settings.output.width, working_multiple(settings.video.prior)
     )
+    refuse_strip(width, height)
     if width * height > MAX_WORKING_PIXELS:
         raise UserError(f"The working size {width}x{height} is too large.", "Lower width.")
     image = images.resize(picture.pixels, width, height).to(device)
@@ -89,6 +90,15 @@ def load(job: Job, device: torch.device, picture: images.ImageFile | None = None
     return Start(
         Inputs(image, torch.from_numpy(path.K).float().to(device), cameras, gaussians), path, facts
     )
+
+
+def refuse_strip(width: int, height: int) -> None:
+    """UserError for a working size so narrow that its frames could not be read again."""
+    if min(width, height) < images.FEWEST_PX:
+        raise UserError(
+            f"The picture is a strip: it would be worked on at {width}x{height} pixels.",
+            f"Crop it, or raise width until both sides have {images.FEWEST_PX} pixels.",
+        )
 
 
 def _lines(name: str, texts: Any) -> dict[str, str]:

@@ -79,6 +79,7 @@ def _asked(
     from ..media import images
     from ..models import choice
     from . import folder as job_folder
+    from .inputs import refuse_strip
 
     earlier = None
     if (image is None and (resume or restart)) or (resume and job_folder.holds_job(folder)):
@@ -95,12 +96,14 @@ def _asked(
         inputs |= earlier.inputs()
     if image is not None:
         inputs["image"] = image
-    if path is not None or earlier is None:
+    if image is not None or path is not None:  # bad ones are told before anything is written
         source = image if earlier is None or image is not None else earlier.image
         assert source is not None  # without a picture there is an earlier job
-        inputs["path"] = _camera_path(path or DEFAULT_MOVE, images.load_image(source))
-    elif image is not None:
-        images.load_image(image)  # a bad one is told before anything is written
+        picture = images.load_image(source)
+        size = (picture.pixels.shape[2], picture.pixels.shape[1])
+        refuse_strip(*images.working_size(size, settings.output.width, 8))
+        if path is not None or earlier is None:
+            inputs["path"] = _camera_path(path or DEFAULT_MOVE, size)
     given = {n: v for n, v in job_folder.flat(settings).items() if n not in base or n in values}
     files = {}
     for name, (part, noun, otherwise) in _FILE_SETTINGS.items():
@@ -118,7 +121,7 @@ def _asked(
     return Asked(settings_module.make(**{**job_folder.flat(settings), **files}), inputs)
 
 
-def _camera_path(path: str, picture: Any) -> Text:
+def _camera_path(path: str, picture_size: tuple[int, int]) -> Text:
     """A named move as it is written, a file of any kind as our own camera path."""
     from ..bridge import camera_file
     from ..cameras import moves, trajectory
@@ -127,8 +130,7 @@ def _camera_path(path: str, picture: Any) -> Text:
     if trajectory.is_move(path) and not Path(path).exists():
         moves.parse(path)
         return Text(".txt", (path + "\n").encode())
-    size = (picture.pixels.shape[2], picture.pixels.shape[1])
-    cameras = camera_file.checked(trajectory.load(path, image_size=size), Path(path).name)
+    cameras = camera_file.checked(trajectory.load(path, image_size=picture_size), Path(path).name)
     text = json.dumps(camera_file.to_json(cameras), allow_nan=False, indent=1) + "\n"
     return Text(".json", text.encode())
 

@@ -44,7 +44,10 @@ class Record(Protocol):
     """Where a run keeps what it makes."""
 
     finished: int  # segments
-    frames: Frames  # the newest version of every frame so far, once `enhanced` has been told of it
+
+    @property
+    def frames(self) -> Frames:
+        """The newest version of every frame so far, once `enhanced` has been told of it."""
 
     def gaussians(self, first: Gaussians) -> Gaussians:
         """Those after the last finished segment; `first` where there is none."""

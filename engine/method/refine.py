@@ -434,8 +434,8 @@ def _check(
 ) -> tuple[int, int, int]:
     f = len(frames)
     if f < 1 or frames[0].dim() != 3 or frames[0].shape[0] != 3:
-        shape = [f, *frames[0].shape] if f else [f]
-        raise ValueError(f"frames must be f of [3, h, w], got {shape}")
+        found = [f, *frames[0].shape] if f else [f]
+        raise ValueError(f"frames must be f of [3, h, w], got {found}")
     _, h, w = frames[0].shape
     expected: list[tuple[str, Tensor, tuple[int, ...]]] = [
         ("K", K, (f, 3, 3)),

@@ -6,7 +6,6 @@ Both are settled here, once, before the work starts. Standard library only.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,56 +13,11 @@ from typing import NamedTuple
 from ..bridge.errors import UserError
 from ..bridge.settings import SceneSettings
 from . import weights
+from .registry import DEPTHS, PRIORS, Model
 
 GIB = 2**30
 AUTO = "auto"
 _OFF = 1.7  # working width and a prior's trained width may differ by this factor
-
-
-class Candidate(NamedTuple):
-    """A prior, what it needs, and where it works."""
-
-    name: str
-    needs: tuple[str, ...]  # names of weights
-    least_gib: float  # GPU memory at its trained size: what a useful rung of memory.py asks for, or what is quoted if that is more
-    fixed_gib: float  # of that, what does not depend on the size: the weights, as far as they must be on the device
-    width: int  # trained
-    most_frames: float  # at a time
-    only_size: tuple[int, int] | None = None  # (width, height), if it works at no other
-
-
-# Best first: those that see the render, then by quality; the patch prior needs neither GPU nor weights.
-RANKING = (
-    Candidate("viewcrafter_25", ("viewcrafter_25",), 16.2, 3.0, 1024, 25),
-    Candidate("wan_vace_14b_fast", ("wan_vace_14b", "wan_14b_lightx2v"), 22.0, 17.5, 832, 81),
-    Candidate("wan_vace_14b", ("wan_vace_14b",), 23.6, 17.5, 1280, 81),
-    Candidate("viewcrafter_16", ("viewcrafter_16",), 11.5, 3.0, 1024, 16),
-    Candidate("viewcrafter_25_sparse", ("viewcrafter_25_sparse",), 16.2, 3.0, 1024, 25),
-    Candidate("wan_vace_1.3b", ("wan_vace_1.3b",), 8.2, 4.5, 832, 81),
-    Candidate(
-        "wan_fun_inp_1.3b",
-        ("wan_fun_inp_1.3b", "wan_vace_1.3b", "wan_image_encoder"),
-        8.2,
-        4.5,
-        832,
-        81,
-    ),
-    Candidate("viewcrafter_25_512", ("viewcrafter_25_512",), 6.7, 3.0, 512, 25),
-    Candidate("ltx", ("ltx",), 10.0, 4.0, 704, 161),
-    Candidate("svd", ("svd",), 13.9, 3.5, 1024, 25),
-    Candidate("cogvideox_i2v", ("cogvideox_i2v",), 19.0, 12.0, 720, 49, (720, 480)),
-    Candidate("patch", (), 0.0, 0.0, 0, math.inf),
-)
-# Best first: metres with a field of view, then metres.
-DEPTHS = (
-    "moge_2",
-    "depth_pro",
-    "moge_2_small",
-    "depth_anything_3",
-    "depth_anything_v2_indoor",
-    "depth_anything_v2_outdoor",
-    "zoedepth",
-)
 
 
 class Chosen(NamedTuple):
@@ -79,7 +33,7 @@ def suitable(
     commercial: bool = False,
     size: tuple[int, int] | None = None,
     frames: int = 0,
-) -> list[Candidate]:
+) -> list[Model]:
     """Candidates, best first, that fit `free_bytes` of GPU memory (None: no GPU, where only the patch prior is of use).
 
     `size` (width, height) of the frames at work, else each prior's own: priors trained at about this width come first.
@@ -88,7 +42,7 @@ def suitable(
     gib = 0.0 if free_bytes is None else free_bytes / GIB
     fit = [
         c
-        for c in RANKING
+        for c in PRIORS.values()
         if needed_gib(c, size) <= gib
         and frames <= c.most_frames
         and not (commercial and not free_to_use(c))
@@ -97,26 +51,26 @@ def suitable(
         return fit
     fit = [c for c in fit if c.only_size in (None, size)]
     return sorted(
-        fit, key=lambda c: (c.width == 0, not near(c, size[0]))
+        fit, key=lambda c: (c.trained[1] == 0, not near(c, size[0]))
     )  # stable: the order within stays
 
 
-def near(candidate: Candidate, width: int) -> bool:
+def near(candidate: Model, width: int) -> bool:
     """Whether a prior was trained at about this width."""
-    return candidate.width == 0 or 1.0 / _OFF <= width / candidate.width <= _OFF
+    return candidate.trained[1] == 0 or 1.0 / _OFF <= width / candidate.trained[1] <= _OFF
 
 
-def needed_gib(candidate: Candidate, size: tuple[int, int] | None) -> float:
+def needed_gib(candidate: Model, size: tuple[int, int] | None) -> float:
     """GPU memory that a prior is taken to need at frames of `size` (width, height), None: as trained."""
-    if size is None or candidate.width == 0:
+    if size is None or candidate.trained[1] == 0:
         return candidate.least_gib
-    share = size[0] * size[1] / (candidate.width**2 * 9 / 16)
+    share = size[0] * size[1] / (candidate.trained[1] ** 2 * 9 / 16)
     return candidate.fixed_gib + (candidate.least_gib - candidate.fixed_gib) * share
 
 
-def free_to_use(candidate: Candidate) -> bool:
+def free_to_use(candidate: Model) -> bool:
     """Whether all weights of a prior may be used commercially."""
-    return all(weights.known(name).commercial_use for name in candidate.needs)
+    return all(weights.known(name).commercial_use for name in candidate.weights)
 
 
 def best_here(
@@ -128,7 +82,7 @@ def best_here(
 ) -> str:
     """The name of the best prior that fits and whose weights are there. Never fails: the patch prior always is."""
     candidates = suitable(free_bytes, commercial=commercial, size=size, frames=frames)
-    return next(c.name for c in candidates if not any(weights.missing(n) for n in c.needs))
+    return next(c.name for c in candidates if not any(weights.missing(n) for n in c.weights))
 
 
 def best_depth(*, commercial: bool = False) -> str:
@@ -139,9 +93,9 @@ def best_depth(*, commercial: bool = False) -> str:
 
 def used_weights(settings: SceneSettings) -> dict[str, str]:
     """{name of weights: what for} of all weights that settings without "auto" ask for."""
-    needs = next((c.needs for c in RANKING if c.name == settings.video.prior), ())
-    used = dict.fromkeys(needs, f"prior {settings.video.prior}")
-    if settings.geometry.depth.strip() in weights.WEIGHTS:
+    prior = PRIORS.get(settings.video.prior)
+    used = dict.fromkeys(prior.weights if prior else (), f"prior {settings.video.prior}")
+    if settings.geometry.depth.strip() in DEPTHS:
         used[settings.geometry.depth.strip()] = f"depth {settings.geometry.depth.strip()}"
     if settings.geometry.initialiser.strip() == "flash3d":
         used["flash3d"] = "initialiser flash3d"
@@ -185,10 +139,10 @@ def settle(
         name = earlier.get("depth") or best_depth(commercial=commercial)
         settings = replace(settings, geometry=replace(settings.geometry, depth=name))
         facts["automatic depth"] = _why_depth(name, "depth" in earlier)
-    candidate = next((c for c in RANKING if c.name == settings.video.prior), None)
+    candidate = PRIORS.get(settings.video.prior)
     if candidate is not None and not near(candidate, size[0]):
-        trained = f"{candidate.name} was trained at {candidate.width} pixels across"
-        facts["note on the width"] = f"{trained}, not {size[0]}: try width {candidate.width}"
+        trained = f"{candidate.name} was trained at {candidate.trained[1]} pixels across"
+        facts["note on the width"] = f"{trained}, not {size[0]}: try width {candidate.trained[1]}"
     check(settings)
     _require(list(used_weights(settings)))
     return Chosen(settings, facts | licences(settings))

@@ -1,4 +1,4 @@
-"""Weights of optional models: what there is, under which licence, where it lies, whether it is whole.
+"""Files of the registry's models: where they lie, whether they are whole.
 
 Nothing here fetches anything; `download.py` does, when asked. Weights lie in one folder per
 model below `folder()`. Files that a user put there by hand count like downloaded ones.
@@ -11,219 +11,16 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
 from ..bridge.errors import UserError
+from . import registry
+from .registry import Model
 
 FOLDER_VARIABLE = "SCENE_SPLATTER_WEIGHTS"
 MANIFEST = "scene_splatter_files.json"
 KEPT_TEXT = "text_"  # how files of text embeddings that are kept beside weights begin
-_DIFFUSERS = ("model_index.json", "*/*.json", "*/*.safetensors", "*/*.model", "*/*.txt")
-
-
-@dataclass(frozen=True)
-class Weights:
-    """One downloadable model."""
-
-    title: str
-    kind: str  # "prior", "lora", "depth", "initialiser", "image" or "text"
-    repository: str  # on the Hugging Face hub
-    files: tuple[str, ...]  # patterns of what is needed
-    needs: tuple[str, ...]  # files without which the model is not there
-    size_gb: float  # 1e9 bytes, about
-    licence: str  # one line
-    commercial_use: bool
-    without: tuple[str, ...] = ()  # patterns left out again
-    sha256: dict[str, str] = field(default_factory=dict)  # of known files; a beginning is enough
-
-
-_APACHE = "Apache-2.0: free, also commercially; keep the notice"
-_MIT = "MIT: free, also commercially; keep the notice"
-_SVD = "Stability AI Community License: commercial use has conditions; read it on the model's page"
-_COG = "CogVideoX License: commercial use has conditions; read it on the model's page"
-_LTX = "LTX-Video Open Weights License: commercial use has conditions; read it on the model's page"
-_APPLE = "Apple Machine Learning Research Model License: research only"
-
-
-def _viewcrafter(suffix: str, file: str, what: str, sha256: str = "") -> Weights:
-    return Weights(
-        f"ViewCrafter {what}",
-        "prior",
-        f"Drexubery/ViewCrafter{suffix}",
-        (file,),
-        (file,),
-        10.44,
-        _APACHE,
-        True,
-        sha256={file: sha256} if sha256 else {},
-    )
-
-
-def _pipeline(
-    title: str,
-    repository: str,
-    size_gb: float,
-    licence: str,
-    commercial_use: bool,
-    without: tuple[str, ...] = (),
-) -> Weights:
-    needs = ("model_index.json",)
-    return Weights(
-        title, "prior", repository, _DIFFUSERS, needs, size_gb, licence, commercial_use, without
-    )
-
-
-def _depth(
-    title: str, repository: str, size_gb: float, licence: str, commercial_use: bool
-) -> Weights:
-    needs = ("config.json", "model.safetensors")
-    return Weights(
-        title,
-        "depth",
-        repository,
-        (*needs, "preprocessor_config.json"),
-        needs,
-        size_gb,
-        licence,
-        commercial_use,
-    )
-
-
-def _moge(size: str, suffix: str, size_gb: float, sha256: str = "") -> Weights:
-    title, repository = (
-        f"MoGe-2 {size}: metric depth and field of view",
-        f"Ruicheng/moge-2-{suffix}-normal",
-    )
-    return Weights(
-        title,
-        "depth",
-        repository,
-        ("model.pt",),
-        ("model.pt",),
-        size_gb,
-        _MIT,
-        True,
-        sha256={"model.pt": sha256} if sha256 else {},
-    )
-
-
-WEIGHTS: dict[str, Weights] = {
-    "viewcrafter_25": _viewcrafter(
-        "_25", "model.ckpt", "25 frames, 576 x 1024 (the paper's)", "5676e29d8f9d5b6c"
-    ),
-    "viewcrafter_25_sparse": _viewcrafter(
-        "_25_sparse", "model_sparse.ckpt", "25 frames, sparse views, 576 x 1024"
-    ),
-    "viewcrafter_16": _viewcrafter(
-        "_16", "model.ckpt", "16 frames, 576 x 1024", "d6f46e70d0297e51"
-    ),
-    "viewcrafter_25_512": _viewcrafter("_25_512", "model.ckpt", "25 frames, 320 x 512"),
-    "wan_vace_1.3b": _pipeline(
-        "Wan 2.1 VACE 1.3B", "Wan-AI/Wan2.1-VACE-1.3B-diffusers", 19.0, _APACHE, True
-    ),
-    "wan_vace_14b": _pipeline(
-        "Wan 2.1 VACE 14B", "Wan-AI/Wan2.1-VACE-14B-diffusers", 46.6, _APACHE, True
-    ),
-    "wan_fun_inp_1.3b": Weights(
-        "Wan 2.1 Fun InP 1.3B (needs wan_vace_1.3b and wan_image_encoder too)",
-        "prior",
-        "alibaba-pai/Wan2.1-Fun-1.3B-InP",
-        ("diffusion_pytorch_model.safetensors", "config.json"),
-        ("diffusion_pytorch_model.safetensors", "config.json"),
-        3.13,
-        _APACHE,
-        True,
-    ),
-    "wan_image_encoder": Weights(
-        "CLIP image encoder of Wan 2.1 I2V",
-        "image",
-        "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers",
-        ("image_encoder/*",),
-        ("image_encoder/config.json", "image_encoder/model.safetensors"),
-        1.3,
-        _APACHE,
-        True,
-    ),
-    "wan_14b_lightx2v": Weights(
-        "Distilled LoRA for Wan 2.1 14B: 4 steps",
-        "lora",
-        "lightx2v/Wan2.1-Distill-Loras",
-        ("wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors",),
-        ("wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors",),
-        0.631,
-        _APACHE,
-        True,
-        sha256={
-            "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors": "1c918df9eaa102766d8f99104209ce55"
-        },
-    ),
-    "svd": _pipeline(
-        "Stable Video Diffusion XT",
-        "stabilityai/stable-video-diffusion-img2vid-xt",
-        4.5,
-        _SVD,
-        False,
-        without=("*/*model.safetensors",),
-    ),
-    "cogvideox_i2v": _pipeline(
-        "CogVideoX 5B image to video", "THUDM/CogVideoX-5b-I2V", 21.6, _COG, False
-    ),
-    "ltx": _pipeline("LTX-Video 0.9.5", "Lightricks/LTX-Video-0.9.5", 25.0, _LTX, False),
-    "moge_2": _moge(
-        "Large", "vitl", 1.32, "280741fd09bc3f403ccff9967784c2a391b52d2c0742ae3efdb21d9f90cc1a01"
-    ),
-    "moge_2_small": _moge("Small", "vits", 0.14),
-    "depth_anything_3": Weights(
-        "Depth Anything 3 metric Large",
-        "depth",
-        "depth-anything/DA3METRIC-LARGE",
-        ("model.safetensors", "config.json"),
-        ("model.safetensors",),
-        1.34,
-        _APACHE,
-        True,
-    ),
-    "depth_anything_v2_indoor": _depth(
-        "Depth Anything V2 metric Small, indoor",
-        "depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf",
-        0.1,
-        _APACHE,
-        True,
-    ),
-    "depth_anything_v2_outdoor": _depth(
-        "Depth Anything V2 metric Small, outdoor",
-        "depth-anything/Depth-Anything-V2-Metric-Outdoor-Small-hf",
-        0.1,
-        _APACHE,
-        True,
-    ),
-    "zoedepth": _depth("ZoeDepth, indoor and outdoor", "Intel/zoedepth-nyu-kitti", 1.4, _MIT, True),
-    "depth_pro": _depth(
-        "Depth Pro: metric depth and field of view", "apple/DepthPro-hf", 1.9, _APPLE, False
-    ),
-    "flash3d": Weights(
-        "Flash3D (the paper's initialiser)",
-        "initialiser",
-        "einsafutdinov/flash3d",
-        ("model_re10k_v2.pth",),
-        ("model_re10k_v2.pth",),
-        1.7,
-        "hub tag MIT, but holds UniDepth (CC BY-NC 4.0) and an encoder of Monodepth2 (non-commercial): research only",
-        False,
-    ),
-    "clip_tokenizer": Weights(
-        "CLIP's tokenizer, for own prompts with ViewCrafter",
-        "text",
-        "openai/clip-vit-large-patch14",
-        ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"),
-        ("vocab.json", "merges.txt"),
-        0.002,
-        _MIT,
-        True,
-    ),
-}
 
 
 def folder() -> Path:
@@ -240,11 +37,12 @@ def folder() -> Path:
     return base / "scene_splatter" / "weights"
 
 
-def known(name: str) -> Weights:
-    """The entry of a model. Raises UserError for a name that is none."""
-    if name not in WEIGHTS:
-        raise UserError(f"Unknown weights: {name}.", f"Choose one of: {', '.join(WEIGHTS)}.")
-    return WEIGHTS[name]
+def known(name: str) -> Model:
+    """The row of a model that has files. Raises UserError for a name that is none."""
+    if name not in registry.WITH_FILES:
+        names = ", ".join(registry.WITH_FILES)
+        raise UserError(f"Unknown weights: {name}.", f"Choose one of: {names}.")
+    return registry.WITH_FILES[name]
 
 
 def missing(name: str) -> list[str]:

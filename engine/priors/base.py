@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ..bridge.errors import UserError
+
 
 class Level(NamedTuple):
     """One noise level: x = a * x0 + b * eps."""
@@ -39,6 +41,34 @@ class PriorSpec:
     licence: str  # SPDX id or the model's own licence name
     commercial_use: bool
     starts_from_render: bool = False  # the network sees no render, so that sampling starts from the noised one, not from noise
+
+
+def frames_in_steps(name: str, factor: int, most: int) -> Callable[[int], int]:
+    """The rule of a model that makes factor * k + 1 frames: n -> the next such number; above `most` a UserError."""
+
+    def rule(n: int) -> int:
+        if n > most:
+            raise UserError(
+                f"{name} makes at most {most} frames at a time, not {n}.",
+                f"Set segment_length to {most} or less.",
+            )
+        return -(-(n - 1) // factor) * factor + 1
+
+    return rule
+
+
+def frames_all(name: str, frames: int) -> Callable[[int], int]:
+    """The rule of a model that always makes `frames` frames: n -> frames; above it a UserError."""
+
+    def rule(n: int) -> int:
+        if n > frames:
+            raise UserError(
+                f"{name} makes {frames} frames at a time, not {n}.",
+                f"Set segment_length to {frames} or less.",
+            )
+        return frames
+
+    return rule
 
 
 @dataclass(frozen=True)

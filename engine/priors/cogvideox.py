@@ -19,7 +19,7 @@ from ..bridge.errors import UserError
 from ..models import model_folder
 from ..models.memory import Demand, Residence, Rung
 from . import notation, transformer
-from .base import Clip, Level, PriorSpec
+from .base import Clip, Level, PriorSpec, frames_in_steps
 from .network import NetworkPrior
 
 if TYPE_CHECKING:
@@ -236,8 +236,6 @@ def load(
     from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
     from transformers import T5EncoderModel
 
-    from .wan.vace import frames_rule
-
     model_folder.require(folder, "CogVideoXImageToVideoPipeline")
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     text = model_folder.sentence_embeddings(
@@ -249,7 +247,7 @@ def load(
     config = network.config
     spec = PriorSpec(
         name=name,
-        frames=frames_rule(name, _FRAMES_APART, config.sample_frames),
+        frames=frames_in_steps(name, _FRAMES_APART, config.sample_frames),
         size_multiple=16,
         native_size=(8 * config.sample_height, 8 * config.sample_width),
         t_factor=4,

@@ -18,7 +18,7 @@ from ..bridge.errors import UserError
 from ..models import model_folder
 from ..models.memory import Demand, Residence, Rung
 from . import notation, transformer
-from .base import Clip, Level, PriorSpec
+from .base import Clip, Level, PriorSpec, frames_in_steps
 from .network import NetworkPrior
 
 if TYPE_CHECKING:
@@ -197,8 +197,6 @@ def load(
     from diffusers import AutoencoderKLLTXVideo, LTXVideoTransformer3DModel
     from transformers import T5EncoderModel
 
-    from .wan.vace import frames_rule
-
     model_folder.require(folder, "LTXConditionPipeline", "LTXImageToVideoPipeline", "LTXPipeline")
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     text = model_folder.sentence_embeddings(
@@ -209,7 +207,7 @@ def load(
     config: Any = network.config
     spec = PriorSpec(
         name=name,
-        frames=frames_rule(name, 8, MOST_FRAMES),
+        frames=frames_in_steps(name, 8, MOST_FRAMES),
         size_multiple=32,
         native_size=(512, 704),
         t_factor=8,
@@ -231,11 +229,10 @@ def load(
 def from_settings(settings: SceneSettings, image: Tensor, device: str) -> LTXVideo:
     """The prior that the settings name, from the weights folder."""
     from ..models import weights
-    from .wan.vace import frames_rule
 
     name = settings.video.prior
     size = (image.shape[1], image.shape[2])
-    frames = frames_rule(name, 8, MOST_FRAMES)(settings.cameras.segment_length)
+    frames = frames_in_steps(name, 8, MOST_FRAMES)(settings.cameras.segment_length)
     folder = weights.require(name)
     return load(
         name,

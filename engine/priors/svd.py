@@ -21,7 +21,7 @@ from ..bridge.errors import UserError
 from ..models import model_folder
 from ..models.memory import GIB, Demand, Residence, Rung
 from . import notation
-from .base import Clip, Level, PriorSpec
+from .base import Clip, Level, PriorSpec, frames_all
 from .clip_image import clip_pixels
 from .network import NetworkPrior
 
@@ -161,18 +161,6 @@ class StableVideo(NetworkPrior):
         return notation.from_edm_velocity(v, x, level)
 
 
-def _frames_rule(frames: int):
-    def rule(n: int) -> int:
-        if n > frames:
-            raise UserError(
-                f"svd makes {frames} frames at a time, not {n}.",
-                f"Set segment_length to {frames} or less.",
-            )
-        return frames
-
-    return rule
-
-
 def demand(
     unet: nn.Module, vae: nn.Module, vision: nn.Module, frames: int, height: int, width: int
 ) -> Demand:
@@ -208,7 +196,7 @@ def load(
     frames, levels = int(unet.config.num_frames), len(unet.config.block_out_channels)
     spec = PriorSpec(
         name=name,
-        frames=_frames_rule(frames),
+        frames=frames_all(name, frames),
         size_multiple=8 * 2 ** (levels - 1),
         native_size=(576, 1024),
         t_factor=1,

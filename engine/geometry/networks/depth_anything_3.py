@@ -18,8 +18,7 @@ from transformers.models.depth_anything.modeling_depth_anything import DepthAnyt
 from ...bridge.errors import UserError
 from ...cameras.intrinsics import DEFAULT_FOV_DEG, intrinsics_from_fov
 from ...models import tensor_file
-from ..base import Reading
-from ..learned import IMAGENET, normalised
+from ..base import IMAGENET, Reading, normalised
 from . import dinov2
 
 _AGAIN = "Run: python -m engine weights verify depth_anything_3 - or download it again."

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from ...bridge.errors import UserError
 from ...models import tensor_file
-from ..base import Reading
-from ..learned import IMAGENET, normalised
+from ..base import IMAGENET, Reading, normalised
 from . import dinov2
 
 _AGAIN = "Run: python -m engine weights verify moge_2 (or moge_2_small) - or download it again."

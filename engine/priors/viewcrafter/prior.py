@@ -22,10 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from ...bridge.errors import UserError
+from ...models import registry
 from ...models.memory import GIB, Demand, Residence, Rung
 from ...models.weights import KEPT_TEXT
 from .. import notation
-from ..base import Clip, Level, PriorSpec
+from ..base import Clip, Level, PriorSpec, frames_all
 from ..clip_image import clip_pixels
 from ..network import NetworkPrior
 from .loader import ModelConfig, Parts, build, build_text_tower, config_beside, read_checkpoint
@@ -57,12 +58,10 @@ class Variant(NamedTuple):
     base_scale: float  # of clean latents at high noise; tells the checkpoints apart
 
 
-VARIANTS = {
-    "viewcrafter_25": Variant(25, (576, 1024), 0.3),
-    "viewcrafter_25_sparse": Variant(25, (576, 1024), 0.3),
-    "viewcrafter_16": Variant(16, (576, 1024), 0.3),
-    "viewcrafter_25_512": Variant(25, (320, 512), 0.7),
-}
+def variant_of(name: str) -> Variant:
+    """The released checkpoint that the registry calls `name`."""
+    row = registry.prior(name)
+    return Variant(int(row.most_frames), row.trained, row.options["base_scale"])
 
 
 @dataclass(frozen=True)
@@ -238,22 +237,10 @@ def _tokens(sentence: str, config: ModelConfig) -> list[int]:
     return ids + [0] * (config.unet.text_tokens - len(ids))
 
 
-def _frames_rule(name: str, frames: int):
-    def rule(n: int) -> int:
-        if n > frames:
-            raise UserError(
-                f"{name} makes {frames} frames at a time, not {n}.",
-                f"Set segment_length to {frames} or less.",
-            )
-        return frames
-
-    return rule
-
-
 def _spec(name: str, variant: Variant, config: ModelConfig) -> PriorSpec:
     return PriorSpec(
         name=name,
-        frames=_frames_rule(name, variant.frames),
+        frames=frames_all(name, variant.frames),
         size_multiple=8 * 2 ** (len(config.unet.channel_mult) - 1),
         native_size=variant.size,
         t_factor=1,
@@ -290,12 +277,12 @@ def load(
     guidance: float = -1.0,
     rung: Rung | None = None,
 ) -> ViewCrafter:
-    """The prior `name` of VARIANTS from a checkpoint file, for frames of `size` (height, width).
+    """The prior `name` of the registry from a checkpoint file, for frames of `size` (height, width).
 
     A file `<checkpoint>.json` beside it gives other sizes of the networks. Raises UserError
     for whatever is wrong with the file, or if it is another variant's.
     """
-    variant = VARIANTS[name]
+    variant = variant_of(name)
     config = config_beside(checkpoint)
     variant = variant._replace(frames=config.frames or variant.frames)
     state = read_checkpoint(checkpoint)
@@ -304,8 +291,8 @@ def load(
     if abs(float(parts.scale[_TRAIN_STEPS - 1]) - variant.base_scale) > 0.01:
         other = [
             n
-            for n, v in VARIANTS.items()
-            if abs(v.base_scale - float(parts.scale[_TRAIN_STEPS - 1])) < 0.01
+            for n, row in registry.PRIORS.items()
+            if abs(row.options.get("base_scale", -1) - float(parts.scale[_TRAIN_STEPS - 1])) < 0.01
         ]
         raise UserError(
             f"{checkpoint} is not {name}.",

@@ -24,7 +24,7 @@ from ...bridge.errors import UserError
 from ...models import model_folder
 from ...models.memory import Rung
 from .. import lora, notation, transformer
-from ..base import Clip, PriorSpec
+from ..base import Clip, PriorSpec, frames_in_steps
 from ..clip_image import normalised
 from . import vace
 
@@ -197,7 +197,7 @@ def load(
     network = load_transformer(transformer_folder, dtype)
     spec = PriorSpec(
         name=name,
-        frames=vace.frames_rule(name, 4, vace.MOST_FRAMES),
+        frames=frames_in_steps(name, 4, vace.MOST_FRAMES),
         size_multiple=16,
         native_size=(480, 832),
         t_factor=4,
@@ -220,7 +220,7 @@ def from_settings(settings: SceneSettings, image: Tensor, device: str) -> WanInP
     from ...models import weights
 
     name = settings.video.prior
-    frames = vace.frames_rule(name, 4, vace.MOST_FRAMES)(settings.cameras.segment_length)
+    frames = frames_in_steps(name, 4, vace.MOST_FRAMES)(settings.cameras.segment_length)
     folders = [weights.require(n) for n in (name, "wan_vace_1.3b", "wan_image_encoder")]
     size = (image.shape[1], image.shape[2])
     return load(

@@ -14,17 +14,17 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...bridge.errors import UserError
-from ...models import model_folder
+from ...models import model_folder, registry
 from ...models.memory import Demand, Residence, Rung
 from .. import notation, transformer
-from ..base import Clip, Level, PriorSpec
+from ..base import Clip, Level, PriorSpec, frames_in_steps
 from ..network import NetworkPrior
 
 if TYPE_CHECKING:
@@ -45,25 +45,6 @@ _TOKEN_BYTES = 40  # of one branch, per token and channel of the network: estima
 _DECODER_BYTES = 12_000  # per pixel of a frame: estimate
 
 
-class Variant(NamedTuple):
-    """One way to use a checkpoint."""
-
-    size: tuple[int, int]  # height, width
-    shift: float
-    steps: int = STEPS
-    guidance: float = GUIDANCE
-    checkpoint: str = ""  # its name among the weights, if not the variant's own
-    lora: str = ""  # name among the weights
-
-
-VARIANTS = {
-    "wan_vace_1.3b": Variant((480, 832), 3.0),
-    "wan_vace_14b": Variant((720, 1280), 5.0),
-    # distilled: 4 steps without guidance instead of 30 with it, a fifteenth of the network calls
-    "wan_vace_14b_fast": Variant((480, 832), 5.0, 4, 1.0, "wan_vace_14b", "wan_14b_lightx2v"),
-}
-
-
 @dataclass(frozen=True)
 class Condition:
     """What the network is told of a clip; the first entry of text is the negative one."""
@@ -81,20 +62,6 @@ def flow_levels(steps: int, shift: float) -> list[Level]:
     u = [1.0 - k / steps for k in range(steps + 1)]
     sigmas = [shift * v / (1.0 + (shift - 1.0) * v) for v in u]
     return [Level(1000.0 * s, 1.0 - s, s) for s in sigmas]
-
-
-def frames_rule(name: str, factor: int, most: int):
-    """n -> the next factor * k + 1; more than `most` is refused."""
-
-    def rule(n: int) -> int:
-        if n > most:
-            raise UserError(
-                f"{name} makes at most {most} frames at a time, not {n}.",
-                f"Set segment_length to {most} or less.",
-            )
-        return -(-(n - 1) // factor) * factor + 1
-
-    return rule
 
 
 class WanLatents:
@@ -276,7 +243,7 @@ def load(
     added_lora: Path | None = None,
     rung: Rung | None = None,
 ) -> WanVACE:
-    """The prior `name` of VARIANTS from a folder in diffusers' layout, for clips of `frames` frames of `size` (height, width)."""
+    """The prior `name` of the registry from a folder in diffusers' layout, for clips of `frames` frames of `size` (height, width)."""
     from diffusers import AutoencoderKLWan, WanVACETransformer3DModel
 
     model_folder.require(folder, "WanVACEPipeline")
@@ -284,25 +251,26 @@ def load(
     vae = model_folder.part(folder, "vae", AutoencoderKLWan, torch.float32)
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     network = transformer.load(folder, WanVACETransformer3DModel, dtype, added_lora)
-    variant = VARIANTS[name]
-    scale = variant.guidance if guidance < 0 else guidance
+    row = registry.prior(name)
+    scale = row.options.get("guidance", GUIDANCE) if guidance < 0 else guidance
     residence = transformer.settle(
         device, demand(network, vae, frames, *size), network, [vae], dtype, scale, rung
     )
     spec = PriorSpec(
         name=name,
-        frames=frames_rule(name, 4, MOST_FRAMES),
+        frames=frames_in_steps(name, 4, MOST_FRAMES),
         size_multiple=16,
-        native_size=variant.size,
+        native_size=row.trained,
         t_factor=4,
         s_factor=8,
         channels=vae.config.z_dim,
-        steps=variant.steps,
+        steps=int(row.options.get("steps", STEPS)),
         sees=frozenset({"render", "mask", "image", "text"}),
         licence="Apache-2.0",
         commercial_use=True,
     )
-    return WanVACE(spec, network, vae, embeddings, residence, shift=variant.shift, guidance=scale)
+    shift = row.options["shift"]
+    return WanVACE(spec, network, vae, embeddings, residence, shift=shift, guidance=scale)
 
 
 def from_settings(settings: SceneSettings, image: Tensor, device: str) -> WanVACE:
@@ -310,13 +278,10 @@ def from_settings(settings: SceneSettings, image: Tensor, device: str) -> WanVAC
     from ...models import weights
 
     name = settings.video.prior
-    frames = frames_rule(name, 4, MOST_FRAMES)(settings.cameras.segment_length)
+    frames = frames_in_steps(name, 4, MOST_FRAMES)(settings.cameras.segment_length)
     size = (image.shape[1], image.shape[2])
-    variant = VARIANTS[name]
-    folder = weights.require(variant.checkpoint or name)
-    own_lora = (
-        weights.checkpoint_in(variant.lora, weights.require(variant.lora)) if variant.lora else None
-    )
+    folder, *added = (weights.require(part) for part in registry.prior(name).weights)
+    loras = [weights.checkpoint_in(home.name, home) for home in added]
     return load(
         name,
         folder,
@@ -324,5 +289,5 @@ def from_settings(settings: SceneSettings, image: Tensor, device: str) -> WanVAC
         size=size,
         frames=frames,
         prompt=settings.video.prompt,
-        added_lora=own_lora,
+        added_lora=loras[0] if loras else None,
     )

@@ -50,7 +50,7 @@ def test_every_source_gives_metres_for_every_pixel(sources, name):
     finite = estimate.depth_m[torch.isfinite(estimate.depth_m)]
     assert finite.std() > 1e-3  # not a constant
     assert (estimate.metric, estimate.name) == (True, name)
-    assert (estimate.licence == learned.weights.WEIGHTS[name].licence) and estimate.licence
+    assert (estimate.licence == learned.weights.known(name).licence) and estimate.licence
     again = source.estimate(picture(), None)
     assert torch.equal(again.depth_m, estimate.depth_m)
     assert not torch.equal(source.estimate(picture(seed=1), None).depth_m, estimate.depth_m)
@@ -142,7 +142,7 @@ def test_models_without_a_camera_say_so(sources):
 
 def test_every_depth_model_among_the_weights_is_a_source():
     assert set(learned.LEARNED) == {
-        name for name, entry in learned.weights.WEIGHTS.items() if entry.kind == "depth"
+        name for name, entry in learned.registry.WITH_FILES.items() if entry.kind == "depth"
     }
 
 

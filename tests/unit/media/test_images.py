@@ -177,7 +177,7 @@ def try_load(path: Path) -> None:
 def test_truncated_jpeg_is_refused(tmp_path: Path) -> None:
     data = encoded("JPEG")
     (tmp_path / "a.jpg").write_bytes(data[: len(data) // 2])
-    with pytest.raises(UserError, match="damaged or cut off"):
+    with pytest.raises(UserError, match="damaged"):
         images.load_image(tmp_path / "a.jpg")
 
 

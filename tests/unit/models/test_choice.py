@@ -14,16 +14,19 @@ from engine.bridge import settings
 from engine.bridge.errors import UserError
 from engine.geometry import make_depth_source
 from engine.geometry.learned import LEARNED
-from engine.models import choice, memory, weights
+from engine.models import choice, memory, registry, weights
 from engine.models.choice import GIB
-from engine.priors import REGISTRY, make_prior
+from engine.models.registry import DEPTHS, PRIORS
+from engine.priors import make_prior
 
 
-def test_every_prior_is_ranked_once_and_names_its_weights():
-    assert sorted(c.name for c in choice.RANKING) == sorted(REGISTRY)
-    for candidate in choice.RANKING:
-        assert all(name in weights.WEIGHTS for name in candidate.needs)
-    assert choice.RANKING[-1].name == "patch"
+def test_every_row_is_there_once_and_names_rows_with_files():
+    names = [row.name for row in registry.MODELS]
+    assert len(set(names)) == len(names)
+    for row in registry.MODELS:
+        assert set(row.weights) <= set(registry.WITH_FILES)
+        assert (row.kind in ("prior", "depth")) == bool(row.factory)
+    assert list(PRIORS)[-1] == "patch"  # it needs nothing, so the search for the best ends there
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ def here(tmp_path, monkeypatch):
 
 
 def test_every_depth_model_is_ranked_once():
-    assert sorted(choice.DEPTHS) == sorted(LEARNED)
+    assert sorted(DEPTHS) == sorted(LEARNED)
     assert choice.GIB == memory.GIB
 
 
@@ -85,7 +88,7 @@ def test_what_is_chosen_fits(monkeypatch):
     """With the memory that a prior is said to need, memory.py finds an arrangement for it: at its trained size and below."""
     from benchmarks import prior_memory
 
-    ranked = {c.name: c for c in choice.RANKING}
+    ranked = dict(PRIORS)
     with torch.device("meta"):
         known = list(prior_memory.demands())
     assert {"viewcrafter_25", "wan_vace_1.3b", "wan_vace_14b", "svd", "ltx", "cogvideox_i2v"} <= {
@@ -260,5 +263,5 @@ def test_the_command_tells_both(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("SCENE_SPLATTER_WEIGHTS", str(tmp_path))
     assert main(["weights", "--json", "recommend", "--commercial"]) == 0
     data = json.loads(capsys.readouterr().out)
-    assert data["here"] == "patch" and data["best"] in REGISTRY
+    assert data["here"] == "patch" and data["best"] in PRIORS
     assert data["depth"] == "box" and data["best_depth"] == "moge_2"

@@ -14,7 +14,7 @@ import pytest
 
 from engine.__main__ import main
 from engine.bridge.errors import Cancelled, UserError
-from engine.models import download, weights
+from engine.models import download, registry, weights
 
 CONTENT = {
     "model_index.json": b'{"_class_name": "WanVACEPipeline"}',
@@ -385,7 +385,7 @@ def test_licences_are_said_and_conditions_must_be_accepted(capsys, monkeypatch, 
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert main(["weights", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(weights.WEIGHTS)
+    assert [line.split()[0] for line in lines] == list(registry.WITH_FILES)
     assert all("commercial use: yes" in line or "commercial use: NO" in line for line in lines)
     assert main(["weights", "download", "depth_pro"]) == 2
     assert "research only" in capsys.readouterr().err
@@ -430,14 +430,12 @@ def test_unknown_names_are_told_the_known_ones(capsys):
 
 
 def test_every_entry_is_complete():
-    from engine.priors import REGISTRY
-
-    for name, entry in weights.WEIGHTS.items():
+    for name, entry in registry.WITH_FILES.items():
         assert entry.kind in ("prior", "lora", "depth", "initialiser", "image", "text")
         assert entry.licence and entry.size_gb > 0 and entry.repository.count("/") == 1
         assert weights.selected(name, list(entry.needs)) == list(entry.needs)
         if entry.kind == "prior":
-            assert name in REGISTRY
+            assert name in registry.PRIORS
     fp16, fp32 = (
         "unet/diffusion_pytorch_model.fp16.safetensors",
         "unet/diffusion_pytorch_model.safetensors",

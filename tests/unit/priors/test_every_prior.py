@@ -14,7 +14,8 @@ import torch
 from engine.bridge import settings
 from engine.bridge.errors import Cancelled, UserError
 from engine.method import sampler
-from engine.priors import REGISTRY, make_prior, working_multiple
+from engine.models.registry import PRIORS
+from engine.priors import make_prior, working_multiple
 from engine.priors.base import Clip
 from tests import tiny_models as tiny
 
@@ -48,11 +49,11 @@ SAVERS = {
     "cogvideox_i2v": lambda root: tiny.save_cogvideox(root / "cogvideox_i2v", SIZE),
     "ltx": lambda root: tiny.save_ltx(root / "ltx"),
 }
-NAMES = pytest.mark.parametrize("name", list(REGISTRY))
+NAMES = pytest.mark.parametrize("name", list(PRIORS))
 
 
 def test_every_registered_prior_is_tried_here():
-    assert set(SAVERS) == set(REGISTRY)
+    assert set(SAVERS) == set(PRIORS)
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +184,7 @@ def test_cancel_within_one_step(made, name):
         run(made(name), lambda zero: zero, report=report)
 
 
-@pytest.mark.parametrize("name", [n for n in REGISTRY if n != "patch"])
+@pytest.mark.parametrize("name", [n for n in PRIORS if n != "patch"])
 @pytest.mark.parametrize("stage", ["condition", "encode", "predict", "decode"])
 def test_out_of_memory_at_any_stage_steps_down_once_and_finishes(made, name, stage, monkeypatch):
     prior = made(name)
@@ -223,7 +224,7 @@ def test_names_that_are_none_are_told_the_others():
         make_prior(settings.make(prior="sora"), torch.zeros(3, 8, 8), "cpu")
 
 
-@pytest.mark.parametrize("name", [n for n in REGISTRY if n != "patch"])
+@pytest.mark.parametrize("name", [n for n in PRIORS if n != "patch"])
 def test_absent_weights_say_how_to_get_them(name, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("SCENE_SPLATTER_WEIGHTS", str(tmp_path))
     with pytest.raises(UserError, match="python -m engine weights download"):

@@ -107,7 +107,7 @@ def make_prior(
     parts = loader.Parts(unet, torch.nn.Identity(), torch.nn.Identity(), torch.nn.Identity(), scale)
     residence = Residence("cpu", Demand(1, 1, 1, 1), unet, [], rung)
     spec = viewcrafter._spec(
-        "viewcrafter_25", viewcrafter.VARIANTS["viewcrafter_25"], tiny.VIEWCRAFTER
+        "viewcrafter_25", viewcrafter.variant_of("viewcrafter_25"), tiny.VIEWCRAFTER
     )
     return viewcrafter.ViewCrafter(
         spec, parts, torch.zeros(2, 77, 24), residence, guidance=guidance

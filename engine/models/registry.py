@@ -1,0 +1,394 @@
+"""Every model that the engine knows, one row each: what it is, where its files are, what it needs.
+
+The order is the rank: among priors and among depth models the best comes first. Everything that
+lists models reads these rows: `weights` (files on disk), `choice` (which one a job takes), `priors`
+and `geometry.learned` (which code runs it), the command line and the panel. A row is data: standard
+library only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ..bridge.errors import UserError
+
+_DIFFUSERS = ("model_index.json", "*/*.json", "*/*.safetensors", "*/*.model", "*/*.txt")
+_APACHE = "Apache-2.0: free, also commercially; keep the notice"
+_MIT = "MIT: free, also commercially; keep the notice"
+_SVD = "Stability AI Community License: commercial use has conditions; read it on the model's page"
+_COG = "CogVideoX License: commercial use has conditions; read it on the model's page"
+_LTX = "LTX-Video Open Weights License: commercial use has conditions; read it on the model's page"
+_APPLE = "Apple Machine Learning Research Model License: research only"
+_FLASH3D = (
+    "hub tag MIT, but holds UniDepth (CC BY-NC 4.0) and an encoder of Monodepth2 "
+    "(non-commercial): research only"
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """One row. A model of kind "prior" or "depth" can be asked for by its name."""
+
+    name: str
+    kind: str  # "prior", "depth", "initialiser", or a part of others: "lora", "image", "text"
+    title: str = ""
+    factory: str = ""  # "module:function" in its room, called with what that room's rows share
+
+    # files
+    repository: str = ""  # on the Hugging Face hub; empty: it has no files of its own
+    files: tuple[str, ...] = ()  # patterns of what is needed
+    needs: tuple[str, ...] = ()  # files without which the model is not there
+    without: tuple[str, ...] = ()  # patterns left out again
+    size_gb: float = 0.0  # 1e9 bytes, about
+    sha256: dict[str, str] = field(default_factory=dict)  # of known files; a beginning is enough
+    parts: tuple[str, ...] = ()  # other rows whose files it needs too
+    licence: str = ""  # one line
+    commercial_use: bool = True
+
+    # a prior's place: what it was trained on and what it takes
+    trained: tuple[int, int] = (0, 0)  # (height, width); 0: any
+    most_frames: float = math.inf  # at a time
+    multiple: int = 8  # width and height at work must divide by this
+    only_size: tuple[int, int] | None = None  # (width, height), if it works at no other
+    least_gib: float = 0.0  # GPU memory at its trained size: a useful rung of memory.py, or what
+    # is quoted if that is more
+    fixed_gib: float = 0.0  # of that, what does not depend on the size: weights on the device
+    options: dict[str, float] = field(default_factory=dict)  # figures for its own factory
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Names of all rows whose files must be there."""
+        return ((self.name,) if self.files else ()) + self.parts
+
+
+def _viewcrafter(name: str, suffix: str, what: str, file: str = "model.ckpt", **rest) -> Model:
+    checksum = rest.pop("sha256", "")
+    return Model(
+        name,
+        "prior",
+        f"ViewCrafter {what}",
+        "viewcrafter.prior:from_settings",
+        repository=f"Drexubery/ViewCrafter{suffix}",
+        files=(file,),
+        needs=(file,),
+        size_gb=10.44,
+        sha256={file: checksum} if checksum else {},
+        licence=_APACHE,
+        multiple=64,
+        fixed_gib=3.0,
+        **rest,
+    )
+
+
+def _diffusers(name: str, title: str, factory: str, repository: str, **rest) -> Model:
+    """A prior in a folder as the library diffusers writes it."""
+    return Model(
+        name,
+        "prior",
+        title,
+        factory,
+        repository=repository,
+        files=_DIFFUSERS,
+        needs=("model_index.json",),
+        **rest,
+    )
+
+
+def _depth(name: str, title: str, function: str, repository: str, **rest) -> Model:
+    needs = rest.pop("needs", ("config.json", "model.safetensors"))
+    files = rest.pop("files", (*needs, "preprocessor_config.json"))
+    return Model(
+        name,
+        "depth",
+        title,
+        f"learned:{function}",
+        repository=repository,
+        files=files,
+        needs=needs,
+        **rest,
+    )
+
+
+MODELS: tuple[Model, ...] = (
+    # ---- video priors: those that see the render first, then by quality
+    _viewcrafter(
+        "viewcrafter_25",
+        "_25",
+        "25 frames, 576 x 1024 (the paper's)",
+        sha256="5676e29d8f9d5b6c",
+        trained=(576, 1024),
+        most_frames=25,
+        least_gib=16.2,
+        options={"base_scale": 0.3},
+    ),
+    Model(
+        "wan_vace_14b_fast",
+        "prior",
+        "Wan 2.1 VACE 14B, distilled: 4 steps without guidance instead of 30 with it",
+        "wan.vace:from_settings",
+        parts=("wan_vace_14b", "wan_14b_lightx2v"),
+        licence=_APACHE,
+        trained=(480, 832),
+        most_frames=81,
+        multiple=16,
+        least_gib=22.0,
+        fixed_gib=17.5,
+        options={"shift": 5.0, "steps": 4, "guidance": 1.0},
+    ),
+    _diffusers(
+        "wan_vace_14b",
+        "Wan 2.1 VACE 14B",
+        "wan.vace:from_settings",
+        "Wan-AI/Wan2.1-VACE-14B-diffusers",
+        size_gb=46.6,
+        licence=_APACHE,
+        trained=(720, 1280),
+        most_frames=81,
+        multiple=16,
+        least_gib=23.6,
+        fixed_gib=17.5,
+        options={"shift": 5.0},
+    ),
+    _viewcrafter(
+        "viewcrafter_16",
+        "_16",
+        "16 frames, 576 x 1024",
+        sha256="d6f46e70d0297e51",
+        trained=(576, 1024),
+        most_frames=16,
+        least_gib=11.5,
+        options={"base_scale": 0.3},
+    ),
+    _viewcrafter(
+        "viewcrafter_25_sparse",
+        "_25_sparse",
+        "25 frames, sparse views, 576 x 1024",
+        "model_sparse.ckpt",
+        trained=(576, 1024),
+        most_frames=25,
+        least_gib=16.2,
+        options={"base_scale": 0.3},
+    ),
+    _diffusers(
+        "wan_vace_1.3b",
+        "Wan 2.1 VACE 1.3B",
+        "wan.vace:from_settings",
+        "Wan-AI/Wan2.1-VACE-1.3B-diffusers",
+        size_gb=19.0,
+        licence=_APACHE,
+        trained=(480, 832),
+        most_frames=81,
+        multiple=16,
+        least_gib=8.2,
+        fixed_gib=4.5,
+        options={"shift": 3.0},
+    ),
+    Model(
+        "wan_fun_inp_1.3b",
+        "prior",
+        "Wan 2.1 Fun InP 1.3B (needs wan_vace_1.3b and wan_image_encoder too)",
+        "wan.inp:from_settings",
+        repository="alibaba-pai/Wan2.1-Fun-1.3B-InP",
+        files=("diffusion_pytorch_model.safetensors", "config.json"),
+        needs=("diffusion_pytorch_model.safetensors", "config.json"),
+        size_gb=3.13,
+        parts=("wan_vace_1.3b", "wan_image_encoder"),
+        licence=_APACHE,
+        trained=(480, 832),
+        most_frames=81,
+        multiple=16,
+        least_gib=8.2,
+        fixed_gib=4.5,
+    ),
+    _viewcrafter(
+        "viewcrafter_25_512",
+        "_25_512",
+        "25 frames, 320 x 512",
+        trained=(320, 512),
+        most_frames=25,
+        least_gib=6.7,
+        options={"base_scale": 0.7},
+    ),
+    _diffusers(
+        "ltx",
+        "LTX-Video 0.9.5",
+        "ltx:from_settings",
+        "Lightricks/LTX-Video-0.9.5",
+        size_gb=25.0,
+        licence=_LTX,
+        commercial_use=False,
+        trained=(512, 704),
+        most_frames=161,
+        multiple=64,
+        least_gib=10.0,
+        fixed_gib=4.0,
+    ),
+    _diffusers(
+        "svd",
+        "Stable Video Diffusion XT",
+        "svd:from_settings",
+        "stabilityai/stable-video-diffusion-img2vid-xt",
+        without=("*/*model.safetensors",),
+        size_gb=4.5,
+        licence=_SVD,
+        commercial_use=False,
+        trained=(576, 1024),
+        most_frames=25,
+        multiple=64,
+        least_gib=13.9,
+        fixed_gib=3.5,
+    ),
+    _diffusers(
+        "cogvideox_i2v",
+        "CogVideoX 5B image to video",
+        "cogvideox:from_settings",
+        "THUDM/CogVideoX-5b-I2V",
+        size_gb=21.6,
+        licence=_COG,
+        commercial_use=False,
+        trained=(480, 720),
+        most_frames=49,
+        multiple=16,
+        only_size=(720, 480),
+        least_gib=19.0,
+        fixed_gib=12.0,
+    ),
+    Model(
+        "patch",
+        "prior",
+        "Patches of the picture itself: no weights, no GPU",
+        "patch.prior:from_settings",
+    ),
+    # ---- parts of priors
+    Model(
+        "wan_image_encoder",
+        "image",
+        "CLIP image encoder of Wan 2.1 I2V",
+        repository="Wan-AI/Wan2.1-I2V-14B-480P-Diffusers",
+        files=("image_encoder/*",),
+        needs=("image_encoder/config.json", "image_encoder/model.safetensors"),
+        size_gb=1.3,
+        licence=_APACHE,
+    ),
+    Model(
+        "wan_14b_lightx2v",
+        "lora",
+        "Distilled LoRA for Wan 2.1 14B: 4 steps",
+        repository="lightx2v/Wan2.1-Distill-Loras",
+        files=("wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors",),
+        needs=("wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors",),
+        size_gb=0.631,
+        sha256={
+            "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors": "1c918df9eaa102766d8f99104209ce55"
+        },
+        licence=_APACHE,
+    ),
+    Model(
+        "clip_tokenizer",
+        "text",
+        "CLIP's tokenizer, for own prompts with ViewCrafter",
+        repository="openai/clip-vit-large-patch14",
+        files=("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"),
+        needs=("vocab.json", "merges.txt"),
+        size_gb=0.002,
+        licence=_MIT,
+    ),
+    # ---- depth: metres with a field of view first, then metres
+    _depth(
+        "moge_2",
+        "MoGe-2 Large: metric depth and field of view",
+        "moge",
+        "Ruicheng/moge-2-vitl-normal",
+        files=("model.pt",),
+        needs=("model.pt",),
+        size_gb=1.32,
+        sha256={"model.pt": "280741fd09bc3f403ccff9967784c2a391b52d2c0742ae3efdb21d9f90cc1a01"},
+        licence=_MIT,
+    ),
+    _depth(
+        "depth_pro",
+        "Depth Pro: metric depth and field of view",
+        "depth_pro",
+        "apple/DepthPro-hf",
+        size_gb=1.9,
+        licence=_APPLE,
+        commercial_use=False,
+    ),
+    _depth(
+        "moge_2_small",
+        "MoGe-2 Small: metric depth and field of view",
+        "moge",
+        "Ruicheng/moge-2-vits-normal",
+        files=("model.pt",),
+        needs=("model.pt",),
+        size_gb=0.14,
+        licence=_MIT,
+    ),
+    _depth(
+        "depth_anything_3",
+        "Depth Anything 3 metric Large",
+        "depth_anything_3",
+        "depth-anything/DA3METRIC-LARGE",
+        files=("model.safetensors", "config.json"),
+        needs=("model.safetensors",),
+        size_gb=1.34,
+        licence=_APACHE,
+    ),
+    _depth(
+        "depth_anything_v2_indoor",
+        "Depth Anything V2 metric Small, indoor",
+        "depth_anything_v2",
+        "depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf",
+        size_gb=0.1,
+        licence=_APACHE,
+    ),
+    _depth(
+        "depth_anything_v2_outdoor",
+        "Depth Anything V2 metric Small, outdoor",
+        "depth_anything_v2",
+        "depth-anything/Depth-Anything-V2-Metric-Outdoor-Small-hf",
+        size_gb=0.1,
+        licence=_APACHE,
+    ),
+    _depth(
+        "zoedepth",
+        "ZoeDepth, indoor and outdoor",
+        "zoedepth",
+        "Intel/zoedepth-nyu-kitti",
+        size_gb=1.4,
+        licence=_MIT,
+    ),
+    # ---- first Gaussians
+    Model(
+        "flash3d",
+        "initialiser",
+        "Flash3D (the paper's initialiser)",
+        repository="einsafutdinov/flash3d",
+        files=("model_re10k_v2.pth",),
+        needs=("model_re10k_v2.pth",),
+        size_gb=1.7,
+        licence=_FLASH3D,
+        commercial_use=False,
+    ),
+)
+
+PRIORS: dict[str, Model] = {row.name: row for row in MODELS if row.kind == "prior"}
+DEPTHS: dict[str, Model] = {row.name: row for row in MODELS if row.kind == "depth"}
+WITH_FILES: dict[str, Model] = {row.name: row for row in MODELS if row.files}
+
+
+def prior(name: str) -> Model:
+    """The row of a video prior. Raises UserError for a name that is none."""
+    if name not in PRIORS:
+        raise UserError(f"Unknown video prior: {name}.", f"Choose one of: {', '.join(PRIORS)}.")
+    return PRIORS[name]
+
+
+def factory(row: Model, room: str) -> Callable:
+    """The function that makes a model; its module, in `room` ("engine.priors"), is imported here."""
+    import importlib
+
+    module, function = row.factory.split(":")
+    return getattr(importlib.import_module(f".{module}", room), function)
