@@ -24,6 +24,7 @@ OPENCV_FROM_BLENDER = np.array(
     [[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
 )  # z up -> y down
 _FLIP = np.diag([1.0, -1.0, -1.0, 1.0])  # looks along -z, y up -> looks along z, y down
+NEAR_M, FAR_M = 0.01, 1000.0  # what the cameras that are made here draw at least
 _KINDS = {"ORTHO": "orthographic", "PANO": "panoramic"}
 
 
@@ -181,7 +182,8 @@ def add_camera(
     if set_render:
         _set_render(scene.render, path)
     lens = bpy.data.cameras.new(name)
-    lens.sensor_fit, lens.sensor_width, lens.clip_start = "HORIZONTAL", 36.0, 0.01
+    lens.sensor_fit, lens.sensor_width = "HORIZONTAL", 36.0
+    widen_clip(scene, lens, NEAR_M, FAR_M)
     camera = bpy.data.objects.new(name, lens)
     (collection or scene.collection).objects.link(camera)
     camera.rotation_mode = "QUATERNION"
@@ -259,16 +261,14 @@ def match_camera_to_image(
     image: bpy.types.Image,
     header: Header | None = None,
     *,
-    place: bool = True,
-    height_m: float = 1.6,
     fov_deg: float = 0.0,
 ) -> None:
     """Give the render the image's shape and the camera its lens, and show the image behind the camera's view.
 
     The render becomes no larger than the image, nor than it was.
-    header: what the image's file says, where it is known; a photo held upright is shown upright. place: also
-    stand the camera level, `height_m` above the origin, looking along +y. fov_deg: horizontal angle of the
-    lens; 0 takes the photo's own, or leaves the lens where that is not known. Raises UserError if the image has no size.
+    header: what the image's file says, where it is known; a photo held upright is shown upright.
+    fov_deg: horizontal angle of the lens; 0 takes the photo's own, or leaves the lens where that is not
+    known. Raises UserError if the image has no size.
     """
     width, height = (header.width, header.height) if header is not None else image.size
     if not width or not height:
@@ -280,17 +280,27 @@ def match_camera_to_image(
         max(round(height * share), 1),
     )
     render.pixel_aspect_x = render.pixel_aspect_y = 1.0
-    if place:
-        metres = scene.unit_settings.scale_length
-        camera.matrix_world = Matrix.Translation((0, 0, height_m / metres)) @ Matrix.Rotation(
-            math.pi / 2, 4, "X"
-        )
     fov_deg = fov_deg or (header.fov_deg if header is not None and header.fov_deg else 0.0)
     if fov_deg:
         lens = camera.data
         lens.sensor_fit = "HORIZONTAL"
         lens.lens = lens.sensor_width / 2 / math.tan(math.radians(fov_deg) / 2)
     show_behind(camera, image, header)
+
+
+def widen_clip(
+    scene: bpy.types.Scene, lens: bpy.types.Camera, near_m: float, far_m: float
+) -> tuple[float, float]:
+    """Let a camera draw from `near_m` to `far_m` metres at least, whatever the scene's unit is.
+
+    What it draws already stays: the range only grows. Returns it in Blender's units.
+    """
+    metres = scene.unit_settings.scale_length
+    lens.clip_start = max(
+        min(lens.clip_start, near_m / metres), 1e-6
+    )  # the least that Blender takes
+    lens.clip_end = max(lens.clip_end, far_m / metres)
+    return lens.clip_start, lens.clip_end
 
 
 _TURNS = {
@@ -302,14 +312,18 @@ _TURNS = {
     8: -90.0,
 }  # degrees clockwise that make a photo of this orientation upright
 _MIRRORED = (2, 4, 5, 7)
+_OURS = "scene_splatter_picture"  # custom property of images that were put behind a camera here
 
 
 def show_behind(
     camera: bpy.types.Object, image: bpy.types.Image, header: Header | None = None
 ) -> None:
-    """Make `image` the camera's background, upright; one that is there already is used again."""
+    """Make `image` the camera's background, upright, in the place of an older one of ours; the user's own stay."""
     backgrounds = camera.data.background_images
+    for old in [b for b in backgrounds if b.image not in (None, image) and b.image.get(_OURS)]:
+        backgrounds.remove(old)
     background = next((b for b in backgrounds if b.image == image), None) or backgrounds.new()
+    image[_OURS] = True
     background.image = image
     background.alpha = 0.5
     background.frame_method, background.scale = "STRETCH", 1.0

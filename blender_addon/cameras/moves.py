@@ -6,85 +6,128 @@ import math
 
 import bpy
 import numpy as np
-from mathutils import Matrix, Vector
+from mathutils import Matrix, Quaternion, Vector
 
+from ...engine.bridge import moves
 from ...engine.bridge.camera_file import CameraPath
 from ...engine.bridge.errors import UserError
 from .conversion import animation_curves
 
-MOVES = ("dolly", "truck", "orbit")
-_ORBIT_STEP_DEG = 5.0  # between keys of an orbit
+MOVES = ("dolly", "truck", "pedestal", "pan", "tilt", "orbit")
+_TURN_STEP_DEG = 5.0  # between keys of a move that turns
 _JUMP = 8.0  # a step this many times the usual one is a jump
 _JUMP_DEG = 4.0  # but not if it is small to the eye
+_FLIP = np.diag([1.0, -1.0, -1.0, 1.0])  # a camera of the engine looks along +z with y down
+
+
+def spell(amounts: dict[str, float], distance_m: float) -> str:
+    """A sum of moves in the command line's words, e.g. "dolly:0.5+orbit:20@4"; empty if nothing moves.
+
+    amounts: metres or degrees by name of MOVES; distance_m: of the point that an orbit goes round.
+    """
+    terms = [(name, amounts[name]) for name in MOVES if amounts.get(name)]
+    return "+".join(
+        f"{name}:{amount:.6g}" + (f"@{distance_m:.6g}" if name == "orbit" else "")
+        for name, amount in terms
+    )
 
 
 def add_move(
-    scene: bpy.types.Scene,
-    camera: bpy.types.Object,
-    move: str,
-    amount: float,
-    *,
-    start: int,
-    end: int,
-    distance: float = 4.0,
-) -> None:
+    scene: bpy.types.Scene, camera: bpy.types.Object, spec: str, *, start: int, end: int
+) -> int:
     """Animate `camera` from where it stands now, with ordinary keyframes from frame `start` to `end`.
 
-    move: one of MOVES. amount: metres forward (dolly) or to the right (truck), or degrees to the right
-    round a point `distance` metres ahead, which stays in the centre (orbit). Keys of location and
-    rotation that the camera has between the two frames are replaced; others stay.
+    spec: a move as the command line takes it (`engine.bridge.moves`), seen from the camera; metres are
+    metres of the world, whatever scale the camera or what it is parented to has. Keys of location and
+    rotation that the camera has between the two frames are replaced, others stay; returns how many were
+    replaced. Raises UserError for a move that is none, and for a range without length.
     """
-    if move not in MOVES:
-        raise ValueError(f"move must be one of {MOVES}, received {move!r}")
     if end <= start:
         raise UserError(
             f"The move ends (frame {end}) before it starts ({start}).",
             "Choose a longer frame range.",
         )
-    steps = max(2, math.ceil(abs(amount) / _ORBIT_STEP_DEG)) if move == "orbit" else 1
-    metres = scene.unit_settings.scale_length
-    at_start = camera.matrix_basis.copy()
-    location, rotation, scale = at_start.decompose()
+    terms = moves.parse(spec)
+    if any(name == "zoom" for name, _, _ in terms):
+        raise UserError("A zoom is no move of the camera.", "Animate the lens's Focal Length.")
+    turned = sum(
+        abs(amount) for name, amount, _ in terms if name not in ("dolly", "truck", "pedestal")
+    )
+    steps = max(1, math.ceil(turned / _TURN_STEP_DEG))
+    path = moves.move(spec, K=np.eye(3), width=1, height=1, frames=steps + 1, ease="linear")
+    bpy.context.view_layer.update()
+    metres, at_start = scene.unit_settings.scale_length, camera.matrix_basis.copy()
+    location, rotation, _ = camera.matrix_world.decompose()
+    first, parent = Matrix.LocRotScale(location, rotation, None), _parent_matrix(camera)
     rotation_path = {"QUATERNION": "rotation_quaternion", "AXIS_ANGLE": "rotation_axis_angle"}.get(
         camera.rotation_mode, "rotation_euler"
     )
-    _clear_keys(camera, start, end)
-    for step in range(steps + 1):
-        done = amount * step / steps
-        camera.matrix_basis = _moved(location, rotation, scale, move, done, metres, distance)
+    replaced = _clear_keys(camera, start, end)
+    scale = camera.scale.copy()
+    for step, relative in enumerate(path.world_from_camera):
+        moved = _FLIP @ relative @ _FLIP
+        moved[:3, 3] /= metres
+        basis = parent.inverted_safe() @ first @ Matrix(moved.tolist())
+        _stand(camera, basis, scale)
         frame = start + (end - start) * step / steps
         camera.keyframe_insert("location", frame=frame)
         camera.keyframe_insert(rotation_path, frame=frame)
     camera.matrix_basis = at_start
+    return replaced
 
 
-def _moved(
-    location, rotation, scale, move: str, done: float, metres: float, distance: float
-) -> Matrix:
-    """The camera's matrix after `done` metres or degrees of the move."""
-    if move == "dolly":
-        return Matrix.LocRotScale(
-            location + rotation @ Vector((0, 0, -done / metres)), rotation, scale
-        )
-    if move == "truck":
-        return Matrix.LocRotScale(
-            location + rotation @ Vector((done / metres, 0, 0)), rotation, scale
-        )
-    pivot = location + rotation @ Vector((0, 0, -distance / metres))
-    turn = Matrix.Rotation(math.radians(done), 4, rotation @ Vector((0, 1, 0)))
-    return Matrix.LocRotScale(
-        pivot + turn @ (location - pivot), turn.to_quaternion() @ rotation, scale
-    )
+def _stand(camera: bpy.types.Object, basis: Matrix, scale: Vector) -> None:
+    """Give `camera` place and direction of `basis`, and turns that go on from those it has: no spin between keys."""
+    before, mode = camera.rotation_euler.copy(), camera.rotation_mode
+    quaternion = camera.rotation_quaternion.copy()
+    camera.matrix_basis = Matrix.LocRotScale(basis.to_translation(), _rotation_of(basis), scale)
+    if mode == "QUATERNION":
+        turned = camera.rotation_quaternion.copy()
+        turned.make_compatible(quaternion)
+        camera.rotation_quaternion = turned
+    elif mode != "AXIS_ANGLE":
+        turned = camera.rotation_euler.copy()
+        turned.make_compatible(before)
+        camera.rotation_euler = turned
 
 
-def _clear_keys(camera: bpy.types.Object, start: int, end: int) -> None:
-    """Remove keys of location and rotation from `start` to `end`, both included."""
+def _rotation_of(matrix: Matrix) -> Quaternion:
+    """The rotation of a matrix whose scale is of any size; a shear counts as far as Blender's cameras heed it."""
+    return matrix.normalized().to_quaternion()
+
+
+def _parent_matrix(camera: bpy.types.Object) -> Matrix:
+    """What `camera`'s own location and rotation are seen from: its world matrix is this times its own."""
+    if camera.parent is None:
+        return Matrix.Identity(4)
+    if camera.parent_type == "OBJECT":
+        return camera.parent.matrix_world @ camera.matrix_parent_inverse
+    return camera.matrix_world @ camera.matrix_basis.inverted_safe()
+
+
+def _clear_keys(camera: bpy.types.Object, start: int, end: int) -> int:
+    """Remove keys of location and rotation from `start` to `end`, both included; how many frames had some."""
     if camera.animation_data is None or camera.animation_data.action is None:
-        return
+        return 0
+    frames = set()
     for curve in animation_curves(camera):
         if curve.data_path == "location" or curve.data_path.startswith("rotation"):
             for point in reversed([p for p in curve.keyframe_points if start <= p.co.x <= end]):
+                frames.add(point.co.x)
                 curve.keyframe_points.remove(point)
+    return len(frames)
+
+
+def may_move(camera: bpy.types.Object) -> bool:
+    """Whether anything could move `camera` over time: keys, drivers, constraints, or what it is parented to."""
+    while camera is not None:
+        data = camera.animation_data
+        if data is not None and (data.action is not None or data.drivers or data.nla_tracks):
+            return True
+        if any(not constraint.mute for constraint in camera.constraints):
+            return True
+        camera = camera.parent
+    return False
 
 
 def path_warnings(

@@ -1,4 +1,4 @@
-"""Camera operators of the panel: match to the picture, add a move, check the path."""
+"""Camera operators of the panel: a new camera, match to the picture, add a move, check the path."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from ..jobs import delivery, request
 from ..jobs.slices import Step
 from ..ui import properties
 from ..ui.greyed import GreyWithReason
-from . import blockout, conversion, coverage, moves
+from . import blockout, conversion, coverage, first_camera, moves, views
 
-_MOVE_TEXT = {
-    "dolly": "Forward, in metres",
-    "truck": "To the right, in metres",
-    "orbit": "To the right round a point ahead, in degrees",
-}
+_FIRST_PATH = 49  # frames of a newcomer's path: three segments of the default length
 _COVERAGE_WIDTH = 96  # pixels of the depth that a coverage check looks at
 
-notes: dict[str, list[str]] = {}  # what the last check said, by scene
+notes: dict[str, list[str]] = {}  # what the last camera tool said, by scene
+
+
+def forget(scene: bpy.types.Scene) -> None:
+    """What was said of a path does not hold for another one."""
+    notes.pop(scene.name, None)
 
 
 def check_in_slices(
@@ -103,14 +104,6 @@ class SCENESPLATTER_OT_match_camera(_OnCamera, bpy.types.Operator):
     bl_idname = "scene_splatter.match_camera"
     bl_label = "Match Camera to Image"
 
-    place: bpy.props.BoolProperty(
-        name="Place Camera",
-        description="Also stand the camera level above the origin, looking along +Y",
-        default=False,
-    )
-    height_m: bpy.props.FloatProperty(
-        name="Height", description="Metres above the origin", default=1.6, min=0.0, max=1000.0
-    )
     fov_deg: bpy.props.FloatProperty(
         name="Field of View",
         description="Horizontal, in degrees; 0 takes the photo's own, if its file tells",
@@ -121,19 +114,77 @@ class SCENESPLATTER_OT_match_camera(_OnCamera, bpy.types.Operator):
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """One undo step."""
-        group = context.scene.scene_splatter
+        scene = context.scene
         try:
-            image = request.image_of(group)
-            camera = properties.camera_of(context.scene)
-            conversion.match_camera_to_image(
-                context.scene,
-                camera,
-                image,
-                request.header_of(group),
-                place=self.place,
-                height_m=self.height_m,
-                fov_deg=self.fov_deg,
-            )
+            match(scene, properties.camera_of(scene), self.fov_deg)
+        except UserError as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        forget(scene)
+        views.look_through_camera(scene)
+        return {"FINISHED"}
+
+
+def match(scene: bpy.types.Scene, camera: bpy.types.Object, fov_deg: float = 0.0) -> None:
+    """Give render and camera what the panel's picture has. Raises UserError."""
+    group = scene.scene_splatter
+    conversion.match_camera_to_image(
+        scene, camera, request.image_of(group), request.header_of(group), fov_deg=fov_deg
+    )
+
+
+def set_up_camera(context: bpy.types.Context) -> list[str]:
+    """Make the camera of a newcomer for the panel's picture, moving as the panel says; what was done beside, in sentences.
+
+    It stands upright at eye height, is the scene's camera, and the 3D view looks through it. Raises
+    UserError, before anything is changed, where the picture cannot be read.
+    """
+    scene = context.scene
+    group, values = scene.scene_splatter, scene.scene_splatter.settings
+    request.image_of(group)
+    header = request.header_of(group)
+    told = header.fov_deg if header is not None else None
+    camera = first_camera.add(scene, f"{group.shot} camera")
+    group.camera = camera
+    match(scene, camera, values.fov or told or first_camera.USUAL_FOV_DEG)
+    first_camera.stand_upright(scene, camera, values.camera_height, values.horizon)
+    said = []
+    first, last = properties.frame_range(scene)
+    if group.use_scene_range and last - first + 1 > _FIRST_PATH:
+        group.use_scene_range = False
+        group.frame_start, group.frame_end = first, first + _FIRST_PATH - 1
+        said.append(
+            f"The path takes {_FIRST_PATH} of the scene's {last - first + 1} frames: a long one takes long."
+        )
+    spec = properties.move_of(group)
+    if spec:
+        start, end = properties.frame_range(scene)
+        moves.add_move(scene, camera, spec, start=start, end=end)
+    hidden = first_camera.hide_default_objects(scene, context.view_layer)
+    if hidden:
+        said.append(
+            f"{' and '.join(hidden)} of Blender's default file are hidden; undo or the Outliner's eye shows them."
+        )
+    views.look_through_camera(scene)
+    return said
+
+
+class SCENESPLATTER_OT_new_camera(GreyWithReason, bpy.types.Operator):
+    """Add an upright camera at eye height with the picture's shape and the move below, and look through it"""
+
+    bl_idname = "scene_splatter.new_camera"
+    bl_label = "New Camera"
+    bl_options: ClassVar[set[str]] = {"REGISTER", "UNDO"}
+
+    @classmethod
+    def why_not(cls, context: bpy.types.Context) -> str:
+        """Only with a picture."""
+        return request.why_not_image(context.scene.scene_splatter)
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        """One undo step."""
+        try:
+            notes[context.scene.name] = set_up_camera(context)
         except UserError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
@@ -141,42 +192,42 @@ class SCENESPLATTER_OT_match_camera(_OnCamera, bpy.types.Operator):
 
 
 class SCENESPLATTER_OT_add_move(_OnCamera, bpy.types.Operator):
-    """Animate the camera from where it stands, with ordinary keyframes over the panel's frame range"""
+    """Animate the camera from where it stands by the sum of the amounts above, with ordinary keyframes over the frame range"""
 
     bl_idname = "scene_splatter.add_move"
     bl_label = "Add Camera Move"
 
-    move: bpy.props.EnumProperty(
-        name="Move", items=[(name, name.title(), text) for name, text in _MOVE_TEXT.items()]
-    )
-    amount: bpy.props.FloatProperty(
-        name="Amount", description="Metres, or degrees of an orbit", default=0.5
-    )
-    distance: bpy.props.FloatProperty(
-        name="Distance",
-        description="Metres to the point that an orbit goes round",
-        default=4.0,
-        min=0.01,
-        max=1e4,
-    )
+    @classmethod
+    def why_not(cls, context: bpy.types.Context) -> str:
+        """Only with an amount."""
+        if not properties.move_of(context.scene.scene_splatter):
+            return "All amounts are 0: nothing would move"
+        return super().why_not(context)
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        """One undo step."""
+        """One undo step. The move starts where the camera stands at the range's first frame."""
         scene = context.scene
         start, end = properties.frame_range(scene)
+        before = scene.frame_current, scene.frame_subframe
         try:
-            moves.add_move(
+            scene.frame_set(start)
+            replaced = moves.add_move(
                 scene,
                 properties.camera_of(scene),
-                self.move,
-                self.amount,
+                properties.move_of(scene.scene_splatter),
                 start=start,
                 end=end,
-                distance=self.distance,
             )
         except UserError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
+        finally:
+            scene.frame_set(before[0], subframe=before[1])
+        forget(scene)
+        if replaced:
+            said = f"{replaced} keys of {properties.camera_of(scene).name} in the range were replaced; undo brings them back."
+            notes[scene.name] = [said]
+            self.report({"INFO"}, said)
         return {"FINISHED"}
 
 
@@ -195,34 +246,43 @@ class SCENESPLATTER_OT_check_path(_OnCamera, bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         """The panel shows what was found."""
         try:
-            delivery.prepare(context, export_and_check(context), " ".join)
+            delivery.prepare(context, export_and_check(context), lambda _: "")
         except UserError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
         if bpy.app.background:
-            self.report({"INFO"}, delivery.session.status.outcome)
+            self.report({"INFO"}, " ".join(notes.get(context.scene.name, [])))
         return {"FINISHED"}
 
 
-CLASSES = (SCENESPLATTER_OT_match_camera, SCENESPLATTER_OT_add_move, SCENESPLATTER_OT_check_path)
+CLASSES = (
+    SCENESPLATTER_OT_match_camera,
+    SCENESPLATTER_OT_new_camera,
+    SCENESPLATTER_OT_add_move,
+    SCENESPLATTER_OT_check_path,
+)
+_EVENTS = ("load_post", "undo_post", "redo_post")
 
 _add_classes, _remove_classes = bpy.utils.register_classes_factory(CLASSES)
 
 
 @persistent
 def _forget_notes(*_: Any) -> None:
-    """Another file's scene may have the same name."""
+    """Another file's scene may have the same name, and undo takes back what a note speaks of."""
     notes.clear()
 
 
 def register() -> None:
     """Add the operators and the handler."""
     _add_classes()
-    bpy.app.handlers.load_post.append(_forget_notes)
+    for event in _EVENTS:
+        getattr(bpy.app.handlers, event).append(_forget_notes)
 
 
 def unregister() -> None:
     """Remove them."""
-    if _forget_notes in bpy.app.handlers.load_post:
-        bpy.app.handlers.load_post.remove(_forget_notes)
+    for event in _EVENTS:
+        handlers = getattr(bpy.app.handlers, event)
+        if _forget_notes in handlers:
+            handlers.remove(_forget_notes)
     _remove_classes()

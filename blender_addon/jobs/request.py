@@ -60,7 +60,7 @@ def why_not_inputs(context: bpy.types.Context) -> str:
     reason = (
         places.why_no_engine(context)
         or why_not_camera(scene)
-        or _why_not_image(group)
+        or why_not_image(group)
         or properties.depth_problem(group)
     )
     return reason or why_not_shape(scene)
@@ -82,7 +82,8 @@ def why_not_camera(scene: bpy.types.Scene) -> str:
     )
 
 
-def _why_not_image(group: properties.SCENESPLATTER_PG_scene) -> str:
+def why_not_image(group: properties.SCENESPLATTER_PG_scene) -> str:
+    """Why the chosen picture cannot be used, or an empty text. Cheap: it is asked at every drawing."""
     if group.image_from == "IMAGE":
         image = group.image
         if image is None:
@@ -131,7 +132,7 @@ def why_not_shape(scene: bpy.types.Scene) -> str:
 
 def image_of(group: properties.SCENESPLATTER_PG_scene) -> bpy.types.Image:
     """The chosen picture as a datablock; a file is loaded. Raises UserError."""
-    reason = _why_not_image(group)
+    reason = why_not_image(group)
     if reason:
         raise UserError(reason + ".", "Choose a picture in the panel.")
     if group.image_from == "IMAGE":

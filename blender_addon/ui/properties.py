@@ -10,6 +10,7 @@ import bpy
 
 from ...engine.bridge import settings as engine_settings
 from ...engine.bridge.settings import SceneSettings, Setting
+from ..cameras import moves
 
 BLENDER_DEFAULTS: dict[str, Any] = {
     "blending": "linear"
@@ -129,6 +130,21 @@ def _is_camera(_self: Any, candidate: bpy.types.Object) -> bool:
     return candidate.type == "CAMERA"
 
 
+def _amount(name: str, direction: str, default: float = 0.0, *, turns: bool = False) -> Any:
+    """The property of one of the moves that are summed."""
+    unit, limit = ("degrees", 3600.0) if turns else ("metres", 1e4)
+    return bpy.props.FloatProperty(
+        name=f"{name} ({'°' if turns else 'm'})",
+        description=f"{unit.title()} {direction}; negative goes the other way, 0 leaves it out",
+        default=default,
+        min=-limit,
+        max=limit,
+        step=100 if turns else 10,
+        precision=1 if turns else 2,
+        options=set(),
+    )
+
+
 class SCENESPLATTER_PG_scene(bpy.types.PropertyGroup):
     """What the panel asks for, kept with the scene."""
 
@@ -178,6 +194,21 @@ class SCENESPLATTER_PG_scene(bpy.types.PropertyGroup):
         max=16,
         options=set(),
     )
+    move_dolly: _amount("Dolly", "forward", 0.5)
+    move_truck: _amount("Truck", "to the right")
+    move_pedestal: _amount("Pedestal", "up")
+    move_pan: _amount("Pan", "turning to the right", turns=True)
+    move_tilt: _amount("Tilt", "turning up", turns=True)
+    move_orbit: _amount("Orbit", "to the right round a point ahead", turns=True)
+    move_distance: bpy.props.FloatProperty(
+        name="Orbit Distance (m)",
+        description="Metres to the point ahead that an orbit goes round",
+        default=4.0,
+        min=0.01,
+        max=1e4,
+        precision=2,
+        options=set(),
+    )
     preset: bpy.props.EnumProperty(
         name="Preset",
         description="Sets size, steps, models and segments; everything else stays",
@@ -217,6 +248,12 @@ class SCENESPLATTER_PG_scene(bpy.types.PropertyGroup):
 def camera_of(scene: bpy.types.Scene) -> bpy.types.Object | None:
     """The camera whose animation is the path."""
     return scene.scene_splatter.camera or scene.camera
+
+
+def move_of(group: SCENESPLATTER_PG_scene) -> str:
+    """The panel's moves as the command line takes them, e.g. "dolly:0.5+pan:-10"; empty if all are 0."""
+    amounts = {name: shortest(getattr(group, f"move_{name}")) for name in moves.MOVES}
+    return moves.spell(amounts, shortest(group.move_distance))
 
 
 def frame_range(scene: bpy.types.Scene) -> tuple[int, int]:

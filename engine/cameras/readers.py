@@ -20,8 +20,8 @@ import numpy as np
 
 from ..bridge.camera_file import CameraPath, checked, number, of_one_size, whole
 from ..bridge.errors import UserError
+from ..bridge.moves import around_point
 from ..bridge.reading import natural_order
-from .moves import around_point
 
 _DEFAULT_FPS = 24.0
 _CV_FROM_GL = np.diag([1.0, -1.0, -1.0, 1.0])

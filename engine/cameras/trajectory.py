@@ -15,10 +15,10 @@ from ..bridge import camera_file
 from ..bridge.camera_file import CameraPath
 from ..bridge.errors import UserError
 from ..bridge.kinds import refuse_foreign
+from ..bridge.moves import is_move, move
 from ..bridge.reading import head_of, npy_of, parsed_json, reading, text_of
 from ..bridge.segments import ASPECT_TOLERANCE
 from . import colmap, readers
-from .moves import is_move, move
 from .readers import inverse
 
 log = logging.getLogger(__name__)

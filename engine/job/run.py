@@ -124,7 +124,8 @@ def _asked(
 def _camera_path(path: str, picture_size: tuple[int, int]) -> Text:
     """A named move as it is written, a file of any kind as our own camera path."""
     from ..bridge import camera_file
-    from ..cameras import moves, trajectory
+    from ..bridge import moves
+    from ..cameras import trajectory
     from .folder import Text
 
     if trajectory.is_move(path) and not Path(path).exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import types
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ pytestmark = pytest.mark.blender
 
 from bpy_extras.object_utils import world_to_camera_view  # noqa: E402
 from mathutils import Euler, Matrix, Vector  # noqa: E402
-from scene_splatter.blender_addon.cameras import conversion, moves  # noqa: E402
+from scene_splatter.blender_addon.cameras import conversion, coverage, first_camera, moves  # noqa: E402
 from scene_splatter.blender_addon.cameras.picture_header import Header  # noqa: E402
 from scene_splatter.engine.bridge import camera_file  # noqa: E402
+from scene_splatter.engine.bridge import moves as engine_moves  # noqa: E402
 from scene_splatter.engine.bridge.errors import UserError  # noqa: E402
 
 FITS = ("AUTO", "HORIZONTAL", "VERTICAL")
@@ -195,19 +197,13 @@ def test_quaternion_keys_never_take_the_long_way(scene) -> None:
 def test_match_camera_to_image(scene) -> None:
     image = bpy.data.images.new("picture", 800, 450)
     scene.render.pixel_aspect_x = 2
-    conversion.match_camera_to_image(scene, scene.camera, image, height_m=1.7, fov_deg=70)
-    bpy.context.view_layer.update()
+    conversion.match_camera_to_image(scene, scene.camera, image, fov_deg=70)
     path = conversion.export(scene, scene.camera, [1])
     assert (path.width, path.height) == (800, 450) and path.K[0, 0, 0] == pytest.approx(
         path.K[0, 1, 1]
     )
     assert 2 * math.degrees(math.atan(400 / path.K[0, 0, 0])) == pytest.approx(70)
-    assert np.allclose(
-        path.world_from_camera[0],
-        [[1, 0, 0, 0], [0, 1, 0, -1.7], [0, 0, 1, 0], [0, 0, 0, 1]],
-        atol=1e-6,
-    )
-    conversion.match_camera_to_image(scene, scene.camera, image, place=False)
+    conversion.match_camera_to_image(scene, scene.camera, image)
     assert [b.image for b in scene.camera.data.background_images] == [image], (
         "the background is not added twice"
     )
@@ -215,6 +211,59 @@ def test_match_camera_to_image(scene) -> None:
         missing = bpy.data.images.new("gone", 1, 1)
         missing.source, missing.filepath = "FILE", "//nowhere.png"
         conversion.match_camera_to_image(scene, scene.camera, missing)
+
+
+def test_backgrounds_of_ours_do_not_pile_up_and_the_users_stay(scene) -> None:
+    lens = scene.camera.data
+    lens.background_images.new().image = bpy.data.images.new("the user's", 8, 8)
+    lens.background_images.new()  # an empty one of the user's
+    ours = [bpy.data.images.new(f"result {i}", 8, 8) for i in range(3)]
+    for image in ours:
+        conversion.show_behind(scene.camera, image)
+    shown = [b.image.name if b.image else "" for b in lens.background_images]
+    assert shown == ["the user's", "", "result 2"]
+
+
+@pytest.mark.parametrize("metres", [1.0, 0.01])
+@pytest.mark.parametrize("horizon", [0.5, 0.4])
+def test_a_new_camera_stands_level_on_the_floor_of_the_box(
+    scene, metres: float, horizon: float
+) -> None:
+    """The floor of the engine's box lies at z = 0, and everything up to a kilometre is drawn."""
+    scene.unit_settings.scale_length = metres
+    camera = first_camera.add(scene, "shot camera")
+    assert scene.camera == camera and first_camera.is_ours(camera)
+    first_camera.stand_upright(scene, camera, 1.6, horizon)
+    bpy.context.view_layer.update()
+    path = conversion.export(scene, camera, [1])
+    height = path.height
+    geometry = types.SimpleNamespace(
+        horizon=horizon, camera_height=1.6, box_depth=9.0, box_width=0.0, box_height=0.0
+    )
+    depth = coverage.box_depth(path.K[0], path.width, height, geometry)
+    z = depth[height - 1, path.width // 2]
+    pixel = np.array([path.width / 2 + 0.5, height - 0.5, 1.0])
+    world = path.world_from_camera[0] @ np.append(np.linalg.inv(path.K[0]) @ pixel * z, 1.0)
+    assert world[1] == pytest.approx(0.0, abs=1e-5), "OpenCV's y is down: the floor is at height 0"
+    assert np.allclose(path.world_from_camera[0][:3, 0], (1, 0, 0), atol=1e-6), "no roll"
+    assert camera.data.clip_start * metres <= 0.0100001 and camera.data.clip_end * metres >= 999
+
+
+def test_only_untouched_objects_of_the_default_file_are_hidden() -> None:
+    bpy.ops.wm.read_factory_settings()
+    scene, layer = bpy.context.scene, bpy.context.view_layer
+    assert first_camera.is_default_camera(scene.camera)
+    bpy.ops.ed.undo_push(message="before")
+    assert first_camera.hide_default_objects(scene, layer) == ["Cube", "Light"]
+    cube = bpy.data.objects["Cube"]
+    assert cube.hide_get() and cube.hide_render and not scene.camera.hide_get()
+    bpy.ops.wm.read_factory_settings()
+    scene, layer = bpy.context.scene, bpy.context.view_layer
+    bpy.data.objects["Cube"].data.vertices[0].co.x = 3
+    bpy.data.objects["Light"].location.x = 0
+    scene.camera.keyframe_insert("location", frame=1)
+    assert not first_camera.is_default_camera(scene.camera)
+    assert first_camera.hide_default_objects(scene, layer) == []
 
 
 def test_a_photo_held_upright_gives_an_upright_render_and_its_lens(scene) -> None:
@@ -237,32 +286,66 @@ def test_a_photo_held_upright_gives_an_upright_render_and_its_lens(scene) -> Non
     assert math.degrees(scene.camera.data.angle_x) == pytest.approx(53, abs=1e-3)
 
 
-@pytest.mark.parametrize("mode", ["XYZ", "QUATERNION"])
-@pytest.mark.parametrize("move", moves.MOVES)
-def test_moves_are_ordinary_keyframes(scene, move: str, mode: str) -> None:
+SUM = "dolly:1.5+truck:-0.8+pedestal:0.2+pan:-30+tilt:10+orbit:40@5"
+_PARENTS = (None, (1, 1, 1), (2, 2, 2), (0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize("mode", ["XYZ", "QUATERNION", "AXIS_ANGLE"])
+@pytest.mark.parametrize("spec", ["dolly:0.5", "dolly:1+truck:0.3", "tilt:190", SUM])
+@pytest.mark.parametrize("parent", _PARENTS)
+def test_a_sum_of_moves_is_the_command_lines(scene, mode: str, spec: str, parent) -> None:
+    """Ordinary keys, metres of the world under scaled parents and in other units, all terms at once."""
     camera = scene.camera
     camera.rotation_mode = mode
-    camera.matrix_world = Matrix.LocRotScale(Vector((1, 2, 3)), Euler((1.4, 0.1, 0.5)), None)
-    amount = {"dolly": 1.5, "truck": -0.8, "orbit": 40.0}[move]
-    moves.add_move(scene, camera, "dolly", 3.0, start=1, end=25)
-    moves.add_move(scene, camera, move, amount, start=1, end=25, distance=5.0)
+    scene.unit_settings.scale_length = 0.1
+    if parent is not None:
+        rig = bpy.data.objects.new("rig", None)
+        scene.collection.objects.link(rig)
+        rig.matrix_world = Matrix.LocRotScale(
+            Vector((3, 1, 0)), Euler((0.2, 0, 1.1)), Vector(parent)
+        )
+        camera.parent = rig
+    camera.matrix_basis = Matrix.LocRotScale(Vector((1, 2, 3)), Euler((1.4, 0.1, 0.5)), None)
+    bpy.context.view_layer.update()
+    stood = camera.matrix_basis.copy()
+    assert moves.add_move(scene, camera, "dolly:3", start=1, end=25) == 0
+    assert np.allclose(camera.matrix_basis, stood, atol=1e-6), "it stands where it stood"
+    assert moves.add_move(scene, camera, spec, start=1, end=25) == 2, "both keys are replaced"
     path = conversion.export(scene, camera, range(1, 26))
     relative = np.linalg.inv(path.world_from_camera[0]) @ path.world_from_camera
-    if move == "orbit":
-        pivot = np.array([0, 0, 5.0, 1])
-        seen = np.linalg.inv(relative) @ pivot
-        assert np.abs(seen[:, :3] - (0, 0, 5)).max() < 0.05, (
-            "the point ahead stays in the centre at its distance"
-        )
-        angle = np.degrees(np.arctan2(relative[-1, 0, 2], relative[-1, 2, 2]))
-        assert angle == pytest.approx(-40, abs=0.01) and relative[-1, 0, 3] > 0, (
-            "it moves to the right and looks back to the left"
-        )
-    else:
-        axis = {"dolly": 2, "truck": 0}[move]
-        assert relative[-1, axis, 3] == pytest.approx(amount, abs=1e-5)
-        assert np.abs(np.delete(relative[:, :3, 3], axis, axis=1)).max() < 1e-5
-        assert np.abs(relative[:, :3, :3] - np.eye(3)).max() < 1e-5
+    wanted = engine_moves.move(spec, K=np.eye(3), width=1, height=1, frames=2).world_from_camera
+    assert np.abs(relative[-1] - wanted[-1]).max() < 2e-5
+    turns = relative[:-1, :3, :3].transpose(0, 2, 1) @ relative[1:, :3, :3]
+    assert np.trace(turns, axis1=1, axis2=2).min() > 1 + 2 * math.cos(math.radians(16)), "no spin"
+
+
+def test_an_orbit_keeps_its_point_in_the_centre(scene) -> None:
+    moves.add_move(scene, scene.camera, "orbit:40@5", start=1, end=25)
+    path = conversion.export(scene, scene.camera, range(1, 26))
+    relative = np.linalg.inv(path.world_from_camera[0]) @ path.world_from_camera
+    seen = np.linalg.inv(relative) @ np.array([0, 0, 5.0, 1])
+    assert np.abs(seen[:, :3] - (0, 0, 5)).max() < 0.05 and relative[-1, 0, 3] > 0
+
+
+def test_a_move_that_is_none_leaves_the_keys_alone(scene) -> None:
+    moves.add_move(scene, scene.camera, "dolly:3", start=1, end=25)
+    for spec, end in (("zoom:2", 25), ("fly:1", 25), ("dolly:1", 1)):
+        with pytest.raises(UserError):
+            moves.add_move(scene, scene.camera, spec, start=1, end=end)
+    path = conversion.export(scene, scene.camera, [1, 25])
+    travelled = np.diff(path.world_from_camera[:, :3, 3], axis=0)
+    assert np.linalg.norm(travelled) == pytest.approx(3, abs=1e-5)
+
+
+def test_what_the_panel_sums_is_spelled_as_the_command_line_takes_it() -> None:
+    assert moves.spell(dict.fromkeys(moves.MOVES, 0.0), 4.0) == ""
+    text = moves.spell({"dolly": 0.5, "pan": -10.0, "orbit": 20.0, "tilt": 0.0}, 3.0)
+    assert text == "dolly:0.5+pan:-10+orbit:20@3"
+    assert engine_moves.parse(text) == [
+        ("dolly", 0.5, None),
+        ("pan", -10.0, None),
+        ("orbit", 20.0, 3.0),
+    ]
 
 
 def straight(count: int, step: float = 0.05) -> camera_file.CameraPath:

@@ -1,4 +1,4 @@
-"""Named camera moves for the command line, e.g. "dolly:1.0+pan:-10" or "orbit:20@3".
+"""Named camera moves, e.g. "dolly:1.0+pan:-10" or "orbit:20@3": the same for the command line and Blender.
 
 A move is terms joined by "+": name, amount, and for an orbit the distance of the point it
 turns around. Everything is seen from the first camera (x right, y down, z forward):
@@ -20,8 +20,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..bridge.camera_file import CameraPath
-from ..bridge.errors import UserError
+from .camera_file import CameraPath
+from .errors import UserError
 
 DEFAULTS = {
     "dolly": 1.0,

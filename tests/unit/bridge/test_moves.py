@@ -1,4 +1,4 @@
-"""engine/cameras/moves.py: each move goes where its name says, in OpenCV axes."""
+"""engine/bridge/moves.py: each move goes where its name says, in OpenCV axes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.bridge.errors import UserError
-from engine.cameras.moves import is_move, move
+from engine.bridge.moves import is_move, move
 
 K = np.array([[500.0, 0, 320], [0, 500, 180], [0, 0, 1]])
 RIGHT, DOWN, AHEAD = np.eye(3)
