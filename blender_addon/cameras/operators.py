@@ -208,12 +208,14 @@ class SCENESPLATTER_OT_add_move(_OnCamera, bpy.types.Operator):
         """One undo step. The move starts where the camera stands at the range's first frame."""
         scene = context.scene
         start, end = properties.frame_range(scene)
+        camera = properties.camera_of(scene)
+        assert camera is not None  # poll
         before = scene.frame_current, scene.frame_subframe
         try:
             scene.frame_set(start)
             replaced = moves.add_move(
                 scene,
-                properties.camera_of(scene),
+                camera,
                 properties.move_of(scene.scene_splatter),
                 start=start,
                 end=end,
@@ -225,7 +227,7 @@ class SCENESPLATTER_OT_add_move(_OnCamera, bpy.types.Operator):
             scene.frame_set(before[0], subframe=before[1])
         forget(scene)
         if replaced:
-            said = f"{replaced} keys of {properties.camera_of(scene).name} in the range were replaced; undo brings them back."
+            said = f"{replaced} keys of {camera.name} in the range were replaced; undo brings them back."
             notes[scene.name] = [said]
             self.report({"INFO"}, said)
         return {"FINISHED"}

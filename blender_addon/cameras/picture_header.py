@@ -16,6 +16,8 @@ import zlib
 from pathlib import Path
 from typing import IO, NamedTuple
 
+import numpy as np
+
 _DIAGONAL_MM = math.hypot(
     36.0, 24.0
 )  # of the frame that FocalLengthIn35mmFilm speaks of (CIPA DC-008)
@@ -124,6 +126,21 @@ def _is_whole(path: Path, size: int) -> bool:
         if start[:4] == b"RIFF":
             return int.from_bytes(start[4:8], "little") + 8 <= size
     return True
+
+
+def upright(picture: np.ndarray, orientation: int) -> np.ndarray:
+    """A picture [h, w, ...] of a file with this EXIF orientation, as the camera was held."""
+    if orientation in (2, 3):
+        picture = picture[:, ::-1]
+    if orientation in (3, 4):
+        picture = picture[::-1]
+    if orientation in _LYING:
+        picture = picture.swapaxes(0, 1)
+        if orientation in (6, 7):
+            picture = picture[:, ::-1]
+        if orientation in (7, 8):
+            picture = picture[::-1]
+    return picture
 
 
 def names_other_primaries(path: Path) -> bool:

@@ -14,7 +14,9 @@ from typing import Any
 import bpy
 from bpy.app.handlers import persistent
 
+from ...engine.bridge import estimate
 from ...engine.bridge.errors import UserError
+from ..cameras import first_camera, views
 from . import folders, places, results
 from .session import Delivery, Phase, Session
 from .slices import Result, Step, run
@@ -28,8 +30,11 @@ _owner = {
 
 
 def redraw() -> None:
-    """Draw the sidebars of all 3D views again."""
+    """Draw the sidebars of all 3D views again, and the status bars, which are of no area that Python can reach."""
     for window in bpy.context.window_manager.windows if bpy.context.window_manager else []:
+        if not bpy.app.background and not window.modal_operators:  # a tool's own words stay
+            with bpy.context.temp_override(window=window):
+                window.workspace.status_text_set_internal(None)
         for area in window.screen.areas:
             if area.type == "VIEW_3D":
                 for region in area.regions:
@@ -85,22 +90,58 @@ def import_result(result: Path, scene: bpy.types.Scene, ticket: folders.Ticket) 
     Raises UserError with what the operator reported.
     """
     before = set(scene.objects)
-    replaced = ticket.replace if ticket.replace in bpy.data.objects else ""
-    arguments = {"filepath": str(result), "replace": replaced, "collection": ticket.shot}
+    replaced = ticket.replace if ticket.replace in scene.objects else ""  # it may have been deleted
+    arguments = {
+        "filepath": str(result),
+        "replace": replaced,
+        "collection": ticket.shot,
+        "number": folders.number_of(result.parent),
+        "is_result": True,
+    }
     try:
         with _in_scene(scene):
             bpy.ops.scene_splatter.import_splats("EXEC_DEFAULT", True, **arguments)
     except RuntimeError as error:  # an operator's ERROR report arrives as this
         raise UserError(_report_text(error), f"The result is kept in {result.parent}.") from error
     if replaced:
-        made = bpy.data.objects[replaced]
+        made = scene.objects[replaced]
     else:
         new = [ob for ob in scene.objects if ob not in before and ob.type == "POINTCLOUD"]
         if not new:
             raise UserError("The import made no object.", f"Import {result} with File > Import.")
         made = new[0]
-    scene.scene_splatter.last_object = made
+    if first_camera.is_ours(scene.camera):  # a newcomer's view; others keep theirs
+        views.show_colours(scene)
     return made.name
+
+
+def last_object(scene: bpy.types.Scene) -> bpy.types.Object | None:
+    """The object of the scene's last result; None where there is none, or none any more: a pointer outlives deletion."""
+    made = scene.scene_splatter.last_object
+    return made if made is not None and scene.objects.get(made.name) == made else None
+
+
+def outcome(scene: bpy.types.Scene) -> str:
+    """One line on how the last job ended, as it is now: its result may have been undone or deleted since."""
+    status = session.status
+    if is_gone(scene):
+        return (
+            f"{status.delivered} is not in the scene any more: undone, or deleted. "
+            "Redo brings it back, or import it again from the job folder."
+        )
+    return status.outcome
+
+
+def is_gone(scene: bpy.types.Scene) -> bool:
+    """Whether the last job's result came into the scene, and is not there any more."""
+    status = session.status
+    return (
+        not status.busy
+        and bool(status.delivered)
+        and not _owner["detached"]
+        and _owner["scene"] == scene.name
+        and last_object(scene) is None
+    )
 
 
 def _in_scene(scene: bpy.types.Scene) -> Any:
@@ -199,7 +240,9 @@ def begin(
 ) -> None:
     """Start or resume the job in `folder` for the scene of `context`. Raises UserError."""
     scene = context.scene
-    session.start(places.engine_command(context), folder, ticket, kind, settings)
+    work = folders.work_of(folder)
+    clock = estimate.Clock(work, estimate.speeds_for(work.key)) if work is not None else None
+    session.start(places.engine_command(context), folder, ticket, kind, settings, clock)
     scene.scene_splatter.job_folder = str(folder)
     _owner.update(scene=scene.name, detached=False)
     _waiting.clear()
@@ -260,7 +303,7 @@ def _on_load(*_: Any) -> None:
         return
     folder = session.status.folder
     if not session.status.busy or folder is None:
-        session.status.outcome = ""  # it was about the file before
+        session.forget_outcome()  # it was about the file before
         return
     if scene_of(folder) is None:
         ticket = folders.read_ticket(folder)

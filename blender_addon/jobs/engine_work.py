@@ -16,7 +16,7 @@ from ..cameras import conversion
 from ..publish import exporting
 from ..splats import splat_object
 from ..ui.greyed import GreyWithReason
-from . import places
+from . import delivery, places
 from .errands import Errand
 
 errand = Errand()
@@ -24,15 +24,8 @@ errand = Errand()
 
 def _tick() -> float | None:
     if errand.pump():
-        _redraw()
+        delivery.redraw()
     return 0.1 if errand.running else None
-
-
-def _redraw() -> None:
-    for window in bpy.context.window_manager.windows:
-        for area in window.screen.areas:
-            if area.type == "VIEW_3D":
-                area.tag_redraw()
 
 
 def begin(

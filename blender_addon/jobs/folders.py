@@ -17,7 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from ...engine.bridge import camera_file, estimate
 from ...engine.bridge.errors import UserError
+from ...engine.bridge.estimate import Work
+from ...engine.bridge.settings import from_json
 
 TICKET = "blender.json"
 LOCK = "blender.lock"
@@ -36,6 +39,7 @@ class Ticket:
     done: bool = False  # the engine said Done
     imported: str = ""  # name of the object that the import made
     dismissed: bool = False  # the user does not want to be asked again
+    picture: str = ""  # what the picture is called outside of the job folder
 
 
 class Claim:
@@ -185,20 +189,38 @@ def leftovers(parent: Path, blend: str, since: float = 0.0) -> Iterator[Leftover
             yield found
 
 
+def number_of(folder: Path) -> int:
+    """The number that `new_folder` gave, 0 where the folder has another kind of name."""
+    found = re.search(r"_v(\d+)$", folder.name)
+    return int(found[1]) if found else 0
+
+
+def work_of(folder: Path) -> Work | None:
+    """How much there is to do in a job folder; None where its inputs do not tell."""
+    try:
+        settings = from_json(json.loads((folder / "settings.json").read_text(encoding="utf-8")))
+        path = camera_file.read(folder / "input" / "path.json")
+        count = len(range(0, path.count, settings.cameras.frame_step))
+        return estimate.work_of(settings, count, path.height / path.width)
+    except (OSError, ValueError, UserError):
+        return None
+
+
 def result_lines(folder: Path) -> list[tuple[str, str]]:
     """What report.json says of a finished job, as (name, value) for the panel; empty where there is no report."""
     try:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         facts, segments = report["facts"], report["segments"]
         lines = [
-            ("Verdict", str(report["verdict"])),
-            ("Input view", f"{report['input_psnr']:.1f} dB PSNR"),
-        ]
-        lines += [
             (str(finding["name"]), f"{finding['measured']}. {finding['advice']}")
             for finding in report["findings"]
             if not finding["ok"]
         ]
+        if not lines:
+            lines = [
+                ("Verdict", str(report["verdict"])),
+                ("Input view", f"{report['input_psnr']:.1f} dB PSNR"),
+            ]
         lines += [
             (name.title(), str(facts[name]))
             for name in ("prior", "depth", "device", "seed")

@@ -69,7 +69,7 @@ def generate(
         print(note, file=stream, flush=True)
     delivery.begin(context, job.folder, job.ticket)
     wait(stream)
-    made = context.scene.scene_splatter.last_object
+    made = delivery.last_object(context.scene)
     problem = delivery.session.status.problem
     return Outcome(job.folder, made.name if made and problem is None else "", problem)
 

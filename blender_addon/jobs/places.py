@@ -55,6 +55,14 @@ def engine_python(context: bpy.types.Context) -> Path:
     return Path(chosen) if chosen else own_python()
 
 
+def uses_own_engine(context: bpy.types.Context) -> bool:
+    """Whether the engine is the one that Install makes."""
+    try:
+        return engine_python(context) == own_python()
+    except UserError:
+        return False
+
+
 def why_no_engine(context: bpy.types.Context) -> str:
     """Why there is no engine to start, or an empty text."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import bpy
 import numpy as np
 
-from ...engine.bridge import camera_file
+from ...engine.bridge import camera_file, estimate
 from ...engine.bridge import settings as engine_settings
 from ...engine.bridge.camera_file import CameraPath
 from ...engine.bridge.errors import UserError
@@ -39,6 +40,9 @@ _REFUSED_SOURCES = {
     "VIEWER": "a render result",
 }
 _CAMERA_TYPES = {"ORTHO": "orthographic", "PANO": "panoramic"}
+
+
+NO_IMAGE = "Choose a picture"
 
 
 class Job(NamedTuple):
@@ -71,9 +75,19 @@ def why_not_camera(scene: bpy.types.Scene) -> str:
     camera = properties.camera_of(scene)
     if camera is None:
         return "There is no camera: add one, or choose one in the panel"
-    if camera.data.type != "PERSP":
-        kind = _CAMERA_TYPES.get(camera.data.type, camera.data.type.lower())
-        return f"{camera.name} is {kind}: only perspective cameras can be used"
+    return why_not_lens(camera) or why_not_range(scene)
+
+
+def why_not_lens(camera: bpy.types.Object) -> str:
+    """Why the engine cannot see through this camera, or an empty text."""
+    if camera.data.type == "PERSP":
+        return ""
+    kind = _CAMERA_TYPES.get(camera.data.type, camera.data.type.lower())
+    return f"{camera.name} is {kind}: only perspective cameras can be used"
+
+
+def why_not_range(scene: bpy.types.Scene) -> str:
+    """Why the frame range is none, or an empty text."""
     start, end = properties.frame_range(scene)
     return (
         ""
@@ -87,7 +101,7 @@ def why_not_image(group: properties.SCENESPLATTER_PG_scene) -> str:
     if group.image_from == "IMAGE":
         image = group.image
         if image is None:
-            return "Choose an image"
+            return NO_IMAGE
         if image.source in _REFUSED_SOURCES:
             return f"{image.name} is {_REFUSED_SOURCES[image.source]}: choose a single picture"
         packed_or_made = (
@@ -99,11 +113,32 @@ def why_not_image(group: properties.SCENESPLATTER_PG_scene) -> str:
             else f"The file of {image.name} is missing"
         )
     if not group.image_path:
-        return "Choose an image"
+        return NO_IMAGE
     path = Path(bpy.path.abspath(group.image_path))
     if path.suffix.lower() in bpy.path.extensions_movie:
         return f"{path.name} is a movie: choose a single picture"
-    return "" if path.is_file() else f"{path.name} does not exist"
+    return picture_header.damage(path) if path.is_file() else f"{path.name} does not exist"
+
+
+def refuse_unreadable(path: Path) -> None:
+    """Raises UserError, naming the user's own file, where neither its head nor Blender can read it."""
+    if path.suffix.lower() in bpy.path.extensions_movie:
+        raise UserError(f"{path.name} is a movie.", "Choose a single picture.")
+    reason = (
+        picture_header.damage(path) if path.is_file() else f"{path.name or 'It'} does not exist"
+    )
+    if reason:
+        raise UserError(f"{reason}.", "Choose another picture.")
+    if picture_header.read(path) is not None:
+        return
+    known = set(bpy.data.images)
+    with _reported():  # a kind that only Blender knows
+        image = bpy.data.images.load(str(path), check_existing=True)
+    readable = bool(image.size[0] and image.size[1])
+    if image not in known and not readable:
+        bpy.data.images.remove(image)
+    if not readable:
+        raise UserError(f"{path.name} is no picture that can be read.", "Choose another picture.")
 
 
 def header_of(group: properties.SCENESPLATTER_PG_scene) -> Header | None:
@@ -141,13 +176,43 @@ def image_of(group: properties.SCENESPLATTER_PG_scene) -> bpy.types.Image:
         return bpy.data.images.load(bpy.path.abspath(group.image_path), check_existing=True)
 
 
+def taken_frames(scene: bpy.types.Scene) -> list[float]:
+    """The scene times of the path's cameras, with the frame step."""
+    return properties.frames(scene)[:: scene.scene_splatter.settings.frame_step]
+
+
 def segments(scene: bpy.types.Scene) -> list[Segment]:
     """How the path will be cut, in frames of the path; empty if the settings do not allow it."""
     values = scene.scene_splatter.settings
-    count = len(properties.frames(scene)[:: values.frame_step])
+    count = len(taken_frames(scene))
     if count == 0 or values.overlap >= values.segment_length:
         return []
     return plan_segments(count, values.segment_length, values.overlap)
+
+
+def forecast(scene: bpy.types.Scene) -> estimate.Estimate | None:
+    """Time and memory of the job that the panel describes; None while the panel lacks something, or nobody knows."""
+    group = scene.scene_splatter
+    count = len(taken_frames(scene))
+    width, height = conversion.render_size(scene.render)
+    try:
+        work = estimate.work_of(properties.read(group), count, height / width)
+    except (UserError, ValueError, ZeroDivisionError):
+        return None
+    return estimate.predict(work, _speeds(work.key, _changed()))
+
+
+def _changed() -> int:
+    try:
+        return (estimate.user_cache() / "speeds.json").stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+@functools.lru_cache(maxsize=8)
+def _speeds(key: str, _changed: int) -> estimate.Speeds | None:
+    """Once for every job that changed it: the panel asks at every drawing."""
+    return estimate.speeds_for(key)
 
 
 def make(context: bpy.types.Context, parent: Path | None = None) -> Job:
@@ -169,6 +234,8 @@ def make_in_slices(
     properties.read(
         context.scene.scene_splatter
     )  # a bad setting is found before anything is written
+    if context.scene.scene_splatter.image_from == "FILE":
+        refuse_unreadable(Path(bpy.path.abspath(context.scene.scene_splatter.image_path)))
     camera = properties.camera_of(context.scene)
     assert camera is not None  # why_not_inputs
     name = camera.name
@@ -197,9 +264,14 @@ def make_in_slices(
     except BaseException:  # also when the user cancels, which closes the generator
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    replaced = group.last_object.name if group.replace_last and group.last_object else ""
+    last = delivery.last_object(context.scene)
+    replaced = last.name if group.replace_last and last is not None else ""
+    picture = Path(group.image_path).name if group.image_from == "FILE" else group.image.name
     return Job(
-        folder, folders.Ticket(bpy.data.filepath, context.scene.name, group.shot, name, replaced)
+        folder,
+        folders.Ticket(
+            bpy.data.filepath, context.scene.name, group.shot, name, replaced, picture=picture
+        ),
     )
 
 
@@ -278,7 +350,7 @@ def _save_pixels(image: bpy.types.Image, target: Path) -> Path:
         np.nan_to_num(pixels[:, :3] if image.channels >= 3 else pixels[:, :1]), 0.0, 1.0
     )
     if image.is_float:  # light; bytes are coded already
-        rgba[:, :3] = _srgb(rgba[:, :3])
+        rgba[:, :3] = srgb(rgba[:, :3])
     if image.channels == 4:
         rgba[:, 3] = np.clip(pixels[:, 3], 0.0, 1.0)
     shown = bpy.data.images.new(
@@ -294,7 +366,7 @@ def _save_pixels(image: bpy.types.Image, target: Path) -> Path:
     return target
 
 
-def _srgb(light: np.ndarray) -> np.ndarray:
+def srgb(light: np.ndarray) -> np.ndarray:
     """IEC 61966-2-1, for light in 0..1."""
     return np.where(
         light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - 0.055

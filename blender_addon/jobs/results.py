@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import bpy
+import numpy as np
 
 from ...engine.bridge import camera_file, splat_file
 from ...engine.bridge.camera_file import CameraPath
@@ -41,6 +42,9 @@ _IMAGES = (
     ".exr",
     ".hdr",
 )
+
+
+_ALMOST_ALL = 0.9999  # of the Gaussians: one that strayed shall not cost the precision of depth
 
 
 class Source(NamedTuple):
@@ -144,14 +148,15 @@ def add(
     source: Source,
     *,
     shot: str = "",
+    number: int = 0,
     collection: bpy.types.Collection | None = None,
 ) -> bpy.types.Object:
     """A new splat object for `source`, where the camera that made it saw it, else upright at the origin.
 
-    shot: make a set (`collections.new_set`) of that name with camera and picture; empty: just the object,
-    in `collection` or the scene's own.
+    shot: make a set (`collections.new_set`) of that name, with `number` if that is free, and with camera and
+    picture; empty: just the object, in `collection` or the scene's own.
     """
-    root = collections.new_set(scene, shot) if shot else None
+    root = collections.new_set(scene, shot, number) if shot else None
     where = collections.part_of(root, "splats") if root else collection
     ob = splat_object.create(
         f"{root.name} Gaussians" if root else source.path.stem,
@@ -161,6 +166,7 @@ def add(
     )
     if source.cameras is not None:
         ob.matrix_world = conversion.placement(source.cameras, scene)
+        _let_cameras_reach(scene, source)
     _write_facts(ob, root, source)
     if root is not None:
         camera = _camera(scene, root, source)
@@ -176,8 +182,31 @@ def add(
 def replace(scene: bpy.types.Scene, ob: bpy.types.Object, source: Source) -> None:
     """Give an object other Gaussians; where it stands, its materials, animation and links stay. Raises UserError."""
     splat_object.replace(ob, source.prepared, blending=source.blending)
+    if source.cameras is not None:
+        _let_cameras_reach(scene, source)
     _write_facts(ob, collections.set_of(ob), source)
     render_check.prepare_scene(scene)
+
+
+def _let_cameras_reach(scene: bpy.types.Scene, source: Source) -> None:
+    """Widen the clip range of the scene's camera, and of the one that asked, to what they will see of the Gaussians.
+
+    The path tells how near and far that is; in a scene whose unit is a centimetre Blender's usual far end
+    of 100 units is one metre.
+    """
+    assert source.cameras is not None
+    first = source.cameras.world_from_camera[0]
+    centres = (np.linalg.inv(first) @ source.cameras.world_from_camera)[:, :3, 3]
+    means = source.splats.means
+    travelled = float(np.linalg.norm(centres, axis=1).max())
+    far_m = (
+        float(np.quantile(np.linalg.norm(means, axis=1), _ALMOST_ALL)) + travelled
+        if len(means)
+        else 0.0
+    )
+    for camera in {scene.camera, scene.objects.get(source.camera_name)} - {None}:
+        if camera.type == "CAMERA" and camera.data.is_editable:
+            conversion.widen_clip(scene, camera.data, conversion.NEAR_M, 1.1 * far_m)
 
 
 def _camera(

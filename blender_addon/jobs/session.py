@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from ...engine.bridge import protocol
 from ...engine.bridge.client import EngineClient, EngineDied
 from ...engine.bridge.errors import UserError
+from ...engine.bridge.estimate import Clock
 from ...engine.bridge.protocol import (
     Cancel,
     Cancelled,
@@ -78,6 +79,11 @@ class Status:
     folder: Path | None = None
     problem: Problem | None = None
     outcome: str = ""  # one line on how the last job ended
+    delivered: str = ""  # name of the object that it became, empty if it was not imported
+    ended_s: float = 0.0  # monotonic, of the last job's end
+    clock: Clock | None = (
+        None  # where the job is in the whole of its work; None where only stages are known
+    )
     outputs: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -86,7 +92,9 @@ class Status:
 
     @property
     def factor(self) -> float:
-        """Share of the stage that is done, 0 to 1."""
+        """Share of the job that is done, 0 to 1; of the stage where the whole is not known."""
+        if self.clock is not None and self.phase in (Phase.RUNNING, Phase.CANCELLING):
+            return self.clock.share
         return min(max(self.done / self.total, 0.0), 1.0) if self.total > 0 else 0.0
 
     def elapsed_s(self) -> float:
@@ -94,10 +102,14 @@ class Status:
         return time.monotonic() - self.started_s
 
     def remaining_s(self) -> float | None:
-        """Seconds until the stage ends if it goes on as it went; None while that is anybody's guess."""
+        """Seconds until the job ends, or the stage where the whole is not known; None while that is anybody's guess."""
+        if self.phase is not Phase.RUNNING:
+            return None
+        if self.clock is not None:
+            return self.clock.left_s()
         steps = self.done - self.stage_first_done
         spent = time.monotonic() - self.stage_started_s
-        if self.phase is not Phase.RUNNING or self.total <= 0 or steps <= 0 or spent < 1.0:
+        if self.total <= 0 or steps <= 0 or spent < 1.0:
             return None
         return (self.total - self.done) * spent / steps
 
@@ -181,9 +193,11 @@ class Session:
         ticket: folders.Ticket,
         kind: str = "generate",
         settings: dict[str, Any] | None = None,
+        clock: Clock | None = None,
     ) -> None:
         """Begin the job whose inputs lie in `folder`. Returns at once; `pump` does the rest.
 
+        clock: of the whole job, where its work is known.
         Raises UserError if a job runs, the folder is at work elsewhere, or the engine cannot be started.
         """
         self.refuse_if_busy()
@@ -199,7 +213,12 @@ class Session:
         self._start = Start(f"{folder.name}#{self._count}", kind, str(folder), settings or {})
         now = time.monotonic()
         self.status = Status(
-            Phase.STARTING, "Starting the engine", started_s=now, stage_started_s=now, folder=folder
+            Phase.STARTING,
+            "Starting the engine",
+            started_s=now,
+            stage_started_s=now,
+            folder=folder,
+            clock=clock,
         )
         if self._hello is not None:
             self._send_start()
@@ -234,6 +253,12 @@ class Session:
         """Keep an error that happened before the engine had any part in it."""
         self.status.problem = Problem(error.message, error.hint, details or str(error))
         self._changed()
+
+    def forget_outcome(self) -> None:
+        """It was about something that is past."""
+        if not self.status.busy:
+            self.status.outcome = self.status.delivered = ""
+            self._changed()
 
     def forget_problem(self) -> None:
         """The user has read it."""
@@ -344,7 +369,23 @@ class Session:
         elif isinstance(message, Cancelled):
             self._finish("Cancelled. What was finished is kept; Resume goes on from there.")
         elif isinstance(message, Failed):
-            self._finish("", self._problem(message.error, message.hint))
+            self._fail_job(message)
+
+    def _fail_job(self, message: Failed) -> None:
+        """The engine gave up. Where the fault is in the picture the user's own file is named, and there is nothing to resume."""
+        assert self._ticket is not None and self.status.folder is not None
+        error, ticket, folder = message.error, self._ticket, self.status.folder
+        copy = next(
+            (str(p) for p in sorted((folder / "input").glob("image.*")) if str(p) in error), ""
+        )
+        if copy:
+            error = error.replace(copy, ticket.picture or Path(copy).name)
+            self._ticket = dataclasses.replace(ticket, dismissed=True)
+            try:
+                folders.write_ticket(folder, self._ticket)
+            except UserError as full:  # the job is offered once more, and fails once more
+                log.warning("%s", full)
+        self._finish("", self._problem(error, message.hint))
 
     def _greet(self, hello: Hello) -> None:
         if hello.protocol != protocol.VERSION or hello.engine != protocol.ENGINE_VERSION:
@@ -365,6 +406,8 @@ class Session:
 
     def _advance(self, message: Progress) -> None:
         status = self.status
+        if status.clock is not None:
+            status.clock.tell(message.stage, message.done, message.total)
         if message.stage != status.stage or message.done < status.done:
             status.stage_started_s, status.stage_first_done, status.stage_is_warm = (
                 time.monotonic(),
@@ -422,6 +465,7 @@ class Session:
             raise
         else:
             self._finish(delivery.outcome)
+            self.status.delivered = delivery.imported
 
     def _bury(self, code: int) -> None:
         """The engine is dead."""
@@ -482,7 +526,7 @@ class Session:
         self.status.phase = Phase.IDLE
         self.status.outcome, self.status.problem = outcome, problem
         self.status.text = ""
-        self._idle_since_s = time.monotonic()
+        self._idle_since_s = self.status.ended_s = time.monotonic()
 
 
 def describe_death(code: int) -> tuple[str, str]:

@@ -17,15 +17,17 @@ import bpy
 
 PREFIX = "SS_"
 MARK = "scene_splatter_set"  # custom property of a set's root collection: the shot's name
+PART = "scene_splatter_part"  # custom property of a set's child collections: which part they are
 PARTS = ("splats", "cameras", "source")
 PROXY = "proxy"  # a part too, made when it is needed
 _COLOUR_TAG = "COLOR_05"
 
 
-def new_set(scene: bpy.types.Scene, shot: str) -> bpy.types.Collection:
-    """A new set under the scene's own collection, with the next free number."""
+def new_set(scene: bpy.types.Scene, shot: str, number: int = 0) -> bpy.types.Collection:
+    """A new set under the scene's own collection, with `number` as its job folder has it; the next free one if that is taken, or 0."""
     name = re.sub(r"[^\w.-]+", "_", shot).strip("._") or "shot"
-    number = 1
+    if not number or f"{PREFIX}{name}_v{number:03d}" in bpy.data.collections:
+        number = 1
     while f"{PREFIX}{name}_v{number:03d}" in bpy.data.collections:
         number += 1
     root = bpy.data.collections.new(f"{PREFIX}{name}_v{number:03d}")
@@ -33,19 +35,26 @@ def new_set(scene: bpy.types.Scene, shot: str) -> bpy.types.Collection:
     root.color_tag = _COLOUR_TAG
     scene.collection.children.link(root)
     for part in PARTS:
-        root.children.link(bpy.data.collections.new(f"{root.name} {part}"))
+        _new_part(root, part)
     return root
+
+
+def _new_part(root: bpy.types.Collection, part: str) -> bpy.types.Collection:
+    made = bpy.data.collections.new(f"{root.name} {part}")
+    made[PART] = part  # names are the user's to change
+    root.children.link(made)
+    return made
 
 
 def part_of(root: bpy.types.Collection, part: str) -> bpy.types.Collection:
     """A set's child collection, made again if the user removed it."""
     if part not in (*PARTS, PROXY):
         raise ValueError(f"part must be one of {(*PARTS, PROXY)}, received {part!r}")
-    found = next((child for child in root.children if child.name.endswith(part)), None)
-    if found is None:
-        found = bpy.data.collections.new(f"{root.name} {part}")
-        root.children.link(found)
-    return found
+    within = list(root.children_recursive)  # the user may have sorted them into others
+    found = next((child for child in within if child.get(PART) == part), None)
+    if found is None:  # a set of an earlier version has names only
+        found = next((child for child in root.children if child.name.endswith(part)), None)
+    return found if found is not None else _new_part(root, part)
 
 
 def set_of(ob: bpy.types.Object) -> bpy.types.Collection | None:

@@ -14,7 +14,6 @@ from ...engine.bridge.errors import UserError
 from ..jobs import engine_work
 from ..jobs.engine_work import NeedsSplats, begin, errand
 from ..splats import splat_object
-from ..ui.layout import draw_wrapped, sidebar_width
 from . import collections
 
 PROXY = "scene_splatter_proxy"  # custom property of a proxy mesh: the name of its splat object
@@ -252,7 +251,7 @@ class SCENESPLATTER_OT_cancel_errand(bpy.types.Operator):
 
 
 class SCENESPLATTER_PT_tools(bpy.types.Panel):
-    """Other formats, proxy mesh, passes and publishing, and how the running one gets on."""
+    """Other formats, proxy mesh, passes and publishing; how the running one gets on stands at the top of the tab."""
 
     bl_space_type = "VIEW_3D"
     bl_region_type = "UI"
@@ -262,9 +261,8 @@ class SCENESPLATTER_PT_tools(bpy.types.Panel):
     bl_options: ClassVar = {"DEFAULT_CLOSED"}
 
     def draw(self, context: bpy.types.Context) -> None:
-        """Buttons, or the progress of the one that was pressed."""
-        layout, width = self.layout, sidebar_width(context)
-        column = layout.column(align=True)
+        """Buttons."""
+        column = self.layout.column(align=True)
         column.operator("scene_splatter.export_format", text="Export Other Format", icon="EXPORT")
         column.operator("scene_splatter.make_proxy", icon="MESH_ICOSPHERE")
         column.operator("scene_splatter.render_passes", icon="RENDERLAYERS")
@@ -275,14 +273,6 @@ class SCENESPLATTER_PT_tools(bpy.types.Panel):
         row = column.row(align=True)
         row.operator("scene_splatter.publish", icon="ASSET_MANAGER")
         row.operator("scene_splatter.use_newest", text="", icon="FILE_REFRESH")
-        if errand.running:
-            row = layout.row(align=True)
-            row.progress(factor=errand.factor, text=errand.stage)
-            row.operator("scene_splatter.cancel_errand", text="", icon="X")
-        elif errand.problem:
-            draw_wrapped(layout, errand.problem, width, icon="ERROR")
-        elif errand.outcome:
-            draw_wrapped(layout, errand.outcome, width, icon="INFO")
 
 
 _register, _unregister = bpy.utils.register_classes_factory(

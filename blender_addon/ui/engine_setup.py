@@ -8,7 +8,7 @@ from typing import Any
 import bpy
 
 from ...engine.bridge.errors import UserError
-from ..jobs import places
+from ..jobs import delivery, places
 from ..jobs.installer import Task, installing_python
 from . import properties
 from .greyed import GreyWithReason
@@ -58,6 +58,7 @@ def _redraw() -> None:
         for area in window.screen.areas:
             if area.type == "PREFERENCES":
                 area.tag_redraw()
+    delivery.redraw()  # the panel and the status bar show it too
 
 
 def why_busy() -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import bpy
-from bpy.props import BoolProperty, EnumProperty, StringProperty
+from bpy.props import BoolProperty, EnumProperty, IntProperty, StringProperty
 from bpy_extras.io_utils import ExportHelper, ImportHelper
 
 from ...engine.bridge import camera_file
@@ -67,10 +67,21 @@ class SCENESPLATTER_OT_import_splats(bpy.types.Operator, ImportHelper):
         options={"HIDDEN", "SKIP_SAVE"},
     )
 
+    number: IntProperty(
+        name="Number",
+        description="Number of the set, if it is free; 0: the next free one",
+        options={"HIDDEN", "SKIP_SAVE"},
+    )
+    is_result: BoolProperty(
+        name="Result",
+        description="The panel's job made it: remembered as the scene's last result in the same undo step",
+        options={"HIDDEN", "SKIP_SAVE"},
+    )
+
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Read, check, then change the scene."""
         try:
-            replaced = self._replaced()
+            replaced = self._replaced(context.scene)
             source = results.read(
                 Path(bpy.path.abspath(self.filepath)),
                 "" if self.blending == "FILE" else self.blending,
@@ -80,23 +91,29 @@ class SCENESPLATTER_OT_import_splats(bpy.types.Operator, ImportHelper):
                 ob = replaced
             else:
                 ob = results.add(
-                    context.scene, source, shot=self.collection, collection=context.collection
+                    context.scene,
+                    source,
+                    shot=self.collection,
+                    number=self.number,
+                    collection=context.collection,
                 )
         except UserError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
         if self.view_transform:
             render_check.prepare_scene(context.scene, ob)
-        _make_active(context, ob)
         if source.notes:
             self.report({"WARNING"}, f"{source.path.name}: {'; '.join(source.notes)}")
+        make_active(context, ob)
+        if self.is_result:
+            context.scene.scene_splatter.last_object = ob
         self.report({"INFO"}, f"{len(source.splats.means):,} Gaussians: {ob.name}")
         return {"FINISHED"}
 
-    def _replaced(self) -> bpy.types.Object | None:
+    def _replaced(self, scene: bpy.types.Scene) -> bpy.types.Object | None:
         if not self.replace:
             return None
-        ob = bpy.data.objects.get(self.replace)
+        ob = scene.objects.get(self.replace)  # one that was deleted may live on without a scene
         if not splat_object.is_splat_object(ob):
             raise UserError(
                 f"There is no splat object named {self.replace}.", "Import it as a new object."
@@ -104,7 +121,7 @@ class SCENESPLATTER_OT_import_splats(bpy.types.Operator, ImportHelper):
         return ob
 
 
-def _make_active(context: bpy.types.Context, ob: bpy.types.Object) -> None:
+def make_active(context: bpy.types.Context, ob: bpy.types.Object) -> None:
     """Select the new object alone, as Blender's importers do, where the view layer shows it."""
     context.view_layer.update()  # 5.2 lists a new object only after this
     if ob.name not in context.view_layer.objects:

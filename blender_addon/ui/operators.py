@@ -110,25 +110,42 @@ class SCENESPLATTER_OT_resume(_OnWaitingJob, bpy.types.Operator):
         return {"FINISHED"}
 
 
-class SCENESPLATTER_OT_import_result(_OnWaitingJob, bpy.types.Operator):
-    """Import the finished job that this scene is still waiting for"""
+class SCENESPLATTER_OT_import_result(GreyWithReason, bpy.types.Operator):
+    """Import the finished job that this scene is still waiting for, or whose result was undone or deleted"""
 
     bl_idname = "scene_splatter.import_result"
     bl_label = "Import Result"
 
+    @classmethod
+    def why_not(cls, context: bpy.types.Context) -> str:
+        """Only where there is one."""
+        if delivery.is_gone(context.scene) or delivery.waiting_job(context.scene) is not None:
+            return ""
+        return "No finished job waits for this scene"
+
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Through the import operator, then remember that it was done."""
-        found = delivery.waiting_job(context.scene)
-        result = folders.result_of(found.folder) if found else None
-        if found is None or result is None:
+        folder, ticket = _to_import(context.scene)
+        result = folders.result_of(folder) if folder else None
+        if folder is None or ticket is None or result is None:
             return _failed(self, UserError("The job has no result.", "Press Resume."))
         try:
-            name = delivery.import_result(result, context.scene, found.ticket)
-            folders.write_ticket(found.folder, dataclasses.replace(found.ticket, imported=name))
+            name = delivery.import_result(result, context.scene, ticket)
+            folders.write_ticket(folder, dataclasses.replace(ticket, imported=name))
         except UserError as error:
             return _failed(self, error)
+        session.status.delivered = name
         delivery.look_again()
         return {"FINISHED"}
+
+
+def _to_import(scene: bpy.types.Scene) -> tuple[Path | None, folders.Ticket | None]:
+    """Folder and ticket of the job whose result the scene lacks."""
+    if delivery.is_gone(scene):
+        folder = session.status.folder
+        return folder, folders.read_ticket(folder) if folder else None
+    found = delivery.waiting_job(scene)
+    return (found.folder, found.ticket) if found is not None else (None, None)
 
 
 class SCENESPLATTER_OT_dismiss(_OnWaitingJob, bpy.types.Operator):

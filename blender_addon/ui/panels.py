@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
 
 import bpy
 import bpy.utils.previews
 import numpy as np
 
 from ...engine.bridge import settings as engine_settings
-from ..cameras import operators
+from ..cameras import moves, operators
 from ..jobs import delivery, places, request
+from ..jobs.engine_work import errand
 from ..jobs.session import Phase, Status
 from ..splats import layout_view
-from . import properties
+from . import pictures, progress, properties, steps
 from .layout import clock, draw_wrapped, sidebar_width
 
 _SHOWN_SEGMENTS = 6
@@ -34,7 +34,7 @@ class _InSidebar:
 
 
 class SCENESPLATTER_PT_main(_InSidebar, bpy.types.Panel):
-    """Image, camera, the main choices, Generate, progress, result, error."""
+    """The straight path: picture, camera, move, scene; or the progress of the job; problems before all."""
 
     bl_idname = "SCENESPLATTER_PT_main"
     bl_label = "Generate Scene from Image"
@@ -45,41 +45,99 @@ class SCENESPLATTER_PT_main(_InSidebar, bpy.types.Panel):
         status = delivery.session.status
         _draw_problem(layout, context, status)
         _draw_waiting(layout, context)
+        _draw_errands(layout, context)
         if status.busy:
             _draw_progress(layout, context, status)
             return
-        _draw_inputs(layout, scene)
-        _draw_choices(layout, scene.scene_splatter)
-        _draw_generate(layout, context)
-        if status.outcome:
-            draw_wrapped(layout, status.outcome, sidebar_width(context), icon="INFO")
-        if scene.scene_splatter.last_object is not None and layout_view.shows_no_colours(
-            context.space_data
-        ):
-            layout.operator("scene_splatter.show_colours", icon="SHADING_TEXTURE")
+        _draw_engine(layout, context)
+        reached = steps.of(scene)
+        _draw_picture(_step(layout, 1, "Picture", reached.picture, True), scene)
+        ready = not reached.picture
+        _draw_camera(_step(layout, 2, "Camera", reached.camera, ready), context, reached)
+        ready = ready and not reached.camera
+        _draw_move(_step(layout, 3, "Move", reached.move, ready), context, reached)
+        _draw_generate(layout, context, reached)
+        _draw_outcome(layout, context)
 
 
-def _draw_inputs(layout: bpy.types.UILayout, scene: bpy.types.Scene) -> None:
+def _step(
+    layout: bpy.types.UILayout, number: int, title: str, why_not: str, lit: bool
+) -> bpy.types.UILayout:
+    """A box for one step; its body is grey until the steps before are done."""
+    box = layout.box()
+    icon = "CHECKMARK" if lit and not why_not else "RADIOBUT_ON" if lit else "RADIOBUT_OFF"
+    box.label(text=f"{number}. {title}", icon=icon)
+    body = box.column()
+    body.enabled = lit
+    return body
+
+
+def _draw_picture(layout: bpy.types.UILayout, scene: bpy.types.Scene) -> None:
     group = scene.scene_splatter
+    reason = request.why_not_image(group)
+    icon = 0 if reason else pictures.thumbnail(group)
+    if icon:
+        layout.template_icon(icon, scale=6.0)
+    if not reason:
+        header = request.header_of(group)
+        name = Path(group.image_path).name if group.image_from == "FILE" else group.image.name
+        size = f", {header.width} x {header.height}" if header is not None else ""
+        layout.label(text=f"{name}{size}")
+    elif reason != request.NO_IMAGE:
+        draw_wrapped(layout, reason, 40, icon="ERROR")
+    row = layout.row(align=True)
+    row.prop(group, "image_from", expand=True)
+    if group.image_from == "IMAGE":
+        layout.template_ID(group, "image", open="image.open")
+        return
+    row = layout.row()
+    row.scale_y = 1.0 if not reason else 1.4
+    row.operator(
+        "scene_splatter.choose_picture",
+        text="Choose Picture" if reason else "Choose Another",
+        icon="FILE_IMAGE",
+    )
+
+
+def _draw_camera(
+    layout: bpy.types.UILayout, context: bpy.types.Context, reached: steps.Steps
+) -> None:
+    scene = context.scene
+    group, width = scene.scene_splatter, sidebar_width(context)
     column = _settings_column(layout)
-    column.prop(group, "shot")
-    column.row().prop(group, "image_from", expand=True)
-    if group.image_from == "FILE":
-        column.prop(group, "image_path", text=" ")
-    else:
-        column.template_ID(group, "image", open="image.open")
     column.prop(group, "camera", text="Camera")
     if group.camera is None and scene.camera is not None:
         row = column.split(factor=0.4)
         row.label(text="")
         row.label(text=f"{scene.camera.name} (scene's)", icon="CAMERA_DATA")
-    column.prop(group, "use_scene_range")
+    if reached.camera and not reached.picture:
+        draw_wrapped(layout, reached.camera, width, icon="INFO")
+    row = layout.row(align=True)
+    row.operator("scene_splatter.new_camera", icon="ADD")
+    row.operator("scene_splatter.match_camera", text="Match", icon="IMAGE_BACKGROUND")
+
+
+def _draw_move(
+    layout: bpy.types.UILayout, context: bpy.types.Context, reached: steps.Steps
+) -> None:
+    scene = context.scene
+    group = scene.scene_splatter
+    grid = layout.grid_flow(row_major=True, columns=2, even_columns=True, align=True)
+    for name in moves.MOVES:
+        grid.prop(group, f"move_{name}")
+    if group.move_orbit:
+        layout.prop(group, "move_distance")
+    layout.prop(group, "use_scene_range")
     if not group.use_scene_range:
-        frames = column.column(align=True)
-        frames.prop(group, "frame_start")
-        frames.prop(group, "frame_end")
-    column.prop(group.settings, "frame_step")
-    column.prop(group, "samples_per_frame", text="Per Frame")
+        row = layout.row(align=True)
+        row.prop(group, "frame_start")
+        row.prop(group, "frame_end")
+    if reached.move and not (reached.picture or reached.camera):
+        draw_wrapped(layout, reached.move, sidebar_width(context), icon="INFO")
+    row = layout.row(align=True)
+    row.operator("scene_splatter.add_move", icon="ANIM")
+    row.operator("scene_splatter.check_path", text="Check", icon="VIEWZOOM")
+    _draw_notes(layout, context)
 
 
 def _settings_column(layout: bpy.types.UILayout) -> bpy.types.UILayout:
@@ -90,47 +148,84 @@ def _settings_column(layout: bpy.types.UILayout) -> bpy.types.UILayout:
     return column
 
 
-def _draw_choices(layout: bpy.types.UILayout, group: properties.SCENESPLATTER_PG_scene) -> None:
-    column = _settings_column(layout)
-    column.prop(group, "preset")
-    column.prop(group, "depth_source")
-    if group.depth_source == "FILE":
-        column.prop(group, "depth_file")
-    elif group.depth_source == "MODEL":
-        column.prop(group, "depth_model")
-    column.prop(group.settings, "prior")
-    column.prop(group.settings, "seed")
-    column.prop(group, "replace_last", text="Replace Last")
-    if group.replace_last and group.last_object is None:
-        column.label(text="There is no last result yet: a new object is made", icon="INFO")
-
-
-def _draw_generate(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
-    row = layout.row()
+def _draw_generate(
+    layout: bpy.types.UILayout, context: bpy.types.Context, reached: steps.Steps
+) -> None:
+    scene = context.scene
+    group, width = scene.scene_splatter, sidebar_width(context)
+    reason = request.why_not(context)
+    body = _step(layout, 4, "Scene", reason or "to do", reached.done)
+    _settings_column(body).prop(group, "preset")
+    if reached.done:
+        _draw_forecast(body, scene, width)
+    row = body.row()
     row.scale_y = 1.6
     row.operator("scene_splatter.generate", icon="OUTLINER_OB_POINTCLOUD")
-    reason = request.why_not(context)
-    if reason:
-        draw_wrapped(layout, reason, sidebar_width(context), icon="INFO")
-    if reason and reason == request.why_not_shape(context.scene):
-        layout.operator("scene_splatter.match_camera", icon="IMAGE_BACKGROUND")
-    if places.why_no_engine(context):
-        layout.operator(
-            "preferences.addon_show", text="Open Preferences", icon="PREFERENCES"
-        ).module = places.ROOT
+    if reason and reached.done and reason != places.why_no_engine(context):
+        draw_wrapped(body, reason, width, icon="INFO")
+
+
+def _draw_forecast(layout: bpy.types.UILayout, scene: bpy.types.Scene, width: int) -> None:
+    """How much there is to do, and what it will take."""
+    count, planned = len(request.taken_frames(scene)), len(request.segments(scene))
+    if planned:
+        draw_wrapped(layout, f"{count} frames in {planned} segment{'s' * (planned > 1)}", width)
+    forecast = request.forecast(scene)
+    if forecast is not None:
+        text = forecast.text()
+        draw_wrapped(layout, f"{text[0].upper()}{text[1:]}", width, icon="TIME")
+    elif planned:
+        draw_wrapped(
+            layout, "How long it takes is known after the first job here", width, icon="TIME"
+        )
+
+
+def _draw_engine(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+    """What to do where there is no engine yet: here, not only in the preferences."""
+    reason = places.why_no_engine(context)
+    if not reason:
+        return
+    box = layout.box()
+    draw_wrapped(box, reason, sidebar_width(context), icon="INFO")
+    row = box.row(align=True)
+    if places.uses_own_engine(context):
+        row.operator("scene_splatter.install_engine", icon="IMPORT")
+    row.operator(
+        "preferences.addon_show", text="Preferences", icon="PREFERENCES"
+    ).module = places.ROOT
+
+
+def _draw_errands(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+    """What else runs, and how the last of it ended."""
+    for running in progress.errands():
+        progress.draw_running(layout, running)
+    if errand.problem:
+        draw_wrapped(layout, errand.problem, sidebar_width(context), icon="ERROR")
+    elif errand.outcome:
+        draw_wrapped(layout, errand.outcome, sidebar_width(context), icon="INFO")
+
+
+def _draw_outcome(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+    scene = context.scene
+    outcome = delivery.outcome(scene)
+    if outcome:
+        draw_wrapped(layout, outcome, sidebar_width(context), icon="INFO")
+    if delivery.is_gone(scene):
+        layout.operator("scene_splatter.import_result", text="Import Again", icon="IMPORT")
+    if delivery.last_object(scene) is not None and layout_view.shows_no_colours(context.space_data):
+        layout.operator("scene_splatter.show_colours", icon="SHADING_TEXTURE")
 
 
 def _draw_progress(layout: bpy.types.UILayout, context: bpy.types.Context, status: Status) -> None:
     column = layout.column()
+    at_hand = progress.job()
+    assert at_hand is not None  # busy
+    column.progress(factor=at_hand.factor, text=at_hand.text)
     stage = status.stage or "Working"
-    column.label(text=stage[0].upper() + stage[1:], icon="TIME")
-    remaining = status.remaining_s()
-    left = f", {clock(remaining)} left in this stage" if remaining is not None else ""
-    column.progress(
-        factor=status.factor, text=f"{status.done} of {status.total}" if status.total else ""
-    )
-    column.label(text=f"{clock(status.elapsed_s())} so far{left}")
-    if status.text:
+    count = f", {status.done} of {status.total}" if status.total > 1 else ""
+    column.label(text=f"{stage[0].upper()}{stage[1:]}{count}", icon="TIME")
+    column.label(text=f"{clock(status.elapsed_s())} so far")
+    if status.text and status.text != at_hand.text:
         column.label(text=status.text)
     row = column.row()
     row.scale_y = 1.4
@@ -144,7 +239,7 @@ def _draw_progress(layout: bpy.types.UILayout, context: bpy.types.Context, statu
 
 
 def _draw_notes(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
-    """What the last check of the path said."""
+    """What the last camera tool said."""
     for note in operators.notes.get(context.scene.name, []):
         draw_wrapped(layout, note, sidebar_width(context), icon="DOT")
 
@@ -160,24 +255,10 @@ def _preview_icon(path: str) -> int:
     try:
         key = f"{path} {Path(path).stat().st_mtime_ns}"
         if key not in collection:
-            _add_preview(collection, key, np.load(path, allow_pickle=False))
+            pictures.add_preview(collection, key, np.load(path, allow_pickle=False))
     except (OSError, ValueError):
         return 0
     return collection[key].icon_id
-
-
-def _add_preview(
-    collection: bpy.utils.previews.ImagePreviewCollection, key: str, picture: np.ndarray
-) -> None:
-    """A picture uint8 [h, w, 3]; the last one stays too, because a region may still be drawn with it."""
-    for old in list(collection)[:-1]:
-        del collection[old]
-    height, width = picture.shape[:2]
-    rgba = np.ones((height, width, 4), np.float32)
-    rgba[..., :3] = picture[::-1] / np.float32(255)  # Blender's first row is the lowest
-    preview = collection.new(key)
-    preview.image_size = width, height
-    preview.image_pixels_float.foreach_set(rgba.ravel())
 
 
 def _draw_problem(layout: bpy.types.UILayout, context: bpy.types.Context, status: Status) -> None:
@@ -188,10 +269,11 @@ def _draw_problem(layout: bpy.types.UILayout, context: bpy.types.Context, status
     width = sidebar_width(context)
     row = box.row()
     row.alert = True
-    draw_wrapped(row, problem.message, width - 6, icon="ERROR")
+    message, hint = map(properties.in_panel_words, (problem.message, problem.hint))
+    draw_wrapped(row, message, width - 6, icon="ERROR")
     row.operator("scene_splatter.forget_problem", text="", icon="X", emboss=False)
-    if problem.hint:
-        draw_wrapped(box, problem.hint, width)
+    if hint:
+        draw_wrapped(box, hint, width)
     row = box.row(align=True)
     row.operator("scene_splatter.copy_details", icon="COPYDOWN")
     row.operator("scene_splatter.open_log", icon="TEXT")
@@ -212,27 +294,34 @@ def _draw_waiting(layout: bpy.types.UILayout, context: bpy.types.Context) -> Non
     row.operator("scene_splatter.dismiss", text="", icon="X")
 
 
-class SCENESPLATTER_PT_camera(_InSidebar, bpy.types.Panel):
-    """Help with the camera, and what is wrong with its path."""
+class SCENESPLATTER_PT_settings(_InSidebar, bpy.types.Panel):
+    """The settings that matter first."""
 
-    bl_idname = "SCENESPLATTER_PT_camera"
+    bl_idname = "SCENESPLATTER_PT_settings"
     bl_parent_id = "SCENESPLATTER_PT_main"
-    bl_label = "Camera Path"
-    bl_options: ClassVar[set[str]] = {"DEFAULT_CLOSED"}
+    bl_label = "Settings"
 
     def draw(self, context: bpy.types.Context) -> None:
-        """Operators, then the notes of the last check."""
-        column = self.layout.column()
-        column.operator("scene_splatter.match_camera", icon="IMAGE_BACKGROUND")
-        column.operator_menu_enum("scene_splatter.add_move", "move", icon="ANIM")
-        column.operator("scene_splatter.check_path", icon="VIEWZOOM")
-        _draw_notes(column, context)
+        """Name, depth, and what the table marks as basic."""
+        group = context.scene.scene_splatter
+        column = _settings_column(self.layout)
+        column.prop(group, "shot")
+        column.prop(group, "depth_source")
+        if group.depth_source == "FILE":
+            column.prop(group, "depth_file")
+        elif group.depth_source == "MODEL":
+            column.prop(group, "depth_model")
+        for row in properties.basic():
+            column.prop(group.settings, row.name)
+        column.prop(group, "replace_last", text="Replace Last")
+        if group.replace_last and delivery.last_object(context.scene) is None:
+            column.label(text="There is no last result: a new object is made", icon="INFO")
 
 
 def _draw_segments(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     """How the path will be cut: a line for each segment, in scene frames."""
     scene = context.scene
-    taken = properties.frames(scene)[:: scene.scene_splatter.settings.frame_step]
+    taken = request.taken_frames(scene)
     planned = request.segments(scene)
     if not planned:
         why = "No segments: the range is empty, or the overlap is not below the length."
@@ -268,7 +357,7 @@ class SCENESPLATTER_PT_result(_InSidebar, bpy.types.Panel):
         width = sidebar_width(context)
         column = self.layout.column(align=True)
         for name, value in delivery.result_lines(context.scene):
-            draw_wrapped(column, f"{name}: {value}", width)
+            draw_wrapped(column, f"{name}: {properties.in_panel_words(value)}", width)
         self.layout.operator("scene_splatter.open_folder", icon="FILE_FOLDER")
 
 
@@ -277,9 +366,8 @@ def _make_settings_panel(name: str) -> type:
     rows = [
         row
         for row in engine_settings.table()
-        if row.group == name and row.name not in properties.ON_THE_MAIN_PANEL
+        if row.group == name and not row.basic and row.name not in properties.NOT_HERE
     ]
-    rows.sort(key=lambda row: not row.basic)  # stable
 
     def draw(self: bpy.types.Panel, context: bpy.types.Context) -> None:
         column = _settings_column(self.layout)
@@ -287,6 +375,7 @@ def _make_settings_panel(name: str) -> type:
         for row in rows:
             column.prop(values, row.name)
         if name == "cameras":
+            column.prop(context.scene.scene_splatter, "samples_per_frame", text="Per Frame")
             _draw_segments(self.layout, context)
 
     namespace = {
@@ -308,7 +397,7 @@ SETTINGS_PANELS = tuple(
 CLASSES = (
     SCENESPLATTER_PT_main,
     SCENESPLATTER_PT_result,
-    SCENESPLATTER_PT_camera,
+    SCENESPLATTER_PT_settings,
     *SETTINGS_PANELS,
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,7 @@ from ..cameras import moves
 BLENDER_DEFAULTS: dict[str, Any] = {
     "blending": "linear"
 }  # Blender blends light, so a scene for Blender is refined in light
-ON_THE_MAIN_PANEL = (
-    "depth",
-    "prior",
-    "seed",
-    "frame_step",
-)  # drawn there, so left out of the sub-panels
+NOT_HERE = ("move_frames",)  # in Blender the frame range says how long a move is
 PRESET_VALUES = sorted({name for values in engine_settings.PRESETS.values() for name in values})
 
 _LABELS = {
@@ -35,6 +31,10 @@ _PRESET_TEXT = {
     "commercial-safe": "Only weights that are free for commercial use; a model that is not is refused",
     "paper": "The paper's sizes and steps; needs the weights of ViewCrafter and Flash3D, and a GPU",
 }
+_ROWS = {row.name: row for row in engine_settings.table()}
+_SETTING_NAMES = re.compile(  # names that are words of plain English too stay as they are
+    rf"\b({'|'.join(name for name in _ROWS if '_' in name)})\b"
+)
 _RELATIVE = (
     "is_path_supports_blend_relative" in bpy.types.Property.bl_rna.properties
 )  # newer Blenders want to be told of //
@@ -54,6 +54,18 @@ _DEPTH_SOURCES = (
     ("MODEL", "Model", "A learned depth model of the engine, by name"),
 )
 MODEL_NAMES: dict[str, tuple[str, ...]] = {"depth": (), "prior": ()}
+
+
+def basic() -> list[Setting]:
+    """The settings that the panel shows first; depth has properties of its own."""
+    return [
+        row for row in engine_settings.table() if row.basic and row.name not in (*NOT_HERE, "depth")
+    ]
+
+
+def in_panel_words(text: str) -> str:
+    """A sentence of the engine with its settings called what the panel calls them: lambda_0 is Lambda 0 there."""
+    return _SETTING_NAMES.sub(lambda found: label(_ROWS[found[0]]), text)
 
 
 def label(row: Setting) -> str:
@@ -79,7 +91,8 @@ def make_property(row: Setting) -> Any:
     default = BLENDER_DEFAULTS.get(row.name, row.default)
     common = {"name": label(row), "description": row.text, "default": default, "options": set()}
     if row.choices:
-        items = [(choice, choice.replace("_", " ").title(), "") for choice in row.choices]
+        text = engine_settings.CHOICE_TEXT[row.name]
+        items = [(choice, choice.replace("_", " ").title(), text[choice]) for choice in row.choices]
         return bpy.props.EnumProperty(**common, items=items)
     if row.type is bool:
         return bpy.props.BoolProperty(**common)

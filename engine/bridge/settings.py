@@ -242,6 +242,34 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+# What each choice means, for tooltips: one line for every choice of every setting above.
+CHOICE_TEXT: dict[str, dict[str, str]] = {
+    "momentum": {
+        "full": "Latent and pixel momentum, as in the paper",
+        "latent": "Only the momentum that holds the clip to the render while it is denoised",
+        "pixel": "Only the momentum that keeps the finished pixels where the scene is known",
+        "none": "Neither: the video prior alone decides",
+    },
+    "licences": {
+        "any": "Every model may be used; mind its licence before you sell what it made",
+        "commercial": "Only weights that are free for commercial use; others are refused",
+    },
+    "recipe": {
+        "few_views": "Rates and densification for the few frames of a shot: sharper, no floaters",
+        "paper": "The paper's rates and densification; takes thousands of steps",
+    },
+    "blending": {
+        "display": "As viewers of splats do",
+        "linear": "As Blender does: lights, meshes and splats agree",
+    },
+    "device": {
+        "auto": "The graphics card if there is one that can be used, else the processor",
+        "cpu": "The processor, even if there is a graphics card",
+        "cuda": "An NVIDIA card; refused where there is none",
+    },
+}
+
+
 class Gone(typing.NamedTuple):
     """A setting that older versions had."""
 

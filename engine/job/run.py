@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,8 +124,7 @@ def _asked(
 
 def _camera_path(path: str, picture_size: tuple[int, int]) -> Text:
     """A named move as it is written, a file of any kind as our own camera path."""
-    from ..bridge import camera_file
-    from ..bridge import moves
+    from ..bridge import camera_file, moves
     from ..cameras import trajectory
     from .folder import Text
 
@@ -171,6 +171,7 @@ def work(job: Job, report: Any) -> dict[str, str]:
 
 def _work(job: Job, report: Any) -> dict[str, str]:
     from .. import priors
+    from ..bridge import estimate
     from ..media import images
     from ..method import pipeline
     from ..models import memory
@@ -178,6 +179,7 @@ def _work(job: Job, report: Any) -> dict[str, str]:
     from . import inputs, results
     from .segment import JobRecord
 
+    began = time.monotonic()
     for line in job.start():
         log.warning("%s", line)
         report("resuming", 1, 1, line)
@@ -188,7 +190,7 @@ def _work(job: Job, report: Any) -> dict[str, str]:
     for line in job.put_changed_results_aside():
         log.warning("%s", line)
         report("resuming", 1, 1, line)
-    device = choose(job.settings.output.device)
+    asked, device = job.settings, choose(job.settings.output.device)
     picture = images.load_image(job.image)
     facts = _settle(job, (picture.pixels.shape[2], picture.pixels.shape[1]), str(device))
     facts |= {f"left out {i + 1}": text for i, text in enumerate(job.left_out)}
@@ -202,10 +204,17 @@ def _work(job: Job, report: Any) -> dict[str, str]:
     for name, fact in start.facts.items():
         log.info("%s: %s", name, fact)
     report("prior", 1, 1, start.facts.get("memory of the prior", job.settings.video.prior))
+    aspect = picture.pixels.shape[1] / picture.pixels.shape[2]
+    clock = estimate.Clock(estimate.work_of(asked, start.path.count, aspect), None, began)
+    expected = estimate.predict(clock.work, estimate.speeds_for(clock.work.key))
+    if expected is not None:
+        report("estimate", 1, 1, expected.text())
+    report = _timed(report, clock)
     record = JobRecord(job, start.path.count, device, report)
     gaussians = pipeline.generate(start.inputs, prior, job.settings, record)
     outputs = results.write(job, start, gaussians, report)
     job.keep_results(outputs)
+    _learn_speed(job.folder, clock)
     return outputs
 
 
@@ -219,6 +228,36 @@ def _settle(job: Any, picture_size: tuple[int, int], device: str) -> dict[str, s
     job.settings = chosen.settings
     job.keep_models({"prior": chosen.settings.video.prior, "depth": chosen.settings.geometry.depth})
     return chosen.facts
+
+
+def _timed(report: Any, clock: Any) -> Any:
+    """`report`, with the clock told of everything first."""
+
+    def told(
+        stage: str, done: int, total: int, text: str = "", preview: Path | None = None
+    ) -> None:
+        clock.tell(stage, done, total)
+        report(stage, done, total, text, preview)
+
+    return told
+
+
+def _learn_speed(folder: Path, clock: Any) -> None:
+    """Remember how long this job took and its memory, for the estimate before the next one."""
+    from ..bridge import estimate
+    from .folder import read_json
+
+    peaks = [0.0]
+    for file in sorted((folder / "segments").glob("[0-9]*/stats.json")):
+        stats = read_json(file)  # on a card its own memory is the scarce one
+        peaks += (stats["peak_vram_mb"] or stats["peak_mb"]).values()
+    learned = clock.speeds(max(peaks) / 1024)
+    if learned is None:
+        return
+    try:
+        estimate.keep(clock.work, learned)
+    except OSError as error:  # the next estimate is a guess, as this one was
+        log.info("the speed of this job could not be kept: %s", error)
 
 
 def _log_to(folder: Path) -> logging.Handler:

@@ -104,11 +104,11 @@ def test_an_empty_frame_range(ready: Any) -> None:
 
 def test_no_image_and_a_missing_image(ready: Any) -> None:
     ready.scene_splatter.image_path = ""
-    refused_by_poll("Choose an image")
+    refused_by_poll("Choose a picture")
     ready.scene_splatter.image_path = "//nothing/here.png"
     refused_by_poll("here.png does not exist")
     ready.scene_splatter.image_from = "IMAGE"
-    refused_by_poll("Choose an image")
+    refused_by_poll("Choose a picture")
 
 
 def test_a_movie(ready: Any, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -17,9 +18,20 @@ import numpy as np
 import pytest
 
 bpy = pytest.importorskip("bpy", reason="bpy is not installed in this Python")
-from scene_splatter.blender_addon.jobs import delivery, folders, places  # noqa: E402
+from scene_splatter.blender_addon.cameras import conversion, views  # noqa: E402
+from scene_splatter.blender_addon.jobs import delivery, folders, places, request  # noqa: E402
 from scene_splatter.blender_addon.jobs.session import Phase, Problem, Status  # noqa: E402
-from scene_splatter.blender_addon.ui import engine_setup, panels, properties, splat_panel  # noqa: E402
+from scene_splatter.blender_addon.publish import production  # noqa: E402
+from scene_splatter.blender_addon.ui import (  # noqa: E402
+    engine_setup,
+    panels,
+    pictures,
+    progress,
+    properties,
+    splat_panel,
+    steps,
+)
+from scene_splatter.engine.bridge import estimate  # noqa: E402
 from scene_splatter.engine.bridge.splat_file import Splats, write_ply  # noqa: E402
 
 pytestmark = pytest.mark.blender
@@ -36,7 +48,7 @@ class CheckingLayout:
     def _child(self, **_: Any) -> CheckingLayout:
         return CheckingLayout(self.seen)
 
-    row = column = box = split = _child
+    row = column = box = split = grid_flow = _child
 
     def panel(
         self, _name: str, default_closed: bool = False
@@ -103,15 +115,36 @@ def text_of(panel: type) -> str:
     return " ".join(drawn(panel))
 
 
+def all_panels() -> list[type]:
+    return [panels.SCENESPLATTER_PT_main, panels.SCENESPLATTER_PT_settings, *panels.SETTINGS_PANELS]
+
+
 def test_all_settings_are_drawn_exactly_once(empty_scene, status: Status) -> None:
-    names = [
-        name
-        for panel in (panels.SCENESPLATTER_PT_main, *panels.SETTINGS_PANELS)
-        for name in drawn(panel)
-    ]
+    names = [name for panel in all_panels() for name in drawn(panel)]
     for row in properties.engine_settings.table():
-        wanted = 0 if row.name == "depth" else 1  # depth is drawn as depth_source and its fields
+        wanted = int(
+            row.name not in ("depth", *properties.NOT_HERE)
+        )  # depth is drawn as depth_source
         assert names.count(row.name) == wanted, row.name
+
+
+def test_every_choice_of_every_property_and_operator_has_a_tooltip(empty_scene) -> None:
+    groups = [bpy.types.Scene.bl_rna.properties["scene_splatter"].fixed_type]
+    groups.append(groups[0].properties["settings"].fixed_type)
+    groups.append(
+        bpy.types.AddonPreferences.bl_rna_get_subclass_py("SCENESPLATTER_AP_preferences").bl_rna
+    )
+    for name in dir(bpy.ops.scene_splatter):
+        groups.append(getattr(bpy.ops.scene_splatter, name).get_rna_type())
+    missing = [
+        f"{group.identifier}.{prop.identifier}.{item.identifier}"
+        for group in groups
+        for prop in group.properties
+        if prop.type == "ENUM" and prop.identifier not in ("bl_idname", "rna_type")
+        for item in prop.enum_items
+        if not item.description
+    ]
+    assert missing == []
 
 
 def test_the_checking_layout_can_fail(empty_scene) -> None:
@@ -128,36 +161,176 @@ def test_a_disabled_generate_says_why(
 ) -> None:
     monkeypatch.setenv(places.PYTHON_VARIABLE, "/no/python")
     text = text_of(panels.SCENESPLATTER_PT_main)
-    assert "The engine's Python /no/python does not exist" in text and "Open Preferences" in text
+    assert "The engine's Python /no/python does not exist" in text and "Preferences" in text
+    assert "Install Engine" not in text, "another engine was asked for"
     monkeypatch.setenv(places.PYTHON_VARIABLE, __file__)
-    assert "There is no camera" in text_of(panels.SCENESPLATTER_PT_main)
     empty_scene.camera = bpy.data.objects.new("Camera", bpy.data.cameras.new("Camera"))
     for kind in ("FILE", "IMAGE"):
         empty_scene.scene_splatter.image_from = kind
-        assert "Choose an image" in text_of(panels.SCENESPLATTER_PT_main)
+        assert steps.of(empty_scene).picture == "Choose a picture"
     empty_scene.scene_splatter.image = bpy.data.images.new("square", 64, 64)
     text = text_of(panels.SCENESPLATTER_PT_main)
-    assert (
-        "The render is 1920 x 1080, the picture 64 x 64" in text.replace("  ", " ")
-        and "Match Camera to Image" in text
+    assert "The render is 1920 x 1080, the picture 64 x 64: press Match" in text
+    assert text.count("The render is") == 1, "nothing is said twice"
+
+
+@pytest.fixture
+def default_file(addon, status: Status, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Blender's default file, untouched, and an engine."""
+    monkeypatch.setenv(places.PYTHON_VARIABLE, __file__)
+    bpy.ops.wm.read_factory_settings()
+    return bpy.context.scene
+
+
+def test_the_straight_path_from_the_default_file(
+    default_file, save_picture, tmp_path: Path
+) -> None:
+    """Choosing a picture is all: an upright camera that moves, no cube, three segments, and the way is free."""
+    scene = default_file
+    assert steps.of(scene)[:2] == (
+        "Choose a picture",
+        "Blender's default camera looks down on things: press New Camera, or choose one",
     )
+    picture = save_picture(tmp_path / "hall.png", size=(800, 450))
+    assert bpy.ops.scene_splatter.choose_picture(filepath=str(picture)) == {"FINISHED"}
+    assert steps.of(scene).done and request.why_not(bpy.context) == ""
+    camera = scene.camera
+    assert camera.name == "hall camera" and scene.scene_splatter.shot == "hall"
+    assert camera.rotation_euler.z == 0 and abs(math.degrees(camera.rotation_euler.x) - 90) < 4
+    assert camera.location.z == pytest.approx(1.6)
+    assert math.degrees(camera.data.angle_x) == pytest.approx(60)
+    view = next(views.of(scene))
+    assert view.region_3d.view_perspective == "CAMERA"
+    assert bpy.data.objects["Cube"].hide_get() and bpy.data.objects["Light"].hide_render
+    text = text_of(panels.SCENESPLATTER_PT_main)
+    assert "Cube and Light of Blender's default file are hidden" in text
+    assert "49 frames in 3 segments" in text and "About" in text and " GB" in text
+    path = conversion.export(scene, camera, [1, 49])
+    travelled = path.world_from_camera[1, :3, 3] - path.world_from_camera[0, :3, 3]
+    assert np.linalg.norm(travelled) == pytest.approx(0.5, abs=1e-5)
+    assert np.allclose(travelled, path.world_from_camera[0, :3, 2] * 0.5, atol=1e-5), "forward"
 
 
-def test_a_running_job_shows_bar_stage_time_and_cancel(empty_scene, status: Status) -> None:
+def test_another_picture_keeps_the_camera_that_was_made(
+    default_file, save_picture, tmp_path: Path
+) -> None:
+    scene = default_file
+    bpy.ops.scene_splatter.choose_picture(filepath=str(save_picture(tmp_path / "a.png")))
+    made = scene.camera
+    made.location.x = 2
+    tall = save_picture(tmp_path / "b.png", size=(360, 640))
+    bpy.ops.scene_splatter.choose_picture(filepath=str(tall))
+    assert scene.camera == made and made.location.x == 2 and steps.of(scene).done
+    assert len(made.data.background_images) == 1
+
+
+def test_a_camera_of_the_users_own_is_left_alone(
+    ready, status: Status, save_picture, tmp_path: Path
+) -> None:
+    before, camera = conversion.export(ready, ready.camera, [1, 10]), ready.camera
+    square = save_picture(tmp_path / "b.png", size=(64, 64))
+    bpy.ops.scene_splatter.choose_picture(filepath=str(square))
+    after = conversion.export(ready, camera, [1, 10])
+    assert ready.camera == camera and np.array_equal(
+        before.world_from_camera, after.world_from_camera
+    )
+    assert "press Match" in steps.of(ready).camera
+    bpy.ops.scene_splatter.match_camera()
+    assert steps.of(ready).done
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"\x89PNG\r\n\x1a\n half"])
+def test_a_picture_that_cannot_be_read_changes_nothing(
+    default_file, tmp_path: Path, content: bytes
+) -> None:
+    scene, path = default_file, tmp_path / "bad.png"
+    path.write_bytes(content)
+    with pytest.raises(RuntimeError, match=r"bad\.png"):
+        bpy.ops.scene_splatter.choose_picture(filepath=str(path))
+    assert scene.scene_splatter.image_path == "" and scene.camera.name == "Camera"
+    scene.scene_splatter.image_path = str(path)  # typed
+    assert "bad.png" in request.why_not(bpy.context)
+
+
+def test_the_thumbnail_is_the_picture_turned_upright(
+    default_file, save_picture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = save_picture(tmp_path / "a.png", size=(400, 200))
+    header = pictures.picture_header.read(picture)
+    monkeypatch.setattr(
+        pictures.picture_header, "read", lambda _path: header._replace(orientation=6)
+    )
+    group = default_file.scene_splatter
+    group.image_path = str(picture)
+    pictures._wanted.clear()
+    assert pictures.thumbnail(group) == 0 and pictures.thumbnail(group) == 0
+    assert len(pictures._wanted) == 1, "it is asked for once, and made by a timer"
+    images = len(bpy.data.images)
+    pictures.make_wanted()
+    key = list(pictures._thumbnails["picture"])[-1]
+    made = pictures._thumbnails["picture"][key]
+    assert tuple(made.image_size) == (96, 192) and len(bpy.data.images) == images
+    shown = np.empty(96 * 192 * 4, np.float32)
+    made.image_pixels_float.foreach_get(shown)
+    shown = shown.reshape(
+        192, 96, 4
+    )  # red grows to the right of the file: downwards once it is turned
+    assert shown[0, 48, 0] > 0.9 and shown[-1, 48, 0] < 0.1
+
+
+def test_a_running_job_shows_the_whole_of_it_stage_time_and_cancel(
+    empty_scene, status: Status
+) -> None:
     now = time.monotonic()
+    work = estimate.work_of(properties.engine_settings.make(), 40, 0.5)
+    status.clock = estimate.Clock(work, estimate.speeds_for(work.key), now - 65)
+    status.clock.tell("segment 1 of 2: render", 1, 1, now - 60)
     status.phase, status.stage, status.done, status.total = (
         Phase.RUNNING,
-        "segment 1 of 3: refine",
+        "segment 1 of 2: refine",
         30,
         120,
     )
+    status.clock.tell(status.stage, 30, 120)
     status.started_s, status.stage_started_s = now - 65, now - 10
     seen = drawn(panels.SCENESPLATTER_PT_main)
-    assert "Segment 1 of 3: refine" in seen and "30 of 120 [0.25]" in seen and "Cancel" in seen
-    assert any(line.startswith("1:05 so far, 0:") and "left" in line for line in seen)
+    assert (
+        "Segment 1 of 2: refine, 30 of 120" in seen and "Cancel" in seen and "1:05 so far" in seen
+    )
+    (bar,) = [line for line in seen if line.endswith("]")]
+    share = round(status.clock.share, 2)
+    assert f"{share:.0%}, " in bar and "left" in bar and f"[{share:.2f}]" in bar and 0 < share < 0.5
     assert "Generate Scene" not in seen
-    status.total = 0  # not known
-    assert " [0.00]" in drawn(panels.SCENESPLATTER_PT_main)
+    status.clock, status.total = None, 0  # not known
+    assert " [0.00]" in " ".join(drawn(panels.SCENESPLATTER_PT_main))
+
+
+def test_whatever_runs_is_seen_in_the_panel_and_in_the_status_bar(
+    empty_scene, status: Status, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bar() -> str:
+        layout = CheckingLayout()
+        progress._draw_status_bar(type("Header", (), {"layout": layout})(), bpy.context)
+        return " ".join(layout.seen)
+
+    assert bar() == ""
+    monkeypatch.setattr(progress.errand, "running", True)
+    monkeypatch.setattr(progress.errand, "title", "Export")
+    monkeypatch.setattr(progress.errand, "stage", "writing")
+    monkeypatch.setattr(progress.errand, "factor", 0.5)
+    monkeypatch.setattr(engine_setup.tasks["download"], "running", True)
+    for text in (bar(), text_of(panels.SCENESPLATTER_PT_main)):
+        assert "Export: writing [0.50]" in text and "Download: " in text
+    tools = text_of(production.SCENESPLATTER_PT_tools)
+    assert "writing" not in tools, "in one place"
+    monkeypatch.setattr(progress.errand, "running", False)
+    monkeypatch.setattr(engine_setup.tasks["download"], "running", False)
+    status.phase, status.done, status.total = Phase.RUNNING, 1, 4
+    assert "Scene Splatter: 25%" in bar() and "[0.25]" in bar() and "Cancel" in bar()
+    status.phase, status.outcome, status.ended_s = Phase.IDLE, "Finished: x.", time.monotonic() - 5
+    assert bar() == "Scene Splatter: Finished: x."
+    status.ended_s -= 60
+    assert bar() == ""
 
 
 def test_the_newest_preview_frame_is_shown(empty_scene, status: Status, tmp_path: Path) -> None:
@@ -222,17 +395,15 @@ def test_a_waiting_job_is_offered_to_resume_or_import(
     assert "Import Result" in text_of(panels.SCENESPLATTER_PT_main)
 
 
-def test_the_camera_tools_and_the_notes_of_the_last_check_are_listed(
+def test_the_notes_of_the_last_camera_tool_are_listed_once(
     empty_scene, status: Status, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(
-        panels.operators.notes,
-        empty_scene.name,
-        ["The camera turns 40 degrees between frames 3 and 4."],
-    )
-    text = text_of(panels.SCENESPLATTER_PT_camera)
-    for words in ("Match Camera to Image", "Add Camera Move", "Check Path", "turns 40 degrees"):
+    note = "The camera turns 40 degrees between frames 3 and 4."
+    monkeypatch.setitem(panels.operators.notes, empty_scene.name, [note])
+    text = text_of(panels.SCENESPLATTER_PT_main)
+    for words in ("New Camera", "Match", "Add Camera Move", "Check"):
         assert words in text
+    assert text.count("turns 40 degrees") == 1
 
 
 def test_the_active_splats_show_their_view_their_warnings_and_where_they_come_from(
@@ -315,15 +486,17 @@ def test_the_results_numbers_are_listed(empty_scene, status: Status, tmp_path: P
     assert panels.SCENESPLATTER_PT_result.poll(bpy.context)
     text = text_of(panels.SCENESPLATTER_PT_result)
     for words in (
-        "Verdict: Lower lambda_0.",
-        "31.4 dB PSNR",
-        "30 % are blank. Lower",
+        "Blank regions: 30 % are blank. Lower Lambda 0.",
         "Prior: patch",
         "2, refined in 61 s",
         "Open Job Folder",
     ):
         assert words in text, text
-    assert "Seams" not in text
+    assert "Seams" not in text and text.count("Lower") == 1, "nothing is said twice"
+    report["findings"] = report["findings"][1:]
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    delivery._results.clear()
+    assert "31.4 dB PSNR" in text_of(panels.SCENESPLATTER_PT_result)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"facts": 1, "segments": 2}'])

@@ -121,6 +121,19 @@ def test_a_lens_from_the_density_of_the_sensor(tmp_path: Path, orientation: int,
     assert picture_header.read(path).fov_deg is not None
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_thumbnail_is_turned_as_the_engine_turns_the_picture(
+    tmp_path: Path, orientation: int
+) -> None:
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:20, :30], pixels[20:, 30:], pixels[:20, 30:] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    whole = images.load_image(tmp_path / "a.png").pixels.permute(1, 2, 0).numpy() * 255
+    np.testing.assert_allclose(picture_header.upright(pixels, orientation), whole, atol=0.01)
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
 def test_a_file_that_is_cut_short_is_known_before_a_job(tmp_path: Path, suffix: str) -> None:
     path = save(tmp_path / f"a.{suffix}", 6)

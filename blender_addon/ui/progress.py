@@ -1,0 +1,91 @@
+"""What runs now, in one place: the job, an errand for the splats, an installation. The panel and the status bar show it."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import bpy
+
+from ...engine.bridge.estimate import duration
+from ..jobs import delivery
+from ..jobs.engine_work import errand
+from ..jobs.session import Phase
+from . import engine_setup
+
+SAID_FOR_S = 60.0  # the status bar tells how a job ended for as long
+
+
+class Running(NamedTuple):
+    """One thing under way."""
+
+    title: str
+    factor: float  # 0 to 1
+    text: str  # beside the title
+    cancel: str  # operator that stops it, empty while it is stopping
+
+
+def job() -> Running | None:
+    """The job at hand."""
+    status = delivery.session.status
+    if not status.busy:
+        return None
+    left = status.remaining_s()
+    if status.phase is Phase.RUNNING and (status.clock is not None or status.total > 0):
+        text = f"{status.factor:.0%}" + (f", {duration(left)} left" if left is not None else "")
+    else:
+        text = status.text or status.stage
+    cancel = "" if status.phase is Phase.CANCELLING else "scene_splatter.cancel"
+    return Running("Scene Splatter", status.factor, text, cancel)
+
+
+def errands() -> list[Running]:
+    """Everything else that runs: export, import, proxy, passes, installation, downloads."""
+    found = []
+    if errand.running:
+        found.append(
+            Running(errand.title, errand.factor, errand.stage, "scene_splatter.cancel_errand")
+        )
+    found += [
+        Running(task.title, task.factor, task.text, "scene_splatter.cancel_install")
+        for task in engine_setup.tasks.values()
+        if task.running
+    ]
+    return found
+
+
+def draw_running(layout: bpy.types.UILayout, running: Running) -> None:
+    """A bar with its title, and Cancel."""
+    row = layout.row(align=True)
+    row.progress(factor=min(max(running.factor, 0.0), 1.0), text=f"{running.title}: {running.text}")
+    if running.cancel:
+        row.operator(running.cancel, text="", icon="X")
+
+
+def ended() -> tuple[str, str]:
+    """(icon, words) on the job that has just ended, for those who look elsewhere; empty after a while."""
+    status = delivery.session.status
+    if status.busy or not status.ended_s or time.monotonic() - status.ended_s > SAID_FOR_S:
+        return "NONE", ""
+    if status.problem is not None:
+        return "ERROR", status.problem.message
+    return "CHECKMARK", status.outcome
+
+
+def _draw_status_bar(self: bpy.types.Header, _context: bpy.types.Context) -> None:
+    at_hand = job()
+    for running in [*([at_hand] if at_hand else []), *errands()]:
+        draw_running(self.layout, running)
+    icon, words = ended()
+    if words:
+        self.layout.label(text=f"Scene Splatter: {words}", icon=icon)
+
+
+def register() -> None:
+    """Add to the status bar."""
+    bpy.types.STATUSBAR_HT_header.append(_draw_status_bar)
+
+
+def unregister() -> None:
+    """Take it out."""
+    bpy.types.STATUSBAR_HT_header.remove(_draw_status_bar)

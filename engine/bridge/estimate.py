@@ -1,0 +1,304 @@
+"""How long a job takes and how much memory, before it starts; how far it is and how long yet, while it runs.
+
+A job is a start (models, first depth), its segments, and the results. Every part has a unit of work that
+the settings tell, and a speed: seconds a unit, measured in the last job of this machine that was alike, or
+from the table here, which was measured on two cores without a graphics card.
+
+    part      unit of work
+    start     one
+    generate  frames of the segment x megapixels x denoising steps
+    refine    optimiser steps x megapixels
+    segment   frames of the segment x megapixels      (renders, scaffold, measures, files)
+    finish    frames of the path x megapixels         (film, report)
+    refit     rounds x megapixels                     (scene.ply of a job that blends in linear light)
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .segments import plan_segments
+from .settings import SceneSettings
+
+CACHE_VARIABLE = "SCENE_SPLATTER_CACHE"
+PARTS = ("start", "generate", "refine", "segment", "finish", "refit")
+USUAL_STEPS = 16  # of the embedded prior
+_REFIT_VIEWS = 64  # cameras of a round
+_SPEEDS = {
+    "start": 8.0,
+    "generate": 0.05,
+    "refine": 0.2,
+    "segment": 0.6,
+    "finish": 0.6,
+    "refit": 40.0,
+}
+_MEMORY_GB = 0.7, 0.02  # of a job without frames, and for each frame of a megapixel
+_SEGMENT = re.compile(r"segment (\d+) of (\d+)(?:: (\w+))?")
+_EMBEDDED = (
+    "auto",
+    "patch",
+    "none",
+)  # what the table was measured with, on a machine without a card
+
+
+class Work(NamedTuple):
+    """How much there is to do."""
+
+    frames: tuple[int, ...]  # of every segment
+    path: int  # frames of the path
+    megapixels: float  # of a frame
+    steps: int  # denoising steps; 0 leaves them to the prior, -1: there are none
+    refine_steps: int
+    linear: bool
+    key: str  # jobs of one key are alike
+
+    def units(self, part: str, steps: int = USUAL_STEPS) -> list[float]:
+        """Units of work of a part: one number for each segment, or one for the whole job."""
+        if part == "generate":
+            return [n * self.megapixels * max(self.steps or steps, 0) for n in self.frames]
+        if part == "refine":
+            return [self.refine_steps * self.megapixels for _ in self.frames]
+        if part == "segment":
+            return [n * self.megapixels for n in self.frames]
+        if part == "finish":
+            return [self.path * self.megapixels]
+        if part == "refit":
+            rounds = math.ceil(self.path / _REFIT_VIEWS) if self.linear else 0
+            return [rounds * self.megapixels]
+        return [1.0]
+
+
+class Speeds(NamedTuple):
+    """Seconds a unit of every part, and what else the last job alike told."""
+
+    seconds: Mapping[str, float]
+    steps: int  # denoising steps of a prior that chooses them itself
+    measured: bool  # here, not in the table
+    memory_gb: float = 0.0  # peak of the last job; 0 where it is not known
+    frames_mp: float = 0.0  # its frames x megapixels
+
+
+class Estimate(NamedTuple):
+    """What a job will take."""
+
+    seconds: float
+    memory_gb: float
+    measured: bool
+
+    def text(self) -> str:
+        """One line for a person, e.g. "about 6 min and 1.2 GB, as the last job here went"."""
+        how = "as the last job here went" if self.measured else "a guess before the first job here"
+        return f"about {duration(self.seconds)} and {self.memory_gb:.2g} GB, {how}"
+
+
+def work_of(settings: SceneSettings, count: int, aspect: float) -> Work:
+    """The work of a job with a path of `count` frames, `frame_step` applied, and a picture of height / width `aspect`.
+
+    Raises ValueError where there are no frames.
+    """
+    segments = plan_segments(count, settings.cameras.segment_length, settings.cameras.overlap)
+    return Work(
+        tuple(s.stop - s.start for s in segments),
+        count,
+        settings.output.width * settings.output.width * aspect / 1e6,
+        settings.video.steps if settings.enhances else -1,
+        settings.refine.refine_steps,
+        settings.output.blending == "linear",
+        f"{settings.output.device} {settings.video.prior}",
+    )
+
+
+def predict(work: Work, speeds: Speeds | None) -> Estimate | None:
+    """Seconds and memory of the whole job; None where nothing is known of jobs of this kind."""
+    if speeds is None:
+        return None
+    seconds = sum(
+        speeds.seconds.get(part, 0.0) * sum(work.units(part, speeds.steps)) for part in PARTS
+    )
+    frames_mp = work.path * work.megapixels
+    memory = _MEMORY_GB[0] + _MEMORY_GB[1] * frames_mp
+    if speeds.memory_gb:
+        memory = speeds.memory_gb + _MEMORY_GB[1] * (frames_mp - speeds.frames_mp)
+        memory = max(memory, speeds.memory_gb / 2)
+    return Estimate(seconds, memory, speeds.measured)
+
+
+def part_of(stage: str) -> tuple[str, int, int]:
+    """(part, segment from 0, segments) of a stage as the engine reports it; 0 segments outside of them."""
+    found = _SEGMENT.match(stage)
+    if found:
+        part = {"render": "generate", None: "segment"}.get(found[3], found[3])
+        return part if part in PARTS else "segment", int(found[1]) - 1, int(found[2])
+    if stage in ("fly-through", "done"):
+        return "finish", 0, 0
+    return ("refit" if stage.startswith("refit") else "start"), 0, 0
+
+
+class Clock:
+    """Where a job is in the whole of its work. Give it every report of the engine: `tell`."""
+
+    def __init__(self, work: Work, speeds: Speeds | None, now_s: float | None = None) -> None:
+        """speeds None: nothing is known, so times are told only once a segment has been seen."""
+        self._known = speeds is not None
+        rates = speeds or Speeds(_SPEEDS, USUAL_STEPS, False)
+        self._steps = rates.steps
+        self.work = work
+        self._plan = [("start", 0), *_in_order(len(work.frames)), ("finish", 0), ("refit", 0)]
+        self._expected = [
+            rates.seconds.get(part, _SPEEDS[part]) * work.units(part, rates.steps)[index]
+            for part, index in self._plan
+        ]
+        self._place, self._within = 0, 0.0
+        self._whole = True  # no part was skipped, as resumed jobs do
+        self._latest_s = time.monotonic() if now_s is None else now_s
+        self.spent = dict.fromkeys(PARTS, 0.0)  # seconds by part, in this run
+        self._promised = dict.fromkeys(PARTS, 0.0)  # what was expected of the work that they did
+
+    def tell(self, stage: str, done: int, total: int, now_s: float | None = None) -> None:
+        """A report of the engine."""
+        part, index, segments = part_of(stage)
+        if segments and segments != len(self.work.frames):
+            return  # another plan than ours: nothing true can be said
+        now = time.monotonic() if now_s is None else now_s
+        self.spent[self._plan[self._place][0]] += now - self._latest_s
+        self._latest_s = now
+        if stage == "done":
+            self._move_to(len(self._plan) - 1, 1.0)
+        elif part == "segment":  # "segment 2 of 3", 2 of 3: it is written
+            self._move_to(self._plan.index((part, index)), float(done > 0))
+        else:
+            if part == "generate" and total > 1 and not self.work.steps:
+                self._steps = total
+            counts = total > 0 and part != "start" and not stage.endswith("render")
+            share = done / total if counts else 0.0
+            self._move_to(self._plan.index((part, index)), share)
+
+    def _move_to(self, place: int, within: float) -> None:
+        if within >= 1.0 and place + 1 < len(self._plan):
+            place, within = place + 1, 0.0  # time goes to what comes next
+        if (place, within) <= (self._place, self._within):
+            return  # never back
+        skipped = range(self._place + 1, place)
+        if any(self._plan[i][0] == "segment" and self.spent["generate"] == 0 for i in skipped):
+            self._whole = False
+            skipped = range(0)
+        self._promised[self._plan[self._place][0]] += (
+            (within if place == self._place else 1.0) - self._within
+        ) * self._expected[self._place]
+        for i in skipped:
+            self._promised[self._plan[i][0]] += self._expected[i]
+        if place != self._place:
+            self._promised[self._plan[place][0]] += within * self._expected[place]
+        self._place, self._within = place, within
+
+    @property
+    def share(self) -> float:
+        """How much of the whole is done, 0 to 1, in expected time."""
+        done = sum(self._expected[: self._place]) + self._within * self._expected[self._place]
+        whole = sum(self._expected)
+        return min(done / whole, 1.0) if whole > 0 else 0.0
+
+    def left_s(self) -> float | None:
+        """Seconds until the end: what was expected, as much longer or shorter as it took so far; None while nobody knows."""
+        seen = sum(self._promised.values())
+        if not self._known and self._place < len(self._plan) // max(len(self.work.frames), 1):
+            return None
+        pace = sum(self.spent.values()) / seen if seen > 1.0 else 1.0
+        left = 0.0
+        for place in range(self._place, len(self._plan)):
+            part = self._plan[place][0]
+            rest = 1.0 - (self._within if place == self._place else 0.0)
+            promised = self._promised[part]
+            own = self.spent[part] / promised if promised > 1.0 else pace
+            left += rest * self._expected[place] * own
+        return left
+
+    def speeds(self, memory_gb: float = 0.0) -> Speeds | None:
+        """What this job taught about the machine, after its end; None where it was resumed, and before its end."""
+        if self.share < 1.0 or not self._whole:
+            return None
+        done = {part: sum(self.work.units(part, self._steps)) for part in PARTS}
+        seconds = {p: self.spent[p] / done[p] for p in PARTS if done[p] > 0 and self.spent[p] > 0}
+        frames_mp = self.work.path * self.work.megapixels
+        return Speeds(seconds, self._steps, True, memory_gb, frames_mp)
+
+
+def _in_order(segments: int) -> list[tuple[str, int]]:
+    return [(part, i) for i in range(segments) for part in ("generate", "refine", "segment")]
+
+
+def user_cache() -> Path:
+    """The folder of ours among the user's caches: $SCENE_SPLATTER_CACHE, else the system's. Nothing is made."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    if chosen:
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "scene_splatter"
+
+
+def speeds_for(key: str, folder: Path | None = None) -> Speeds | None:
+    """What is known of the speed of jobs with this `Work.key`: the last one here, else the table, else None."""
+    told = _stored(folder).get(key)
+    if isinstance(told, dict):
+        try:
+            seconds = {part: float(told["seconds"][part]) for part in told["seconds"]}
+            if seconds.keys() <= set(PARTS) and all(0 <= s < math.inf for s in seconds.values()):
+                return Speeds(
+                    {**_SPEEDS, **seconds},
+                    int(told["steps"]),
+                    True,
+                    float(told["memory_gb"]),
+                    float(told["frames_mp"]),
+                )
+        except (KeyError, TypeError, ValueError):
+            pass  # written by another version: measured anew by the next job
+    device, _, prior = key.partition(" ")
+    if device in ("auto", "cpu") and prior in _EMBEDDED:
+        return Speeds(_SPEEDS, USUAL_STEPS, False)
+    return None
+
+
+def keep(work: Work, speeds: Speeds, folder: Path | None = None) -> None:
+    """Remember how fast a job went, for the next of its kind. Raises OSError."""
+    place = folder or user_cache()
+    known = _stored(folder)
+    known[work.key] = {**speeds._asdict(), "seconds": dict(speeds.seconds)}
+    place.mkdir(parents=True, exist_ok=True)
+    partial = place / f"speeds.json.{os.getpid()}.partial"
+    partial.write_text(json.dumps(known, indent=2), encoding="utf-8")
+    os.replace(partial, place / "speeds.json")
+
+
+def _stored(folder: Path | None) -> dict[str, Any]:
+    try:
+        told = json.loads(((folder or user_cache()) / "speeds.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def duration(seconds: float) -> str:
+    """A length of time in words, no finer than it can be known: 40 s, 6 min, 1 h 20 min."""
+    if seconds < 55:
+        return f"{max(5, round(seconds / 5) * 5)} s"
+    minutes = max(1, round(seconds / 60))
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, rest = divmod(minutes, 60)
+    rest = round(rest / 5) * 5
+    if rest == 60:
+        hours, rest = hours + 1, 0
+    return f"{hours} h {rest} min" if rest and hours < 24 else f"{hours} h"

@@ -1,0 +1,133 @@
+"""How long a job takes: the whole is the sum of its parts, and a job that was measured is predicted as it went."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.bridge import estimate
+from engine.bridge.estimate import Clock, Speeds, Work
+from engine.bridge.settings import make
+
+RATES = {"start": 9.0, "generate": 0.3, "refine": 0.1, "segment": 2.0, "finish": 1.5, "refit": 30.0}
+
+
+def work(**values: object) -> Work:
+    return estimate.work_of(make(**{"width": 1000, "blending": "linear", **values}), 40, 0.5)
+
+
+def play(
+    clock: Clock, job: Work, rates: dict[str, float], steps: int, first: int = 0
+) -> list[tuple]:
+    """Tell a clock what the engine of a machine with these speeds reports; (seconds, share, left) at every report."""
+    now, seen = 0.0, []
+
+    def tell(stage: str, done: int, total: int) -> None:
+        clock.tell(stage, done, total, now)
+        seen.append((now, clock.share, clock.left_s()))
+
+    tell("starting", 0, 1)
+    now += rates["start"]
+    count = len(job.frames)
+    for i in range(first, count):
+        name = f"segment {i + 1} of {count}"
+        tell(f"{name}: render", 1, 1)
+        for step in range(steps + 1):
+            tell(f"{name}: generate", step, steps)
+            now += rates["generate"] * job.units("generate", steps)[i] / steps * (step < steps)
+        tell(f"{name}: generate", 1, 1)
+        for step in range(0, job.refine_steps + 1, 50):
+            tell(f"{name}: refine", step, job.refine_steps)
+            now += rates["refine"] * 50 * job.megapixels * (step < job.refine_steps)
+        now += rates["segment"] * job.units("segment")[i]
+        tell(name, i + 1, count)
+    for frame in range(job.path):
+        tell("fly-through", frame, job.path)
+        now += rates["finish"] * job.megapixels
+    if job.linear:
+        tell("refit for display blending", 0, 200)
+        now += rates["refit"] * job.units("refit")[0]
+        tell("refit for display blending", 200, 200)
+    tell("done", 1, 1)
+    return seen
+
+
+def test_a_job_as_it_was_predicted_ends_when_it_was_said() -> None:
+    job, speeds = work(), Speeds(RATES, 20, True)
+    seen = play(Clock(job, speeds, 0.0), job, RATES, 20)
+    whole = seen[-1][0]
+    assert estimate.predict(job, speeds).seconds == pytest.approx(whole)
+    assert [share for _, share, _ in seen] == sorted(share for _, share, _ in seen)
+    assert seen[-1][1] == 1.0 and seen[-1][2] == pytest.approx(0.0, abs=1e-9)
+    for now, share, left in seen:
+        assert left == pytest.approx(whole - now, abs=0.08 * whole), (now, share)
+
+
+@pytest.mark.parametrize("pace", [0.25, 6.0])
+def test_a_machine_that_is_faster_or_slower_is_found_out_on_the_way(pace: float) -> None:
+    job = work()
+    here = {part: pace * rate for part, rate in RATES.items()}
+    seen = play(Clock(job, Speeds(RATES, 20, False), 0.0), job, here, 20)
+    whole = seen[-1][0]
+    for now, share, left in seen:
+        if share > 0.25:
+            assert left == pytest.approx(whole - now, abs=0.1 * whole), (now, share)
+
+
+def test_what_a_job_taught_predicts_the_next_of_another_size(tmp_path: Path) -> None:
+    job = work()
+    clock = Clock(job, None, 0.0)
+    seen = play(clock, job, RATES, 33)
+    assert seen[1][2] is None and seen[-1][2] is not None, "times are told once a segment was seen"
+    estimate.keep(job, clock.speeds(2.5), tmp_path)
+    other = work(width=1400, refine_steps=700, segment_length=13, overlap=4)
+    told = estimate.speeds_for(other.key, tmp_path)
+    assert told.measured and told.steps == 33
+    expected = play(Clock(other, told, 0.0), other, RATES, 33)[-1][0]
+    assert estimate.predict(other, told).seconds == pytest.approx(expected, rel=0.02)
+    assert estimate.predict(other, told).memory_gb > 2.5, "more frames of more pixels"
+    assert "as the last job here went" in estimate.predict(job, told).text()
+
+
+def test_a_resumed_job_counts_what_is_done_and_teaches_nothing() -> None:
+    job = work(segment_length=13, overlap=4)
+    clock = Clock(job, Speeds(RATES, 20, True), 0.0)
+    seen = play(clock, job, RATES, 20, first=2)
+    assert seen[1][1] > 0.3 and clock.speeds() is None
+    for now, _, left in seen[1:]:
+        assert left == pytest.approx(seen[-1][0] - now, abs=0.1 * seen[-1][0])
+
+
+def test_settings_that_cost_more_take_longer() -> None:
+    speeds = Speeds(RATES, 20, True)
+    usual = estimate.predict(work(), speeds).seconds
+    for change in ({"width": 2000}, {"refine_steps": 900}, {"steps": 60}, {"overlap": 24}):
+        assert estimate.predict(work(**change), speeds).seconds > usual, change
+    for change in ({"prior": "none"}, {"blending": "display"}):
+        assert estimate.predict(work(**change), speeds).seconds < usual, change
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"auto auto": 1}', '{"auto auto": {"seconds": {"x": 1}}}']
+)
+def test_a_damaged_memory_of_earlier_jobs_is_no_obstacle(tmp_path: Path, text: str) -> None:
+    (tmp_path / "speeds.json").write_text(text)
+    assert not estimate.speeds_for(work().key, tmp_path).measured
+    assert estimate.speeds_for(work(prior="viewcrafter_25").key, tmp_path) is None
+    estimate.keep(work(), Speeds(RATES, 20, True), tmp_path)
+    assert estimate.speeds_for(work().key, tmp_path).measured
+    assert json.loads((tmp_path / "speeds.json").read_text())
+
+
+def test_nothing_is_said_of_what_nobody_knows() -> None:
+    assert estimate.predict(work(prior="wan_vace_1_3b"), None) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(3, "5 s"), (42, "40 s"), (58, "1 min"), (389, "6 min"), (3599, "1 h"), (4900, "1 h 20 min")],
+)
+def test_a_duration_in_words(seconds: float, text: str) -> None:
+    assert estimate.duration(seconds) == text
