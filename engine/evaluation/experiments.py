@@ -41,7 +41,7 @@ _PARTS: dict[str, dict[str, Any]] = {
     "lambda as printed, without pixel momentum": {"lambda_coverage": False, "momentum": "latent"},
     "free run alone": {"momentum": "none"},
 }
-DRAWN_SIZE = (256, 144)
+DRAWN_SIZE = (128, 72)
 LONGEST = 300  # frames; shorter paths are its beginning
 
 

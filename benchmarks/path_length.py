@@ -1,0 +1,120 @@
+"""What a path's length costs: seconds of a segment, peak memory and the job folder at 40 to 1000 frames.
+
+    python benchmarks/path_length.py [--frames 40 100 300 1000] [--width 96] [--steps 30] [--prior patch]
+
+Every length is a whole job, from the picture to its report, in a process of its own. The camera trucks
+sideways at the same speed, so that every segment invents about as much. Seconds are the job's processor
+time, which a busy machine does not change much. Bars: the last tenth of the segments of the longest path at
+most 1.15 times a segment of the shortest; peak memory at 1000 frames at most 1.3 times that at 100.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+SPEED_M = 0.02  # a frame
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--frames", type=int, nargs="+", default=[40, 100, 300, 1000])
+    parser.add_argument("--picture", type=Path, default=ROOT / "engine" / "demo" / "image.jpg")
+    parser.add_argument("--width", type=int, default=96)
+    parser.add_argument("--steps", type=int, default=30, help="optimiser steps a segment")
+    parser.add_argument("--prior", default="patch")
+    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)  # a job folder to run here
+    args = parser.parse_args()
+    if args.one is not None:
+        print(json.dumps(_one(args.one)))
+        return
+    print(
+        "| frames | segments | CPU s a segment, median | last tenth | the rest, CPU s | peak MB | MB on disk |"
+    )
+    print("|---|---|---|---|---|---|---|", flush=True)
+    found = [(count, _measure(args, count)) for count in args.frames]
+    (short, first), (long_, last) = found[0], found[-1]
+    print(
+        f"\nlast tenth at {long_} frames against the median at {short}: {last['tenth'] / first['median']:.2f} (bar 1.15)"
+    )
+    at = dict(found)
+    if 100 in at:
+        print(
+            f"peak memory at {long_} frames against 100: {last['peak_mb'] / at[100]['peak_mb']:.2f} (bar 1.3)"
+        )
+    print(
+        f"MB on disk a frame: {first['disk_mb'] / short:.3f} at {short}, {last['disk_mb'] / long_:.3f} at {long_}"
+    )
+
+
+def _measure(args: argparse.Namespace, count: int) -> dict[str, Any]:
+    """Prepare a job of `count` frames and run it in a process of its own."""
+    from engine.bridge import settings
+    from engine.job.run import prepare_job
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "job"
+        chosen = settings.make(
+            "standard",
+            prior=args.prior,
+            width=args.width,
+            refine_steps=args.steps,
+            move_frames=count,
+            depth="box",
+            box_width=0.0,
+            device="cpu",
+        )
+        prepare_job(folder, args.picture, f"truck:{SPEED_M * (count - 1):g}", chosen, resume=False)
+        words = [sys.executable, __file__, "--one", str(folder)]
+        done = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+    spent = found["segments"][1:] or found["segments"]  # the first also compiles
+    found["median"] = statistics.median(spent)
+    found["tenth"] = statistics.median(spent[-max(1, len(spent) // 10) :])
+    found["disk_mb"] = size / 2**20
+    print(
+        f"| {count} | {len(found['segments'])} | {found['median']:.2f} | {found['tenth']:.2f} | "
+        f"{found['rest_s']:.1f} | {found['peak_mb']:.0f} | {found['disk_mb']:.1f} |",
+        flush=True,
+    )
+    return found
+
+
+def _one(folder: Path) -> dict[str, Any]:
+    """Run a job here: CPU seconds of each segment, of all else, and the peak of this process's memory."""
+    from engine.job.run import run_job
+
+    began = last = time.process_time()
+    segments: list[float] = []
+
+    def report(stage: str, done: int, total: int, *_: Any, **__: Any) -> None:
+        nonlocal last
+        if stage == "prior":
+            last = time.process_time()
+        elif re.fullmatch(r"segment \d+ of \d+", stage) and done == len(segments) + 1:
+            segments.append(time.process_time() - last)
+            last = time.process_time()
+
+    run_job(folder, report)
+    return {
+        "segments": segments,
+        "rest_s": time.process_time() - began - sum(segments),
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+if __name__ == "__main__":
+    main()
