@@ -33,6 +33,7 @@ from .gltf_container import Builder, Document
 from .scene import (
     COLOUR_SPACES,
     DISPLAY,
+    MOST_SPLATS,
     Metadata,
     SplatScene,
     damaged,
@@ -50,6 +51,7 @@ from .scene import (
 _BASE = "KHR_gaussian_splatting"
 # the name that shipping readers (Cesium, luma.gl) know comes first: it is the one written
 _SPZ_NAMES = (f"{_BASE}_compression_spz_2", f"{_BASE}_compression_spz")
+_INSTANCES = 64  # of the same splats in a file, beyond two million in all
 _KNOWN_EXTENSIONS = (_BASE, *_SPZ_NAMES, "KHR_materials_unlit", "KHR_texture_transform")
 _IDENTITY = [1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0]
 
@@ -65,6 +67,7 @@ def read(path: Path) -> SplatScene:
     document = Document(path)
     _refuse_unknown_extensions(document)
     parts: list[SplatScene] = []
+    total = 0
     cameras: list[tuple[int, np.ndarray]] = []
     for node_index, matrix in _world_matrices(document):
         node = document.item("nodes", node_index)
@@ -74,6 +77,11 @@ def read(path: Path) -> SplatScene:
             for primitive in document.array(document.item("meshes", node["mesh"]), "primitives"):
                 part = _primitive(document, primitive)
                 if part is not None:
+                    total += part.count
+                    if total > MOST_SPLATS or total > _INSTANCES * part.count + MOST_SPLATS // 50:
+                        raise damaged(
+                            path, f"its nodes repeat {part.count} splats {len(parts)} times"
+                        )
                     parts.append(SplatScene(transform_splats(part.splats, matrix), part.metadata))
     if not parts:
         raise UserError(

@@ -37,7 +37,8 @@ LOSSY = (
     "SH to a palette",
 )
 _META_LIMIT = 16 << 20
-_PICTURE_LIMIT = 1 << 30
+_FREE_BYTES = 8 << 20  # of a picture, beside eight bytes a splat
+_SPLATS_A_BYTE = 8  # of the whole file; real ones need fifteen bytes a splat
 _PALETTE_WIDTH = 64
 _PALETTE_LIMIT = 65536  # labels have 16 bits
 _EFFORT = 2  # of the WebP encoder: more costs double for a few hundredths of the size
@@ -98,11 +99,15 @@ def _decode(path: Path, meta_name: str, load: Loader) -> SplatScene:
             "Convert it with a current splat-transform or SuperSplat.",
         )
     count = meta.get("count")
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_SPLATS:
-        raise damaged(path, f"it claims {count!r} splats")
+    most = min(MOST_SPLATS, 100_000 + _SPLATS_A_BYTE * _size_of(path))
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= most:
+        raise damaged(path, f"it claims {str(count)[:40]} splats")
     try:
         splats = _splats(
-            meta, count, lambda section, i: _picture(meta[section]["files"][i], load, path), path
+            meta,
+            count,
+            lambda section, i: _picture(meta[section]["files"][i], load, path, count),
+            path,
         )
     except (KeyError, TypeError, IndexError) as error:
         raise damaged(path, f"meta.json lacks something ({error!r})") from error
@@ -111,7 +116,14 @@ def _decode(path: Path, meta_name: str, load: Loader) -> SplatScene:
     )
 
 
-def _picture(name: Any, load: Loader, path: Path) -> np.ndarray:
+def _size_of(path: Path) -> int:
+    """Bytes of the archive, or of all pictures beside a meta.json."""
+    if path.name != "meta.json":
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.parent.iterdir() if file.is_file())
+
+
+def _picture(name: Any, load: Loader, path: Path, count: int) -> np.ndarray:
     """[pixels, 4] uint8, with the picture's width as its own first axis: returned as [h, w, 4]."""
     if (
         not isinstance(name, str)
@@ -125,8 +137,10 @@ def _picture(name: Any, load: Loader, path: Path) -> np.ndarray:
             "Do not open it; ask for a clean export.",
         )
     try:
-        with Image.open(io.BytesIO(load(name, _PICTURE_LIMIT)), formats=("WEBP", "PNG")) as picture:
-            if picture.width * picture.height > MOST_SPLATS + 65536:
+        with Image.open(
+            io.BytesIO(load(name, _FREE_BYTES + 8 * count)), formats=("WEBP", "PNG")
+        ) as picture:
+            if picture.width * picture.height > 4 * count + _FREE_BYTES // 4:
                 raise damaged(path, f"{name} is {picture.width} x {picture.height} pixels")
             return np.asarray(picture.convert("RGBA"))
     except (

@@ -50,9 +50,7 @@ _ANTIALIASED, _EXTENSIONS = 1, 2
 _ADOBE_AXES = 0xADBE0003
 _SH_COUNTS = (0, 3, 8, 15, 24)
 _MOST_FIXED = 0x7FFFFF - 1
-_MOST_RATIO = (
-    1100  # deflate cannot do better than 1032:1; a header claiming more is a lie or a bomb
-)
+_MOST_RATIO = 60  # real scenes pack to a half or a third; a header claiming more is a lie or a bomb
 _FREE_BYTES = 1 << 26  # small files may be of any ratio up to this size
 # letters of the named systems 1..16: where x, y and z point
 _ADOBE_SYSTEMS = [

@@ -9,31 +9,21 @@ are tenths of the stage's unit, as UsdGeom.Camera defines them.
 
 from __future__ import annotations
 
-import contextlib
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..bridge.axes import transform_splats
 from ..bridge.camera_file import CameraPath
 from ..bridge.errors import UserError
 from ..bridge.harmonics import degree_of
-from ..bridge.splat_file import Splats
-from .camera_nodes import node_matrices, path_from_nodes, plane_corners
+from . import usd_guard
+from .camera_nodes import node_matrices, plane_corners
 from .scene import (
     DISPLAY,
     LINEAR,
-    Metadata,
     SplatScene,
-    damaged,
-    log,
-    log_scale,
-    logit,
     replacing_path,
     sigmoid,
 )
@@ -219,7 +209,7 @@ def _write_image_plane(stage: Any, path: CameraPath, unit: float, picture: Path)
     UsdShade.MaterialBindingAPI.Apply(mesh.GetPrim()).Bind(material)
 
 
-# ---- reading
+# ---- reading, which `usd_stage` does in a process of its own
 
 
 def read(path: Path) -> SplatScene:
@@ -227,204 +217,13 @@ def read(path: Path) -> SplatScene:
 
     UserError for files that USD cannot open, fields whose arrays do not fit, and stages without any.
     """
-    with _complaints_of_usd(path):
-        return _read_stage(_open(path), path)
-
-
-def _read_stage(stage: Any, path: Path) -> SplatScene:
-    axes = "blender" if UsdGeom.GetStageUpAxis(stage) == UsdGeom.Tokens.z else "gltf"
-    unit = UsdGeom.GetStageMetersPerUnit(stage)
-    fields = [
-        UsdVol.ParticleField3DGaussianSplat(p)
-        for p in stage.Traverse()
-        if p.IsA(UsdVol.ParticleField3DGaussianSplat)
-    ]
-    if not fields:
-        raise UserError(
-            f"{path} holds no Gaussian particle field.",
-            "Export ParticleField3DGaussianSplat prims (OpenUSD 26.03 or newer).",
-        )
-    parts = [_read_field(field, path) for field in fields]
-    most = max(p.sh_rest.shape[1] for p in parts)
-    parts = [
-        p._replace(sh_rest=np.pad(p.sh_rest, ((0, 0), (0, most - p.sh_rest.shape[1]), (0, 0))))
-        for p in parts
-    ]
-    splats = (
-        parts[0]
-        if len(parts) == 1
-        else Splats(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-    )
-    name = (
-        Usd.ColorSpaceAPI(fields[0].GetPrim()).GetColorSpaceNameAttr().Get()
-        if fields[0].GetPrim().HasAPI(Usd.ColorSpaceAPI)
-        else None
-    )
-    colour_space = LINEAR if name and name.startswith("lin_") else DISPLAY
-    comments = tuple(
-        (stage.GetDefaultPrim() or stage.GetPseudoRoot()).GetCustomDataByKey("comments") or ()
-    )
-    metadata = Metadata(
-        axes=axes, metres_per_unit=unit, colour_space=colour_space, comments=comments, source="usd"
-    )
-    return SplatScene(splats, metadata, read_cameras(stage, axes, unit))
-
-
-@contextlib.contextmanager
-def _complaints_of_usd(path: Path) -> Iterator[None]:
-    """USD's errors, which it raises at any access, as one of ours."""
-    try:
-        yield
-    except (Tf.ErrorException, UnicodeDecodeError, RuntimeError) as error:
-        try:
-            reason = (
-                str(error).strip().splitlines()[-1].rpartition(" : ")[2].strip("' ")
-            )  # without its C++ function and line
-        except UnicodeDecodeError:  # the message quotes the file
-            reason = "it holds bytes that are no text"
-        raise damaged(path, f"USD cannot read it ({reason})") from error
-
-
-def _open(path: Path) -> Any:
-    """The stage. Damaged binary files can end the process that reads them or fill its memory: one with a limit tries first."""
-    with Path(path).open("rb") as file:
-        binary = file.read(8).startswith((b"PXR-USDC", b"PK"))
-    if binary:
-        limit_s = 30 + Path(path).stat().st_size / 5e6
-        command = [sys.executable, "-m", __name__, str(Path(path).resolve())]
-        try:
-            done = subprocess.run(
-                command, cwd=_ROOT, capture_output=True, timeout=limit_s, check=False
-            )
-        except subprocess.TimeoutExpired as error:
-            raise damaged(path, f"USD has not read it in {limit_s:.0f} s") from error
-        if done.returncode != 0:
-            raise damaged(path, "USD cannot read it")
-    return Usd.Stage.Open(str(path))
-
-
-def _read_field(field: Any, path: Path) -> Splats:
-    when = Usd.TimeCode.EarliestTime()
-
-    def values(name: str, width: int) -> np.ndarray:
-        for attribute in (
-            field.GetPrim().GetAttribute(name),
-            field.GetPrim().GetAttribute(name + "h"),
-        ):
-            value = attribute.Get(when) if attribute else None
-            if value is not None and len(value):
-                return np.array(value, np.float32).reshape(-1, width)
-        return np.zeros((0, width), np.float32)
-
-    means, quats, scales = values("positions", 3), values("orientations", 4), values("scales", 3)
-    opacities, coefficients = (
-        values("opacities", 1),
-        values("radiance:sphericalHarmonicsCoefficients", 3),
-    )
-    n = len(means)
-    degree = field.GetRadianceSphericalHarmonicsDegreeAttr().Get()
-    if degree is None or not 0 <= degree <= 4:
-        raise damaged(path, f"SH degree {degree} is unknown")
-    per_splat = (degree + 1) ** 2
-    sizes = {
-        "orientations": len(quats),
-        "scales": len(scales),
-        "opacities": len(opacities),
-        "coefficients": len(coefficients) / per_splat,
-    }
-    if n == 0 or any(size != n for size in sizes.values()):
-        raise damaged(path, f"{field.GetPath()} has {n} positions but {sizes}")
-    if degree == 4:
-        log.warning(
-            "%s: SH degree 4 is more than this engine keeps; the fourth band is dropped", path
-        )
-    coefficients = coefficients.reshape(n, per_splat, 3)[:, :16]
-    splats = Splats(
-        means=means,
-        quats=np.ascontiguousarray(quats[:, [3, 0, 1, 2]]),
-        scales_log=log_scale(np.maximum(scales, 0)),
-        opacities_logit=logit(np.clip(opacities[:, 0], 0, 1)),
-        sh_dc=np.ascontiguousarray(coefficients[:, 0]),
-        sh_rest=np.ascontiguousarray(coefficients[:, 1:]),
-    )
-    world = UsdGeom.Xformable(field).ComputeLocalToWorldTransform(when)
-    return transform_splats(splats, np.array(world).T)
-
-
-def read_cameras(stage: Any, axes: str, unit: float) -> CameraPath | None:
-    """The first camera of a stage at every whole time code, or None."""
-    prims = [p for p in stage.Traverse() if p.IsA(UsdGeom.Camera)]
-    if not prims:
-        return None
-    prim = prims[0]
-    first, last = (
-        (stage.GetStartTimeCode(), stage.GetEndTimeCode())
-        if stage.HasAuthoredTimeCodeRange()
-        else (0.0, 0.0)
-    )
-    if not 0 <= last - first <= 1_000_000:  # NaN fails this too
-        raise UserError(
-            f"The stage spans the frames {first:g} to {last:g}.", "Mend its time range."
-        )
-    frames = np.arange(first, last + 0.5)
-    width, height = (_resolution(prim, name) for name in ("width", "height"))
-    Ks, matrices = [], []
-    for frame in frames:
-        camera = UsdGeom.Camera(prim).GetCamera(float(frame))
-        if (
-            camera.focalLength <= 0
-            or camera.horizontalAperture <= 0
-            or camera.verticalAperture <= 0
-        ):
-            raise damaged(
-                stage.GetRootLayer().identifier,
-                "its camera has no positive focal length and aperture",
-            )
-        if not (width and height):
-            width, height = (
-                1280,
-                max(1, round(1280 * camera.verticalAperture / camera.horizontalAperture)),
-            )
-        fx, fy = (
-            camera.focalLength / camera.horizontalAperture * width,
-            camera.focalLength / camera.verticalAperture * height,
-        )
-        cx = width / 2 - camera.horizontalApertureOffset / camera.horizontalAperture * width
-        cy = height / 2 + camera.verticalApertureOffset / camera.verticalAperture * height
-        Ks.append([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
-        matrices.append(np.array(camera.transform).T)
-    return path_from_nodes(
-        np.array(matrices), np.array(Ks), (width, height), stage.GetTimeCodesPerSecond(), axes, unit
-    )
-
-
-def _resolution(prim: Any, name: str) -> int:
-    """What our writer said about the picture's size; 0 in stages of others."""
-    attribute = prim.GetAttribute(f"userProperties:resolution_{name}")
-    value = attribute.Get() if attribute else None
-    return value if isinstance(value, int) and 0 < value <= 65536 else 0
+    scene = usd_guard.read(path, "scene")
+    assert isinstance(scene, SplatScene)
+    return scene
 
 
 def cameras_of(path: Path) -> CameraPath | None:
     """The first camera of a stage file that need not hold splats, or None. Raises UserError."""
-    with _complaints_of_usd(path):
-        stage = _open(path)
-        axes = "blender" if UsdGeom.GetStageUpAxis(stage) == UsdGeom.Tokens.z else "gltf"
-        return read_cameras(stage, axes, UsdGeom.GetStageMetersPerUnit(stage))
-
-
-def _try(path: Path) -> None:
-    """Touch all that `read` and `cameras_of` would, within memory that a sound file of this size can need."""
-    if sys.platform == "linux":
-        import resource
-
-        most = _FREE_BYTES + 40 * path.stat().st_size
-        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
-    stage = Usd.Stage.Open(str(path))
-    for touch in (lambda: read_cameras(stage, "gltf", 1.0), lambda: _read_stage(stage, path)):
-        with contextlib.suppress(UserError):  # for the reader itself to say
-            touch()
-
-
-if __name__ == "__main__":
-    _try(Path(sys.argv[1]))
+    cameras = usd_guard.read(path, "cameras")
+    assert not isinstance(cameras, SplatScene)
+    return cameras
