@@ -76,7 +76,9 @@ def _restored(
         cameras = CameraPath(*(arrays[name] for name in _CAMERA), *size, fps, unit, tuple(notes))
     if what == "cameras":
         return cameras
-    known = {k: tuple(v) if isinstance(v, list) else v for k, v in said["metadata"].items()}
+    known: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in said["metadata"].items()
+    }
     return SplatScene(
         Splats(*(arrays[name] for name in Splats._fields)), Metadata(**known), cameras
     )
