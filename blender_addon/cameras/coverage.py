@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...engine.bridge.camera_file import CameraPath
+from ...engine.bridge.settings import USUAL_CAMERA_HEIGHT_M, USUAL_HORIZON
 from ..jobs.slices import Step, run
 
 CELLS = 64  # across the picture
@@ -27,13 +28,14 @@ def box_depth(K: np.ndarray, width: int, height: int, geometry: Any) -> np.ndarr
     x, y = np.meshgrid(
         (np.arange(width) + 0.5 - K[0, 2]) / K[0, 0], (np.arange(height) + 0.5 - K[1, 2]) / K[1, 1]
     )
-    pitch = math.atan2(K[1, 2] - geometry.horizon * height, K[1, 1])
+    pitch = math.atan2(K[1, 2] - (geometry.horizon or USUAL_HORIZON) * height, K[1, 1])
+    stands = geometry.camera_height or USUAL_CAMERA_HEIGHT_M
     down, ahead = y * math.cos(pitch) + math.sin(pitch), math.cos(pitch) - y * math.sin(pitch)
-    walls = [(down, geometry.camera_height), (ahead, geometry.box_depth)]
+    walls = [(down, stands), (ahead, geometry.box_depth)]
     if geometry.box_width > 0:
         walls += [(-x, geometry.box_width / 2), (x, geometry.box_width / 2)]
     if geometry.box_height > 0:
-        walls.append((-down, geometry.box_height - geometry.camera_height))
+        walls.append((-down, geometry.box_height - stands))
     lengths = [
         np.where(rate > 1e-9, distance / np.maximum(rate, 1e-9), np.inf) for rate, distance in walls
     ]

@@ -76,8 +76,9 @@ def _first_depth(
         return (yield from blockout.measure_in_slices(context, camera, frame, width, height))
     if group.depth_source in (
         "BOX",
+        "SMALL",
         "AUTO",
-    ):  # automatic: which model is here only the engine can tell, so the box stands for it
+    ):  # only the engine can read a depth from the picture, so the box stands for it
         K = np.diag([width / path.width, height / path.height, 1.0]) @ path.K[0]
         return coverage.box_depth(K, width, height, properties.read(group).geometry)
     file = Path(bpy.path.abspath(group.depth_file))

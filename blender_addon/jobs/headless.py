@@ -176,9 +176,11 @@ def _assign(group: properties.SCENESPLATTER_PG_scene, assignments: list[str]) ->
     engine_settings.make(**{**properties.values(group), **values})
     for name, value in values.items():
         if name == "depth":
-            group.depth_source, group.depth_model = {"box": ("BOX", ""), "auto": ("AUTO", "")}.get(
-                value, ("MODEL", value)
-            )
+            group.depth_source, group.depth_model = {
+                "box": ("BOX", ""),
+                "small": ("SMALL", ""),
+                "auto": ("AUTO", ""),
+            }.get(value, ("MODEL", value))
         else:
             setattr(group.settings, name, value)
 

@@ -311,6 +311,10 @@ class SCENESPLATTER_PT_settings(_InSidebar, bpy.types.Panel):
             column.prop(group, "depth_file")
         elif group.depth_source == "MODEL":
             column.prop(group, "depth_model")
+        elif group.depth_source == "SMALL":
+            column.label(text="A guess: one small download is far better", icon="INFO")
+        elif group.depth_source == "BOX":
+            column.label(text="A plain box: what stands on its floor is smeared", icon="INFO")
         for row in properties.basic():
             column.prop(group.settings, row.name)
         column.prop(group, "replace_last", text="Replace Last")

@@ -43,7 +43,16 @@ _PRESET_ITEMS = tuple(
     (name, name.title(), _PRESET_TEXT.get(name, "")) for name in engine_settings.PRESETS
 )
 _DEPTH_SOURCES = (
-    ("AUTO", "Automatic", "The best learned depth model whose weights are here, else the box"),
+    (
+        "AUTO",
+        "Automatic",
+        "The best large depth model whose weights are here, else the small network that ships",
+    ),
+    (
+        "SMALL",
+        "Small Network",
+        "A guess by the small network that ships: nothing to download; one large model gives far better depth",
+    ),
     (
         "BOX",
         "Box",
@@ -305,9 +314,11 @@ def values(group: SCENESPLATTER_PG_scene) -> dict[str, Any]:
         value = getattr(group.settings, row.name)
         value = bpy.path.abspath(value) if row.name == "initialiser" and value else value
         found[row.name] = shortest(value) if row.type is float else value
-    found["depth"] = {"MODEL": group.depth_model.strip(), "AUTO": "auto"}.get(
-        group.depth_source, "box"
-    )
+    found["depth"] = {
+        "MODEL": group.depth_model.strip(),
+        "AUTO": "auto",
+        "SMALL": "small",
+    }.get(group.depth_source, "box")
     return found
 
 

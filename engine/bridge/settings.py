@@ -60,13 +60,17 @@ class CameraSettings:
     )
 
 
+USUAL_HORIZON = 0.45  # of the box, where neither the user nor the picture tells
+USUAL_CAMERA_HEIGHT_M = 1.6
+
+
 @dataclass(frozen=True)
 class GeometrySettings:
     """Where the first Gaussians come from."""
 
     depth: str = _setting(
         "auto",
-        "Depth source: auto (the best model that is here, else box), box, a model's name, or a file (EXR, 16-bit PNG, NPY)",
+        "Depth source: auto (the best model that is here, else small), small, box, a model's name, or a file (EXR, 16-bit PNG, NPY)",
         basic=True,
     )
     depth_unit: float = _setting(
@@ -77,19 +81,21 @@ class GeometrySettings:
     )
     fov: float = _setting(
         0.0,
-        "Horizontal field of view; 0: from the path, else the depth model, else EXIF, else 60",
+        "Horizontal field of view; 0: from the path, else a large depth model, else EXIF, else a guess from the picture, else 60",
         unit="deg",
         limits=(0.0, 170.0),
         basic=True,
     )
     horizon: float = _setting(
-        0.45, "Height of the horizon in the picture, 0 top to 1 bottom", limits=(0.0, 1.0)
+        0.0,
+        "Height of the horizon in the picture for the box, 0.001 top to 1 bottom; 0: found from the picture's lines",
+        limits=(0.0, 1.0),
     )
     camera_height: float = _setting(
-        1.6,
-        "Height of the camera above the floor",
+        0.0,
+        "Height of the camera above the floor, which settles the scale; 0: the depth source's own metres (box: 1.6)",
         unit="m",
-        limits=(0.01, 1000.0),
+        limits=(0.0, 1000.0),
         basic=True,
     )
     box_width: float = _setting(

@@ -39,8 +39,8 @@ def choose_intrinsics(
     """K [3, 3] in pixels of image [3, h, w], and a sentence for the report.
 
     The first that is known wins: the user's setting (0: not set), the first camera of the path
-    (at the image's size), the depth source's own reading, the picture's EXIF, 60 degrees over
-    the longer side.
+    (at the image's size), the depth source's own reading (after EXIF where it is but a guess),
+    the picture's EXIF, 60 degrees over the longer side.
     """
     height, width = image.shape[-2:]
     if fov_setting > 0:
@@ -53,8 +53,13 @@ def choose_intrinsics(
                 f"path: expected cameras of {width}x{height}, got {path.width}x{path.height}"
             )
         K, origin = torch.from_numpy(path.K[0]).float(), "from the camera path"
+    elif exif_fov is not None and source is not None and source.lens_is_a_guess:
+        K, origin = intrinsics_from_fov(exif_fov, width, height), "from the picture's EXIF"
     elif source is not None and (read := source.intrinsics(image)) is not None:
-        K, origin = read.float().cpu(), f"estimated by {source.name}"
+        K, origin = (
+            read.float().cpu(),
+            f"{'guessed' if source.lens_is_a_guess else 'estimated'} by {source.name}",
+        )
     elif exif_fov is not None:
         K, origin = intrinsics_from_fov(exif_fov, width, height), "from the picture's EXIF"
     else:

@@ -349,10 +349,23 @@ def _models() -> Iterator[Check]:
     for row in PRIORS.values():
         module = f"{priors.__name__}.{row.factory.split(':')[0]}"
         yield _model("prior", row.name, row.weights, module)
+    yield _small_depth()
     yield Check("depth box", OK, "ready", data={"ready": True})
     yield Check("depth-map files", OK, "ready: EXR, 16-bit PNG, NPY", data={"ready": True})
     for name in DEPTHS:
         yield _model("depth", name, (name,), f"{__package__.rpartition('.')[0]}.geometry.learned")
+
+
+def _small_depth() -> Check:
+    """The depth network that ships: its file is read."""
+    from ..bridge.errors import UserError
+    from ..geometry import small_depth
+
+    try:
+        small_depth.load()
+    except UserError as error:
+        return Check("depth small", WARN, str(error), error.hint, {"ready": False})
+    return Check("depth small", OK, "ready, ships with the program", data={"ready": True})
 
 
 def _model(kind: str, name: str, needs: tuple[str, ...], module: str) -> Check:

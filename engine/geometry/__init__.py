@@ -12,6 +12,8 @@ from .base import DepthSource
 from .box import Box
 from .depth_file import ENDINGS, DepthFile
 
+WITHOUT_WEIGHTS = ("small", "box")  # sources that need no download
+
 
 def make_depth_source(
     settings: GeometrySettings,
@@ -20,7 +22,7 @@ def make_depth_source(
     folder: Path | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> DepthSource:
-    """The depth source that `settings.depth` names: "box", a depth map file, or a learned model.
+    """The depth source that `settings.depth` names: "small", "box", a depth map file, or a learned model.
 
     A relative file name is looked for in `folder` first. `image_size` (width, height) is the
     whole picture's, for a depth map's aspect. Raises UserError for a name that is none of these,
@@ -31,6 +33,10 @@ def make_depth_source(
     name = settings.depth.strip()
     if name == "box":
         return Box(settings)
+    if name == "small":
+        from .small_depth import load
+
+        return load(settings=settings)
     if name in LEARNED:
         return LEARNED[name](settings, torch.device(device))
     if Path(name).suffix.lower() in ENDINGS:
@@ -45,7 +51,10 @@ def check(name: str) -> None:
     """Raise UserError where `name` is neither a depth source nor the name of a depth map file."""
     from .learned import LEARNED
 
-    if name.strip() not in ("box", *LEARNED) and Path(name).suffix.lower() not in ENDINGS:
+    if (
+        name.strip() not in (*WITHOUT_WEIGHTS, *LEARNED)
+        and Path(name).suffix.lower() not in ENDINGS
+    ):
         raise _unknown(name)
 
 
@@ -55,9 +64,9 @@ def _unknown(name: str) -> UserError:
     if name == "auto":
         return UserError(
             "The depth source is still to be chosen.",
-            f"Name one here: {', '.join(('box', *LEARNED))}.",
+            f"Name one here: {', '.join((*WITHOUT_WEIGHTS, *LEARNED))}.",
         )
-    names = ", ".join(("auto", "box", *LEARNED))
+    names = ", ".join(("auto", *WITHOUT_WEIGHTS, *LEARNED))
     return UserError(
         f"Unknown depth source {name!r}.",
         f"Choose one of {names}, or an EXR, 16-bit PNG or NPY file.",

@@ -43,6 +43,7 @@ class DepthSource(Protocol):
 
     name: str
     licence: str
+    lens_is_a_guess: bool  # the picture's own EXIF knows better than `intrinsics`
 
     def intrinsics(self, image: Tensor) -> Tensor | None:
         """K [3, 3] that the source itself reads from the picture [3, h, w], or None if it cannot."""

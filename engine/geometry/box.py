@@ -4,6 +4,7 @@ After Horry, Anjyo and Arai, "Tour Into the Picture" (SIGGRAPH 1997): a floor, t
 a back wall and a ceiling, or open sky. Where they would draw the inner rectangle, it follows
 here from lengths in metres and the horizon. The box stands upright; a horizon that is not in
 the middle of the picture means that the camera looks up or down, not that the lens is shifted.
+Horizon and lens are found from the picture's lines where they are not given and the lines tell.
 
 Under an open sky the back wall goes up without end, like a stage backdrop: what rises above
 the horizon is then not torn from its foot. Put box_depth far away for a landscape.
@@ -18,9 +19,10 @@ import torch
 from torch import Tensor
 
 from ..bridge.errors import UserError
-from ..bridge.settings import GeometrySettings
+from ..bridge.settings import USUAL_CAMERA_HEIGHT_M, USUAL_HORIZON, GeometrySettings
 from ..cameras.intrinsics import DEFAULT_FOV_DEG, intrinsics_from_fov
 from .base import DepthEstimate
+from .lines import camera_from_lines, horizon_of
 
 FLOOR, LEFT, RIGHT, CEILING, BACK = range(5)
 _PARALLEL = 1e-9
@@ -95,27 +97,55 @@ class Box:
 
     name = "perspective box"
     licence = "none needed"
+    lens_is_a_guess = True
 
     def __init__(self, settings: GeometrySettings) -> None:
         self.settings = settings
 
-    def intrinsics(self, image: Tensor) -> None:
-        """A box has no opinion on the lens."""
-        return None
+    def intrinsics(self, image: Tensor) -> Tensor | None:
+        """K [3, 3] from the lines of image [3, h, w], where they are sure of it."""
+        lines = camera_from_lines(image)
+        if lines is None or not lines.lens_sure:
+            return None
+        height, width = image.shape[-2:]
+        focal = lines.focal * max(height, width)
+        return torch.tensor([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
 
     def estimate(self, image: Tensor, K_hint: Tensor | None) -> DepthEstimate:
         """Depth of the box behind image [3, h, w]; without K_hint the lens has 60 degrees."""
         height, width = image.shape[-2:]
         K = intrinsics_from_fov(DEFAULT_FOV_DEG, width, height) if K_hint is None else K_hint
         s = self.settings
+        horizon, sentence = self._horizon(image, K)
         view = box_view(
             K,
             width,
             height,
-            horizon=s.horizon,
-            camera_height=s.camera_height,
+            horizon=horizon,
+            camera_height=s.camera_height or USUAL_CAMERA_HEIGHT_M,
             box_width=s.box_width,
             box_height=s.box_height,
             box_depth=s.box_depth,
         )
-        return DepthEstimate(view.depth_m.to(image.device), None, True, self.licence, self.name)
+        notes = (
+            "depth is a plain box, not read from the picture: what stands on its floor is smeared along it",
+            sentence,
+        )
+        return DepthEstimate(
+            view.depth_m.to(image.device), None, True, self.licence, self.name, notes
+        )
+
+    def _horizon(self, image: Tensor, K: Tensor) -> tuple[float, str]:
+        """The horizon's height in the picture, and who said so."""
+        if self.settings.horizon > 0:
+            return self.settings.horizon, f"horizon as set, {self.settings.horizon:.2f}"
+        height, width = image.shape[-2:]
+        lines = camera_from_lines(image, float(K[0, 0] * K[1, 1]) ** 0.5 / max(height, width))
+        if lines is None or not lines.sure:
+            return (
+                USUAL_HORIZON,
+                f"horizon assumed at {USUAL_HORIZON}: the picture's lines do not tell",
+            )
+        focal = float(K[1, 1]) / max(height, width)
+        found = horizon_of(lines.pitch, focal, height, width)
+        return found, f"horizon found from the picture's lines, {found:.2f} (0 top, 1 bottom)"

@@ -151,6 +151,7 @@ class DepthFile:
     """The depth source that a file name gives."""
 
     licence = "the user's own"
+    lens_is_a_guess = False
 
     def __init__(
         self, path: str | Path, unit_m: float = 0.0, image_size: tuple[int, int] | None = None

@@ -112,6 +112,8 @@ class _DepthPro:
 class LearnedDepth:
     """A depth source (see base.py) on a network."""
 
+    lens_is_a_guess = False
+
     def __init__(
         self, name: str, licence: str, device: torch.device, model: Callable[[Tensor], Reading]
     ) -> None:

@@ -21,8 +21,8 @@ _WIDE = 0.055  # sine of the angle by which an edge may miss its vanishing point
 _BINS = 24 * 24  # cells of the picture, each of which may give a share of the edges only
 FOCALS = (0.6, 0.72, 0.866, 1.04, 1.25, 1.6, 2.2)  # over the longer side: 80 to 26 degrees
 _USUAL_FOCAL = 0.866
-_SURE = 0.020  # margin from which pitch is believed, see `CameraLines.margin`
-_LENS_SURE = 0.012
+_SURE = 0.03  # margin from which pitch is believed, see `CameraLines.margin`
+_LENS_SURE = 0.02
 
 
 class CameraLines(NamedTuple):
@@ -60,10 +60,16 @@ def _edges(image: Tensor) -> _Edges | None:
     h, w = image.shape[1:]
     scale = _SIDE / max(h, w)
     size = (max(round(h * scale), 8), max(round(w * scale), 8))
-    grey = F.interpolate(image[None].float().cpu(), size=size, mode="bilinear", antialias=True, align_corners=False)
+    grey = F.interpolate(
+        image[None].float().cpu(), size=size, mode="bilinear", antialias=True, align_corners=False
+    )
     grey = grey.mean(1, keepdim=True)
-    gx = F.pad((grey[..., 2:] - grey[..., :-2])[..., 1:-1, :], (1, 1, 1, 1))
-    gy = F.pad((grey[..., 2:, :] - grey[..., :-2, :])[..., 1:-1], (1, 1, 1, 1))
+    # A round blur and Scharr's filters: plain differences turn the edges of thin lines.
+    bell = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
+    grey = F.conv2d(F.pad(grey, (2, 2, 2, 2), mode="replicate"), (bell[:, None] * bell)[None, None])
+    side = torch.tensor([[-3.0, 0.0, 3.0], [-10.0, 0.0, 10.0], [-3.0, 0.0, 3.0]]) / 16
+    both = torch.stack([side, side.T])[:, None]
+    gx, gy = F.conv2d(F.pad(grey, (1, 1, 1, 1), mode="replicate"), both).split(1, 1)
     tensor = torch.cat([gx * gx, gx * gy, gy * gy], 1)
     a, b, c = F.avg_pool2d(F.pad(tensor, (2, 2, 2, 2)), 5, 1)[0]
     apart = torch.sqrt((a - c) ** 2 + 4 * b * b)
@@ -90,8 +96,11 @@ def _edges(image: Tensor) -> _Edges | None:
     longer = max(size)
     theta = angle.flatten()[order]
     return _Edges(
-        (columns + 0.5 - size[1] / 2) / longer, (rows + 0.5 - size[0] / 2) / longer,
-        theta.cos(), theta.sin(), weight / weight.sum(),
+        (columns + 0.5 - size[1] / 2) / longer,
+        (rows + 0.5 - size[0] / 2) / longer,
+        theta.cos(),
+        theta.sin(),
+        weight / weight.sum(),
     )
 
 
@@ -107,7 +116,9 @@ def _scores(edges: _Edges, focal: Tensor, pitch: Tensor, roll: Tensor, yaw: Tens
         cx, cy = right * cr + down * sr, down * cr - right * sr
         tx = focal[:, None] * cx[:, None] - edges.x * ahead[:, None]
         ty = focal[:, None] * cy[:, None] - edges.y * ahead[:, None]
-        off = (tx * edges.across_x + ty * edges.across_y) / (tx * tx + ty * ty).sqrt().clamp(min=1e-6)
+        off = (tx * edges.across_x + ty * edges.across_y) / (tx * tx + ty * ty).sqrt().clamp(
+            min=1e-6
+        )
         return torch.exp(-0.5 * (off / _WIDE) ** 2)
 
     zero, one = torch.zeros_like(yaw), torch.ones_like(yaw)
@@ -152,10 +163,14 @@ def camera_from_lines(image: Tensor, focal: float | None = None) -> CameraLines 
     for step in (2.0, 1.0, 0.5):  # finer and finer, with roll
         d = torch.deg2rad(torch.tensor([-step, 0.0, step]))
         g = torch.tensor([1.0] if focal is not None else [1 - 0.06 * step, 1.0, 1 + 0.06 * step])
-        a, b, c, e = (t.flatten() for t in torch.meshgrid(f0 * g, p0 + d, r0 + d, y0 + d, indexing="ij"))
-        score = _chunked(edges, a, b, c, e) - _usual(a, b, c)
-        k = int(score.argmax())
-        f0, p0, r0, y0 = float(a[k]), float(b[k]), float(c[k]), float(e[k])
+        for _ in range(4):
+            grid = torch.meshgrid(f0 * g, p0 + d, r0 + d, y0 + d, indexing="ij")
+            a, b, c, e = (t.flatten() for t in grid)
+            score = _chunked(edges, a, b, c, e) - _usual(a, b, c)
+            k = int(score.argmax())
+            if k == len(a) // 2:
+                break
+            f0, p0, r0, y0 = float(a[k]), float(b[k]), float(c[k]), float(e[k])
     return CameraLines(p0, r0, f0, margin, focal_margin)
 
 

@@ -3,44 +3,68 @@
 Its answer is coarse. It is the median of a few looks at the picture (mirrored, enlarged, in other
 light); where the looks disagree or the network doubts, it is drawn towards a plain layout that
 is fitted to it. The result is brought to the picture's size along the picture's own edges.
+
+Metres are those that the network learned, unless the user gives the camera's height: then the
+floor lies that far below the camera.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..bridge.settings import GeometrySettings
 from ..models import tensor_file
-from .networks.small import MULTIPLE, SmallDepth, ray_field
+from .base import DepthEstimate
+from .guided import along_edges
+from .layout import Layout, fit_layout
+from .lines import CameraLines, camera_from_lines
+from .networks.small import MULTIPLE, Look, SmallDepth, ray_field
 
+WEIGHTS = Path(__file__).parent / "small_depth.safetensors"
+LICENCE = "GPL-3.0-or-later"
 PIXELS = 6144  # of the network's input
-_ASPECT = 2.6  # longer over shorter side of the input; longer pictures are squeezed
+_LONGEST = 4.0  # longer over shorter side of the input; longer pictures are squeezed
 _GUESSED_LENS = 0.866  # focal length over the longer side: 60 degrees
+_LENSES = (0.35, 4.0)  # a guess outside is not to be believed
+_TRUST = 0.25  # error of log depth at which network and layout count alike
+_SKY = 0.7  # a hole where there is none costs more than a far wall
+_SKY_LEAST = 0.005  # share of the picture
+_NEAREST_M, _FARTHEST_M = 0.05, 1000.0
+_FLOOR_SEEN = 0.03  # share of the picture from which a floor can settle the scale
 
-
-class Look(NamedTuple):
-    """What the network says of a picture, at the size of its input."""
-
-    log_depth: Tensor  # [h, w]
-    doubt: Tensor  # [h, w] expected error of log_depth
-    sky: Tensor  # [h, w] 0..1
-    pitch: float  # radians, above 0: looks down
-    roll: float
-    focal: float  # over the longer side
-    pitch_doubt: float
-    focal_doubt: float  # of its logarithm
+# When to say that an answer is not to be trusted.
+_FLAT = 0.02  # standard deviation of the picture's grey
+_TINY = 48  # pixels
+_LONG = 2.2  # longer over shorter side: unlike anything in training
+_UNSURE = 0.45  # mean doubt of log depth
+_APART_DEG = 14.0  # between the horizon of the lines and that of the network
+_TOO_CLOSE = 0.12  # metres, for more than a hundredth of the picture
+_DARK = 0.02
 
 
 def input_size(height: int, width: int, pixels: int = PIXELS) -> tuple[int, int]:
     """(height, width) of the network's input for a picture of this size."""
-    aspect = min(max(width / height, 1 / _ASPECT), _ASPECT)
+    aspect = min(max(width / height, 1 / _LONGEST), _LONGEST)
     h = math.sqrt(pixels / aspect)
     return tuple(max(round(side / MULTIPLE), 3) * MULTIPLE for side in (h, h * aspect))  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums in one order, whatever the machine's threads: the same bits every time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @torch.no_grad()
@@ -49,10 +73,13 @@ def look(network: SmallDepth, image: Tensor, focal: float | None) -> Look:
     answers = []
     known = torch.tensor([0.0 if focal is None else 1.0])
     lens = torch.tensor([_GUESSED_LENS if focal is None else focal])
-    h0, w0 = input_size(*image.shape[1:])
+    height, width = image.shape[1:]
+    h0, w0 = input_size(height, width)
     for enlarged in (1.0, 1.4):
-        h, w = input_size(*image.shape[1:], int(PIXELS * enlarged**2))
-        small = F.interpolate(image[None], size=(h, w), mode="bilinear", antialias=True, align_corners=False)
+        h, w = input_size(height, width, int(PIXELS * enlarged**2))
+        small = F.interpolate(
+            image[None], size=(h, w), mode="bilinear", antialias=True, align_corners=False
+        )
         for gamma in (1.0, 0.7):
             for mirrored in (False, True):
                 seen = small**gamma
@@ -60,7 +87,9 @@ def look(network: SmallDepth, image: Tensor, focal: float | None) -> Look:
                 a = network(seen.contiguous(), ray_field(lens, known, h, w))
                 maps = torch.stack([a.log_depth[0], a.log_doubt[0].exp(), torch.sigmoid(a.sky[0])])
                 maps = maps.flip(2) if mirrored else maps
-                maps = F.interpolate(maps[None], size=(h0, w0), mode="bilinear", antialias=True, align_corners=False)[0]
+                maps = F.interpolate(
+                    maps[None], size=(h0, w0), mode="bilinear", antialias=True, align_corners=False
+                )[0]
                 camera = a.camera[0].clone()
                 camera[1] = -camera[1] if mirrored else camera[1]
                 answers.append((maps, camera))
@@ -72,98 +101,196 @@ def look(network: SmallDepth, image: Tensor, focal: float | None) -> Look:
     apart = (depth - typical).abs().mean(0)
     camera = torch.stack([c for _, c in answers]).median(0).values
     return Look(
-        typical, maps[:, 1].mean(0) + apart, maps[:, 2].mean(0),
-        float(camera[0]), float(camera[1]), float(camera[2].exp()),
-        float(camera[3].exp()), float(camera[5].exp()),
+        typical,
+        maps[:, 1].mean(0) + apart,
+        maps[:, 2].mean(0),
+        float(camera[0]),
+        float(camera[1]),
+        float(camera[2].exp()),
+        float(camera[3].exp()),
+        float(camera[5].exp()),
     )
 
 
-class Layout(NamedTuple):
-    """A plain room or stage that stands upright: a floor, walls, a back, a ceiling or open sky."""
+class Small:
+    """A depth source (see base.py) that needs no download."""
 
-    log_depth: Tensor  # [h, w]
-    pitch: float
-    height: float  # of the camera above the floor, metres
-    fit: float  # weighted mean of |log depth - layout|
+    name = "small network"
+    licence = LICENCE
+    lens_is_a_guess = True
 
+    def __init__(self, network: SmallDepth, settings: GeometrySettings) -> None:
+        self.network, self.settings = network, settings
+        self._last: tuple[Tensor, float | None, Look] | None = None
 
-_HALF_WIDTHS = (0.5, 0.8, 1.2, 1.8, 2.7, 4.0, 6.0, 10.0, math.inf)  # in camera heights
-_BACKS = (0.8, 1.1, 1.5, 2.0, 2.8, 4.0, 5.6, 8.0, 12.0, 20.0, 40.0, 100.0)
-_CEILINGS = (0.4, 0.7, 1.0, 1.5, 2.5, 5.0, math.inf)
-_SLANTS = (-0.9, -0.6, -0.35, -0.15, 0.0, 0.15, 0.35, 0.6, 0.9)  # of the back wall, radians
-_COARSE = 16  # rows of the grid on which a layout is fitted, about
-_FARTHEST = 5.0  # camera heights beyond which nothing is told apart: logarithm
+    def intrinsics(self, image: Tensor) -> Tensor:
+        """K [3, 3] for image [3, h, w]: from the picture's lines where they tell, else the network's guess."""
+        lines = camera_from_lines(image)
+        focal = (
+            lines.focal if lines is not None and lines.lens_sure else self._look(image, None).focal
+        )
+        h, w = image.shape[1:]
+        focal = min(max(focal, _LENSES[0]), _LENSES[1]) * max(h, w)
+        return torch.tensor([[focal, 0.0, 0.5 * w], [0.0, focal, 0.5 * h], [0.0, 0.0, 1.0]])
 
+    def estimate(self, image: Tensor, K_hint: Tensor | None) -> DepthEstimate:
+        h, w = image.shape[1:]
+        K = (self.intrinsics(image) if K_hint is None else K_hint).cpu()
+        focal = float(K[0, 0] * K[1, 1]) ** 0.5 / max(h, w)
+        answer = self._look(image, focal)
+        lines = camera_from_lines(image, focal)
+        if lines is not None and lines.sure:
+            layout = fit_layout(answer, focal, lines.pitch, math.radians(1.5))
+        else:
+            layout = fit_layout(answer, focal, answer.pitch, max(answer.pitch_doubt, 0.05))
+        metres, rule = _scale(layout, self.settings.camera_height)
+        depth, sky = _full_size(steadied(answer, layout), answer.sky, image)
+        depth = (depth * metres).clamp(_NEAREST_M, _FARTHEST_M)
+        notes = [
+            _HONEST.format(_percent(answer)),
+            rule,
+            *warnings(image, answer, layout, lines, depth, focal),
+        ]
+        if bool(sky.any()) and not bool(sky.all()):
+            depth = depth.masked_fill(sky, float("inf"))
+            notes.append(f"{100.0 * float(sky.float().mean()):.0f} % of the picture taken as sky")
+        return DepthEstimate(
+            depth.to(image.device),
+            K if K_hint is None else K_hint,
+            True,
+            self.licence,
+            self.name,
+            tuple(notes),
+        )
 
-def fit_layout(answer: Look, focal: float) -> Layout:
-    """The layout that lies closest to what the network says, by the sum of |log depth| errors over doubt.
-
-    A search over a grid, one length after the other, from three beginnings: the same bits every time.
-    """
-    h, w = answer.log_depth.shape
-    rows, columns = max(round(h / 4), 4), max(round(w / 4), 4)
-    stack = torch.stack([answer.log_depth, 1.0 / (0.05 + answer.doubt), answer.sky])
-    target, weight, sky = F.adaptive_avg_pool2d(stack[None], (rows, columns))[0]
-    weight = weight * (1 - sky).clamp(min=0.0) + 1e-6
-    v = ((torch.arange(rows) + 0.5) / rows - 0.5) * h / (max(h, w) * focal)
-    u = ((torch.arange(columns) + 0.5) / columns - 0.5) * w / (max(h, w) * focal)
-    y, x = torch.meshgrid(v, u, indexing="ij")
-
-    def cost(values: list[float]) -> float:
-        error = _layout(x, y, values) - target
-        return float(((error - _weighted_median(error, weight)).abs() * weight).sum() / weight.sum())
-
-    pitches = [answer.pitch + d for d in (-0.3, -0.15, -0.08, -0.03, 0.0, 0.03, 0.08, 0.15, 0.3)]
-    choices: list[list[float]] = [
-        pitches, list(_HALF_WIDTHS), list(_HALF_WIDTHS), list(_BACKS), list(_CEILINGS), list(_SLANTS)
-    ]
-    best, best_cost = [], math.inf
-    for begin in (
-        [answer.pitch, math.inf, math.inf, 4.0, math.inf, 0.0],
-        [answer.pitch, 2.7, 2.7, 4.0, 1.0, 0.0],
-        [answer.pitch, math.inf, math.inf, 20.0, math.inf, 0.0],
-    ):
-        now, now_cost = list(begin), cost(begin)
-        for _ in range(3):
-            before = now_cost
-            for k, options in enumerate(choices):
-                for value in options:
-                    tried = [*now[:k], value, *now[k + 1 :]]
-                    c = cost(tried) + 0.15 * abs(tried[0] - answer.pitch)
-                    if c < now_cost - 1e-6:
-                        now, now_cost = tried, c
-            if now_cost >= before - 1e-4:
-                break
-        if now_cost < best_cost:
-            best, best_cost = now, now_cost
-    error = _layout(x, y, best) - target
-    shift = _weighted_median(error, weight)
-    v = ((torch.arange(h) + 0.5) - h / 2) / (max(h, w) * focal)
-    u = ((torch.arange(w) + 0.5) - w / 2) / (max(h, w) * focal)
-    y, x = torch.meshgrid(v, u, indexing="ij")
-    return Layout(_layout(x, y, best) - shift, best[0], math.exp(-float(shift)), best_cost)
+    def _look(self, image: Tensor, focal: float | None) -> Look:
+        """The network's answer, kept: lens and depth of a picture are asked for one after the other."""
+        if self._last is None or self._last[0] is not image or self._last[1] != focal:
+            with one_thread():
+                self._last = (image, focal, look(self.network, image.float().cpu(), focal))
+        return self._last[2]
 
 
-def _layout(x: Tensor, y: Tensor, values: list[float]) -> Tensor:
-    """Logarithm of the depth of rays (x, y, 1) in camera heights."""
-    pitch, left, right, back, ceiling, slant = values
-    down = y * math.cos(pitch) + math.sin(pitch)
-    ahead = math.cos(pitch) - y * math.sin(pitch)
-    # Inverse ray lengths: the nearest surface has the largest.
-    nearness = torch.stack(
-        [down, -x / left, x / right, (ahead * math.cos(slant) + x * math.sin(slant)) / back, -down / ceiling]
-    ).amax(0)
-    return -torch.log(nearness.clamp(min=math.exp(-_FARTHEST)))
+_HONEST = (
+    "depth is a guess by the small network that comes with the program; by its own account it is wrong by about {} % "
+    "at a typical place. One download gives far better depth: python -m engine weights download moge_2_small"
+)
 
 
-def _weighted_median(values: Tensor, weight: Tensor) -> Tensor:
-    order = values.flatten().argsort(stable=True)
-    heavy = weight.flatten()[order].cumsum(0)
-    at = int(torch.searchsorted(heavy, heavy[-1:] / 2)[0])
-    return values.flatten()[order[min(at, len(order) - 1)]]
+def _percent(answer: Look) -> int:
+    return round(100 * math.expm1(min(float(answer.doubt.median()), 1.5)))
 
 
-def steadied(answer: Look, layout: Layout, trust: float) -> Tensor:
-    """Log depth [h, w] drawn to the layout where doubt is large; `trust`: the error at which both count alike."""
-    share = answer.doubt**2 / (answer.doubt**2 + trust**2)
+def _scale(layout: Layout, camera_height: float) -> tuple[float, str]:
+    """(factor on the network's metres, the sentence that states the rule)."""
+    if camera_height <= 0:
+        return 1.0, (
+            f"metres as the network learned them: the camera {layout.height:.1f} m above the floor; "
+            "set camera_height if you know it"
+        )
+    if float(layout.floor.float().mean()) < _FLOOR_SEEN:
+        return camera_height / layout.height, (
+            f"camera_height {camera_height:g} m sets the scale, but hardly any floor is seen: the scale may be off"
+        )
+    return (
+        camera_height / layout.height,
+        f"metres from camera_height: the floor is {camera_height:g} m below the camera",
+    )
+
+
+def steadied(answer: Look, layout: Layout) -> Tensor:
+    """Log depth [h, w] of the network, drawn to the layout where its doubt is large."""
+    share = answer.doubt**2 / (answer.doubt**2 + _TRUST**2)
     return torch.lerp(answer.log_depth, layout.log_depth, share)
+
+
+def _full_size(log_depth: Tensor, sky: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    """(depth [h, w], whether it is sky [h, w]) at the picture's size."""
+    seen = sky < 0.5
+    if bool(seen.any()):  # what lies in the sky has no depth of its own to give to its neighbours
+        log_depth = torch.where(seen, log_depth, log_depth[seen].max())
+    fine = along_edges(torch.stack([log_depth, sky]), image.float().cpu())
+    found = fine[1] > _SKY
+    if float(found.float().mean()) < _SKY_LEAST:
+        found = torch.zeros_like(found)
+    return fine[0].exp(), found
+
+
+def warnings(
+    image: Tensor,
+    answer: Look,
+    layout: Layout,
+    lines: CameraLines | None,
+    depth: Tensor,
+    focal: float,
+) -> list[str]:
+    """Sentences on a depth that is not to be trusted: picture [3, h, w], depth [h, w] metres, lens over the longer side."""
+    h, w = image.shape[1:]
+    grey, found = image.float().mean(0), []
+    if min(h, w) < _TINY:
+        found.append(f"NOT TO BE TRUSTED: the picture has only {w} x {h} pixels")
+    if float(grey.std()) < _FLAT:
+        found.append(
+            "NOT TO BE TRUSTED: the picture is nearly of one colour, nothing in it tells of depth"
+        )
+    elif float(grey.mean()) < _DARK:
+        found.append("NOT TO BE TRUSTED: the picture is nearly black")
+    if max(h, w) > _LONG * min(h, w):
+        found.append(
+            "NOT TO BE TRUSTED: the picture is longer than any the network was trained on; a panorama bends "
+            "what a plain lens keeps straight. Crop it"
+        )
+    if _round(grey):
+        found.append(
+            "NOT TO BE TRUSTED: dark corners round a bright disc, as a fisheye lens makes; undistort the picture first"
+        )
+    if float(answer.doubt.mean()) > _UNSURE:
+        found.append(
+            "NOT TO BE TRUSTED: the picture is unlike what the network was trained on, its looks at it disagree"
+        )
+    if lines is not None and lines.sure:
+        apart = abs(math.degrees(lines.pitch - answer.pitch))
+        if apart > _APART_DEG:
+            found.append(
+                f"the network's horizon and that of the picture's lines are {apart:.0f} degrees apart; the lines were followed"
+            )
+    near = float((depth < _TOO_CLOSE).float().mean())
+    if near > 0.01:
+        found.append(
+            f"CANNOT BE RIGHT: {100 * near:.0f} % of the picture lies within {_TOO_CLOSE:g} m, a wall through the camera"
+        )
+    if (rise := _floor_above_horizon(depth, layout, focal)) > 0.25:
+        found.append(
+            f"CANNOT BE RIGHT: the floor rises towards the camera over {100 * rise:.0f} % of the columns"
+        )
+    return found
+
+
+def _round(grey: Tensor) -> bool:
+    """Whether black corners lie round a disc that fills the picture's height."""
+    h, w = grey.shape
+    a, b = max(h // 12, 1), max(w // 12, 1)
+    corners = torch.stack([grey[:a, :b], grey[:a, -b:], grey[-a:, :b], grey[-a:, -b:]])
+    sides = torch.stack([grey[:a, w // 2], grey[-a:, w // 2]])
+    return bool(corners.mean((1, 2)).max() < 0.04) and float(sides.mean()) > 0.1
+
+
+def _floor_above_horizon(depth: Tensor, layout: Layout, focal: float) -> float:
+    """Share of the columns whose lowest part lies farther away than what is seen above it, up to the horizon."""
+    h, w = depth.shape
+    horizon = min(max(0.5 - math.tan(layout.pitch) * focal * max(h, w) / h, 0.0), 0.7)
+    top = int(h * (horizon + 0.35 * (1 - horizon)))
+    above, below = depth[top : (top + h) // 2], depth[(top + h) // 2 :]
+    if above.shape[0] < 2 or below.shape[0] < 2:
+        return 0.0
+    return float((below.median(0).values > 1.25 * above.median(0).values).float().mean())
+
+
+def load(path: Path | None = None, settings: GeometrySettings | None = None) -> Small:
+    """The source with the weights of `path`, or those that ship. Raises UserError for a damaged file."""
+    path = path or WEIGHTS
+    again = "Install the extension again."
+    network = SmallDepth()
+    state = tensor_file.read(path, again)
+    tensor_file.fill(network, state.get("mean", state), torch.float32, path.name, again)
+    return Small(network, settings or GeometrySettings())

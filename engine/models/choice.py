@@ -86,9 +86,9 @@ def best_here(
 
 
 def best_depth(*, commercial: bool = False) -> str:
-    """The name of the best learned depth model whose weights are there, else "box"."""
+    """The name of the best learned depth model whose weights are there, else "small", which ships with the program."""
     allowed = (name for name in DEPTHS if weights.known(name).commercial_use or not commercial)
-    return next((name for name in allowed if not weights.missing(name)), "box")
+    return next((name for name in allowed if not weights.missing(name)), "small")
 
 
 def used_weights(settings: SceneSettings) -> dict[str, str]:
@@ -175,8 +175,8 @@ def _why_prior(name: str, begun: bool, free_bytes: int | None) -> str:
 def _why_depth(name: str, begun: bool) -> str:
     if begun:
         return f"{name}, with which this job was begun"
-    if name == "box":
-        return f"{name}, because the weights of no depth model are here (python -m engine weights download moge_2 gets one)"
+    if name == "small":
+        return f"{name}, the small network that ships, because the weights of no large depth model are here (python -m engine weights download moge_2_small gets one)"
     return f"{name}, the best depth model whose weights are here"
 
 
@@ -190,6 +190,8 @@ def licences(settings: SceneSettings) -> dict[str, str]:
     text = (
         f"allowed by the licences of all weights used: {'; '.join(named.values())}"
         if used
+        else "free: no weights are used but those that ship with the program"
+        if settings.geometry.depth.strip() == "small"
         else "free: no weights are used"
     )
     if settings.video.licences == "commercial":

@@ -27,12 +27,14 @@ ALLOWED = re.compile(
     r"(__init__\.py|blender_manifest\.toml|install_deps\.py|pyproject\.toml|README\.md|CHANGELOG\.md|LICENSE|NOTICE(\.md)?"
     r"|wheels/plyfile-[\d.]+-py3-none-any\.whl"
     r"|blender_addon/([a-z_]+/)*\w+\.py"
-    r"|engine/([a-z_]+/)*\w+\.(py|json|jpg|png|md|txt|html|css))"
+    r"|engine/([a-z_]+/)*\w+\.(py|json|jpg|png|md|txt|html|css)"
+    r"|engine/geometry/small_depth\.safetensors)"
 )
 NEEDED = (
     "engine/__main__.py",
     "engine/service/server.py",
     "engine/commands/serve.py",
+    "engine/geometry/small_depth.safetensors",
     "blender_addon/jobs/session.py",
     "install_deps.py",
     "pyproject.toml",

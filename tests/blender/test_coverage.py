@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scene_splatter.blender_addon.cameras import coverage
 from scene_splatter.engine.bridge.camera_file import CameraPath
-from scene_splatter.engine.bridge.settings import make
+from scene_splatter.engine.bridge.settings import USUAL_CAMERA_HEIGHT_M, USUAL_HORIZON, make
 
 
 def path_of(
@@ -93,7 +93,8 @@ def test_the_box_is_the_engines(values: dict[str, float]) -> None:
     geometry = make(**values).geometry
     K = np.array([[70.0, 0, 31.0], [0, 68.0, 20.0], [0, 0, 1.0]])
     names = ("horizon", "camera_height", "box_width", "box_height", "box_depth")
-    engine = box_view(
-        torch.from_numpy(K), 64, 36, **{name: getattr(geometry, name) for name in names}
-    ).depth_m
+    given = {name: getattr(geometry, name) for name in names}
+    given["horizon"] = given["horizon"] or USUAL_HORIZON
+    given["camera_height"] = given["camera_height"] or USUAL_CAMERA_HEIGHT_M
+    engine = box_view(torch.from_numpy(K), 64, 36, **given).depth_m
     np.testing.assert_allclose(coverage.box_depth(K, 64, 36, geometry), engine.numpy(), rtol=1e-6)

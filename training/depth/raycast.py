@@ -27,7 +27,7 @@ def _hash(x, y, z):
 
 @njit(fastmath=True, cache=True)
 def _noise(x, y, z):
-    ix, iy, iz = int(math.floor(x)), int(math.floor(y)), int(math.floor(z))
+    ix, iy, iz = math.floor(x), math.floor(y), math.floor(z)
     fx, fy, fz = x - ix, y - iy, z - iz
     ux, uy, uz = fx * fx * (3 - 2 * fx), fy * fy * (3 - 2 * fy), fz * fz * (3 - 2 * fz)
     a = _hash(ix, iy, iz) * (1 - ux) + _hash(ix + 1, iy, iz) * ux
@@ -162,7 +162,7 @@ def _colour(p, lx, ly, lz, axis, bank):
     if kind == CLOUDY:
         m = _clouds(lx * scale, ly * scale, lz * scale, 4) * 1.2 - 0.1
     elif kind == FACADE:
-        i, j = int(math.floor(u * scale)), int(math.floor(v * scale * 0.8))
+        i, j = math.floor(u * scale), math.floor(v * scale * 0.8)
         a, b = u * scale - i, v * scale * 0.8 - j
         q = p[PICTURE]
         x0 = 0.15 + 0.25 * ((q * 0.37) % 1.0)
@@ -180,21 +180,23 @@ def _colour(p, lx, ly, lz, axis, bank):
         if u * scale * 2 - r < 0.04:
             m = 0.0
     elif kind == TILES:
-        i, j = int(math.floor(u * scale)), int(math.floor(v * scale))
+        i, j = math.floor(u * scale), math.floor(v * scale)
         m = ((i + j) & 1) * 0.7 + 0.3 * _noise(u * scale * 3, v * scale * 3, 0.0)
         if u * scale - i < 0.04 or v * scale - j < 0.04:
             m = 0.5
     elif kind == BRICKS:
-        r = int(math.floor(v * scale * 3))
+        r = math.floor(v * scale * 3)
         a = u * scale * 1.3 + 0.5 * (r & 1)
         f, g = a - math.floor(a), v * scale * 3 - r
-        m = _hash(int(math.floor(a)), r, 1) * 0.7 + 0.15
+        m = _hash(math.floor(a), r, 1) * 0.7 + 0.15
         if f < 0.06 or g < 0.12:
             m = 1.0
     elif kind == STRIPES:
         m = 1.0 if u * scale * 2 - math.floor(u * scale * 2) < 0.5 else 0.0
     elif kind == LEAVES:
-        m = min(1.0, max(0.0, (_clouds(lx * scale * 3, ly * scale * 3, lz * scale * 3, 5) - 0.3) * 3.0))
+        m = min(
+            1.0, max(0.0, (_clouds(lx * scale * 3, ly * scale * 3, lz * scale * 3, 5) - 0.3) * 3.0)
+        )
     elif kind == PLAIN:
         m = 0.15 * _clouds(lx * 2, ly * 2, lz * 2, 3)
     else:
@@ -267,7 +269,9 @@ def _normal(p, x, y, z, axis):
 
 
 @njit(fastmath=True, cache=True, nogil=True)
-def render(P, W, H, fx, fy, cx, cy, R, eye, lamp, lamp_colour, ambient, sky, seed, bank, indoor, fog, reach):
+def render(
+    P, W, H, fx, fy, cx, cy, R, eye, lamp, lamp_colour, ambient, sky, seed, bank, indoor, fog, reach
+):
     """-> linear picture [H, W, 3] and depth along the camera's z [H, W] (inf: sky).
 
     R [3, 3] world from camera (x right, y down, z ahead); lamp: a point where `indoor`, else the
@@ -315,7 +319,9 @@ def render(P, W, H, fx, fy, cx, cy, R, eye, lamp, lamp_colour, ambient, sky, see
                         dx = R[0, 0] * px + R[0, 1] * py + R[0, 2]
                         dy = R[1, 0] * px + R[1, 1] * py + R[1, 2]
                         dz = R[2, 0] * px + R[2, 1] * py + R[2, 2]
-                        t, b, axis = _hit(P, some, count, eye[0], eye[1], eye[2], dx, dy, dz, 1e9, False)
+                        t, b, axis = _hit(
+                            P, some, count, eye[0], eye[1], eye[2], dx, dy, dz, 1e9, False
+                        )
                         if sample == 0:
                             depth[j, i] = t if b >= 0 else np.inf
                         if b < 0:
@@ -348,7 +354,9 @@ def render(P, W, H, fx, fy, cx, cy, R, eye, lamp, lamp_colour, ambient, sky, see
                             if q < 0:
                                 _sky(sky, rx, ry, rz, tint)
                             else:
-                                _, _, _, qx, qy, qz = _normal(P[q], x + _ * rx, y + _ * ry, z + _ * rz, qa)
+                                _, _, _, qx, qy, qz = _normal(
+                                    P[q], x + _ * rx, y + _ * ry, z + _ * rz, qa
+                                )
                                 tint[0], tint[1], tint[2] = _colour(P[q], qx, qy, qz, qa, bank)
                                 for k in range(3):
                                     tint[k] *= P[q, GLOW] if P[q, GLOW] > 0 else 0.7 * ambient[k]
@@ -374,11 +382,27 @@ def render(P, W, H, fx, fy, cx, cy, R, eye, lamp, lamp_colour, ambient, sky, see
                                 if q < 0:
                                     lit = min(facing, 1.0) * strength
                         if sample == 0 or shut < 0:
-                            a0, a1, a2 = np.random.randn() + nx, np.random.randn() + ny, np.random.randn() + nz
+                            a0, a1, a2 = (
+                                np.random.randn() + nx,
+                                np.random.randn() + ny,
+                                np.random.randn() + nz,
+                            )
                             if a0 * nx + a1 * ny + a2 * nz < 0:
                                 a0, a1, a2 = -a0, -a1, -a2
                             length = math.sqrt(a0 * a0 + a1 * a1 + a2 * a2) + 1e-9
-                            _, q, _2 = _hit(P, everything, n, x, y, z, a0 / length, a1 / length, a2 / length, reach, True)
+                            _, q, _2 = _hit(
+                                P,
+                                everything,
+                                n,
+                                x,
+                                y,
+                                z,
+                                a0 / length,
+                                a1 / length,
+                                a2 / length,
+                                reach,
+                                True,
+                            )
                             shut = 1.0 if q < 0 else 0.3
                         albedo[j, i, 0] += 0.25 * keep * r
                         albedo[j, i, 1] += 0.25 * keep * g

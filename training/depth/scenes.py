@@ -16,7 +16,21 @@ from typing import NamedTuple
 import numpy as np
 
 from . import raycast
-from .raycast import BOX, BRICKS, CLOUDY, CYLINDER, ELLIPSOID, FACADE, GABLE, LEAVES, PHOTO, PLAIN, PLANKS, STRIPES, TILES
+from .raycast import (
+    BOX,
+    BRICKS,
+    CLOUDY,
+    CYLINDER,
+    ELLIPSOID,
+    FACADE,
+    GABLE,
+    LEAVES,
+    PHOTO,
+    PLAIN,
+    PLANKS,
+    STRIPES,
+    TILES,
+)
 
 KINDS = ("room", "hall", "street", "facade", "garden", "landscape", "table", "thing")
 _SHARES = (0.24, 0.08, 0.17, 0.11, 0.13, 0.09, 0.10, 0.08)
@@ -65,7 +79,13 @@ class Scene:
             second = np.clip(first * r.uniform(0.5, 1.5), 0.02, 1)
         if gloss is None:
             gloss = r.uniform(0.1, 0.6) if r.random() < 0.08 else 0.0
-        return Material(int(texture), first, second, math.exp(r.uniform(-1, 1.5)) if scale is None else scale, gloss)
+        return Material(
+            int(texture),
+            first,
+            second,
+            math.exp(r.uniform(-1, 1.5)) if scale is None else scale,
+            gloss,
+        )
 
     def add(self, kind, centre, half, yaw, material, glow=0.0, inside=0.0) -> None:
         hx, hy, hz = half
@@ -76,8 +96,22 @@ class Scene:
         else:
             radius = math.sqrt(hx * hx + hy * hy + hz * hz)
         self.rows.append(
-            [kind, *centre, *half, math.cos(yaw), math.sin(yaw), material.texture, *material.first, *material.second,
-             material.scale, glow, inside, float(self.rng.integers(0, 10000)), material.gloss, radius * 1.0001]
+            [
+                kind,
+                *centre,
+                *half,
+                math.cos(yaw),
+                math.sin(yaw),
+                material.texture,
+                *material.first,
+                *material.second,
+                material.scale,
+                glow,
+                inside,
+                float(self.rng.integers(0, 10000)),
+                material.gloss,
+                radius * 1.0001,
+            ]
         )
 
     def standing(self, x, z, y, w, h, d, yaw, material, kind=BOX, glow=0.0) -> None:
@@ -113,9 +147,19 @@ def furniture(s: Scene, x: float, z: float, yaw: float, y: float = 0.0) -> None:
                 for b in (-1, 1):
                     part(a * (w / 2 - leg), b * (d / 2 - leg), 0, leg, h - t, leg)
         for _ in range(r.integers(0, 6)):
-            small_thing(s, *turned(r.uniform(-0.4, 0.4) * w, r.uniform(-0.4, 0.4) * d, yaw, x, z), y + h, 0.25)
+            small_thing(
+                s,
+                *turned(r.uniform(-0.4, 0.4) * w, r.uniform(-0.4, 0.4) * d, yaw, x, z),
+                y + h,
+                0.25,
+            )
         for _ in range(r.integers(0, 4)):
-            chair(s, *turned(r.uniform(-0.5, 0.5) * w, r.choice([-1, 1]) * (d / 2 + 0.25), yaw, x, z), y, yaw)
+            chair(
+                s,
+                *turned(r.uniform(-0.5, 0.5) * w, r.choice([-1, 1]) * (d / 2 + 0.25), yaw, x, z),
+                y,
+                yaw,
+            )
     elif k == 2:
         chair(s, x, z, y, yaw)
     elif k == 3:  # sofa or bed
@@ -127,13 +171,27 @@ def furniture(s: Scene, x: float, z: float, yaw: float, y: float = 0.0) -> None:
             part(w / 2 - 0.1, 0, h, 0.2, 0.2, d)
         for _ in range(r.integers(0, 4)):
             px, pz = turned(r.uniform(-0.35, 0.35) * w, d / 2 - 0.3, yaw, x, z)
-            s.add(ELLIPSOID, (px, y + h + 0.15, pz), (0.22, 0.18, 0.12), yaw + r.uniform(-0.4, 0.4), s.material())
+            s.add(
+                ELLIPSOID,
+                (px, y + h + 0.15, pz),
+                (0.22, 0.18, 0.12),
+                yaw + r.uniform(-0.4, 0.4),
+                s.material(),
+            )
     elif k == 4:  # shelf or cabinet, open or shut
         w, d, h = r.uniform(0.5, 2.0), r.uniform(0.25, 0.6), r.uniform(0.6, 2.3)
         if r.random() < 0.5:
             part(0, 0, 0, w, h, d)
             for _ in range(r.integers(0, 5)):
-                part(r.uniform(-0.3, 0.3) * w, -d / 2, r.uniform(0.05, 0.8) * h, w * r.uniform(0.2, 0.5), h * r.uniform(0.1, 0.25), 0.03, s.material())
+                part(
+                    r.uniform(-0.3, 0.3) * w,
+                    -d / 2,
+                    r.uniform(0.05, 0.8) * h,
+                    w * r.uniform(0.2, 0.5),
+                    h * r.uniform(0.1, 0.25),
+                    0.03,
+                    s.material(),
+                )
         else:
             part(0, d / 2, 0, w, h, 0.03)
             for a in (-1, 1):
@@ -142,7 +200,15 @@ def furniture(s: Scene, x: float, z: float, yaw: float, y: float = 0.0) -> None:
                 part(0, 0, i * (h - 0.03) / 3, w, 0.03, d)
                 for _ in range(r.integers(0, 4)):
                     if i < 3:
-                        part(r.uniform(-0.4, 0.4) * w, 0, i * (h - 0.03) / 3 + 0.03, r.uniform(0.05, 0.3) * w, r.uniform(0.3, 0.9) * (h / 3 - 0.06), d * 0.6, s.material())
+                        part(
+                            r.uniform(-0.4, 0.4) * w,
+                            0,
+                            i * (h - 0.03) / 3 + 0.03,
+                            r.uniform(0.05, 0.3) * w,
+                            r.uniform(0.3, 0.9) * (h / 3 - 0.06),
+                            d * 0.6,
+                            s.material(),
+                        )
     elif k == 5:  # lamp
         h = r.uniform(1.0, 1.8)
         part(0, 0, 0, 0.04, h, 0.04)
@@ -152,8 +218,19 @@ def furniture(s: Scene, x: float, z: float, yaw: float, y: float = 0.0) -> None:
         part(0, 0, 0, 0.3, 0.3, 0.3, kind=CYLINDER)
         h = r.uniform(0.5, 1.5)
         for _ in range(r.integers(2, 6)):
-            green = s.material(LEAVES, np.array([0.05, 0.12, 0.03]), np.array([0.2, 0.4, 0.1]) * r.uniform(0.5, 1.5), r.uniform(1, 3))
-            s.add(ELLIPSOID, (x + r.normal() * 0.15, y + 0.3 + h * r.uniform(0.3, 1), z + r.normal() * 0.15), tuple(r.uniform(0.1, 0.4, 3)), r.uniform(0, 3), green)
+            green = s.material(
+                LEAVES,
+                np.array([0.05, 0.12, 0.03]),
+                np.array([0.2, 0.4, 0.1]) * r.uniform(0.5, 1.5),
+                r.uniform(1, 3),
+            )
+            s.add(
+                ELLIPSOID,
+                (x + r.normal() * 0.15, y + 0.3 + h * r.uniform(0.3, 1), z + r.normal() * 0.15),
+                tuple(r.uniform(0.1, 0.4, 3)),
+                r.uniform(0, 3),
+                green,
+            )
     elif k == 7:
         person(s, x, z, y)
     else:
@@ -166,8 +243,18 @@ def chair(s: Scene, x, z, y, yaw) -> None:
     s.standing(x, z, y + h - 0.05, w, 0.06, w, yaw, m)
     for a in (-1, 1):
         for b in (-1, 1):
-            s.standing(*turned(a * (w / 2 - 0.03), b * (w / 2 - 0.03), yaw, x, z), y, 0.04, h, 0.04, yaw, m)
-    s.standing(*turned(0, r.choice([-1, 1]) * (w / 2 - 0.03), yaw, x, z), y + h, w, r.uniform(0.3, 0.7), 0.05, yaw, m)
+            s.standing(
+                *turned(a * (w / 2 - 0.03), b * (w / 2 - 0.03), yaw, x, z), y, 0.04, h, 0.04, yaw, m
+            )
+    s.standing(
+        *turned(0, r.choice([-1, 1]) * (w / 2 - 0.03), yaw, x, z),
+        y + h,
+        w,
+        r.uniform(0.3, 0.7),
+        0.05,
+        yaw,
+        m,
+    )
 
 
 def small_thing(s: Scene, x, z, y, size) -> None:
@@ -186,12 +273,16 @@ def person(s: Scene, x, z, y=0.0) -> None:
     yaw = r.uniform(0, 3)
     step = r.uniform(0.0, 0.15)
     for a in (-1, 1):
-        s.add(ELLIPSOID, (*[x + a * 0.09, y + h * 0.25], z + a * step), (0.09, h * 0.27, 0.1), 0, legs)
+        s.add(
+            ELLIPSOID, (*[x + a * 0.09, y + h * 0.25], z + a * step), (0.09, h * 0.27, 0.1), 0, legs
+        )
         px, pz = turned(a * 0.27, 0, yaw, x, z)
         s.add(ELLIPSOID, (px, y + h * 0.6, pz), (0.06, h * 0.19, 0.07), yaw, shirt)
     s.add(ELLIPSOID, (x, y + h * 0.63, z), (0.22, h * 0.21, 0.14), yaw, shirt)
     skin = np.array([0.7, 0.5, 0.4]) * r.uniform(0.3, 1.1)
-    s.add(ELLIPSOID, (x, y + h * 0.92, z), (0.09, 0.12, 0.1), 0, s.material(PLAIN, skin, skin * 0.9))
+    s.add(
+        ELLIPSOID, (x, y + h * 0.92, z), (0.09, 0.12, 0.1), 0, s.material(PLAIN, skin, skin * 0.9)
+    )
 
 
 def tree(s: Scene, x, z, y=0.0, low=2.0, high=9.0) -> None:
@@ -208,14 +299,26 @@ def tree(s: Scene, x, z, y=0.0, low=2.0, high=9.0) -> None:
     for _ in range(r.integers(2, 10)):
         q = h * r.uniform(0.12, 0.3)
         m = s.material(LEAVES, dark, np.clip(leaf, 0, 1), r.uniform(0.5, 2))
-        s.add(ELLIPSOID, (x + r.normal() * h * 0.15, y + h * r.uniform(0.5, 1.0), z + r.normal() * h * 0.15), (q, q * r.uniform(0.6, 1.2), q), r.uniform(0, 3), m)
+        s.add(
+            ELLIPSOID,
+            (x + r.normal() * h * 0.15, y + h * r.uniform(0.5, 1.0), z + r.normal() * h * 0.15),
+            (q, q * r.uniform(0.6, 1.2), q),
+            r.uniform(0, 3),
+            m,
+        )
 
 
 def bush(s: Scene, x, z) -> None:
     r, q = s.rng, s.rng.uniform(0.2, 1.2)
     g = np.array([0.15, 0.3, 0.08]) * r.uniform(0.4, 1.8) * (1 + 0.3 * r.uniform(-1, 1, 3))
     for _ in range(r.integers(1, 4)):
-        s.add(ELLIPSOID, (x + r.normal() * q * 0.6, q * 0.5, z + r.normal() * q * 0.6), (q, q * r.uniform(0.5, 1), q), 0, s.material(LEAVES, g * 0.3, np.clip(g, 0, 1), r.uniform(1, 3)))
+        s.add(
+            ELLIPSOID,
+            (x + r.normal() * q * 0.6, q * 0.5, z + r.normal() * q * 0.6),
+            (q, q * r.uniform(0.5, 1), q),
+            0,
+            s.material(LEAVES, g * 0.3, np.clip(g, 0, 1), r.uniform(1, 3)),
+        )
 
 
 def car(s: Scene, x, z, yaw) -> None:
@@ -223,7 +326,16 @@ def car(s: Scene, x, z, yaw) -> None:
     m = s.material(PLAIN, gloss=0.3)
     length, w, tall = r.uniform(3.5, 5.0), r.uniform(1.6, 1.95), r.uniform(1.3, 1.9)
     s.standing(x, z, 0.25, w, tall * 0.42, length, yaw, m)
-    s.standing(x, z, 0.25 + tall * 0.42, w * 0.88, tall * 0.36, length * r.uniform(0.45, 0.75), yaw, s.material(PLAIN, np.full(3, 0.08), np.full(3, 0.2), gloss=0.6))
+    s.standing(
+        x,
+        z,
+        0.25 + tall * 0.42,
+        w * 0.88,
+        tall * 0.36,
+        length * r.uniform(0.45, 0.75),
+        yaw,
+        s.material(PLAIN, np.full(3, 0.08), np.full(3, 0.2), gloss=0.6),
+    )
     s.standing(x, z, 0.25 + tall * 0.78, w * 0.85, 0.05, length * 0.45, yaw, m)
     dark = s.material(PLAIN, np.full(3, 0.03), np.full(3, 0.05), gloss=0.0)
     for a in (-1, 1):
@@ -231,12 +343,21 @@ def car(s: Scene, x, z, yaw) -> None:
             px, pz = turned(a * w * 0.48, b * length * 0.32, yaw, x, z)
             s.add(ELLIPSOID, (px, 0.32, pz), (0.12, 0.32, 0.32), yaw, dark)
         px, pz = turned(a * w * 0.35, -length / 2, yaw, x, z)
-        s.add(BOX, (px, 0.6, pz), (0.15, 0.06, 0.02), yaw, s.material(PLAIN, np.array([1, 0.3, 0.2]), np.array([1, 0.9, 0.7])), r.uniform(0.3, 2) if r.random() < 0.5 else 0)
+        s.add(
+            BOX,
+            (px, 0.6, pz),
+            (0.15, 0.06, 0.02),
+            yaw,
+            s.material(PLAIN, np.array([1, 0.3, 0.2]), np.array([1, 0.9, 0.7])),
+            r.uniform(0.3, 2) if r.random() < 0.5 else 0,
+        )
 
 
 def house(s: Scene, x, z, w, h, d, yaw) -> None:
     r = s.rng
-    m = s.material(r.choice([FACADE, FACADE, PHOTO, BRICKS, PLAIN]), scale=math.exp(r.uniform(-1.6, -0.4)))
+    m = s.material(
+        r.choice([FACADE, FACADE, PHOTO, BRICKS, PLAIN]), scale=math.exp(r.uniform(-1.6, -0.4))
+    )
     if m.texture in (PHOTO, BRICKS, PLAIN):
         m = m._replace(scale=math.exp(r.uniform(-1, 1)))
     s.standing(x, z, 0, w, h, d, yaw, m)
@@ -254,7 +375,19 @@ def house(s: Scene, x, z, w, h, d, yaw) -> None:
         rise = r.uniform(0.2, 0.6) * min(w, d)
         turn = math.pi / 2 if r.random() < 0.5 else 0.0
         ww, dd = (w, d) if turn == 0.0 else (d, w)
-        s.standing(x, z, h, ww * 1.08, rise, dd * 1.06, yaw + turn, s.material(r.choice([TILES, STRIPES, PHOTO]), np.array([0.4, 0.15, 0.1]) * r.uniform(0.4, 1.6)), GABLE)
+        s.standing(
+            x,
+            z,
+            h,
+            ww * 1.08,
+            rise,
+            dd * 1.06,
+            yaw + turn,
+            s.material(
+                r.choice([TILES, STRIPES, PHOTO]), np.array([0.4, 0.15, 0.1]) * r.uniform(0.4, 1.6)
+            ),
+            GABLE,
+        )
     elif r.random() < 0.5:
         s.standing(x, z, h, w * 1.06, 0.3, d * 1.06, yaw, s.material(PLAIN))
 
@@ -273,18 +406,52 @@ def portal(s: Scene, x, z, yaw, w, h, t, m: Material) -> None:
             up = oh - ow / 2 * (1 - i / 6)
             cut = ow / 2 * (1 - math.sqrt(max(1 - (i / 6) ** 2, 0)))
             for a in (-1, 1):
-                s.standing(*turned(off + a * (ow / 2 - cut / 2), 0, yaw, x, z), up, cut, ow / 12 + 0.01, t, yaw, m)
+                s.standing(
+                    *turned(off + a * (ow / 2 - cut / 2), 0, yaw, x, z),
+                    up,
+                    cut,
+                    ow / 12 + 0.01,
+                    t,
+                    yaw,
+                    m,
+                )
     for k in range(r.integers(0, 4)):  # steps of the frame
         e = 0.12 * (k + 1)
-        mm = s.material(r.choice([PLAIN, CLOUDY, PHOTO]), np.clip(m.first * r.uniform(0.7, 1.4), 0.02, 1))
+        mm = s.material(
+            r.choice([PLAIN, CLOUDY, PHOTO]), np.clip(m.first * r.uniform(0.7, 1.4), 0.02, 1)
+        )
         for a in (-1, 1):
-            s.standing(*turned(off + a * (ow / 2 + e - 0.06), -t / 2 - 0.1 * (4 - k) / 2, yaw, x, z), 0, 0.12, oh + e, 0.1 * (4 - k), yaw, mm)
-        s.standing(*turned(off, -t / 2 - 0.1 * (4 - k) / 2, yaw, x, z), oh + e - 0.12, ow + 2 * e, 0.12, 0.1 * (4 - k), yaw, mm)
+            s.standing(
+                *turned(off + a * (ow / 2 + e - 0.06), -t / 2 - 0.1 * (4 - k) / 2, yaw, x, z),
+                0,
+                0.12,
+                oh + e,
+                0.1 * (4 - k),
+                yaw,
+                mm,
+            )
+        s.standing(
+            *turned(off, -t / 2 - 0.1 * (4 - k) / 2, yaw, x, z),
+            oh + e - 0.12,
+            ow + 2 * e,
+            0.12,
+            0.1 * (4 - k),
+            yaw,
+            mm,
+        )
     if r.random() < 0.55:
         door = s.material(r.choice([PLANKS, PHOTO, PLAIN]))
         s.standing(*turned(off, t * r.uniform(-0.3, 0.4), yaw, x, z), 0, ow, oh, 0.08, yaw, door)
         for _ in range(r.integers(0, 8)):
-            s.standing(*turned(off + r.uniform(-0.4, 0.4) * ow, -0.06, yaw, x, z), r.uniform(0.1, 0.7) * oh, ow * r.uniform(0.1, 0.3), oh * 0.12, 0.06, yaw, s.material(PLAIN))
+            s.standing(
+                *turned(off + r.uniform(-0.4, 0.4) * ow, -0.06, yaw, x, z),
+                r.uniform(0.1, 0.7) * oh,
+                ow * r.uniform(0.1, 0.3),
+                oh * 0.12,
+                0.06,
+                yaw,
+                s.material(PLAIN),
+            )
 
 
 def _room(s: Scene, yaw: float, eye_height: float, big: bool):
@@ -296,13 +463,35 @@ def _room(s: Scene, yaw: float, eye_height: float, big: bool):
     eye_height = min(eye_height, h - 0.4)
     cx, cz = r.uniform(-0.38, 0.38) * w, r.uniform(-0.48, 0.05) * d
     x, z = turned(-cx, -cz, yaw, 0, 0)
-    wall = s.material(r.choice([PLAIN, CLOUDY, PHOTO, BRICKS, PLANKS, STRIPES], p=[0.5, 0.1, 0.2, 0.07, 0.07, 0.06]), s.colour(0.25, 0.2, 1.0))
-    floor = s.material(r.choice([PLANKS, TILES, CLOUDY, PHOTO, PLAIN], p=[0.3, 0.15, 0.15, 0.25, 0.15]), gloss=r.uniform(0.1, 0.7) if r.random() < 0.35 else 0)
+    wall = s.material(
+        r.choice(
+            [PLAIN, CLOUDY, PHOTO, BRICKS, PLANKS, STRIPES], p=[0.5, 0.1, 0.2, 0.07, 0.07, 0.06]
+        ),
+        s.colour(0.25, 0.2, 1.0),
+    )
+    floor = s.material(
+        r.choice([PLANKS, TILES, CLOUDY, PHOTO, PLAIN], p=[0.3, 0.15, 0.15, 0.25, 0.15]),
+        gloss=r.uniform(0.1, 0.7) if r.random() < 0.35 else 0,
+    )
     s.add(BOX, (x, -0.05, z), (w / 2, 0.05, d / 2), yaw, floor)
-    s.add(BOX, (x, h + 0.05, z), (w / 2, 0.05, d / 2), yaw, s.material(PLAIN if r.random() < 0.8 else None, s.colour(0.1, 0.4, 1)))
+    s.add(
+        BOX,
+        (x, h + 0.05, z),
+        (w / 2, 0.05, d / 2),
+        yaw,
+        s.material(PLAIN if r.random() < 0.8 else None, s.colour(0.1, 0.4, 1)),
+    )
     for a in (-1, 1):
-        s.add(BOX, (*_at(a * (w / 2 + 0.05), 0, yaw, x, z, h / 2),), (0.05, h / 2, d / 2), yaw, wall)
-        s.add(BOX, (*_at(0, a * (d / 2 + 0.05), yaw, x, z, h / 2),), (w / 2, h / 2, 0.05), yaw, wall if r.random() < 0.75 else s.material())
+        s.add(
+            BOX, (*_at(a * (w / 2 + 0.05), 0, yaw, x, z, h / 2),), (0.05, h / 2, d / 2), yaw, wall
+        )
+        s.add(
+            BOX,
+            (*_at(0, a * (d / 2 + 0.05), yaw, x, z, h / 2),),
+            (w / 2, h / 2, 0.05),
+            yaw,
+            wall if r.random() < 0.75 else s.material(),
+        )
     for _ in range(r.integers(2, 12)):
         side, glow = r.integers(0, 4), (r.uniform(0.8, 2.5) if r.random() < 0.35 else 0.0)
         ww, hh, y = r.uniform(0.2, 1.8), r.uniform(0.2, 1.6), r.uniform(0.9, 2.2)
@@ -310,12 +499,21 @@ def _room(s: Scene, yaw: float, eye_height: float, big: bool):
             ww, hh, y = r.uniform(0.6, 3), r.uniform(0.6, 5), r.uniform(1.5, 0.7 * h + 1)
         elif r.random() < 0.25:
             ww, hh, y, glow = 0.9, 2.05, 1.03, 0.0
-        t, m = r.uniform(0.01, 0.06), s.material(PHOTO if r.random() < 0.5 else None, scale=r.uniform(0.5, 2))
+        t, m = (
+            r.uniform(0.01, 0.06),
+            s.material(PHOTO if r.random() < 0.5 else None, scale=r.uniform(0.5, 2)),
+        )
         a = -1 if side % 2 == 0 else 1
         if side < 2:
-            place, half = _at(a * (w / 2 - t), r.uniform(-0.45, 0.45) * d, yaw, x, z, y), (t, hh / 2, ww / 2)
+            place, half = (
+                _at(a * (w / 2 - t), r.uniform(-0.45, 0.45) * d, yaw, x, z, y),
+                (t, hh / 2, ww / 2),
+            )
         else:
-            place, half = _at(r.uniform(-0.45, 0.45) * w, a * (d / 2 - t), yaw, x, z, y), (ww / 2, hh / 2, t)
+            place, half = (
+                _at(r.uniform(-0.45, 0.45) * w, a * (d / 2 - t), yaw, x, z, y),
+                (ww / 2, hh / 2, t),
+            )
         s.add(BOX, place, half, yaw, m, glow)
     if big:
         columns, m = r.integers(0, 7), s.material(r.choice([PLAIN, PHOTO, CLOUDY]))
@@ -327,12 +525,22 @@ def _room(s: Scene, yaw: float, eye_height: float, big: bool):
                     s.standing(px, pz, 0, cw, h, cw, yaw, m, r.choice([BOX, CYLINDER]))
         if r.random() < 0.4:  # a gallery
             for a in (-1, 1):
-                s.standing(*turned(a * w * 0.42, 0, yaw, x, z), h * 0.5, w * 0.16, 0.4, d, yaw, s.material())
+                s.standing(
+                    *turned(a * w * 0.42, 0, yaw, x, z),
+                    h * 0.5,
+                    w * 0.16,
+                    0.4,
+                    d,
+                    yaw,
+                    s.material(),
+                )
         if r.random() < 0.4:  # stairs
             sx, sz, sw = r.uniform(-0.3, 0.3) * w, r.uniform(0, 0.4) * d, r.uniform(1.5, 5)
             m = s.material()
             for i in range(r.integers(5, 14)):
-                s.standing(*turned(sx, sz + i * 0.35, yaw, x, z), 0, sw, 0.18 * (i + 1), 0.36, yaw, m)
+                s.standing(
+                    *turned(sx, sz + i * 0.35, yaw, x, z), 0, sw, 0.18 * (i + 1), 0.36, yaw, m
+                )
     for _ in range(r.integers(2, 14) if not big else r.integers(4, 26)):
         a, b = r.uniform(-0.45, 0.45) * w, r.uniform(-0.45, 0.45) * d
         if r.random() < 0.5 and not big:
@@ -343,17 +551,35 @@ def _room(s: Scene, yaw: float, eye_height: float, big: bool):
         px, pz = turned(a, b, yaw, x, z)
         if px * px + pz * pz < 0.8:
             continue
-        furniture(s, px, pz, yaw + r.integers(0, 4) * math.pi / 2 + (r.uniform(-0.3, 0.3) if r.random() < 0.4 else 0))
+        furniture(
+            s,
+            px,
+            pz,
+            yaw
+            + r.integers(0, 4) * math.pi / 2
+            + (r.uniform(-0.3, 0.3) if r.random() < 0.4 else 0),
+        )
     if r.random() < 0.3:  # hanging lamps
         for _ in range(r.integers(1, 4)):
             px, pz = turned(r.uniform(-0.4, 0.4) * w, r.uniform(-0.4, 0.4) * d, yaw, x, z)
             y = h - r.uniform(0.3, 0.35 * h)
             s.standing(px, pz, y, 0.02, h - y, 0.02, 0, s.material(PLAIN))
             q = r.uniform(0.1, 0.4) * (3 if big else 1)
-            s.add(ELLIPSOID, (px, y, pz), (q, q * r.uniform(0.4, 1), q), 0, s.material(PLAIN, np.ones(3) * 0.9, np.ones(3)), r.uniform(0, 2))
+            s.add(
+                ELLIPSOID,
+                (px, y, pz),
+                (q, q * r.uniform(0.4, 1), q),
+                0,
+                s.material(PLAIN, np.ones(3) * 0.9, np.ones(3)),
+                r.uniform(0, 2),
+            )
     lx, lz = turned(r.uniform(-0.4, 0.4) * w, r.uniform(-0.4, 0.4) * d, yaw, x, z)
     power = 1.0 if not big else h * h / 9
-    return eye_height, np.array([lx, h - 0.3, lz]), np.array([1.0, 0.9, 0.75]) * r.uniform(0.3, 1.6) * power
+    return (
+        eye_height,
+        np.array([lx, h - 0.3, lz]),
+        np.array([1.0, 0.9, 0.75]) * r.uniform(0.3, 1.6) * power,
+    )
 
 
 def _at(dx, dz, yaw, x, z, y):
@@ -364,7 +590,11 @@ def _at(dx, dz, yaw, x, z, y):
 def _street(s: Scene, yaw: float) -> None:
     r = s.rng
     water = r.random() < 0.12
-    ground = s.material(r.choice([CLOUDY, TILES, PLAIN, PHOTO]), s.colour(0.1, 0.1, 0.6), gloss=r.uniform(0.3, 0.8) if r.random() < 0.15 else 0.0)
+    ground = s.material(
+        r.choice([CLOUDY, TILES, PLAIN, PHOTO]),
+        s.colour(0.1, 0.1, 0.6),
+        gloss=r.uniform(0.3, 0.8) if r.random() < 0.15 else 0.0,
+    )
     if water:
         ground = s.material(PLAIN, np.array([0.05, 0.1, 0.1]), gloss=0.9)
     s.ground(ground)
@@ -378,7 +608,9 @@ def _street(s: Scene, yaw: float) -> None:
             length = r.uniform(4, 22)
             h, d = typical * r.uniform(0.6, 1.4), r.uniform(6, 20)
             if r.random() < 0.85:
-                px, pz = turned(side * (sw + off + d / 2 + r.uniform(0, 1.5)), along + length / 2, yaw, 0, 0)
+                px, pz = turned(
+                    side * (sw + off + d / 2 + r.uniform(0, 1.5)), along + length / 2, yaw, 0, 0
+                )
                 house(s, px, pz, length * 0.98, h, d, yaw - side * math.pi / 2)
             else:
                 for _ in range(2):
@@ -395,19 +627,33 @@ def _street(s: Scene, yaw: float) -> None:
         px, pz = turned(0, r.uniform(12, 60), yaw, 0, 0)
         portal(s, px, pz, yaw, 2 * sw + 8, r.uniform(5, 14), r.uniform(1, 6), s.material(PHOTO))
     for _ in range(r.integers(0, 10) if not water else 0):
-        px, pz = turned(r.choice([-1, 1]) * sw * r.uniform(0.3, 0.7), math.exp(r.uniform(1.1, 3.9)), yaw, 0, 0)
+        px, pz = turned(
+            r.choice([-1, 1]) * sw * r.uniform(0.3, 0.7), math.exp(r.uniform(1.1, 3.9)), yaw, 0, 0
+        )
         car(s, px, pz, yaw + (r.uniform(-0.3, 0.3) if r.random() < 0.2 else 0))
     for _ in range(r.integers(0, 9)):
         px, pz = turned(r.uniform(-1, 1) * sw, math.exp(r.uniform(0.7, 3.5)), yaw, 0, 0)
         person(s, px, pz)
     for _ in range(r.integers(0, 7)):
-        px, pz = turned(r.choice([-1, 1]) * sw * r.uniform(0.6, 0.95), math.exp(r.uniform(1, 3.9)), yaw, 0, 0)
+        px, pz = turned(
+            r.choice([-1, 1]) * sw * r.uniform(0.6, 0.95), math.exp(r.uniform(1, 3.9)), yaw, 0, 0
+        )
         if r.random() < 0.6:
             m = s.material(PLAIN)
             h = r.uniform(3, 9)
             s.standing(px, pz, 0, 0.14, h, 0.14, 0, m, CYLINDER)
             if r.random() < 0.6:
-                s.standing(px, pz, h, r.uniform(0.3, 2.5), r.uniform(0.1, 0.8), 0.15, yaw, s.material(), glow=r.uniform(0, 1.5) if r.random() < 0.3 else 0)
+                s.standing(
+                    px,
+                    pz,
+                    h,
+                    r.uniform(0.3, 2.5),
+                    r.uniform(0.1, 0.8),
+                    0.15,
+                    yaw,
+                    s.material(),
+                    glow=r.uniform(0, 1.5) if r.random() < 0.3 else 0,
+                )
         else:
             tree(s, px, pz)
 
@@ -431,7 +677,17 @@ def _facade(s: Scene, yaw: float) -> None:
     for _ in range(r.integers(0, 9)):  # reliefs, pilasters, signs
         t, mm = r.uniform(0.03, 0.5), s.material()
         px, pz = turned(r.uniform(-0.45, 0.45) * w, -t / 2 - r.uniform(0, 0.3), slant, x, z)
-        s.standing(px, pz, r.uniform(0, 0.5) * h, r.uniform(0.02, 0.15) * w, r.uniform(0.1, 0.8) * h, t, slant, mm, r.choice([BOX, CYLINDER]))
+        s.standing(
+            px,
+            pz,
+            r.uniform(0, 0.5) * h,
+            r.uniform(0.02, 0.15) * w,
+            r.uniform(0.1, 0.8) * h,
+            t,
+            slant,
+            mm,
+            r.choice([BOX, CYLINDER]),
+        )
     steps = r.integers(0, 6)
     for i in range(steps):
         px, pz = turned(0, -0.3 * (steps - i), slant, x, z)
@@ -453,7 +709,12 @@ def _facade(s: Scene, yaw: float) -> None:
 def _greens(s: Scene) -> Material:
     r = s.rng
     g = np.array([0.2, 0.3, 0.08]) * r.uniform(0.4, 1.8) * (1 + 0.5 * r.uniform(-1, 1, 3))
-    return s.material(r.choice([CLOUDY, LEAVES, PHOTO, PLAIN]), np.clip(g, 0.02, 1), np.clip(g * 1.6, 0.02, 1), math.exp(r.uniform(-1.5, 1.0)))
+    return s.material(
+        r.choice([CLOUDY, LEAVES, PHOTO, PLAIN]),
+        np.clip(g, 0.02, 1),
+        np.clip(g * 1.6, 0.02, 1),
+        math.exp(r.uniform(-1.5, 1.0)),
+    )
 
 
 def _garden(s: Scene, yaw: float) -> None:
@@ -462,7 +723,13 @@ def _garden(s: Scene, yaw: float) -> None:
     s.ground(_greens(s) if r.random() < 0.6 else s.material())
     if r.random() < 0.6:  # a path or a pool
         px, pz = turned(r.uniform(-2, 2), r.uniform(0, 8), yaw, 0, 0)
-        s.add(BOX, (px, 0.01, pz), (r.uniform(0.5, 2), 0.02, r.uniform(3, 20)), yaw, s.material(gloss=0.9 if r.random() < 0.25 else 0))
+        s.add(
+            BOX,
+            (px, 0.01, pz),
+            (r.uniform(0.5, 2), 0.02, r.uniform(3, 20)),
+            yaw,
+            s.material(gloss=0.9 if r.random() < 0.25 else 0),
+        )
     if r.random() < 0.7:
         d = math.exp(r.uniform(1.8, 3.6))
         px, pz = turned(r.uniform(-0.4, 0.4) * d, d, yaw, 0, 0)
@@ -470,9 +737,27 @@ def _garden(s: Scene, yaw: float) -> None:
         if what < 0.4:
             house(s, px, pz, r.uniform(4, 25), r.uniform(2.5, 10), r.uniform(4, 10), yaw)
         elif what < 0.7:
-            s.standing(px, pz, 0, r.uniform(5, 40), r.uniform(0.6, 4), 0.5, yaw, s.material(r.choice([PHOTO, BRICKS, LEAVES, PLANKS])))
+            s.standing(
+                px,
+                pz,
+                0,
+                r.uniform(5, 40),
+                r.uniform(0.6, 4),
+                0.5,
+                yaw,
+                s.material(r.choice([PHOTO, BRICKS, LEAVES, PLANKS])),
+            )
         else:
-            portal(s, px, pz, yaw, r.uniform(4, 16), r.uniform(3, 9), r.uniform(0.4, 3), s.material(PHOTO))
+            portal(
+                s,
+                px,
+                pz,
+                yaw,
+                r.uniform(4, 16),
+                r.uniform(3, 9),
+                r.uniform(0.4, 3),
+                s.material(PHOTO),
+            )
     for _ in range(r.integers(0, 12)):
         d, a = math.exp(r.uniform(1.2, 4.2)), r.uniform(-0.9, 0.9)
         tree(s, d * math.sin(a), d * math.cos(a))
@@ -487,10 +772,24 @@ def _garden(s: Scene, yaw: float) -> None:
         elif what == 1:
             furniture(s, px, pz, r.uniform(0, 6))
         elif what == 2:
-            s.standing(px, pz, 0, *r.uniform(0.2, 1.5, 3), r.uniform(0, 3), s.material(), r.choice([BOX, CYLINDER]))
+            s.standing(
+                px,
+                pz,
+                0,
+                *r.uniform(0.2, 1.5, 3),
+                r.uniform(0, 3),
+                s.material(),
+                r.choice([BOX, CYLINDER]),
+            )
         else:
             q = r.uniform(0.1, 0.25) * d
-            s.add(ELLIPSOID, (px, q * 0.2, pz), (q, q * r.uniform(0.3, 1), q), r.uniform(0, 3), s.material(r.choice([CLOUDY, PHOTO]), s.colour(0.1, 0.1, 0.7)))
+            s.add(
+                ELLIPSOID,
+                (px, q * 0.2, pz),
+                (q, q * r.uniform(0.3, 1), q),
+                r.uniform(0, 3),
+                s.material(r.choice([CLOUDY, PHOTO]), s.colour(0.1, 0.1, 0.7)),
+            )
     if r.random() < 0.4:  # a fence
         d, m = math.exp(r.uniform(1.2, 2.6)), s.material(PLAIN)
         for i in range(24):
@@ -501,22 +800,52 @@ def _garden(s: Scene, yaw: float) -> None:
 
 def _landscape(s: Scene, yaw: float) -> None:
     r = s.rng
-    s.ground(_greens(s) if r.random() < 0.7 else s.material(PLAIN, np.array([0.05, 0.12, 0.15]) * r.uniform(0.4, 2), gloss=0.9), 4000)
+    s.ground(
+        _greens(s)
+        if r.random() < 0.7
+        else s.material(PLAIN, np.array([0.05, 0.12, 0.15]) * r.uniform(0.4, 2), gloss=0.9),
+        4000,
+    )
     for _ in range(r.integers(1, 10)):  # hills
         d, a = math.exp(r.uniform(3.3, 6.8)), yaw + r.uniform(-1.2, 1.2)
         q = d * r.uniform(0.2, 0.9)
-        m = s.material(r.choice([CLOUDY, LEAVES, PHOTO]), s.colour(0.3, 0.05, 0.6), None, r.uniform(0.2, 2) * 20 / d)
-        s.add(ELLIPSOID, (d * math.sin(a), -0.1 * q, d * math.cos(a)), (q, d * r.uniform(0.04, 0.45), q * r.uniform(0.4, 1)), r.uniform(0, 3), m)
+        m = s.material(
+            r.choice([CLOUDY, LEAVES, PHOTO]),
+            s.colour(0.3, 0.05, 0.6),
+            None,
+            r.uniform(0.2, 2) * 20 / d,
+        )
+        s.add(
+            ELLIPSOID,
+            (d * math.sin(a), -0.1 * q, d * math.cos(a)),
+            (q, d * r.uniform(0.04, 0.45), q * r.uniform(0.4, 1)),
+            r.uniform(0, 3),
+            m,
+        )
     for _ in range(r.integers(0, 14)):
         d, a = math.exp(r.uniform(1.4, 4.5)), r.uniform(-0.8, 0.8)
         tree(s, d * math.sin(a), d * math.cos(a))
     for _ in range(r.integers(0, 9)):
         d, a = math.exp(r.uniform(0.9, 4)), r.uniform(-0.7, 0.7)
         q = r.uniform(0.1, 0.2) * d
-        s.add(ELLIPSOID, (d * math.sin(a), q * 0.2, d * math.cos(a)), (q, q * r.uniform(0.3, 1), q), r.uniform(0, 3), s.material(r.choice([CLOUDY, PHOTO]), s.colour(0.1, 0.1, 0.6)))
+        s.add(
+            ELLIPSOID,
+            (d * math.sin(a), q * 0.2, d * math.cos(a)),
+            (q, q * r.uniform(0.3, 1), q),
+            r.uniform(0, 3),
+            s.material(r.choice([CLOUDY, PHOTO]), s.colour(0.1, 0.1, 0.6)),
+        )
     for _ in range(r.integers(0, 4)):
         d, a = math.exp(r.uniform(2.4, 4.8)), r.uniform(-0.8, 0.8)
-        house(s, d * math.sin(a), d * math.cos(a), r.uniform(3, 14), r.uniform(2.5, 10), r.uniform(3, 14), r.uniform(0, 3))
+        house(
+            s,
+            d * math.sin(a),
+            d * math.cos(a),
+            r.uniform(3, 14),
+            r.uniform(2.5, 10),
+            r.uniform(3, 14),
+            r.uniform(0, 3),
+        )
     if r.random() < 0.3:
         for _ in range(r.integers(1, 5)):
             d, a = math.exp(r.uniform(1, 3)), r.uniform(-0.6, 0.6)
@@ -524,7 +853,17 @@ def _landscape(s: Scene, yaw: float) -> None:
     if r.random() < 0.2:  # a tower
         d, a = math.exp(r.uniform(3, 5.5)), r.uniform(-0.5, 0.5)
         q = d * r.uniform(0.01, 0.05)
-        s.standing(d * math.sin(a), d * math.cos(a), 0, q, d * r.uniform(0.2, 0.7), q, 0, s.material(), r.choice([BOX, CYLINDER]))
+        s.standing(
+            d * math.sin(a),
+            d * math.cos(a),
+            0,
+            q,
+            d * r.uniform(0.2, 0.7),
+            q,
+            0,
+            s.material(),
+            r.choice([BOX, CYLINDER]),
+        )
 
 
 def _table(s: Scene, yaw: float) -> None:
@@ -532,7 +871,13 @@ def _table(s: Scene, yaw: float) -> None:
     r = s.rng
     drop = r.choice([0.0, r.uniform(0.4, 0.9)])
     if drop > 0:
-        s.add(BOX, (r.uniform(-0.3, 0.3), -0.03, r.uniform(0.5, 1.2)), (r.uniform(0.5, 2.5), 0.03, r.uniform(0.4, 1.6)), yaw, s.material())
+        s.add(
+            BOX,
+            (r.uniform(-0.3, 0.3), -0.03, r.uniform(0.5, 1.2)),
+            (r.uniform(0.5, 2.5), 0.03, r.uniform(0.4, 1.6)),
+            yaw,
+            s.material(),
+        )
     s.ground(s.material(), 60, -drop)
     if r.random() < 0.6:
         d = r.uniform(0.8, 4.5)
@@ -563,8 +908,18 @@ def _thing(s: Scene, yaw: float) -> None:
     else:  # a machine, a statue, a heap
         for _ in range(r.integers(4, 22)):
             q = r.uniform(0.08, 0.6, 3) * size
-            px, py, pz = x + r.normal() * size * 0.3, abs(r.normal()) * size * 0.4, z + r.normal() * size * 0.3
-            s.add(r.choice([BOX, ELLIPSOID, CYLINDER]), (px, max(py, q[1] * 0.5), pz), tuple(q / 2 + 0.01), r.uniform(0, 3), s.material())
+            px, py, pz = (
+                x + r.normal() * size * 0.3,
+                abs(r.normal()) * size * 0.4,
+                z + r.normal() * size * 0.3,
+            )
+            s.add(
+                r.choice([BOX, ELLIPSOID, CYLINDER]),
+                (px, max(py, q[1] * 0.5), pz),
+                tuple(q / 2 + 0.01),
+                r.uniform(0, 3),
+                s.material(),
+            )
     back = d * math.exp(r.uniform(0.2, 1.8))
     kind = r.integers(0, 3)
     if kind == 0:
@@ -572,13 +927,22 @@ def _thing(s: Scene, yaw: float) -> None:
         s.add(BOX, (px, 0, pz), (40, r.uniform(2, 9), 0.1), yaw * 0.5, s.material())
         for _ in range(r.integers(0, 8)):
             q = r.uniform(0.1, 1.0, 3)
-            s.standing(r.uniform(-1, 1) * back, back + size - q[2], r.choice([0, r.uniform(0, 2)]), *q, yaw * 0.5, s.material())
+            s.standing(
+                r.uniform(-1, 1) * back,
+                back + size - q[2],
+                r.choice([0, r.uniform(0, 2)]),
+                *q,
+                yaw * 0.5,
+                s.material(),
+            )
     elif kind == 1:
         for _ in range(r.integers(3, 12)):
             a, f = r.uniform(-0.8, 0.8), back * r.uniform(1, 3)
             (tree if r.random() < 0.6 else bush)(s, f * math.sin(a), f * math.cos(a))
     else:
-        house(s, r.uniform(-1, 1) * back, back + 6, r.uniform(6, 30), r.uniform(3, 12), 6, yaw * 0.5)
+        house(
+            s, r.uniform(-1, 1) * back, back + 6, r.uniform(6, 30), r.uniform(3, 12), 6, yaw * 0.5
+        )
 
 
 def _daylight(r: np.random.Generator):
@@ -591,7 +955,10 @@ def _daylight(r: np.random.Generator):
     elif kind < 0.75:  # overcast
         sky[0:3] = sky[3:6] = np.full(3, r.uniform(0.4, 1.5)) * (1 + 0.06 * r.uniform(-1, 1, 3))
     elif kind < 0.87:  # low sun
-        sky[0:3], sky[3:6] = np.array([1, 0.6, 0.3]) * r.uniform(0.5, 1.2), np.array([0.3, 0.3, 0.6]) * r.uniform(0.2, 1)
+        sky[0:3], sky[3:6] = (
+            np.array([1, 0.6, 0.3]) * r.uniform(0.5, 1.2),
+            np.array([0.3, 0.3, 0.6]) * r.uniform(0.2, 1),
+        )
     else:  # night
         sky[0:3] = np.array([0.1, 0.12, 0.2]) * r.uniform(0.1, 1.5)
         sky[3:6] = sky[0:3] * r.uniform(0.2, 0.8)
@@ -599,7 +966,11 @@ def _daylight(r: np.random.Generator):
     sky[9], sky[10], sky[11] = r.uniform(0.5, 3), r.uniform(0.25, 0.8), r.uniform(1, 5)
     up, round_ = math.radians(r.uniform(10, 75)), r.uniform(0, 2 * math.pi)
     sun = np.array([math.cos(up) * math.cos(round_), math.sin(up), math.cos(up) * math.sin(round_)])
-    light = np.array([1.0, 0.95, 0.85]) * r.uniform(0.3, 1.8) * (0.1 if kind > 0.5 and r.random() < 0.7 else 1)
+    light = (
+        np.array([1.0, 0.95, 0.85])
+        * r.uniform(0.3, 1.8)
+        * (0.1 if kind > 0.5 and r.random() < 0.7 else 1)
+    )
     ambient = np.array([0.8, 0.9, 1.0]) * r.uniform(0.35, 0.8)
     if kind >= 0.87:
         light, ambient = light * 0.1, np.array([1.0, 0.85, 0.6]) * r.uniform(0.2, 0.6)
@@ -618,7 +989,9 @@ def _camera(r: np.random.Generator, kind: str, w: int, h: int):
     else:
         height = r.uniform(1.2, 1.8) if r.random() < 0.65 else math.exp(r.uniform(-0.9, 1.5))
         q = r.random()
-        pitch = r.normal() * 5 if q < 0.55 else (r.uniform(0, 40) if q < 0.85 else r.uniform(-22, 0))
+        pitch = (
+            r.normal() * 5 if q < 0.55 else (r.uniform(0, 40) if q < 0.85 else r.uniform(-22, 0))
+        )
     return focal, height, pitch, r.normal() * 1.8
 
 
@@ -632,7 +1005,9 @@ def _made(rng: np.random.Generator, bank: np.ndarray, w: int, h: int):
     fog, indoor, reach = 0.0, 0.0, 3.0
     if kind in ("room", "hall"):
         height, lamp, light = _room(s, yaw, height, kind == "hall")
-        ambient = np.array([1.0, 0.95, 0.9]) * r.uniform(0.2, 0.7) * (1 + 0.15 * r.uniform(-1, 1, 3))
+        ambient = (
+            np.array([1.0, 0.95, 0.9]) * r.uniform(0.2, 0.7) * (1 + 0.15 * r.uniform(-1, 1, 3))
+        )
         indoor, reach = 1.0, 1.5 if kind == "room" else 4.0
     elif kind == "street":
         _street(s, yaw)
@@ -650,21 +1025,53 @@ def _made(rng: np.random.Generator, bank: np.ndarray, w: int, h: int):
         height, reach = max(height, 0.2), 0.6
     else:
         _thing(s, yaw)
-    return number, np.array(s.rows, np.float64), focal, height, pitch, roll, sky, lamp, light, ambient, fog, indoor, reach
+    return (
+        number,
+        np.array(s.rows, np.float64),
+        focal,
+        height,
+        pitch,
+        roll,
+        sky,
+        lamp,
+        light,
+        ambient,
+        fog,
+        indoor,
+        reach,
+    )
 
 
 def sample(seed: int, bank: np.ndarray, w: int, h: int) -> Sample:
     """The photograph of this seed, w x h pixels; bank float32 [n, s, s, 3] linear textures."""
     rng = np.random.default_rng(seed)
     for _ in range(20):
-        number, P, focal, height, pitch, roll, sky, lamp, light, ambient, fog, indoor, reach = _made(rng, bank, w, h)
+        number, P, focal, height, pitch, roll, sky, lamp, light, ambient, fog, indoor, reach = (
+            _made(rng, bank, w, h)
+        )
         cp, sp = math.cos(math.radians(pitch)), math.sin(math.radians(pitch))
         cr, sr = math.cos(math.radians(roll)), math.sin(math.radians(roll))
         right, ahead, down = np.array([1.0, 0, 0]), np.array([0, -sp, cp]), np.array([0, -cp, -sp])
         R = np.stack([right * cr + down * sr, down * cr - right * sr, ahead], 1)
         image, depth = raycast.render(
-            P, w, h, focal, focal, w / 2, h / 2, R, np.array([0.0, height, 0.0]), lamp, light, ambient, sky,
-            int(rng.integers(1 << 30)), bank, indoor, fog, reach,
+            P,
+            w,
+            h,
+            focal,
+            focal,
+            w / 2,
+            h / 2,
+            R,
+            np.array([0.0, height, 0.0]),
+            lamp,
+            light,
+            ambient,
+            sky,
+            int(rng.integers(1 << 30)),
+            bank,
+            indoor,
+            fog,
+            reach,
         )
         seen = np.isfinite(depth)
         if seen.mean() < 0.2:

@@ -49,7 +49,9 @@ def views(folder: Path) -> list[View]:
     facts = json.loads((folder / "transforms.json").read_text(encoding="utf-8"))
     frames = sorted(facts["frames"], key=lambda f: f["file_path"])
     frames = [f for f in frames if f.get("depth_file_path") or (folder / "sparse_pc.ply").exists()]
-    pick = np.unique(np.linspace(0, len(frames) - 1, min(MOST_FRAMES, len(frames))).round().astype(int))
+    pick = np.unique(
+        np.linspace(0, len(frames) - 1, min(MOST_FRAMES, len(frames))).round().astype(int)
+    )
     points = _points(folder / "sparse_pc.ply") if (folder / "sparse_pc.ply").exists() else None
     out = []
     for frame in (frames[i] for i in pick):
@@ -58,13 +60,20 @@ def views(folder: Path) -> list[View]:
         w, h = WIDTH, round(picture.height * scale)
         at = {k: frame.get(k, facts.get(k)) for k in ("fl_x", "fl_y", "cx", "cy", "w")}
         s = w / float(at["w"] or picture.width)
-        K = torch.tensor([[at["fl_x"] * s, 0, at["cx"] * s], [0, at["fl_y"] * s, at["cy"] * s], [0, 0, 1.0]])
-        image = torch.from_numpy(np.asarray(picture.resize((w, h), Image.Resampling.LANCZOS), np.float32) / 255).permute(2, 0, 1)
+        K = torch.tensor(
+            [[at["fl_x"] * s, 0, at["cx"] * s], [0, at["fl_y"] * s, at["cy"] * s], [0, 0, 1.0]]
+        )
+        image = torch.from_numpy(
+            np.asarray(picture.resize((w, h), Image.Resampling.LANCZOS), np.float32) / 255
+        ).permute(2, 0, 1)
         if frame.get("depth_file_path"):
             truth = np.asarray(Image.open(folder / frame["depth_file_path"]), np.float64) / 1000
             v, u = np.nonzero(truth > 0)
             g = truth[v, u]
-            u, v = ((u + 0.5) * w / truth.shape[1]).astype(int), ((v + 0.5) * h / truth.shape[0]).astype(int)
+            u, v = (
+                ((u + 0.5) * w / truth.shape[1]).astype(int),
+                ((v + 0.5) * h / truth.shape[0]).astype(int),
+            )
         else:
             assert points is not None
             to_camera = np.linalg.inv(np.array(frame["transform_matrix"])) @ np.eye(4)
@@ -118,7 +127,9 @@ def main() -> None:
         a, d = np.mean(scores, 0)
         rows.append((a, d))
         print(f"{folder.name:20} {len(scores)} frames  AbsRel {a:.3f}  delta {d:.3f}")
-    print(f"{'mean':20}           AbsRel {np.mean(rows, 0)[0]:.3f}  delta {np.mean(rows, 0)[1]:.3f}")
+    print(
+        f"{'mean':20}           AbsRel {np.mean(rows, 0)[0]:.3f}  delta {np.mean(rows, 0)[1]:.3f}"
+    )
     if arguments.sheet:
         tiles = [t.resize((384, 128)) for t in tiles]
         sheet = Image.new("RGB", (384 * 4, 128 * ((len(tiles) + 3) // 4)))

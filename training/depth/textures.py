@@ -26,7 +26,9 @@ def _crops(picture: Image.Image, count: int, rng: np.random.Generator) -> list[n
     for _ in range(count):
         side = int(min(w, h) * rng.uniform(0.35, 1.0))
         x, y = rng.integers(0, w - side + 1), rng.integers(0, h - side + 1)
-        crop = picture.crop((x, y, x + side, y + side)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        crop = picture.crop((x, y, x + side, y + side)).resize(
+            (SIDE, SIDE), Image.Resampling.LANCZOS
+        )
         out.append((np.asarray(crop, np.float32) / 255) ** 2.2)
     return out
 

@@ -49,7 +49,12 @@ class Pool:
         i = self.count % self.size
         self.image[i] = np.rint(made.image * 255)
         self.depth[i] = np.minimum(made.depth, 6e4)
-        self.facts[i] = made.focal_px, math.radians(made.pitch_deg), math.radians(made.roll_deg), made.kind
+        self.facts[i] = (
+            made.focal_px,
+            math.radians(made.pitch_deg),
+            math.radians(made.roll_deg),
+            made.kind,
+        )
         self.count += 1
 
 
@@ -73,13 +78,19 @@ def changed(image: Tensor, rng: np.random.Generator) -> Tensor:
     # Light that falls off or slants over the picture.
     yy = torch.linspace(-1, 1, h)[None, None, :, None]
     xx = torch.linspace(-1, 1, w)[None, None, None, :]
-    x = x * (1 + some(0.5) * (draw(-0.35, 0.35) * xx + draw(-0.35, 0.35) * yy - draw(0, 0.25) * (xx * xx + yy * yy)))
+    x = x * (
+        1
+        + some(0.5)
+        * (draw(-0.35, 0.35) * xx + draw(-0.35, 0.35) * yy - draw(0, 0.25) * (xx * xx + yy * yy))
+    )
     soft = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
     x = torch.lerp(x, soft, some(0.6) * draw(-0.5, 1.0))  # below 0: sharpened
     if rng.random() < 0.2:  # the same shapes in another texture: one random filter a batch
         kernel = torch.from_numpy(rng.normal(0, 1, (3, 3, 3, 3)).astype(np.float32)) / 5
         other = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel)
-        other = (other - other.mean((2, 3), keepdim=True)) / (other.std((2, 3), keepdim=True) + 1e-3)
+        other = (other - other.mean((2, 3), keepdim=True)) / (
+            other.std((2, 3), keepdim=True) + 1e-3
+        )
         other = other * 0.25 + 0.45
         x = torch.where(some(0.5) > 0, torch.lerp(x, other, draw(0.3, 1.0)), x)
     if rng.random() < 0.35:  # stains from other pictures of the batch, low in contrast
@@ -100,12 +111,18 @@ def batch(pool: Pool, size: int, rng: np.random.Generator):
     h, w = image.shape[2:]
     if rng.random() < 0.5:
         image, depth, roll = image.flip(3), depth.flip(2), -roll
-    if rng.random() < 0.5:  # a part of the picture, enlarged: another lens; its middle stays the middle
+    if (
+        rng.random() < 0.5
+    ):  # a part of the picture, enlarged: another lens; its middle stays the middle
         scale = float(rng.uniform(0.62, 1.0))
         ch, cw = int(h * scale), int(w * scale)
         y0, x0 = (h - ch) // 2, (w - cw) // 2
-        image = F.interpolate(image[:, :, y0 : y0 + ch, x0 : x0 + cw], size=(h, w), mode="bilinear", antialias=True)
-        depth = F.interpolate(depth[:, None, y0 : y0 + ch, x0 : x0 + cw], size=(h, w), mode="nearest")[:, 0]
+        image = F.interpolate(
+            image[:, :, y0 : y0 + ch, x0 : x0 + cw], size=(h, w), mode="bilinear", antialias=True
+        )
+        depth = F.interpolate(
+            depth[:, None, y0 : y0 + ch, x0 : x0 + cw], size=(h, w), mode="nearest"
+        )[:, 0]
         focal = focal * (w / cw)
     depth = torch.where(depth > 5e4, torch.inf, depth)
     image = changed(image, rng)
@@ -147,8 +164,13 @@ def loss_of(answer: Answer, depth: Tensor, truth: Tensor) -> tuple[Tensor, Tenso
     off = (answer.camera[:, :3] - truth).abs()
     camera = (off * torch.exp(-spreads) + spreads).mean()
     total = (
-        relative.mean() + 0.4 * far.mean() + 0.12 * absolute.mean() + 0.8 * slope
-        + 0.1 * spread.mean() + 0.4 * sky_loss + 0.06 * camera
+        relative.mean()
+        + 0.4 * far.mean()
+        + 0.12 * absolute.mean()
+        + 0.8 * slope
+        + 0.1 * spread.mean()
+        + 0.4 * sky_loss
+        + 0.06 * camera
     )
     return total, relative.mean().detach()
 
@@ -166,7 +188,9 @@ def main() -> None:
     parser.add_argument("textures", type=Path)
     parser.add_argument("run", type=Path)
     parser.add_argument("--samples", type=int, default=150_000, help="shown to the network in all")
-    parser.add_argument("--until", default="", help="HH:MM at which the plan ends whatever was reached")
+    parser.add_argument(
+        "--until", default="", help="HH:MM at which the plan ends whatever was reached"
+    )
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--repeats", type=float, default=5.0, help="times a made picture is shown")
@@ -186,7 +210,10 @@ def main() -> None:
     mean = SmallDepth()
     mean.load_state_dict(net.state_dict())
     optimiser = torch.optim.AdamW(net.parameters(), arguments.rate, weight_decay=0.02)
-    pools = [Pool(arguments.run / "pool", w, h, max(int(arguments.pool * s), 64)) for (w, h), s in zip(SHAPES, _SHAPE_SHARES, strict=True)]
+    pools = [
+        Pool(arguments.run / "pool", w, h, max(int(arguments.pool * s), 64))
+        for (w, h), s in zip(SHAPES, _SHAPE_SHARES, strict=True)
+    ]
     seen = made = steps = 0
     path = arguments.run / "checkpoint.pt"
     if path.exists():
@@ -212,16 +239,23 @@ def main() -> None:
             total = int(seen + left * (seen - begun_seen) / (time.time() - begun))
         if seen >= total:
             break
-        while made * arguments.repeats < seen + 8 * arguments.batch or min(p.count for p in pools) < 48:
+        while (
+            made * arguments.repeats < seen + 8 * arguments.batch
+            or min(p.count for p in pools) < 48
+        ):
             k = int(rng.choice(len(pools), p=_SHAPE_SHARES))
             pools[k].put(scenes.sample(arguments.seed * 10_000_000 + made, bank, *SHAPES[k]))
             made += 1
         pool = pools[int(rng.choice(len(pools), p=_SHAPE_SHARES))]
-        image, rays, depth, truth = (t.to(arguments.device) for t in batch(pool, arguments.batch, rng))
+        image, rays, depth, truth = (
+            t.to(arguments.device) for t in batch(pool, arguments.batch, rng)
+        )
         for group in optimiser.param_groups:
             group["lr"] = rate(seen, total, arguments.rate)
         net.train()
-        loss, relative = loss_of(net(image.contiguous(memory_format=torch.channels_last), rays), depth, truth)
+        loss, relative = loss_of(
+            net(image.contiguous(memory_format=torch.channels_last), rays), depth, truth
+        )
         if not bool(torch.isfinite(loss)):
             print("a batch without a finite loss was left out", flush=True)
             optimiser.zero_grad()
@@ -233,7 +267,9 @@ def main() -> None:
         seen, steps = seen + arguments.batch, steps + 1
         with torch.no_grad():
             keep = min(0.998, 1 - 10 / (10 + steps))
-            for ours, theirs in zip(mean.state_dict().values(), net.state_dict().values(), strict=True):
+            for ours, theirs in zip(
+                mean.state_dict().values(), net.state_dict().values(), strict=True
+            ):
                 if ours.dtype.is_floating_point:
                     ours.lerp_(theirs.cpu(), 1 - keep)
         shown.append((float(loss.detach()), float(relative)))
@@ -241,8 +277,20 @@ def main() -> None:
             saved = time.time()
             a, b = np.mean(shown[-400:], 0)
             with open(arguments.run / "curve.csv", "a", newline="") as file:
-                csv.writer(file).writerow([seen, made, f"{a:.4f}", f"{b:.4f}", f"{rate(seen, total, arguments.rate):.2e}", total])
-            print(f"{seen} of {total} seen, {made} made, loss {a:.3f}, relative {b:.3f}, {(seen - begun_seen) / (time.time() - begun):.1f}/s", flush=True)
+                csv.writer(file).writerow(
+                    [
+                        seen,
+                        made,
+                        f"{a:.4f}",
+                        f"{b:.4f}",
+                        f"{rate(seen, total, arguments.rate):.2e}",
+                        total,
+                    ]
+                )
+            print(
+                f"{seen} of {total} seen, {made} made, loss {a:.3f}, relative {b:.3f}, {(seen - begun_seen) / (time.time() - begun):.1f}/s",
+                flush=True,
+            )
             save(path, net, mean, optimiser, seen, made, steps, pools)
             shown = shown[-400:]
     save(path, net, mean, optimiser, seen, made, steps, pools)
@@ -251,8 +299,13 @@ def main() -> None:
 
 def save(path: Path, net, mean, optimiser, seen: int, made: int, steps: int, pools) -> None:
     state = {
-        "net": net.state_dict(), "mean": mean.state_dict(), "optimiser": optimiser.state_dict(),
-        "seen": seen, "made": made, "steps": steps, "counts": [p.count for p in pools],
+        "net": net.state_dict(),
+        "mean": mean.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "seen": seen,
+        "made": made,
+        "steps": steps,
+        "counts": [p.count for p in pools],
     }
     torch.save(state, path.with_suffix(".new"))
     os.replace(path.with_suffix(".new"), path)

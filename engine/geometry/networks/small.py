@@ -28,6 +28,19 @@ class Answer(NamedTuple):
     camera: Tensor  # [n, 6] pitch, roll (rad), log(focal / longer side), then the logarithms of their doubts
 
 
+class Look(NamedTuple):
+    """What the network says of a picture, at the size of its input."""
+
+    log_depth: Tensor  # [h, w]
+    doubt: Tensor  # [h, w] expected error of log_depth
+    sky: Tensor  # [h, w] 0..1
+    pitch: float  # radians, above 0: looks down
+    roll: float
+    focal: float  # over the longer side
+    pitch_doubt: float
+    focal_doubt: float  # of its logarithm
+
+
 class _Mixed(nn.Module):
     """Half of the channels normalised over the picture, half over the training set.
 
@@ -37,15 +50,17 @@ class _Mixed(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.half = channels // 2
-        self.own = nn.InstanceNorm2d(self.half, affine=True)
-        self.all = nn.BatchNorm2d(channels - self.half)
+        self.share = channels // 2
+        self.own = nn.InstanceNorm2d(self.share, affine=True)
+        self.all = nn.BatchNorm2d(channels - self.share)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self.own(x[:, : self.half]), self.all(x[:, self.half :])], 1)
+        return torch.cat([self.own(x[:, : self.share]), self.all(x[:, self.share :])], 1)
 
 
-def _block(inputs: int, outputs: int, stride: int = 1, kernel: int = 3, mixed: bool = False) -> nn.Module:
+def _block(
+    inputs: int, outputs: int, stride: int = 1, kernel: int = 3, mixed: bool = False
+) -> nn.Module:
     norm = _Mixed(outputs) if mixed else nn.BatchNorm2d(outputs)
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
     return nn.Sequential(conv, norm, nn.ReLU(inplace=True))
@@ -117,7 +132,9 @@ class SmallDepth(nn.Module):
         x8 = cells.transpose(1, 2).reshape(n, c, h, w)
         y4 = self.up4(torch.cat([_double(x8), x4], 1))
         y2 = self.up2(torch.cat([_double(self.narrow(y4)), x2], 1))
-        plain = F.interpolate(self.coarse(x8), size=y2.shape[2:], mode="bilinear", align_corners=False)
+        plain = F.interpolate(
+            self.coarse(x8), size=y2.shape[2:], mode="bilinear", align_corners=False
+        )
         out = self.head(y2) + plain
         out = F.interpolate(out, size=size, mode="bilinear", align_corners=False)
         return Answer(out[:, 0] + 1.5, out[:, 1] - 1.0, out[:, 2], camera)

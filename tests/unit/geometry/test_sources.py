@@ -100,7 +100,7 @@ def test_a_ceiling_below_the_camera_is_refused() -> None:
         {},
         {"box_width": 0.0},
         {"box_height": 2.5},
-        {"horizon": 0.0},
+        {"horizon": 0.001},
         {"horizon": 1.0},
         {"fov": 170.0},
         {"box_depth": 1e4},
@@ -263,7 +263,7 @@ def test_sources_by_name(tmp_path: Path) -> None:
 
 
 class Knows:
-    name, licence = "a source that knows", "none"
+    name, licence, lens_is_a_guess = "a source that knows", "none", False
 
     def intrinsics(self, image: torch.Tensor) -> torch.Tensor:
         return intrinsics_from_fov(50.0, W, H)

@@ -141,10 +141,13 @@ def settled(
 def test_without_weights_or_gpu_the_default_is_what_needs_neither(here):
     for free in (None, 80 * GIB):
         chosen = settled(free=free)
-        assert (chosen.settings.video.prior, chosen.settings.geometry.depth) == ("patch", "box")
+        assert (chosen.settings.video.prior, chosen.settings.geometry.depth) == ("patch", "small")
         assert ("no GPU" in chosen.facts["automatic prior"]) == (free is None)
         assert "weights download moge_2" in chosen.facts["automatic depth"]
-        assert chosen.facts["commercial use"] == "free: no weights are used"
+        assert (
+            chosen.facts["commercial use"]
+            == "free: no weights are used but those that ship with the program"
+        )
 
 
 def test_the_default_is_the_best_that_is_here(here):
@@ -264,4 +267,4 @@ def test_the_command_tells_both(capsys, monkeypatch, tmp_path):
     assert main(["weights", "--json", "recommend", "--commercial"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["here"] == "patch" and data["best"] in PRIORS
-    assert data["depth"] == "box" and data["best_depth"] == "moge_2"
+    assert data["depth"] == "small" and data["best_depth"] == "moge_2"

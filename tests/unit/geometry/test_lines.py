@@ -1,0 +1,71 @@
+"""Pitch and lens from straight edges, against cameras that are known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from engine.geometry.lines import camera_from_lines, horizon_of
+
+
+def room(
+    pitch_deg: float, focal: float, w: int = 320, h: int = 214, yaw_deg: float = 20.0
+) -> torch.Tensor:
+    """A picture [3, h, w] of the inside of a room with a grid of lines on all its faces."""
+    w, h = 4 * w, 4 * h  # averaged at the end: no stairs along the edges
+    v, u = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
+    x, y = (u - w / 2) / (focal * w), (v - h / 2) / (focal * w)
+    pitch, yaw = math.radians(pitch_deg), math.radians(yaw_deg)
+    down, ahead = y * math.cos(pitch) + math.sin(pitch), math.cos(pitch) - y * math.sin(pitch)
+    right, ahead = (
+        x * math.cos(yaw) + ahead * math.sin(yaw),
+        ahead * math.cos(yaw) - x * math.sin(yaw),
+    )
+    ray = torch.stack([right, down, ahead])
+    far = torch.tensor([3.0, 1.5, 5.0])[:, None, None] / ray.abs().clamp(min=1e-6)
+    t, axis = far.min(0)
+    p = ray * t
+    line = (((p % 0.8) / 0.8 - 0.5).abs() < 0.04).float()
+    face = torch.nn.functional.one_hot(axis, 3).permute(2, 0, 1)
+    drawn = (line * (1 - face)).amax(0)
+    fine = (0.75 - 0.1 * axis - 0.5 * drawn).clamp(0, 1)
+    return torch.nn.functional.avg_pool2d(fine[None, None], 4)[0].expand(3, -1, -1).contiguous()
+
+
+@pytest.mark.parametrize("pitch", [-12.0, 0.0, 9.0, 25.0])
+@pytest.mark.parametrize("focal", [0.75, 1.1])
+def test_the_pitch_of_a_room_is_found_with_its_lens(pitch: float, focal: float) -> None:
+    found = camera_from_lines(room(pitch, focal), focal)
+    assert found is not None and found.sure
+    assert math.degrees(found.pitch) == pytest.approx(pitch, abs=1.5)
+    assert math.degrees(found.roll) == pytest.approx(0.0, abs=1.5)
+
+
+def test_the_lens_of_a_room_is_found_where_it_says_that_it_is_sure() -> None:
+    errors = []
+    for focal in (0.7, 0.9, 1.25):
+        for pitch in (4.0, 16.0):
+            found = camera_from_lines(room(pitch, focal))
+            if found is not None and found.lens_sure:
+                errors.append(abs(math.log(found.focal / focal)))
+    assert errors and max(errors) < 0.2
+
+
+def test_a_picture_without_edges_has_no_camera() -> None:
+    assert camera_from_lines(torch.full((3, 60, 90), 0.5)) is None
+    assert camera_from_lines(torch.zeros(3, 16, 16)) is None
+
+
+def test_noise_is_not_sure() -> None:
+    noise = torch.rand(3, 120, 160, generator=torch.Generator().manual_seed(0))
+    found = camera_from_lines(noise)
+    assert found is None or not found.sure
+
+
+def test_the_horizon_is_where_level_rays_go() -> None:
+    assert horizon_of(0.0, 0.9, 300, 400) == pytest.approx(0.5)
+    assert horizon_of(math.radians(10), 1.0, 300, 400) == pytest.approx(
+        0.5 - math.tan(math.radians(10)) * 400 / 300
+    )
