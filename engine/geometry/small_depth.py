@@ -57,7 +57,7 @@ def input_size(height: int, width: int, pixels: int = PIXELS) -> tuple[int, int]
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
+def _one_thread() -> Iterator[None]:
     """Sums in one order, whatever the machine's threads: the same bits every time."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -123,6 +123,7 @@ class Small:
         self.network, self.settings = network, settings
         self._last: tuple[Tensor, float | None, Look] | None = None
 
+    @_one_thread()
     def intrinsics(self, image: Tensor) -> Tensor:
         """K [3, 3] for image [3, h, w]: from the picture's lines where they tell, else the network's guess."""
         lines = camera_from_lines(image)
@@ -133,6 +134,7 @@ class Small:
         focal = min(max(focal, _LENSES[0]), _LENSES[1]) * max(h, w)
         return torch.tensor([[focal, 0.0, 0.5 * w], [0.0, focal, 0.5 * h], [0.0, 0.0, 1.0]])
 
+    @_one_thread()
     def estimate(self, image: Tensor, K_hint: Tensor | None) -> DepthEstimate:
         h, w = image.shape[1:]
         K = (self.intrinsics(image) if K_hint is None else K_hint).cpu()
@@ -166,8 +168,7 @@ class Small:
     def _look(self, image: Tensor, focal: float | None) -> Look:
         """The network's answer, kept: lens and depth of a picture are asked for one after the other."""
         if self._last is None or self._last[0] is not image or self._last[1] != focal:
-            with one_thread():
-                self._last = (image, focal, look(self.network, image.float().cpu(), focal))
+            self._last = (image, focal, look(self.network, image.float().cpu(), focal))
         return self._last[2]
 
 
