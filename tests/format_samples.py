@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.bridge.axes import rotation_of
+from engine.bridge.quaternions import rotation_of
 from engine.bridge.splat_file import Splats
 
 ROOT = Path(__file__).resolve().parents[1]

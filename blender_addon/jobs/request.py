@@ -15,6 +15,7 @@ import numpy as np
 from ...engine.bridge import camera_file, estimate
 from ...engine.bridge import settings as engine_settings
 from ...engine.bridge.camera_file import CameraPath
+from ...engine.bridge.colour import linear_to_srgb
 from ...engine.bridge.errors import UserError
 from ...engine.bridge.segments import ASPECT_TOLERANCE, Segment, plan_segments
 from ..cameras import blockout, conversion, picture_header
@@ -350,7 +351,7 @@ def _save_pixels(image: bpy.types.Image, target: Path) -> Path:
         np.nan_to_num(pixels[:, :3] if image.channels >= 3 else pixels[:, :1]), 0.0, 1.0
     )
     if image.is_float:  # light; bytes are coded already
-        rgba[:, :3] = srgb(rgba[:, :3])
+        rgba[:, :3] = linear_to_srgb(rgba[:, :3])
     if image.channels == 4:
         rgba[:, 3] = np.clip(pixels[:, 3], 0.0, 1.0)
     shown = bpy.data.images.new(
@@ -364,13 +365,6 @@ def _save_pixels(image: bpy.types.Image, target: Path) -> Path:
     finally:
         bpy.data.images.remove(shown)
     return target
-
-
-def srgb(light: np.ndarray) -> np.ndarray:
-    """IEC 61966-2-1, for light in 0..1."""
-    return np.where(
-        light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - 0.055
-    )
 
 
 @contextlib.contextmanager

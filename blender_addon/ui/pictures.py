@@ -10,6 +10,7 @@ import bpy.utils.previews
 import numpy as np
 from bpy.props import BoolProperty, EnumProperty, StringProperty
 
+from ...engine.bridge.colour import linear_to_srgb
 from ...engine.bridge.errors import UserError
 from ..cameras import first_camera, operators, picture_header
 from ..jobs import delivery, request
@@ -192,7 +193,7 @@ def _small(key: str, source: str) -> np.ndarray:
         rgb = pixels.reshape(height, width, image.channels)[::-1]
         rgb = np.repeat(rgb[..., :1], 3, axis=2) if image.channels < 3 else rgb[..., :3]
         if image.is_float:
-            rgb = request.srgb(np.clip(np.nan_to_num(rgb), 0.0, 1.0))
+            rgb = linear_to_srgb(np.clip(np.nan_to_num(rgb), 0.0, 1.0))
         small = (np.clip(rgb, 0.0, 1.0) * 255 + 0.5).astype(np.uint8)
         return picture_header.upright(small, header.orientation if header is not None else 1)
     finally:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ import numpy as np
 from .errors import UserError
 from .kinds import refuse_foreign
 from .reading import json_of, natural_order, reading
+from .whole_file import replacing
 
 FORMAT = "scene_splatter_camera_path"
 VERSION = 1
@@ -73,17 +73,9 @@ def write(path: str | Path, camera_path: CameraPath) -> None:
     """
     path = Path(path)
     camera_path = checked(camera_path, path.name)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_text(
-            json.dumps(to_json(camera_path), allow_nan=False, indent=1) + "\n", encoding="utf-8"
-        )
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(
-            f"The camera path {path} cannot be written: {error.strerror}.",
-            "Choose a folder that you may write to.",
-        ) from error
+    text = json.dumps(to_json(camera_path), allow_nan=False, indent=1) + "\n"
+    with replacing(path) as file:
+        file.write(text.encode("utf-8"))
 
 
 def to_json(camera_path: CameraPath) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Rotating and mirroring view-dependent colour: real spherical harmonics up to degree 3, numpy.
+"""Real spherical harmonics up to degree 3: the basis, and coefficients turned or mirrored, numpy.
 
 The basis is the one of 3DGS (and of glTF's KHR_gaussian_splatting): real harmonics with the
 Condon-Shortley phase, ordered m = -l..l inside each band, coefficients stored without the
@@ -10,10 +10,22 @@ mirrors as well, which the usual Wigner formulas leave out.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 COEFFICIENTS = (0, 3, 8, 15)  # rest coefficients of degree 0..3
 SH_C0 = 0.28209479177387814  # 1 / (2 sqrt(pi))
+# the orthonormal constants, e.g. sqrt(3 / (4 pi)) for degree 1 (Sloan 2013, "Efficient SH Evaluation")
+C1 = 0.4886025119029199
+C2 = (1.0925484305920792, 0.31539156525252005, 0.5462742152960396)
+C3 = (
+    0.5900435899266435,
+    2.890611442640554,
+    0.4570457994644658,
+    0.3731763325901154,
+    1.445305721320277,
+)
 
 
 def degree_of(coefficients: int) -> int:
@@ -23,40 +35,42 @@ def degree_of(coefficients: int) -> int:
     return COEFFICIENTS.index(coefficients)
 
 
-def basis(directions: np.ndarray, degree: int) -> np.ndarray:
-    """[k, 3] unit directions -> [k, (degree + 1)^2] values of the basis functions, float64."""
-    if not 0 <= degree <= 3:
+def basis_terms(x: Any, y: Any, z: Any, degree: int) -> list[Any]:
+    """Values of the basis functions 1..(degree + 1)^2 - 1 at unit directions (x, y, z).
+
+    Arrays of numpy or tensors of torch: it is arithmetic alone. ValueError for a degree beyond 3.
+    """
+    if degree not in range(4):
         raise ValueError(f"degree must be 0..3, got {degree}")
-    x, y, z = np.asarray(directions, np.float64).T
-    columns = [np.full_like(x, SH_C0)]
+    xx, yy, zz = x * x, y * y, z * z
+    terms: list[Any] = []
     if degree >= 1:
-        c = np.sqrt(3 / (4 * np.pi))
-        columns += [-c * y, c * z, -c * x]
+        terms += [-C1 * y, C1 * z, -C1 * x]
     if degree >= 2:
-        c = np.sqrt(15 / np.pi) / 2
-        columns += [
-            c * x * y,
-            -c * y * z,
-            np.sqrt(5 / np.pi) / 4 * (2 * z * z - x * x - y * y),
-            -c * x * z,
-            c / 2 * (x * x - y * y),
+        terms += [
+            C2[0] * x * y,
+            -C2[0] * y * z,
+            C2[1] * (2 * zz - xx - yy),
+            -C2[0] * x * z,
+            C2[2] * (xx - yy),
         ]
     if degree >= 3:
-        a, b, c = (
-            np.sqrt(35 / (2 * np.pi)) / 4,
-            np.sqrt(105 / np.pi) / 2,
-            np.sqrt(21 / (2 * np.pi)) / 4,
-        )
-        columns += [
-            -a * y * (3 * x * x - y * y),
-            b * x * y * z,
-            -c * y * (4 * z * z - x * x - y * y),
-            np.sqrt(7 / np.pi) / 4 * z * (2 * z * z - 3 * x * x - 3 * y * y),
-            -c * x * (4 * z * z - x * x - y * y),
-            b / 2 * z * (x * x - y * y),
-            -a * x * (x * x - 3 * y * y),
+        terms += [
+            -C3[0] * y * (3 * xx - yy),
+            C3[1] * x * y * z,
+            -C3[2] * y * (4 * zz - xx - yy),
+            C3[3] * z * (2 * zz - 3 * xx - 3 * yy),
+            -C3[2] * x * (4 * zz - xx - yy),
+            C3[4] * z * (xx - yy),
+            -C3[0] * x * (xx - 3 * yy),
         ]
-    return np.stack(columns, axis=1)
+    return terms
+
+
+def basis(directions: np.ndarray, degree: int) -> np.ndarray:
+    """[k, 3] unit directions -> [k, (degree + 1)^2] values of the basis functions, float64."""
+    x, y, z = np.asarray(directions, np.float64).T
+    return np.stack([np.full_like(x, SH_C0), *basis_terms(x, y, z, degree)], axis=1)
 
 
 def sphere_directions(count: int) -> np.ndarray:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -25,20 +24,20 @@ import plyfile
 
 from . import ply_table
 from .errors import UserError
+from .harmonics import COEFFICIENTS, SH_C0
 from .kinds import refuse_foreign
 from .reading import head_of, reading
 from .splats import Splats as Splats
 from .splats import repaired
 from .unpacking import unpacked
+from .whole_file import replacing
 
 log = logging.getLogger(__name__)
 
-SH_C0 = 0.28209479177387814  # 1 / (2 sqrt(pi)), the constant basis function
 BLENDINGS = ("display", "linear")
 BLENDING_COMMENT = "scene_splatter blending"  # followed by one of BLENDINGS
 
-_REST_COUNTS = (0, 3, 8, 15)  # coefficients per channel above the constant, degrees 0 to 3
-_KEPT = _REST_COUNTS[-1]
+_KEPT = COEFFICIENTS[-1]
 _CHUNK = 256  # Gaussians that share one range in a compressed file
 _BLOCK = 1024  # rows copied at a time: a quarter of a megabyte of file, which stays in cache
 _THIN = np.float32(np.log(1000.0))  # how much thinner a disc of 2DGS is than wide, ln
@@ -127,24 +126,8 @@ def write_ply(path: str | os.PathLike[str], splats: Splats, comments: Sequence[s
     data = plyfile.PlyData(
         [element], byte_order="<", comments=[_one_ascii_line(comment) for comment in comments]
     )
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
-        ) as file:
-            temporary = file.name
-            data.write(file)
-        os.chmod(
-            temporary, 0o666 & ~_umask()
-        )  # a temporary file is private; the result is an ordinary file
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise UserError(
-            f"Could not write {path}: {error.strerror}.",
-            "Check that the folder exists, is writable and has space.",
-        ) from error
+    with replacing(path) as file:
+        data.write(file)
 
 
 def _one_ascii_line(text: str) -> str:
@@ -155,12 +138,6 @@ def _one_ascii_line(text: str) -> str:
     )
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def _rest_count(names: Sequence[str], path: str | os.PathLike[str]) -> int:
     """Coefficients per channel that the f_rest_* among these property names hold."""
     numbers = {name for name in names if name.startswith("f_rest_")}
@@ -168,7 +145,7 @@ def _rest_count(names: Sequence[str], path: str | os.PathLike[str]) -> int:
     if (
         numbers != {f"f_rest_{i}" for i in range(total)}
         or total % 3
-        or total // 3 not in (*_REST_COUNTS, 24)
+        or total // 3 not in (*COEFFICIENTS, 24)
     ):
         raise UserError(
             f"{path} has {total} f_rest properties; a whole SH degree has 0, 9, 24 or 45.",
@@ -452,7 +429,7 @@ def _check_shapes(splats: Splats) -> None:
     for name, array, shape in zip(Splats._fields, splats, expected, strict=True):
         if np.shape(array) != shape:
             raise ValueError(f"{name}: expected shape {shape}, received {np.shape(array)}")
-    if n == 0 or k not in _REST_COUNTS:
+    if n == 0 or k not in COEFFICIENTS:
         raise ValueError(
             f"expected n > 0 Gaussians with 0, 3, 8 or 15 SH coefficients, received {n} with {k}"
         )

@@ -73,3 +73,8 @@ def repaired(splats: Splats, where: str) -> tuple[Splats, tuple[str, ...]]:
         )
         changes["scales_log"] = np.where(flat, np.float32(SCALE_LOG_FLOOR), s.scales_log)
     return (s._replace(**changes) if changes else s), tuple(notes)
+
+
+def sigmoid(logit: np.ndarray) -> np.ndarray:
+    """Opacity of a logit, without overflow, same shape, float32."""
+    return (0.5 * (1.0 + np.tanh(0.5 * logit.astype(np.float64)))).astype(np.float32)

@@ -15,9 +15,11 @@ import stat
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import UserError
 
+_HINT = "Check that the folder exists and may be written to, and that its disk has room."
 _LONGEST = 80  # characters of a stem that a temporary name repeats; file systems end at 255 bytes
 # All but the first are names that earlier versions gave.
 _PARTIAL = re.compile(
@@ -47,6 +49,26 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_path(path: str | Path, hint: str = _HINT) -> Iterator[Path]:
+    """`whole_file` for a file that a user asked for: raises UserError, with `hint`, for OSError."""
+    try:
+        with whole_file(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}.", hint) from error
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path, hint: str = _HINT) -> Iterator[BinaryIO]:
+    """Give an open file that becomes `path` when the block ends well; see `replacing_path`."""
+    with (
+        replacing_path(path, hint) as temporary,
+        temporary.open("wb") as file,
+    ):  # closed before the rename, which Windows insists on
+        yield file
 
 
 def partial_name(path: Path) -> Path:

@@ -10,6 +10,7 @@ any other *.json   our own camera path file
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,19 @@ from typing import Any
 import numpy as np
 
 from ..bridge import camera_file
-from ..bridge.axes import preset, quaternion_of
+from ..bridge.axes import preset
 from ..bridge.camera_file import CameraPath
 from ..bridge.errors import UserError
 from ..bridge.harmonics import SH_C0
+from ..bridge.quaternions import quaternion_of
 from ..bridge.splat_file import Splats
-from ..formats.scene import log, replacing, sigmoid
+from ..bridge.splats import sigmoid
+from ..bridge.whole_file import replacing
 
 _GL_FROM_CV = np.diag([1.0, -1.0, -1.0, 1.0])
 _MOST_POINTS = 100_000
+
+log = logging.getLogger(__name__)
 
 
 def export(

@@ -327,7 +327,7 @@ def _write_video(output: Path, frames: Iterator, fps: float, background: list[fl
 
 
 def _write_frames(folder: Path, frames: Iterator, kind: str, values: dict[str, Any]) -> list[str]:
-    from ..formats.scene import replacing_path
+    from ..bridge.whole_file import replacing_path
 
     folder.mkdir(parents=True, exist_ok=True)
     files = []

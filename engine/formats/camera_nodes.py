@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..bridge.axes import preset, quaternion_of
+from ..bridge.axes import preset
 from ..bridge.camera_file import CameraPath
 from ..bridge.errors import UserError
+from ..bridge.quaternions import quaternion_of
 from .scene import log
 
 _LOOKS_BACK = np.diag([1.0, -1.0, -1.0, 1.0])  # OpenCV camera -> camera that looks along -Z, +Y up

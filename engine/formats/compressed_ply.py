@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from ..bridge.harmonics import SH_C0
-from ..bridge.splats import Splats
+from ..bridge.splats import Splats, sigmoid
+from ..bridge.whole_file import replacing
 from ..scene.morton import morton_order
 from .floaters import drawn_in, floaters, said
 from .packing import smallest_three
 from .ply import provenance
-from .scene import SplatScene, log, replacing, sigmoid
+from .scene import SplatScene, log
 
 LOSSY = (
     "all values rounded to 8..11 bits within chunks of 256 splats",

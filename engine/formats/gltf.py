@@ -16,11 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from ..bridge.axes import rotation_of, transform_splats
+from ..bridge.axes import transform_splats
 from ..bridge.camera_file import CameraPath
+from ..bridge.colour import srgb_to_linear
 from ..bridge.errors import UserError
 from ..bridge.harmonics import COEFFICIENTS, SH_C0, degree_of
+from ..bridge.quaternions import rotation_of
 from ..bridge.splat_file import Splats
+from ..bridge.splats import sigmoid
+from ..bridge.whole_file import replacing, replacing_path
 from . import spz
 from .camera_nodes import (
     node_matrices,
@@ -42,10 +46,6 @@ from .scene import (
     log_scale,
     logit,
     read_bytes,
-    replacing,
-    replacing_path,
-    sigmoid,
-    srgb_to_linear,
 )
 
 _BASE = "KHR_gaussian_splatting"

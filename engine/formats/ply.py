@@ -7,7 +7,8 @@ from pathlib import Path
 from ..bridge import splat_file
 from ..bridge.axes import PRESETS
 from ..bridge.splat_file import BLENDING_COMMENT, blending_of, write_ply
-from .scene import COLOUR_SPACES, DISPLAY, Metadata, SplatScene, replacing_path
+from ..bridge.whole_file import replacing_path
+from .scene import COLOUR_SPACES, DISPLAY, Metadata, SplatScene
 
 _OURS = (
     "scene_splatter axes",

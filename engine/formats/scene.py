@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
-import os
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from ..bridge.axes import between, preset, similarity, transform_splats
 from ..bridge.camera_file import CameraPath
+from ..bridge.colour import linear_to_srgb, srgb_to_linear
 from ..bridge.errors import UserError
 from ..bridge.harmonics import COEFFICIENTS, SH_C0, basis, degree_of, sphere_directions
 from ..bridge.reading import bytes_of
@@ -91,42 +88,6 @@ class WriteOptions:
     )
 
 
-@contextlib.contextmanager
-def replacing_path(path: Path) -> Iterator[Path]:
-    """A free name beside `path` that becomes `path` only when the block ends well."""
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise UserError(
-            f"The folder {path.parent} does not exist.", "Create it, or choose another place."
-        )
-    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.part{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(
-            f"Could not write {path}: {error.strerror or error}.",
-            "Check the folder's permissions and the free space.",
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """An open file that becomes `path` only when the block ends well: never a half-written file."""
-    with (
-        replacing_path(path) as temporary,
-        temporary.open("wb") as file,
-    ):  # closed before the rename, which Windows insists on
-        yield file
-
-
-def sigmoid(logit: np.ndarray) -> np.ndarray:
-    """Opacity of a logit, without overflow, same shape, float32."""
-    return (0.5 * (1.0 + np.tanh(0.5 * logit.astype(np.float64)))).astype(np.float32)
-
-
 def logit(opacity: np.ndarray) -> np.ndarray:
     """Logit of an opacity in 0..1, kept within +-OPACITY_LOGIT_LIMIT, float32."""
     p = np.asarray(opacity, np.float64)
@@ -169,18 +130,6 @@ def with_degree(splats: Splats, degree: int | None) -> Splats:
     if degree < 0:
         raise UserError(f"SH degree {degree} is unknown.", "Choose 0, 1, 2 or 3.")
     return splats._replace(sh_rest=np.ascontiguousarray(splats.sh_rest[:, : COEFFICIENTS[degree]]))
-
-
-def srgb_to_linear(value: np.ndarray) -> np.ndarray:
-    """IEC 61966-2-1 decoding; below 0 is 0, as renderers clamp splat colours; above 1 the curve goes on."""
-    v = np.maximum(value, 0.0)
-    return np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
-
-
-def linear_to_srgb(value: np.ndarray) -> np.ndarray:
-    """IEC 61966-2-1 encoding, inverse of `srgb_to_linear`."""
-    v = np.maximum(value, 0.0)
-    return np.where(v <= 0.0031308, v * 12.92, 1.055 * v ** (1 / 2.4) - 0.055)
 
 
 def recoded(splats: Splats, transfer: Callable[[np.ndarray], np.ndarray]) -> Splats:

@@ -25,10 +25,12 @@ from PIL import Image, UnidentifiedImageError
 from ..bridge.errors import UserError
 from ..bridge.harmonics import COEFFICIENTS, degree_of
 from ..bridge.splat_file import Splats
+from ..bridge.splats import sigmoid
+from ..bridge.whole_file import replacing
 from ..scene.morton import morton_order
 from .packing import from_smallest_three, smallest_three
 from .palette import codebook, nearest_level, palette
-from .scene import MOST_SPLATS, Metadata, SplatScene, damaged, logit, read_bytes, replacing, sigmoid
+from .scene import MOST_SPLATS, Metadata, SplatScene, damaged, logit, read_bytes
 
 LOSSY = (
     "positions to 16 bits",

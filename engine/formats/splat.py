@@ -14,6 +14,8 @@ import numpy as np
 from ..bridge.errors import UserError
 from ..bridge.harmonics import SH_C0
 from ..bridge.splat_file import Splats
+from ..bridge.splats import sigmoid
+from ..bridge.whole_file import replacing
 from .scene import (
     Metadata,
     SplatScene,
@@ -22,8 +24,6 @@ from .scene import (
     log_scale,
     logit,
     read_bytes,
-    replacing,
-    sigmoid,
 )
 
 _RECORD = np.dtype([("mean", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("quat", "u1", 4)])

@@ -22,6 +22,8 @@ from ..bridge.axes import similarity, transform_splats
 from ..bridge.errors import UserError
 from ..bridge.harmonics import COEFFICIENTS, degree_of
 from ..bridge.splat_file import Splats
+from ..bridge.splats import sigmoid
+from ..bridge.whole_file import replacing
 from .floaters import drawn_in, floaters, said
 from .packing import from_smallest_three, smallest_three
 from .scene import (
@@ -32,8 +34,6 @@ from .scene import (
     log,
     logit,
     read_bytes,
-    replacing,
-    sigmoid,
 )
 
 LOSSY = (

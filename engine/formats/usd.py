@@ -18,14 +18,14 @@ import numpy as np
 from ..bridge.camera_file import CameraPath
 from ..bridge.errors import UserError
 from ..bridge.harmonics import degree_of
+from ..bridge.splats import sigmoid
+from ..bridge.whole_file import replacing_path
 from . import usd_guard
 from .camera_nodes import node_matrices, plane_corners
 from .scene import (
     DISPLAY,
     LINEAR,
     SplatScene,
-    replacing_path,
-    sigmoid,
 )
 
 try:

@@ -25,6 +25,7 @@ from torch import Tensor
 from ..rasterize import rasterize
 from ..scene.colour import linear_to_srgb
 from ..scene.gaussians import Gaussians, concatenate, sh_dc_from_colour
+from ..scene.quaternions import quaternions
 from .completion import complete_depth
 from .edges import cleaned, depth_edges, grow_behind
 from .fill import push_pull
@@ -181,25 +182,6 @@ def _principal_axes(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     x, y = first / radii[:, :1], second / radii[:, 1:]
     R = torch.stack([x, y, torch.linalg.cross(x, y)], dim=2)
     return quaternions(R), torch.cat([radii, _THICKNESS * radii.amin(dim=1, keepdim=True)], dim=1)
-
-
-def quaternions(R: Tensor) -> Tensor:
-    """Rotations [n, 3, 3] -> unit quaternions w x y z [n, 4].
-
-    Row i of the symmetric matrix 4 q q^T is q times 4 q_i; the row with the largest diagonal is
-    the most exact.
-    """
-    m = R.unbind(1)
-    (m00, m01, m02), (m10, m11, m12), (m20, m21, m22) = (row.unbind(1) for row in m)
-    rows = [
-        [1 + m00 + m11 + m22, m21 - m12, m02 - m20, m10 - m01],
-        [m21 - m12, 1 + m00 - m11 - m22, m01 + m10, m02 + m20],
-        [m02 - m20, m01 + m10, 1 - m00 + m11 - m22, m12 + m21],
-        [m10 - m01, m02 + m20, m12 + m21, 1 - m00 - m11 + m22],
-    ]
-    table = torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
-    best = table.diagonal(dim1=1, dim2=2).argmax(dim=1)
-    return F.normalize(table[torch.arange(len(R)), best], dim=1)
 
 
 def _border(inverse: Tensor, colour: Tensor, K: Tensor, share: float, sh_degree: int) -> Gaussians:

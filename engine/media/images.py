@@ -5,7 +5,6 @@ Inside the engine a picture is float32 [3, h, w] in 0..1, display-referred (sRGB
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 from collections.abc import Iterable
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..bridge.errors import UserError
+from ..bridge.whole_file import replacing_path
 from .exr import depth_channel, read_exr, write_exr
 from .photos import FEWEST_PX, MAX_PIXELS, ImageFile, fov_from_exif, load_image
 
@@ -38,6 +38,8 @@ __all__ = [
     "working_size",
     "write_exr",
 ]
+
+_WRITABLE = "Choose a folder that you may write to, on a disk with room."
 
 
 def working_size(image_size: tuple[int, int], width: int, multiple: int) -> tuple[int, int]:
@@ -82,8 +84,8 @@ def save_video(path: str | Path, frames: Iterable[Tensor], fps: float) -> int:
     Raises UserError if it cannot be written.
     """
     path = Path(path)
-    partial, encoder, count = path.with_name(f"{path.stem}.part.mp4"), None, 0
-    with tempfile.TemporaryFile() as log:
+    encoder, count = None, 0
+    with tempfile.TemporaryFile() as log, replacing_path(path, _WRITABLE) as partial:
         try:
             for frame in frames:
                 picture = to_bytes(frame)
@@ -102,14 +104,12 @@ def save_video(path: str | Path, frames: Iterable[Tensor], fps: float) -> int:
             encoder.communicate()  # closes its input and waits
             if encoder.returncode != 0:
                 raise OSError(_first_line(log))
-            os.replace(partial, path)
-        except OSError as error:
-            raise _unwritable(path, OSError(_first_line(log) or error)) from error
+        except OSError as error:  # ffmpeg knows better than a broken pipe
+            raise OSError(_first_line(log) or error) from error
         finally:
             if encoder is not None and encoder.poll() is None:
                 encoder.kill()
                 encoder.wait()
-            partial.unlink(missing_ok=True)
     return count
 
 
@@ -164,5 +164,5 @@ def _first_line(log: IO[bytes]) -> str:
 def _unwritable(path: str | Path, error: OSError) -> UserError:
     return UserError(
         f"{path} cannot be written: {error.strerror or error}.",
-        "Choose a folder that you may write to, on a disk with room.",
+        _WRITABLE,
     )

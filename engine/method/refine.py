@@ -22,12 +22,12 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ..bridge.harmonics import COEFFICIENTS
 from ..bridge.settings import SceneSettings
 from ..rasterize import rasterize
 from ..rasterize.kernels.adam import Adam
 from ..scene.colour import linear_to_srgb
 from ..scene.gaussians import Gaussians
-from ..scene.harmonics import COUNTS
 from ..scene.morton import morton_order
 from .densify import Densify, DensifyState, densify
 from .losses import Target, photometric_loss, prepare_target
@@ -384,7 +384,7 @@ def _adam(params: Gaussians, recipe: Recipe, scale: float) -> Adam:
 
 def _with_degree(gaussians: Gaussians, degree: int) -> Gaussians:
     """Zero coefficients added where fewer than `degree` needs are stored."""
-    missing = COUNTS[degree] - gaussians.sh_rest.shape[1]
+    missing = COEFFICIENTS[degree] - gaussians.sh_rest.shape[1]
     if missing <= 0:
         return gaussians
     return gaussians._replace(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..bridge.errors import UserError
+from ..bridge.whole_file import replacing_path
 from .weights import KEPT_TEXT
 
 _log = logging.getLogger(__name__)
@@ -163,10 +164,9 @@ def sentence_embeddings(
         ).last_hidden_state
     result = {"embeddings": embeddings.contiguous(), "mask": tokens.attention_mask.bool()}
     try:
-        temporary = kept.with_suffix(".part")
-        save_file(result, temporary)
-        temporary.replace(kept)
-    except OSError as error:  # a read-only folder only costs the time again
+        with replacing_path(kept) as temporary:
+            save_file(result, temporary)
+    except UserError as error:  # a read-only folder only costs the time again
         _log.info("text embeddings not kept: %s", error)
     return result
 

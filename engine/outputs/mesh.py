@@ -305,7 +305,7 @@ def simplified(mesh: Mesh, faces: int) -> Mesh:
 
 def write(path: Path, mesh: Mesh) -> None:
     """Binary little-endian .ply with vertices and triangles. UserError when it cannot be written."""
-    from ..formats.scene import replacing
+    from ..bridge.whole_file import replacing
 
     header = (
         f"ply\nformat binary_little_endian 1.0\ncomment scene_splatter proxy mesh\nelement vertex {len(mesh.vertices)}\n"

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..bridge.axes import rotation_of
+from ..bridge.quaternions import rotation_of
 from ..formats.scene import DISPLAY, SplatScene, in_colour_space
 from ..rasterize import rasterize
 from ..scene.colour import linear_to_srgb, srgb_to_linear

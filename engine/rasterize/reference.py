@@ -10,24 +10,8 @@ from torch import Tensor
 
 from ..scene.colour import srgb_to_linear
 from ..scene.harmonics import evaluate_sh
+from ..scene.quaternions import rotation_from_quaternion
 from . import constants as k
-
-
-def rotation_from_quaternion(quats: Tensor) -> Tensor:
-    """[n, 4] w x y z of any norm -> [n, 3, 3]."""
-    w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(-1)
-    rows = (
-        1 - 2 * (y * y + z * z),
-        2 * (x * y - w * z),
-        2 * (x * z + w * y),
-        2 * (x * y + w * z),
-        1 - 2 * (x * x + z * z),
-        2 * (y * z - w * x),
-        2 * (x * z - w * y),
-        2 * (y * z + w * x),
-        1 - 2 * (x * x + y * y),
-    )
-    return torch.stack(rows, -1).reshape(*quats.shape[:-1], 3, 3)
 
 
 def project(gaussians, K: Tensor, camera_from_world: Tensor, width: int, height: int, near: float):

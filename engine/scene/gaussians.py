@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SH_C0 = 0.28209479177387814  # 1 / (2 sqrt(pi)), the constant basis function
+from ..bridge.harmonics import SH_C0
 
 
 class Gaussians(NamedTuple):

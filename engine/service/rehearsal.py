@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bridge.errors import UserError
+from ..bridge.whole_file import replacing
 
 ENDS = ("done", "user_error", "bug", "memory", "exit", "abort", "hang")
 _DEFAULTS: dict[str, Any] = {"steps": 5, "step_s": 0.02, "end": "done", "garbage": False}
@@ -38,9 +39,8 @@ def run_job(folder: Path, report: Callable[..., None], settings: dict[str, Any])
         time.sleep(values["step_s"])
     report("rehearsal", values["steps"], values["steps"], "last step")
     _end(values["end"])
-    partial = folder / "result.txt.partial"
-    partial.write_text(f"{values['steps']} steps\n", encoding="utf-8")
-    os.replace(partial, folder / "result.txt")
+    with replacing(folder / "result.txt") as file:
+        file.write(f"{values['steps']} steps\n".encode())
     return {"result": str(folder / "result.txt"), "steps": values["steps"]}
 
 

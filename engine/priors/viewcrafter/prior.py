@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ...bridge.errors import UserError
+from ...bridge.whole_file import replacing_path
 from ...models import registry
 from ...models.memory import GIB, Demand, Residence, Rung
 from ...models.weights import KEPT_TEXT
@@ -215,10 +216,9 @@ def text_embeddings(
     with torch.no_grad():
         embeddings = tower(torch.tensor(tokens)).last_hidden_state
     try:
-        temporary = kept.with_suffix(".part")
-        save_file({"embeddings": embeddings.contiguous()}, temporary)
-        temporary.replace(kept)
-    except OSError as error:  # a read-only weights folder only costs a few seconds each time
+        with replacing_path(kept) as temporary:
+            save_file({"embeddings": embeddings.contiguous()}, temporary)
+    except UserError as error:  # a read-only weights folder only costs a few seconds each time
         _log.info("text embeddings not kept: %s", error)
     return embeddings
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...scene.harmonics import COUNTS
+from ...bridge.harmonics import COEFFICIENTS
 from ..constants import BLUR_PX2, FRUSTUM_MARGIN, RECORD, TILE_H, TILE_W
 from ..kernels.threads import run_ranges, thread_count
 from ..kernels.workspace import SCRATCH, Frame, lent_tensor
@@ -91,7 +91,7 @@ def _draw(
     records, counts = frame.empty((n, RECORD + channels), np.float32), frame.empty((n,), np.int32)
     first_of = frame.empty((n + 1,), np.int64)
     depths, rects = spare.empty((n,), np.float32), spare.empty((n, 4), np.int32)
-    sh_count = COUNTS[options.sh_degree]
+    sh_count = COEFFICIENTS[options.sh_degree]
     bad = np.zeros(1, np.int64)
 
     def project(a: int, b: int) -> None:
@@ -170,7 +170,7 @@ def _draw_backward(
         )
 
     run_ranges(blend_back, tiles_x * tiles_y, _RANGES)
-    sh_count = COUNTS[options.sh_degree]
+    sh_count = COEFFICIENTS[options.sh_degree]
 
     def project_back(a: int, b: int) -> None:
         projection.project_backward(

@@ -18,6 +18,7 @@ import math
 
 import numpy as np
 
+from ...bridge import harmonics
 from ..constants import ALPHA_MIN, RECORD, TILE_H, TILE_W
 from ..kernels.compile import F32, inline, kernel, prefetch
 
@@ -32,11 +33,9 @@ _LARGEST = F32(3.4e38)
 U = np.uint64
 _AHEAD = U(6)  # Gaussians
 _REC, _TW, _TH = RECORD, TILE_W, TILE_H
-_C0 = F32(0.28209479177387814)
-_C1 = F32(0.4886025119029199)
-_C2A, _C2B, _C2C = F32(1.0925484305920792), F32(0.31539156525252005), F32(0.5462742152960396)
-_C3A, _C3B, _C3C = F32(0.5900435899266435), F32(2.890611442640554), F32(0.4570457994644658)
-_C3D, _C3E = F32(0.3731763325901154), F32(1.445305721320277)
+_C0, _C1 = F32(harmonics.SH_C0), F32(harmonics.C1)
+_C2A, _C2B, _C2C = (F32(c) for c in harmonics.C2)
+_C3A, _C3B, _C3C, _C3D, _C3E = (F32(c) for c in harmonics.C3)
 
 
 @inline()

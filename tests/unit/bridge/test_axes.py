@@ -11,13 +11,12 @@ from engine.bridge.axes import (
     between,
     decompose_similarity,
     preset,
-    quaternion_of,
-    rotation_of,
     similarity,
     transform_splats,
 )
 from engine.bridge.errors import UserError
 from engine.bridge.harmonics import basis
+from engine.bridge.quaternions import quaternion_of, rotation_of
 from engine.bridge.splat_file import Splats
 from engine.formats.scene import SplatScene
 from tests.format_samples import covariances, random_splats

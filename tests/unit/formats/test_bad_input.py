@@ -19,8 +19,9 @@ from PIL import Image
 from engine import formats
 from engine.bridge.errors import UserError
 from engine.bridge.splat_file import Splats
+from engine.bridge.whole_file import replacing
 from engine.formats import SplatScene
-from engine.formats.scene import repaired, replacing
+from engine.formats.scene import repaired
 from tests.format_samples import random_splats
 
 ENDINGS = (".ply", ".compressed.ply", ".spz", ".splat", ".glb", ".gltf", ".usdc", ".sog")

@@ -10,11 +10,12 @@ import pytest
 
 from engine import formats
 from engine.bridge.camera_file import CameraPath
+from engine.bridge.colour import linear_to_srgb, srgb_to_linear
 from engine.bridge.errors import UserError
 from engine.bridge.harmonics import SH_C0, basis, sphere_directions
 from engine.bridge.splat_file import Splats
 from engine.formats import SplatScene, WriteOptions
-from engine.formats.scene import DISPLAY, LINEAR, Metadata, linear_to_srgb, srgb_to_linear
+from engine.formats.scene import DISPLAY, LINEAR, Metadata
 from engine.scene.morton import morton_order
 from tests.format_samples import covariances, opacity, random_splats, rotation_error
 

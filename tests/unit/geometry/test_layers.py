@@ -20,12 +20,12 @@ from engine.geometry.layers import (
     SEEN,
     UNDERLAY,
     gaussians_from_depth,
-    quaternions,
     with_sky,
 )
 from engine.media import images
 from engine.rasterize import rasterize
 from engine.scene.gaussians import Gaussians
+from engine.scene.quaternions import quaternions
 
 W, H = 96, 64
 K = intrinsics_from_fov(60.0, W, H)

@@ -280,7 +280,7 @@ def test_halves_of_a_split_are_spread_like_the_gaussian_they_replace() -> None:
         torch.zeros(n, 0, 3),
     )
     new, _, _ = grow(g, torch.ones(n), cap=2 * n)
-    from engine.rasterize.reference import rotation_from_quaternion
+    from engine.scene.quaternions import rotation_from_quaternion
 
     half = rotation_from_quaternion(quat[None])[0] * torch.tensor([0.5, 0.2, 0.9])
     torch.testing.assert_close(torch.cov(new.means.detach().T), half @ half.T, atol=0.03, rtol=0.05)

@@ -11,10 +11,10 @@ import torch
 
 from engine import formats
 from engine.bridge import camera_file
-from engine.bridge.axes import quaternion_of
 from engine.bridge.camera_file import CameraPath
 from engine.bridge.errors import UserError
 from engine.bridge.harmonics import sphere_directions
+from engine.bridge.quaternions import quaternion_of
 from engine.bridge.splat_file import Splats
 from engine.commands import mesh as command
 from engine.formats import SplatScene
