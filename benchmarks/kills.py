@@ -150,6 +150,7 @@ class Count:
     def check(self, folder: Path, expected: dict[str, str], code: int, what: str) -> None:
         """Judge a folder after the resume that ended with `code`."""
         self.tries += 1
+        sys.stderr.write(f"{self.tries}: {what}\n")
         if code:
             self.refused += 1
             self.notes.append(f"{what}: ended with {code}")
