@@ -14,7 +14,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 VERSION = 1  # of this wire; both sides compare it in Hello
-ENGINE_VERSION = "0.1.0"  # of the product, the same as in pyproject.toml and the manifest
+ENGINE_VERSION = "0.2.0"  # of the product, the same as in pyproject.toml and the manifest
 MAX_LINE = 1 << 20  # bytes of one message, its newline included
 _QUOTED = 200  # characters of a refused line that the error shows
 
