@@ -20,6 +20,7 @@ from typing import IO, Any
 from ...engine.bridge import camera_file, estimate
 from ...engine.bridge.errors import UserError
 from ...engine.bridge.estimate import Work
+from ...engine.bridge.segments import kept_frames
 from ...engine.bridge.settings import from_json
 
 TICKET = "blender.json"
@@ -200,7 +201,7 @@ def work_of(folder: Path) -> Work | None:
     try:
         settings = from_json(json.loads((folder / "settings.json").read_text(encoding="utf-8")))
         path = camera_file.read(folder / "input" / "path.json")
-        count = len(range(0, path.count, settings.cameras.frame_step))
+        count = len(kept_frames(path.count, settings.cameras.frame_step))
         return estimate.work_of(settings, count, path.height / path.width)
     except (OSError, ValueError, UserError):
         return None

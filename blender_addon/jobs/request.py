@@ -17,7 +17,7 @@ from ...engine.bridge import settings as engine_settings
 from ...engine.bridge.camera_file import CameraPath
 from ...engine.bridge.colour import linear_to_srgb
 from ...engine.bridge.errors import UserError
-from ...engine.bridge.segments import ASPECT_TOLERANCE, Segment, plan_segments
+from ...engine.bridge.segments import ASPECT_TOLERANCE, Segment, kept_frames, plan_segments
 from ..cameras import blockout, conversion, picture_header
 from ..cameras.picture_header import Header
 from ..ui import properties
@@ -163,7 +163,7 @@ def why_not_shape(scene: bpy.types.Scene) -> str:
     width, height = conversion.render_size(scene.render)
     if abs(width * header.height / (height * header.width) - 1) <= ASPECT_TOLERANCE:
         return ""
-    return f"The render is {width} x {height}, the picture {header.width} x {header.height}: press Match"
+    return f"The render is {width} x {height}, the picture {header.width} x {header.height}: press Match Camera to Image"
 
 
 def image_of(group: properties.SCENESPLATTER_PG_scene) -> bpy.types.Image:
@@ -179,7 +179,8 @@ def image_of(group: properties.SCENESPLATTER_PG_scene) -> bpy.types.Image:
 
 def taken_frames(scene: bpy.types.Scene) -> list[float]:
     """The scene times of the path's cameras, with the frame step."""
-    return properties.frames(scene)[:: scene.scene_splatter.settings.frame_step]
+    frames = properties.frames(scene)
+    return [frames[i] for i in kept_frames(len(frames), scene.scene_splatter.settings.frame_step)]
 
 
 def segments(scene: bpy.types.Scene) -> list[Segment]:

@@ -22,6 +22,14 @@ class Segment(NamedTuple):
     new: int
 
 
+def kept_frames(m: int, step: int) -> list[int]:
+    """Frames 0, step, 2 step ... of m, and always the last: a path ends where its user ended it."""
+    if step < 1:
+        raise ValueError(f"step: expected at least 1, got {step}")
+    frames = list(range(0, m, step))
+    return frames if not frames or frames[-1] == m - 1 else [*frames, m - 1]
+
+
 def plan_segments(m: int, n_frames: int, overlap: int) -> list[Segment]:
     """Windows of N frames over m, evenly spread from the first frame to the last.
 

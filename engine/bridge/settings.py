@@ -189,7 +189,7 @@ class OutputSettings:
 
     width: int = _setting(
         512,
-        "Width of the frames the engine works on; height follows the picture",
+        "Longer side of the frames the engine works on; the other follows the picture",
         unit="px",
         limits=(32, 4096),
         basic=True,
@@ -244,8 +244,23 @@ PRESETS: dict[str, dict[str, Any]] = {
         "eta": 1.0,
         "sh_degree": 1,
         "max_gaussians": 6_000_000,
+        "lambda_coverage": False,
+        "momentum_start": 0.0,
+        "match_colours": False,
     },
 }
+# Where preset paper is not the paper: said in the README and in the report of its jobs.
+DEPARTURES = (
+    "lambda_0 0.7 and tau 2 are ours: the paper gives neither",
+    "the noise of Eq. (8) is sqrt(1 - abar), as a variance-preserving process needs, not 1 - sqrt(abar)",
+    "holes of the render are filled from around them before its latents become the source of Eq. (8)",
+    "Eq. (10) compares neighbourhoods of cells, with a sample of the picture and of the first frames",
+    "the scale map of Eq. (14) is in pixels, not in metres",
+    "every hole pixel gets a Gaussian of its own before refinement",
+    "half of the steps go to the new frames of a segment, a fifth to the picture",
+    "opacities are not reset in the last 1500 steps, and nothing is added or removed in the last 300",
+    "segments are cut evenly where M, N and n do not fit",
+)
 
 
 # What each choice means, for tooltips: one line for every choice of every setting above.

@@ -36,22 +36,25 @@ def choose_intrinsics(
     source: DepthSource | None,
     image: Tensor,
 ) -> tuple[Tensor, str]:
-    """K [3, 3] in pixels of image [3, h, w], and a sentence for the report.
+    """K [3, 3] in pixels of image [3, h, w], which has the picture's own aspect, and a sentence for the report.
 
     The first that is known wins: the user's setting (0: not set), the first camera of the path
     (at the image's size), the depth source's own reading (after EXIF where it is but a guess),
-    the picture's EXIF, 60 degrees over the longer side.
+    the picture's EXIF, 60 degrees over the longer side. Where a path says the shape of pixels and
+    the shift of the lens, these stay whatever the field of view is.
     """
     height, width = image.shape[-2:]
+    if path is not None and (path.width, path.height) != (width, height):
+        raise ValueError(
+            f"path: expected cameras of {width}x{height}, got {path.width}x{path.height}"
+        )
     if fov_setting > 0:
         K, origin = intrinsics_from_fov(fov_setting, width, height), "as set (fov)"
-        if path is not None:  # a shifted principal point is a matter of the crop, not of the lens
-            K[:2, 2] = torch.from_numpy(path.K[0, :2, 2])
+        if path is not None:
+            own = torch.from_numpy(path.K[0]).float()
+            own[:2, :2] *= K[0, 0] / own[0, 0]
+            K = own
     elif path is not None:
-        if (path.width, path.height) != (width, height):
-            raise ValueError(
-                f"path: expected cameras of {width}x{height}, got {path.width}x{path.height}"
-            )
         K, origin = torch.from_numpy(path.K[0]).float(), "from the camera path"
     elif exif_fov is not None and source is not None and source.lens_is_a_guess:
         K, origin = intrinsics_from_fov(exif_fov, width, height), "from the picture's EXIF"

@@ -17,7 +17,7 @@ from ..bridge.errors import UserError
 from ..bridge.kinds import refuse_foreign
 from ..bridge.moves import is_move, move
 from ..bridge.reading import head_of, npy_of, parsed_json, reading, text_of
-from ..bridge.segments import ASPECT_TOLERANCE
+from ..bridge.segments import ASPECT_TOLERANCE, kept_frames
 from . import colmap, readers
 from .readers import inverse
 
@@ -209,12 +209,11 @@ def relative_to_first(path: CameraPath) -> CameraPath:
 
 
 def every(path: CameraPath, step: int) -> CameraPath:
-    """Frames 0, step, 2 step ...; the rate drops so that the duration stays."""
-    if step < 1:
-        raise ValueError(f"step: expected at least 1, got {step}")
+    """Frames 0, step, 2 step ... and the last; the rate drops so that the duration stays."""
+    frames = kept_frames(path.count, step)
     return path._replace(
-        K=path.K[::step],
-        world_from_camera=path.world_from_camera[::step],
+        K=path.K[frames],
+        world_from_camera=path.world_from_camera[frames],
         fps=max(path.fps / step, 1.0),
     )
 

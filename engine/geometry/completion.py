@@ -84,25 +84,31 @@ def _square_max(values: Tensor, radius: int) -> Tensor:
 
 
 def _pyramid_fit(value: Tensor, weight: Tensor) -> Tensor:
-    """Value of the local affine fits at every pixel, [h, w] (the finest level with enough support wins)."""
+    """Value of the local affine fits at every pixel, [h, w] (the finest level with enough support wins).
+
+    The moments of a cell are about its own centre, so that float32 suffices whatever the size of the picture.
+    """
     h, w = value.shape
-    v, u = torch.meshgrid(
-        torch.arange(h, dtype=torch.float64) / max(h, w),
-        torch.arange(w, dtype=torch.float64) / max(h, w),
-        indexing="ij",
-    )
-    d, k = value.double(), weight.double()
-    moments = torch.stack(
-        [k, k * u, k * v, k * u * u, k * u * v, k * v * v, k * d, k * u * d, k * v * d]
-    )[None]
-    levels = [moments]
-    while max(levels[-1].shape[-2:]) > 1:
-        levels.append(4.0 * F.avg_pool2d(levels[-1], 2, ceil_mode=True, count_include_pad=False))
-    smooth = torch.ones(9, 1, 3, 3, dtype=torch.float64)
+    unit = 1.0 / max(h, w)  # a pixel
+    v, u = torch.meshgrid(torch.arange(h) * unit, torch.arange(w) * unit, indexing="ij")
+    d, k = value.float(), weight.float()
+    zero = torch.zeros_like(k)
+    moments = torch.stack([k, zero, zero, zero, zero, zero, k * d, zero, zero])
+    levels, cell = [(moments, unit)], unit
+    while max(levels[-1][0].shape[-2:]) > 1:
+        rows, columns = moments.shape[-2:]
+        moments = _gathered(F.pad(moments, (0, columns % 2, 0, rows % 2)), 2, cell)
+        cell *= 2.0
+        levels.append((moments, cell))
     result: Tensor | None = None
-    for level in reversed(levels):
-        gathered = F.conv2d(F.pad(level, (1, 1, 1, 1)), smooth, groups=9)
-        trust, planes = _affine(gathered[0])
+    for moments, cell in reversed(levels):
+        rows, columns = moments.shape[-2:]
+        trust, (mean, su, sv) = _affine(_gathered(F.pad(moments, (1, 1, 1, 1)), 3, cell))
+        middle = 0.5 * (cell - unit)
+        at_v, at_u = torch.meshgrid(
+            torch.arange(rows) * cell + middle, torch.arange(columns) * cell + middle, indexing="ij"
+        )
+        planes = torch.stack([mean - su * at_u - sv * at_v, su, sv])
         if result is None:
             trust = torch.ones_like(trust)
         # cells without a fit must not leak into their neighbours: interpolate weighted by trust
@@ -120,8 +126,27 @@ def _pyramid_fit(value: Tensor, weight: Tensor) -> Tensor:
     return result.to(value.dtype)
 
 
+def _gathered(moments: Tensor, side: int, cell: float) -> Tensor:
+    """Moments [9, h, w] of cells summed over side x side of them, about the middle of those.
+
+    side 2: every cell of the next coarser level; 3: every cell with its neighbours. `cell` is a cell's side.
+    The rows are those of 1, u, v, uu, uv, vv and of d, ud, vd.
+    """
+    at = (torch.arange(side) - 0.5 * (side - 1)) * cell
+    v, u = torch.meshgrid(at, at, indexing="ij")
+    one, kernel = torch.ones_like(u), torch.zeros(9, 9, side, side)
+    for new, old, factor in (
+        *((i, i, one) for i in range(9)),
+        *((1, 0, u), (2, 0, v), (3, 0, u * u), (4, 0, u * v), (5, 0, v * v)),
+        *((3, 1, 2 * u), (4, 1, v), (4, 2, u), (5, 2, 2 * v)),
+        *((7, 6, u), (8, 6, v)),
+    ):
+        kernel[new, old] = factor
+    return F.conv2d(moments[None], kernel, stride=2 if side == 2 else 1)[0]
+
+
 def _affine(moments: Tensor) -> tuple[Tensor, Tensor]:
-    """[9, h, w] moments -> trust [h, w] in [0, 1] and [3, h, w] value at the origin and the two slopes of the weighted fit."""
+    """[9, h, w] moments -> trust [h, w] in [0, 1] and [3, h, w]: value at the middle and the two slopes of the weighted fit."""
     k, ku, kv, kuu, kuv, kvv, kd, kud, kvd = moments
     n = k.clamp(min=1e-12)
     mu, mv, md = ku / n, kv / n, kd / n

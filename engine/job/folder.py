@@ -10,7 +10,8 @@
     scene.ply ...         results, each written under a temporary name and renamed
     earlier/001/          what lay here before --restart, or before results were made again
 
-A folder that has `segments/i` has everything that segment i + 1 needs; nothing in it changes later.
+A folder that has `segments/i` has everything that segment i + 1 needs; of the Gaussians those of the last
+segment alone stay, or a long path would keep the square of its length.
 No link inside a job folder is followed: such a folder is refused.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,9 +11,11 @@ import torch
 
 from ..bridge.camera_file import CameraPath
 from ..bridge.errors import UserError
+from ..bridge.settings import DEPARTURES, SceneSettings
 from ..cameras import trajectory
 from ..cameras.intrinsics import choose_intrinsics
 from ..geometry import make_depth_source
+from ..geometry.depth_file import resample_depth
 from ..geometry.initial import first_gaussians
 from ..media import images
 from ..method.pipeline import Inputs
@@ -26,9 +29,7 @@ class Start(NamedTuple):
     """Everything the pipeline needs but the prior."""
 
     inputs: Inputs
-    path: (
-        CameraPath  # the cameras as they are used: metres, first camera the identity, working size
-    )
+    path: CameraPath  # the cameras in metres, the first the identity, for films of the picture's aspect
     facts: dict[str, Any]  # provenance for the report
 
 
@@ -46,29 +47,41 @@ def load(job: Job, device: torch.device, picture: images.ImageFile | None = None
     refuse_strip(width, height)
     if width * height > MAX_WORKING_PIXELS:
         raise UserError(f"The working size {width}x{height} is too large.", "Lower width.")
+    # A working size squeezes the picture a little; lens and depth are read from it unsqueezed.
+    shown = images.shown_size((w, h), max(width, height))
+    picture_shown = images.resize(picture.pixels, *shown).to(device)
     image = images.resize(picture.pixels, width, height).to(device)
     source = make_depth_source(settings.geometry, device, folder=job.folder, image_size=(w, h))
+    named = _move_in(job.path)
     given = (
         None
-        if job.path.suffix == ".txt"
-        else trajectory.scaled_to(trajectory.load(job.path, image_size=(w, h)), width, height)
+        if named
+        else trajectory.scaled_to(trajectory.load(job.path, image_size=(w, h)), *shown)
     )
-    K, fov_sentence = choose_intrinsics(
-        settings.geometry.fov, given, picture.fov_deg, source, image
+    K_shown, fov_sentence = choose_intrinsics(
+        settings.geometry.fov, given, picture.fov_deg, source, picture_shown
     )
-    estimate = source.estimate(image, K)
-    depth = estimate.depth_m
-    path = given if given is not None else _moved(job, K.cpu().numpy(), width, height, depth)
-    path = _with_focal(trajectory.every(path, settings.cameras.frame_step), K.cpu().numpy())
+    if given is None:  # pixels are square in the picture; whole pixels may have squeezed it
+        K_shown[1, 1] *= shown[1] * w / (shown[0] * h)
+    estimate = source.estimate(picture_shown, K_shown)
+    path = (
+        given
+        if given is not None
+        else _moved(named, job, K_shown.cpu().numpy(), shown, estimate.depth_m)
+    )
+    depth = resample_depth(estimate.depth_m.cpu(), width, height)
+    path = trajectory.every(path, settings.cameras.frame_step)
+    path = trajectory.scaled_to(_with_focal(path, K_shown.cpu().numpy()), width, height)
     path, scale_sentence = trajectory.scale_to_depth(
-        path, depth.cpu().numpy(), settings.cameras.motion_scale
+        path, depth.numpy(), settings.cameras.motion_scale
     )
-    warnings = trajectory.check_path(path, depth.cpu().numpy())
+    warnings = trajectory.check_path(path, depth.numpy())
+    Ks, depth = torch.from_numpy(path.K).float().to(device), depth.to(device)
     gaussians, gaussians_sentence = first_gaussians(
         settings.geometry,
         image,
         depth,
-        K,
+        Ks[0],
         sh_degree=settings.refine.sh_degree,
         blending=settings.output.blending,
         folder=job.folder,
@@ -84,12 +97,11 @@ def load(job: Job, device: torch.device, picture: images.ImageFile | None = None
         **_lines("note on the depth", estimate.notes),
         "depth": f"{estimate.name} ({estimate.licence}), {'metric' if estimate.metric else 'up to scale'}",
         "first geometry": gaussians_sentence,
+        **_lines("departure from the paper", _departures(settings)),
         "device": str(device),
         "seed": settings.output.seed,
     }
-    return Start(
-        Inputs(image, torch.from_numpy(path.K).float().to(device), cameras, gaussians), path, facts
-    )
+    return Start(Inputs(image, Ks, cameras, gaussians), trajectory.scaled_to(path, *shown), facts)
 
 
 def refuse_strip(width: int, height: int) -> None:
@@ -101,19 +113,33 @@ def refuse_strip(width: int, height: int) -> None:
         )
 
 
+def _departures(settings: SceneSettings) -> tuple[str, ...]:
+    """What a job with the paper's recipe does otherwise than the paper; others do not claim to be it."""
+    return DEPARTURES if settings.refine.recipe == "paper" else ()
+
+
 def _lines(name: str, texts: Any) -> dict[str, str]:
     return {f"{name} {i + 1}": text for i, text in enumerate(texts)}
 
 
-def _moved(job: Job, K: np.ndarray, width: int, height: int, depth: torch.Tensor) -> CameraPath:
+def _move_in(path: Path) -> str:
+    """The named move that a path file holds, "" where it holds cameras."""
+    if path.suffix != ".txt":
+        return ""
+    words = path.read_text(encoding="utf-8", errors="replace").strip()
+    return words if trajectory.is_move(words) else ""
+
+
+def _moved(
+    spec: str, job: Job, K: np.ndarray, size: tuple[int, int], depth: torch.Tensor
+) -> CameraPath:
     """The path of a named move; an orbit turns round the scene's median depth."""
     finite = depth[torch.isfinite(depth) & (depth > 0)]
-    spec = job.path.read_text(encoding="utf-8").strip()
     return trajectory.move(
         spec,
         K=K,
-        width=width,
-        height=height,
+        width=size[0],
+        height=size[1],
         frames=job.settings.cameras.move_frames,
         depth_m=float(finite.median()),
     )

@@ -43,7 +43,12 @@ def write(job: Job, start: Start, gaussians: Gaussians, report: Report) -> dict[
     numbers = PathNumbers()
     frames = _collect_frames(job)
     drawn = _fly_through(job, start, gaussians, frames, numbers, report)
-    images.save_video(folder / "flythrough.mp4", drawn, start.path.fps)
+    size = (
+        start.path.width,
+        start.path.height,
+    )  # the picture's aspect, which a working size squeezes
+    shown = (images.resize(frame, *size) for frame in drawn)
+    images.save_video(folder / "flythrough.mp4", shown, start.path.fps)
     images.save_png(folder / "input.png", start.inputs.image)
     _write_scene(job, start, gaussians, report)
     data = write_report(folder, start.facts, numbers)

@@ -28,6 +28,7 @@ from .meter import Meter
 
 Report = Callable[..., None]
 
+_GAUSSIANS = "gaussians.npz"
 _PREVIEW_PX = 256  # longest side
 _SCALE_WHITE_PX = 4.0  # Gaussian size that the scale map shows white
 
@@ -76,7 +77,7 @@ class JobRecord:
         if not self.finished:
             return first
         return load_gaussians(
-            self._job.segment_folder(self.finished - 1) / "gaussians.npz", self._device
+            self._job.segment_folder(self.finished - 1) / _GAUSSIANS, self._device
         )
 
     @contextmanager
@@ -88,6 +89,10 @@ class JobRecord:
             yield page
         files = sorted((self._job.segment_folder(index) / "frames").glob("*.png"))
         self.frames.replace(segment.start, files)
+        if (
+            index
+        ):  # a resume reads the last alone, and a long path would keep gigabytes of the others
+            (self._job.segment_folder(index - 1) / _GAUSSIANS).unlink(missing_ok=True)
         self.show(page.last, name, index + 1, len(self._segments))
 
     def show(self, frame: Tensor, stage: str, done: int = 1, total: int = 1) -> None:
@@ -136,6 +141,7 @@ class SegmentRecord:
     def enhanced(self, enhanced: Enhanced) -> None:
         """Write the segment's frames and maps, and measure what needs the segment before it."""
         views, segment, unknown = self._views, self._segment, ~masks.known(enhanced.mu)
+        first = 1 if segment.start == 0 and len(views.rgb) > 1 else 0
         before = [self._record.frames[i] for i in range(segment.start, segment.new)]
         overlap = torch.stack(before) if before else enhanced.frames[:0]
         files = []
@@ -150,7 +156,8 @@ class SegmentRecord:
             "unknown_share": float(unknown.float().mean()),
             "lambda_mean": float(enhanced.lam.mean()),
             "mu_mean": float(enhanced.mu.mean()),
-            "drift_psnr": drift_psnr(enhanced.frames, views.rgb, ~unknown),
+            # frame 0 is the picture on both sides
+            "drift_psnr": drift_psnr(*(t[first:] for t in (enhanced.frames, views.rgb, ~unknown))),
             "unseen_detail": gradient_ratio(enhanced.frames, unknown),
             "seam": seam_ratio(overlap, enhanced.frames),
         }
@@ -163,7 +170,7 @@ class SegmentRecord:
         self.last = after.rgb[-1]
         gaussians = refined.gaussians
         view_psnr = [psnr(*pair) for pair in zip(after.rgb, self._frames, strict=True)]
-        save_gaussians(self._folder / "gaussians.npz", gaussians)
+        save_gaussians(self._folder / _GAUSSIANS, gaussians)
         stats = self._stats | {
             "seconds": self._meter.seconds,
             "peak_mb": self._meter.peak_mb,

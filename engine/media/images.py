@@ -5,6 +5,7 @@ Inside the engine a picture is float32 [3, h, w] in 0..1, display-referred (sRGB
 
 from __future__ import annotations
 
+import math
 import subprocess
 import tempfile
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 
 from ..bridge.errors import UserError
 from ..bridge.whole_file import replacing_path
+from ..scene.colour import linear_to_srgb, srgb_to_linear
 from .exr import depth_channel, read_exr, write_exr
 from .photos import FEWEST_PX, MAX_PIXELS, ImageFile, fov_from_exif, load_image
 
@@ -34,6 +36,7 @@ __all__ = [
     "resize",
     "save_png",
     "save_video",
+    "shown_size",
     "to_bytes",
     "working_size",
     "write_exr",
@@ -41,24 +44,60 @@ __all__ = [
 
 _WRITABLE = "Choose a folder that you may write to, on a disk with room."
 
+_ASPECT_KEPT = 0.01  # how far the aspect of a working size may be off, where it can
 
-def working_size(image_size: tuple[int, int], width: int, multiple: int) -> tuple[int, int]:
-    """(width, height) near `width`, of the picture's aspect, both multiples of `multiple`."""
-    w = max(multiple, round(width / multiple) * multiple)
-    return w, max(multiple, round(w * image_size[1] / image_size[0] / multiple) * multiple)
+
+def working_size(image_size: tuple[int, int], longer: int, multiple: int) -> tuple[int, int]:
+    """(width, height) of the picture's aspect, multiples of `multiple`, the longer side near `longer` pixels.
+
+    Where sizes within a quarter of `longer` keep the aspect to 1 %, the nearest of them; else the one
+    that keeps it best. A picture on its side has the same size on its side.
+    """
+    ratio = min(image_size) / max(image_size)
+    steps = {longer // multiple, -(-longer // multiple)} | {
+        k for k in range(1, 5 * longer // (4 * multiple) + 1) if 5 * k * multiple >= 4 * longer
+    }
+
+    def rank(size: tuple[int, int]) -> tuple[bool, float, float]:
+        squeezed = abs(math.log(size[1] / size[0] / ratio))
+        off = abs(math.log(size[0] / longer))
+        return (True, squeezed, off) if squeezed > _ASPECT_KEPT else (False, off, squeezed)
+
+    sizes = [
+        (k * multiple, max(1, side) * multiple)
+        for k in sorted(steps)
+        if k > 0
+        for side in (int(k * ratio), int(k * ratio) + 1)
+    ]
+    long, short = min(sizes, key=rank)
+    return (long, short) if image_size[0] >= image_size[1] else (short, long)
+
+
+def shown_size(image_size: tuple[int, int], longer: int) -> tuple[int, int]:
+    """(width, height), both even, of the picture's aspect as closely as whole pixels allow."""
+    share = longer / max(image_size)
+    width, height = (max(2, 2 * round(side * share / 2)) for side in image_size)
+    return width, height
 
 
 def resize(pixels: Tensor, width: int, height: int) -> Tensor:
     """[..., c, h, w] or [c, h, w] to another size with antialiasing; edges of the frame stay edges of the frame.
 
-    Display-referred values are averaged as they are, as picture programs do.
+    What becomes smaller is averaged in light, as a lens far away would: leaves against a sky and
+    lamps at night keep their brightness.
     """
     if pixels.shape[-2:] == (height, width):
         return pixels
     batch = pixels.reshape(-1, *pixels.shape[-3:])
+    smaller = height < pixels.shape[-2] or width < pixels.shape[-1]
     out = F.interpolate(
-        batch, (height, width), mode="bicubic", antialias=True, align_corners=False
+        srgb_to_linear(batch) if smaller else batch,
+        (height, width),
+        mode="bicubic",
+        antialias=True,
+        align_corners=False,
     ).clamp(0, 1)
+    out = linear_to_srgb(out) if smaller else out
     return out.reshape(*pixels.shape[:-2], height, width)
 
 

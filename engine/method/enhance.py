@@ -45,7 +45,7 @@ def enhance(
     there already. Raises what `report` raises.
     """
     knobs, count = settings.method, K.shape[0]
-    mu = momentum.pixel_coefficient(views.scale_px, views.alpha, knobs.tau)
+    mu = views.mu
     known = masks.known(mu).float()
     if prior is None:
         return Enhanced(eight_bits(views.rgb), views.rgb, views.rgb, torch.ones_like(mu), mu)

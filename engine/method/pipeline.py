@@ -14,11 +14,11 @@ from torch import Tensor
 from ..bridge.segments import Segment, plan_segments
 from ..bridge.settings import SceneSettings
 from ..priors.base import VideoPrior
-from ..scene.gaussians import Gaussians, concatenate
-from . import scaffold
+from ..scene.gaussians import Gaussians, at_most, concatenate
 from .enhance import Enhanced, enhance, picture_cells
 from .refine import Frames, RefineResult, refine_segment
 from .sampler import StepReport
+from .scaffold import build_scaffold, paint
 from .views import Views, render
 
 
@@ -58,11 +58,10 @@ class Record(Protocol):
 def generate(
     inputs: Inputs, prior: VideoPrior | None, settings: SceneSettings, record: Record
 ) -> Gaussians:
-    """Run all segments that are not finished yet and return the final Gaussians."""
-    path = settings.cameras
-    segments = plan_segments(inputs.K.shape[0], path.segment_length, path.overlap)
-    image, gaussians = inputs.image, record.gaussians(inputs.gaussians)
-    size = image.shape[2], image.shape[1]
+    """Run all segments that are not finished yet and return the final Gaussians. Without a prior nothing is invented."""
+    m, most = inputs.K.shape[0], settings.refine.max_gaussians
+    segments = plan_segments(m, settings.cameras.segment_length, settings.cameras.overlap)
+    image, gaussians = inputs.image, at_most(record.gaussians(inputs.gaussians), most)
     cells = picture_cells(prior, image) if prior is not None else None
     for index in range(record.finished, len(segments)):
         segment = segments[index]
@@ -72,29 +71,22 @@ def generate(
             # 1. Render the window with its scale map, Eq. (14), and give what is unseen a surface.
             with page.stage("render"):
                 views = render(gaussians, K, cameras, image, settings, pin_first=index == 0)
-                holes, depth = scaffold.build_scaffold(
-                    gaussians, K, cameras, *size, sh_degree=settings.refine.sh_degree
-                )
+                built = build_scaffold(gaussians, views, K, cameras, settings)
             page.rendered(views)
             # 2. Enhance it with and without latent momentum, Eq. (8)-(10), and blend the two clips
             #    by pixel momentum, Eq. (13)-(15).
             with page.stage("generate") as told:
                 enhanced = enhance(
-                    views, depth, image, K, cameras, prior, settings, index, told, cells
+                    views, built.depth, image, K, cameras, prior, settings, index, told, cells
                 )
             page.enhanced(enhanced)
             # 3. Refine the Gaussians on all frames so far, Eq. (20), and go on from them.
             with page.stage("refine") as told:
-                if settings.enhances:
-                    gaussians = concatenate(gaussians, scaffold.paint(holes, enhanced.frames))
+                if prior is not None:
+                    painted = paint(built.scaffold, enhanced.frames)
+                    gaussians = at_most(concatenate(gaussians.select(built.kept), painted), most)
                 refined = refine_segment(
-                    gaussians,
-                    record.frames,
-                    inputs.K,
-                    inputs.camera_from_world,
-                    settings,
-                    index,
-                    told,
+                    gaussians, record.frames, inputs, settings, segment, index, told
                 )
                 gaussians = refined.gaussians
                 after = render(gaussians, K, cameras, image, settings)

@@ -11,8 +11,10 @@ one call to the next: a run that was interrupted between segments goes on to the
 
 from __future__ import annotations
 
+import heapq
 import logging
 import math
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,22 +25,30 @@ import torch
 from torch import Tensor
 
 from ..bridge.harmonics import COEFFICIENTS
+from ..bridge.segments import Segment
 from ..bridge.settings import SceneSettings
 from ..rasterize import rasterize
+from ..rasterize.constants import ALPHA_MIN
 from ..rasterize.kernels.adam import Adam
 from ..scene.colour import linear_to_srgb
 from ..scene.gaussians import Gaussians
 from ..scene.morton import morton_order
 from .densify import Densify, DensifyState, densify
 from .losses import Target, photometric_loss, prepare_target
-from .scaffold import HOLE_ALPHA
 
 _log = logging.getLogger(__name__)
 ADAM_EPS = 1e-15
-_ANCHOR_SHARE = 0.25  # of the optimiser steps, spent on the input image itself
+HALF_COVERED = 0.5  # coverage above which a pixel shows more scene than hole
+NEW = 0.5  # share of the steps for a segment's new frames
+PICTURE = 0.2  # for the picture itself; the other frames share the rest
+RELATED = 0.25  # of what a segment sees: earlier frames that see less of it have no say in it
+_TOUCHED = 0.01  # the same for the picture
+_SAMPLE = 4000  # Gaussians by which that is judged
+_REACH = 4.0  # standard deviations that a Gaussian is taken to reach
+_NEAREST_OF = 64  # cameras of the whole path that limit sizes
 _REPORT_EVERY_S = 0.1
 LONGEST_RATIO = 3.0  # where sizes are limited: the longest axis against the middle one's limit
-_TARGET_CACHE_BYTES = 1 << 29
+_TARGET_CACHE_BYTES = 1 << 27
 STAGE = "refine"
 
 
@@ -106,6 +116,15 @@ class Frames(Protocol):
     def __getitem__(self, index: int) -> Tensor: ...
 
 
+class Cameras(Protocol):
+    """The cameras of a path."""
+
+    @property
+    def K(self) -> Tensor: ...  # [m, 3, 3] px
+    @property
+    def camera_from_world(self) -> Tensor: ...  # [m, 4, 4]
+
+
 class Report(Protocol):
     """The one progress callback; it may raise to cancel."""
 
@@ -136,6 +155,7 @@ def refine(
     steps: int = 300,
     frame_weights: Tensor | None = None,  # [f]
     pixel_weights: Tensor | None = None,  # [f, 1, h, w]
+    known_only: bool = False,
     ssim_weight: float = 0.2,
     max_gaussians: int = 1_500_000,
     blending: str = "display",
@@ -148,7 +168,8 @@ def refine(
     """Optimise Gaussians on supervised frames, one frame a step, with the loss of Eq. (20).
 
     `frame_weights` are shares of the steps (any sum; default equal): a frame of weight 2 is looked at twice as
-    often. `pixel_weights` multiply each pixel's loss. `sh_degree` is the degree in use; missing coefficients start
+    often. `pixel_weights` multiply each pixel's loss; `known_only` leaves out what the Gaussians did not cover when
+    a frame was first looked at. `sh_degree` is the degree in use; missing coefficients start
     at zero, stored ones above it are kept but not trained. `scene_scale` (metres) scales the position rate and, in
     densification, lengths. With blending "linear" the rendering is encoded to sRGB before it is compared.
     `antialiased` as in `rasterize`. The result depends only on the arguments, on the CPU to the bit; Gaussians come
@@ -165,18 +186,31 @@ def refine(
         torch.ones(f) if frame_weights is None else frame_weights, steps, seed, chosen.shuffled
     )
     generator = torch.Generator().manual_seed(seed)
+    looked_at = sorted(set(schedule))
+    everything = _with_degree(gaussians.map(lambda t: t.detach()), degree)
+    # What no camera sees has no gradient: a step costs what its part of the scene does, not the whole path.
+    at_work = torch.arange(gaussians.count, device=gaussians.means.device)
+    if chosen.densify is None and steps:
+        cameras = K[looked_at], camera_from_world[looked_at]
+        at_work = in_view(everything, *cameras, width, height).nonzero()[:, 0]
+    gaussians = everything.select(at_work)
     # Neighbours in space beside each other in memory: 1.2 times as fast where they come in no order.
     order = _spatial_order(gaussians.means.detach())
     gaussians = gaussians.select(order)
-    params = Gaussians(
-        *(t.detach().clone().contiguous().requires_grad_() for t in _with_degree(gaussians, degree))
-    )
+    params = gaussians.map(lambda t: t.contiguous().requires_grad_())
     optimizer = _adam(params, chosen, scale)
     limits = (
         None
         if chosen.largest_px is None
-        else size_limits(gaussians, K, camera_from_world, width, chosen.largest_px)
+        else size_limits(
+            gaussians,
+            *_spread(K, camera_from_world, looked_at),
+            width,
+            height,
+            chosen.largest_px,
+        )
     )
+    covered: dict[int, Tensor] = {}  # one byte a pixel: what `known_only` supervises of a frame
     state = DensifyState(params.count, params.means.device)
     targets = _Targets(frames, params.means.device)
     history = _History()
@@ -210,6 +244,10 @@ def refine(
         image = rendering.rgb[0].permute(2, 0, 1)
         image = linear_to_srgb(image) if blending == "linear" else image
         weights = None if pixel_weights is None else pixel_weights[index].to(image)
+        if known_only and index not in covered:
+            covered[index] = (rendering.alpha.detach()[0, ..., 0] > HALF_COVERED)[None].cpu()
+        if known_only:
+            weights = covered[index].to(image)
         loss = photometric_loss(image, targets[index], ssim_weight, weights)
         history.losses.append(float(loss.detach()))
         if not math.isfinite(history.losses[-1]):
@@ -241,50 +279,127 @@ def refine(
         report(STAGE, steps, steps, f"{params.count} Gaussians")
     refined = params.map(lambda t: t.detach())
     if chosen.densify is None:
-        refined = refined.select(torch.argsort(order))
+        refined = Gaussians(
+            *(
+                whole.index_copy(0, at_work[order], part)
+                for whole, part in zip(everything, refined, strict=True)
+            )
+        )
     return RefineResult(refined, history.losses, schedule, history.counts, history.mean_opacities)
 
 
 def refine_segment(
     gaussians: Gaussians,
     frames: Frames,
-    K: Tensor,  # [m, 3, 3] px, of the whole path
-    camera_from_world: Tensor,  # [m, 4, 4]
+    path: Cameras,
     settings: SceneSettings,
+    segment: Segment,
     index: int,
     report: Callable[[int, int], None],
 ) -> RefineResult:
-    """Eq. (20) on all frames so far; frame 0 is the input image and gets its own share of the steps."""
+    """Eq. (20) on all frames so far, in fixed shares of the steps; what is then too faint to be drawn goes.
+
+    However long the path is, the segment's new frames, the picture and the others that see the same
+    get the same shares.
+    """
     knobs, count = settings.refine, len(frames)
-    share = torch.full((count,), (1.0 - _ANCHOR_SHARE) / max(count - 1, 1))
-    share[0] = _ANCHOR_SHARE if count > 1 else 1.0
-    covered = None
-    if not settings.enhances:  # nothing invented: holes must not be learned as black
-        size = frames[0].shape
-        alpha = rasterize(gaussians, K[:count], camera_from_world[:count], size[2], size[1]).alpha
-        covered = (alpha > HOLE_ALPHA).permute(0, 3, 1, 2).float()
-    return refine(
+    K, camera_from_world = path.K[:count], path.camera_from_world[:count]
+    _, height, width = frames[0].shape
+    refined = refine(
         gaussians,
         frames,
-        K[:count],
-        camera_from_world[:count],
+        K,
+        camera_from_world,
         recipe=knobs.recipe,
         steps=knobs.refine_steps,
-        frame_weights=share,
-        pixel_weights=covered,
+        frame_weights=frame_shares(gaussians, K, camera_from_world, width, height, segment),
+        known_only=not settings.enhances,  # nothing invented: holes must not be learned as black
         max_gaussians=knobs.max_gaussians,
         blending=settings.output.blending,
         sh_degree=knobs.sh_degree,
         seed=settings.output.seed * 10_007 + index,
         report=lambda stage, done, total, *_, **__: report(done, total),
     )
+    drawn = torch.sigmoid(refined.gaussians.opacities_logit) >= ALPHA_MIN
+    return refined._replace(gaussians=refined.gaussians.select(drawn))
+
+
+def frame_shares(
+    gaussians: Gaussians,
+    K: Tensor,
+    camera_from_world: Tensor,
+    width: int,
+    height: int,
+    segment: Segment,
+) -> Tensor:
+    """Share of the steps for each of the frames so far, [f]: NEW for the segment's new ones, PICTURE for frame 0.
+
+    The rest goes evenly to the other frames that see at least RELATED of what the segment's cameras
+    see. A picture that sees none of it would teach it nothing: its steps go to them.
+    """
+    share = torch.zeros(K.shape[0])
+    new = list(range(max(segment.new, 1), segment.stop))
+    if new:
+        share[new] = NEW / len(new)
+    if segment.new == 0:
+        share[0] = PICTURE
+        return share / share.sum()
+    window = slice(segment.start, segment.stop)
+    seen = in_view(gaussians, K[window], camera_from_world[window], width, height).nonzero()[:, 0]
+    sample = gaussians.select(seen[:: max(1, seen.shape[0] // _SAMPLE)])
+    common = [
+        float(_inside(sample, K[i], camera_from_world[i], width, height).float().mean())
+        for i in range(segment.new)
+    ]
+    if segment.start == 0 or common[0] >= _TOUCHED:
+        share[0] = PICTURE
+    others = [i for i in range(1, segment.new) if i >= segment.start or common[i] >= RELATED]
+    if others:
+        share[others] = (1.0 - NEW - float(share[0])) / len(others)
+    return share / share.sum()
+
+
+def in_view(
+    gaussians: Gaussians, K: Tensor, camera_from_world: Tensor, width: int, height: int
+) -> Tensor:
+    """Which Gaussians any of the cameras [f, ...] may see, [n] bool; their size counts, occlusion does not."""
+    seen = torch.zeros(gaussians.count, dtype=torch.bool, device=gaussians.means.device)
+    for intrinsics, camera in zip(K, camera_from_world, strict=True):
+        left = (~seen).nonzero()[:, 0]
+        if not left.numel():
+            break
+        seen[left[_inside(gaussians.select(left), intrinsics, camera, width, height)]] = True
+    return seen
+
+
+def _inside(gaussians: Gaussians, K: Tensor, camera: Tensor, width: int, height: int) -> Tensor:
+    """[n] bool: within _REACH standard deviations of a camera's frame."""
+    means, K, camera = gaussians.means, K.to(gaussians.means), camera.to(gaussians.means)
+    x, y, z = (means @ camera[i, :3] + camera[i, 3] for i in range(3))
+    reach = _REACH * gaussians.scales_log.amax(dim=1).exp() * max(float(K[0, 0]), float(K[1, 1]))
+    inside = z + _REACH * gaussians.scales_log.amax(dim=1).exp() > 0
+    for along, focal, centre, side in (
+        (x, K[0, 0], K[0, 2], width),
+        (y, K[1, 1], K[1, 2], height),
+    ):
+        place, margin = focal * along, reach + 2.0 * z.abs()
+        inside &= (place + centre * z > -margin) & (place + (centre - side) * z < margin)
+    return inside
+
+
+def _spread(K: Tensor, camera_from_world: Tensor, looked_at: list[int]) -> tuple[Tensor, Tensor]:
+    """The cameras that are looked at, and some of all others, evenly: who may come close to a Gaussian."""
+    others = torch.linspace(0, K.shape[0] - 1, min(K.shape[0], _NEAREST_OF)).round().long().tolist()
+    chosen = sorted({*looked_at, *others})
+    return K[chosen], camera_from_world[chosen]
 
 
 def frame_schedule(weights: Tensor, steps: int, seed: int, shuffled: bool) -> list[int]:
     """Which frame each step looks at: after any number of steps every frame is within one of its exact share.
 
-    Smooth weighted round-robin: each step every frame earns its share, and the one that is owed most pays one.
-    Equal debts go by a seeded order, or by index if not `shuffled`; equal weights thus give plain rounds.
+    Turn k of a frame with share s comes after step (k - 1) / s, and among the frames whose turn has come the
+    one whose next turn is nearest goes first (earliest pseudo-deadline, Baruah et al. 1996). Equals go by a
+    seeded order, or by index if not `shuffled`; equal weights thus give plain rounds.
     """
     share = (weights.double() / weights.double().sum()).tolist()
     f = len(share)
@@ -293,12 +408,18 @@ def frame_schedule(weights: Tensor, steps: int, seed: int, shuffled: bool) -> li
         if shuffled
         else list(range(f))
     )
-    owed, schedule = [0.0] * f, []
-    for _ in range(steps):
-        owed = [o + s for o, s in zip(owed, share, strict=True)]
-        pick = max(order, key=lambda i: round(owed[i], 9))  # the first of the order among equals
-        owed[pick] -= 1.0
-        schedule.append(pick)
+    place = {frame: rank for rank, frame in enumerate(order)}
+    waiting = [(0.0, place[i], i, 0) for i in range(f) if share[i] > 0.0]  # turn comes at
+    heapq.heapify(waiting)
+    ready: list[tuple[float, int, int, int]] = []  # next turn comes at
+    schedule: list[int] = []
+    for step in range(steps):
+        while waiting and waiting[0][0] <= step + 1e-6:
+            _, rank, i, taken = heapq.heappop(waiting)
+            heapq.heappush(ready, (round((taken + 1) / share[i], 6), rank, i, taken))
+        _, rank, i, taken = heapq.heappop(ready)
+        schedule.append(i)
+        heapq.heappush(waiting, ((taken + 1) / share[i], rank, i, taken + 1))
     return schedule
 
 
@@ -324,7 +445,12 @@ class SizeLimits(NamedTuple):
 
 
 def size_limits(
-    gaussians: Gaussians, K: Tensor, camera_from_world: Tensor, width: int, pixels: float
+    gaussians: Gaussians,
+    K: Tensor,
+    camera_from_world: Tensor,
+    width: int,
+    height: int,
+    pixels: float,
 ) -> SizeLimits:
     """Limits: `pixels` of the nearest camera that sees a Gaussian, and LONGEST_RATIO times that for its longest axis.
 
@@ -338,9 +464,7 @@ def size_limits(
         z = seen[:, 2].clamp_min(1e-6)
         u = intrinsics[0, 0] * seen[:, 0] / z + intrinsics[0, 2]
         v = intrinsics[1, 1] * seen[:, 1] / z + intrinsics[1, 2]
-        inside = (
-            (seen[:, 2] > 1e-6) & (u >= 0) & (u <= width) & (v >= 0) & (v <= 2 * intrinsics[1, 2])
-        )
+        inside = (seen[:, 2] > 1e-6) & (u >= 0) & (u <= width) & (v >= 0) & (v <= height)
         size = torch.log(pixels * z / torch.sqrt(intrinsics[0, 0] * intrinsics[1, 1]))
         nearest = torch.where(inside & ((size < nearest) | nearest.isinf()), size, nearest)
     _, middle, longest = gaussians.scales_log.detach().sort(dim=1).values.unbind(1)
@@ -395,18 +519,20 @@ def _with_degree(gaussians: Gaussians, degree: int) -> Gaussians:
 
 
 class _Targets:
-    """Prepared frames, kept while they fit into a fixed amount of memory."""
+    """Prepared frames. What fits into a fixed amount of memory is kept; a random one makes room, for turns come in rounds."""
 
     def __init__(self, frames: Frames, device: torch.device) -> None:
         self._frames, self._device = frames, device
         self._kept: dict[int, Target] = {}
-        self._room = max(_TARGET_CACHE_BYTES // max(2 * 4 * frames[0].numel(), 1), 1)
+        self._random = random.Random(0)
 
     def __getitem__(self, index: int) -> Target:
         if index not in self._kept:
-            if len(self._kept) >= self._room:
-                self._kept.pop(next(iter(self._kept)))
-            self._kept[index] = prepare_target(self._frames[index].to(self._device))
+            target = prepare_target(self._frames[index].to(self._device))
+            room = max(_TARGET_CACHE_BYTES // (3 * 4 * target.image.numel()), 1)
+            while len(self._kept) >= room:
+                del self._kept[self._random.choice(list(self._kept))]
+            self._kept[index] = target
         return self._kept[index]
 
 

@@ -1,10 +1,12 @@
 """Geometry for what no frame has seen yet, before the video prior paints it.
 
-Along a segment, holes in the render of the known Gaussians are given depth by continuing the
-surfaces around them (`geometry.completion`), and one Gaussian per hole pixel. All frames then
-agree on where the unseen lies, so the prior can agree on how it looks, and its frames have
-Gaussians to refine: with the paper's schedule alone, a hole has none until densification
-happens to grow some.
+Every hole pixel (`masks`) of a segment gets one Gaussian of its own: at the depth that the scene has
+there, where it is only too coarse, else at the depth of the surfaces around it, continued
+(`geometry.completion`). All frames then agree on where the unseen lies, so the prior can agree on how
+it looks, and its frames have Gaussians to refine: with the paper's schedule alone, a hole has none
+until densification happens to grow some. Coarse Gaussians in whose place finer ones come are left out.
+
+Only the new Gaussians are drawn here: what the scene shows is known from the segment's views.
 """
 
 from __future__ import annotations
@@ -14,15 +16,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..bridge.settings import SceneSettings
 from ..geometry.completion import complete_depth
 from ..rasterize import rasterize
 from ..scene.gaussians import Gaussians, concatenate, sh_dc_from_colour
+from . import masks
+from .views import Views
 
-HOLE_ALPHA = 0.5  # a pixel that lets more light through than this is a hole
+_COVERED = 0.5  # alpha above which a pixel has a surface, and so a depth
 _SMALLEST_HOLE = 4  # pixels; fewer in a frame are left to the optimiser
 _WIDEST_HOLE = 0.7  # of a frame: continuing so far from so little is left to the frames between
 _SIGMA_PX = 0.7  # footprint of one Gaussian per pixel
 _OPACITY_LOGIT = 2.2  # 0.9
+_BEHIND = 1.5  # Gaussians farther than this times a pixel's depth are not what makes it coarse
 
 
 class Scaffold(NamedTuple):
@@ -34,41 +40,63 @@ class Scaffold(NamedTuple):
     column: Tensor  # [m]
 
 
+class Built(NamedTuple):
+    """What the segment starts from."""
+
+    scaffold: Scaffold
+    depth: Tensor  # [f, h, w] metres of scene and scaffold, everywhere
+    kept: Tensor  # [n] bool: the scene's Gaussians in whose place no finer ones come
+
+
 def build_scaffold(
-    known: Gaussians,
+    scene: Gaussians,
+    views: Views,
     K: Tensor,
     camera_from_world: Tensor,
-    width: int,
-    height: int,
-    *,
-    sh_degree: int,
-) -> tuple[Scaffold, Tensor]:
-    """Cover every hole that the cameras of a segment see.
+    settings: SceneSettings,
+) -> Built:
+    """Cover every hole that the cameras of a segment see: views of the scene from K [f, 3, 3], camera_from_world [f, 4, 4].
 
-    K [f, 3, 3], camera_from_world [f, 4, 4] -> the scaffold, and depth [f, h, w] in metres of
-    known and scaffold together, completed where even that leaves pixels open.
+    With `max_gaussians` nearly reached it still makes a tenth of that; others must then go.
     """
+    most, sh_degree = settings.refine.max_gaussians, settings.refine.sh_degree
+    room = max(most - scene.count, most // 10)
+    hole = ~masks.known(views.mu)
+    surface = (views.alpha > _COVERED) & (views.depth > 0)
+    holed = hole.flatten(1).sum(dim=1) >= _SMALLEST_HOLE
     parts: list[Scaffold] = []
-    scene = known
-    # once more in the path's order: a view that saw too little to continue from has more to go on by then
-    for f in [*_far_frames_first(K.shape[0]), *range(K.shape[0])]:
-        part = _fill_frame(scene, K[f], camera_from_world[f], width, height, sh_degree)
-        if part is not None:
-            gaussians, row, column = part
-            parts.append(Scaffold(gaussians, torch.full_like(row, f), row, column))
-            scene = concatenate(scene, gaussians)
-    drawn = rasterize(scene, K, camera_from_world, width, height)
-    depth = torch.stack(
-        [_completed(d, a) for d, a in zip(drawn.depth[..., 0], drawn.alpha[..., 0], strict=True)]
+    filled = torch.zeros_like(hole)
+    waiting = [f for f in _far_frames_first(K.shape[0]) if holed[f]]
+    for turn in (waiting, sorted(waiting)):
+        # once more, in the path's order: a view that saw too little to continue from has more to go on by then
+        for f in turn:
+            if bool(filled[f].any()) or room <= 0:
+                continue
+            covered, near = _drawn(parts, K[f], camera_from_world[f], hole.shape[1:])
+            have = surface[f] | covered
+            if float((hole[f] & ~have).float().mean()) > _WIDEST_HOLE:
+                continue
+            filled[f] = hole[f]
+            wanted = hole[f] & ~covered
+            if int(wanted.sum()) < _SMALLEST_HOLE:
+                continue
+            z = torch.where(covered & ~surface[f], near, views.depth[f])
+            row, column = _at_most(torch.nonzero(wanted, as_tuple=True), room)
+            z = _completed(z, have)[row, column]
+            made = pixel_gaussians(row, column, z, K[f], camera_from_world[f], sh_degree)
+            parts.append(Scaffold(made, torch.full_like(row, f), row, column))
+            room -= made.count
+    depth = views.depth.clone()
+    for f in range(K.shape[0]):
+        if bool(surface[f].all()):
+            continue
+        covered, near = _drawn(parts, K[f], camera_from_world[f], hole.shape[1:])
+        joined = torch.where(covered & ~surface[f], near, views.depth[f])
+        depth[f] = _completed(joined, surface[f] | covered)
+    coarse = _too_coarse(
+        scene, filled & surface, views.depth, K, camera_from_world, settings.method.tau
     )
-    if not parts:
-        none = torch.empty(0, dtype=torch.long, device=K.device)
-        return Scaffold(known.select(none), none, none, none), depth
-    joined = Scaffold(
-        concatenate(*(p.gaussians for p in parts)),
-        *(torch.cat(ts) for ts in list(zip(*parts, strict=True))[1:]),
-    )
-    return joined, depth
+    return Built(_joined(parts, scene), depth, ~coarse)
 
 
 def paint(scaffold: Scaffold, frames: Tensor) -> Gaussians:
@@ -86,26 +114,64 @@ def _far_frames_first(count: int) -> list[int]:
     return order + [i for i in range(count) if i not in order]
 
 
-def _completed(depth: Tensor, alpha: Tensor) -> Tensor:
-    seen = (alpha > HOLE_ALPHA) & (depth > 0)
-    return (
-        complete_depth(depth.cpu(), seen.cpu()).to(depth.device)
-        if bool(seen.any())
-        else torch.ones_like(depth)
-    )
+def _joined(parts: list[Scaffold], like: Gaussians) -> Scaffold:
+    if not parts:
+        none = torch.empty(0, dtype=torch.long, device=like.means.device)
+        return Scaffold(like.select(none), none, none, none)
+    gaussians = concatenate(*(p.gaussians for p in parts))
+    return Scaffold(gaussians, *(torch.cat(ts) for ts in list(zip(*parts, strict=True))[1:]))
 
 
-def _fill_frame(
-    scene: Gaussians, K: Tensor, camera_from_world: Tensor, width: int, height: int, sh_degree: int
-) -> tuple[Gaussians, Tensor, Tensor] | None:
-    drawn = rasterize(scene, K[None], camera_from_world[None], width, height)
-    alpha, depth = drawn.alpha[0, ..., 0], drawn.depth[0, ..., 0]
-    hole = alpha < HOLE_ALPHA
-    if int(hole.sum()) < _SMALLEST_HOLE or float(hole.float().mean()) > _WIDEST_HOLE:
-        return None
-    row, column = torch.nonzero(hole, as_tuple=True)
-    z = _completed(depth, alpha)[row, column]
-    return pixel_gaussians(row, column, z, K, camera_from_world, sh_degree), row, column
+def _drawn(
+    parts: list[Scaffold], K: Tensor, camera: Tensor, size: torch.Size
+) -> tuple[Tensor, Tensor]:
+    """(where the new Gaussians cover a pixel [h, w] bool, their depth [h, w])."""
+    if not parts:
+        nothing = torch.zeros(size, device=K.device)
+        return nothing > 0, nothing
+    gaussians = concatenate(*(p.gaussians for p in parts))
+    drawn = rasterize(gaussians, K[None], camera[None], size[1], size[0])
+    return drawn.alpha[0, ..., 0] > _COVERED, drawn.depth[0, ..., 0]
+
+
+def _completed(depth: Tensor, have: Tensor) -> Tensor:
+    """Depth [h, w] everywhere: continued where there is none; 1 m where nothing at all is seen."""
+    if bool(have.all()):
+        return depth
+    if not bool(have.any()):
+        return torch.ones_like(depth)
+    return complete_depth(depth.cpu(), have.cpu()).to(depth.device)
+
+
+def _at_most(pixels: tuple[Tensor, ...], room: int) -> tuple[Tensor, Tensor]:
+    """(row, column), thinned evenly to `room` pixels."""
+    row, column = pixels
+    if row.shape[0] <= room:
+        return row, column
+    chosen = torch.linspace(0, row.shape[0] - 1, room, device=row.device).round().long()
+    return row[chosen], column[chosen]
+
+
+def _too_coarse(
+    scene: Gaussians, replaced: Tensor, depth: Tensor, K: Tensor, cameras: Tensor, tau: float
+) -> Tensor:
+    """[n] bool: larger than tau pixels in a view and centred on a pixel that finer ones replace [f, h, w]."""
+    coarse = torch.zeros(scene.count, dtype=torch.bool, device=scene.means.device)
+    size = scene.scales_log.median(dim=1).values.exp()
+    h, w = replaced.shape[1:]
+    for f in range(K.shape[0]):
+        if not bool(replaced[f].any()):
+            continue
+        x, y, z = (scene.means @ cameras[f, i, :3] + cameras[f, i, 3] for i in range(3))
+        u = (K[f, 0, 0] * x / z.clamp(min=1e-6) + K[f, 0, 2]).floor()
+        v = (K[f, 1, 1] * y / z.clamp(min=1e-6) + K[f, 1, 2]).floor()
+        inside = (z > 1e-6) & (u >= 0) & (v >= 0) & (u < w) & (v < h)
+        inside &= size * torch.sqrt(K[f, 0, 0] * K[f, 1, 1]) > tau * z
+        which = inside.nonzero()[:, 0]
+        row, column = v[which].long(), u[which].long()
+        there = replaced[f, row, column] & (z[which] < _BEHIND * depth[f, row, column])
+        coarse[which[there]] = True
+    return coarse
 
 
 def pixel_gaussians(

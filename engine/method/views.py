@@ -21,6 +21,7 @@ class Views(NamedTuple):
     alpha: Tensor  # [f, h, w]
     depth: Tensor  # [f, h, w] metres
     scale_px: Tensor  # [f, h, w] Eq. (14)
+    mu: Tensor  # [f, h, w] Eq. (15); see `masks`
 
 
 def render(
@@ -32,16 +33,35 @@ def render(
     *,
     pin_first: bool = False,
 ) -> Views:
-    """Draw a window of cameras with the scale map; `pin_first` puts the input image itself in frame 0.
+    """Draw a window of cameras, one at a time, with the scale map; `pin_first` puts the input image in frame 0.
 
     K [f, 3, 3] pixels, cameras [f, 4, 4] camera from world, image [3, h, w] of the size to draw.
     """
     # the middle axis: the longest of a disc seen at a grazing angle says nothing of the size of its picture
     size = gaussians.scales_log.detach().median(dim=1, keepdim=True).values.exp()
+    each = [
+        _drawn(gaussians, size, K[f : f + 1], cameras[f : f + 1], image, settings)
+        for f in range(K.shape[0])
+    ]
+    views = Views(*(torch.cat(maps) for maps in zip(*each, strict=True)))
+    if pin_first:
+        views.rgb[0], views.alpha[0], views.scale_px[0], views.mu[0] = image, 1.0, 0.0, 1.0
+    return views
+
+
+def _drawn(
+    gaussians: Gaussians,
+    size: Tensor,
+    K: Tensor,
+    camera: Tensor,
+    image: Tensor,
+    settings: SceneSettings,
+) -> Views:
+    """One camera; `size` [n, 1] metres of each Gaussian."""
     drawn = rasterize(
         gaussians,
         K,
-        cameras,
+        camera,
         image.shape[2],
         image.shape[1],
         extra=size,
@@ -49,11 +69,8 @@ def render(
     )
     alpha, depth = drawn.alpha[..., 0], drawn.depth[..., 0]
     focal = torch.sqrt(K[:, 0, 0] * K[:, 1, 1])
-    scale_px = momentum.scale_map(drawn.extra[..., 0], alpha, depth, focal)
     rgb = drawn.rgb / alpha[..., None].clamp(min=0.05)
     rgb = linear_to_srgb(rgb) if settings.output.blending == "linear" else rgb
-    rgb = rgb.permute(0, 3, 1, 2).clamp(0.0, 1.0)
-    if pin_first:
-        rgb, alpha, scale_px = rgb.clone(), alpha.clone(), scale_px.clone()
-        rgb[0], alpha[0], scale_px[0] = image, 1.0, 0.0
-    return Views(rgb, alpha, depth, scale_px)
+    scale_px = momentum.scale_map(drawn.extra[..., 0], alpha, depth, focal)
+    mu = momentum.pixel_coefficient(scale_px, alpha, settings.method.tau)
+    return Views(rgb.permute(0, 3, 1, 2).clamp(0.0, 1.0), alpha, depth, scale_px, mu)

@@ -51,13 +51,13 @@ def suitable(
         return fit
     fit = [c for c in fit if c.only_size in (None, size)]
     return sorted(
-        fit, key=lambda c: (c.trained[1] == 0, not near(c, size[0]))
+        fit, key=lambda c: (c.trained[1] == 0, not near(c, max(size)))
     )  # stable: the order within stays
 
 
-def near(candidate: Model, width: int) -> bool:
-    """Whether a prior was trained at about this width."""
-    return candidate.trained[1] == 0 or 1.0 / _OFF <= width / candidate.trained[1] <= _OFF
+def near(candidate: Model, longer: int) -> bool:
+    """Whether a prior was trained at about this longer side."""
+    return candidate.trained[1] == 0 or 1.0 / _OFF <= longer / candidate.trained[1] <= _OFF
 
 
 def needed_gib(candidate: Model, size: tuple[int, int] | None) -> float:
@@ -140,9 +140,11 @@ def settle(
         settings = replace(settings, geometry=replace(settings.geometry, depth=name))
         facts["automatic depth"] = _why_depth(name, "depth" in earlier)
     candidate = PRIORS.get(settings.video.prior)
-    if candidate is not None and not near(candidate, size[0]):
-        trained = f"{candidate.name} was trained at {candidate.trained[1]} pixels across"
-        facts["note on the width"] = f"{trained}, not {size[0]}: try width {candidate.trained[1]}"
+    if candidate is not None and not near(candidate, max(size)):
+        trained = (
+            f"{candidate.name} was trained at {candidate.trained[1]} pixels along the longer side"
+        )
+        facts["note on the width"] = f"{trained}, not {max(size)}: try width {candidate.trained[1]}"
     check(settings)
     _require(list(used_weights(settings)))
     return Chosen(settings, facts | licences(settings))

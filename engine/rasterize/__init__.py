@@ -28,7 +28,7 @@ BACKENDS = ("auto", "cpu", "gsplat", "warp", "reference")
 class RenderInfo(NamedTuple):
     """What densification asks of a rendering."""
 
-    radii: Tensor  # [c, n] px, half the longer side of the box a Gaussian can touch; 0 if not drawn
+    radii: Tensor  # [c, n] px, half the longer side of the box a Gaussian can touch; 0 if not drawn. [c, 0] without offsets_px
     backend: str  # the one that drew
 
 

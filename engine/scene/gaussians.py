@@ -48,6 +48,25 @@ def concatenate(*parts: Gaussians) -> Gaussians:
     return Gaussians(*(torch.cat(ts) for ts in zip(*parts, strict=True)))
 
 
+def at_most(gaussians: Gaussians, count: int) -> Gaussians:
+    """The `count` most opaque Gaussians, in their order; all where there are no more.
+
+    Among equals it leaves out evenly, and what stays grows by as much area as went, so that a dense
+    first geometry keeps its surfaces closed.
+    """
+    n = gaussians.count
+    if n <= count:
+        return gaussians
+    mixed = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    mixed = mixed.to(gaussians.means.device)
+    opaque = torch.argsort(gaussians.opacities_logit[mixed], descending=True, stable=True)
+    kept = gaussians.select(mixed[opaque[:count]].sort().values)
+    gone = (
+        torch.sigmoid(gaussians.opacities_logit).sum() / torch.sigmoid(kept.opacities_logit).sum()
+    )
+    return kept._replace(scales_log=kept.scales_log + 0.5 * gone.log())
+
+
 def colour_from_sh_dc(sh_dc: Tensor) -> Tensor:
     """[..., 3] -> [..., 3]: colour of the constant term alone, as 3DGS defines it."""
     return sh_dc * SH_C0 + 0.5

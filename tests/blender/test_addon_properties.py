@@ -147,7 +147,7 @@ def test_the_preview_cuts_the_path_as_the_engine_does(
     empty_scene.frame_start, empty_scene.frame_end = 1, count
     group.samples_per_frame, group.settings.frame_step = samples, step
     cameras = (count - 1) * samples + 1
-    assert request.segments(empty_scene) == plan_segments(-(-cameras // step), 25, 10)
+    assert request.segments(empty_scene) == plan_segments(-(-(cameras - 1) // step) + 1, 25, 10)
 
 
 def test_every_property_that_saves_is_out_of_the_animation_system(empty_scene) -> None:

@@ -196,7 +196,7 @@ def _draw_backward(
 
 class RasterizeCpu(torch.autograd.Function):
     """(means, quats, scales_log, opacities_logit, sh_dc, sh_rest, extra [n, e], offsets_px [c, n, 2] or empty, cameras, options)
-    -> rgb [c, 3, h, w], alpha [c, 1, h, w], depth sum [c, 0 or 1, h, w], extra [c, e, h, w], radii [c, n]."""
+    -> rgb [c, 3, h, w], alpha [c, 1, h, w], depth sum [c, 0 or 1, h, w], extra [c, e, h, w], radii [c, n], [c, 0] without offsets."""
 
     @staticmethod
     def forward(
@@ -219,11 +219,14 @@ class RasterizeCpu(torch.autograd.Function):
         offsets = _array(offsets_px)
         channels = 3 + options.depth + extra.shape[1]
         images = torch.empty(len(cameras), channels + 1, options.height, options.width)
-        radii = torch.empty(len(cameras), means.shape[0])
+        wanted = offsets.shape[0] > 0  # densification asks for the offsets' gradient and for radii
+        radii = torch.empty(len(cameras), means.shape[0] if wanted else 0)
+        unread = np.empty(0 if wanted else means.shape[0], np.float32)
         ctx.drawn = []
         for c, camera in enumerate(cameras):
             offset = offsets[c] if offsets.shape[0] else np.empty((0, 2), np.float32)
-            drawn = _draw(scene, offset, camera, options, images[c].numpy(), radii[c].numpy())
+            radius = radii[c].numpy() if wanted else unread
+            drawn = _draw(scene, offset, camera, options, images[c].numpy(), radius)
             if any(ctx.needs_input_grad):
                 ctx.drawn.append(drawn)
         ctx.scene, ctx.options, ctx.channels = scene, options, channels

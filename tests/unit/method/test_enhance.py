@@ -80,7 +80,7 @@ def _hole(rows=slice(None), columns=slice(52, None)):
 
 
 def _views(truth, known):
-    return Views(truth * known[:, None], known, torch.full_like(known, 3.0), 0.5 * known)
+    return Views(truth * known[:, None], known, torch.full_like(known, 3.0), 0.5 * known, known)
 
 
 def _run(prior, truth, known, **chosen):

@@ -224,7 +224,10 @@ def test_radii_are_zero_exactly_for_what_is_not_drawn() -> None:
         opacities_logit=torch.full((3,), 3.0),
     )
     K, camera_from_world = cameras()
-    radii = rasterize(g, K[:1], camera_from_world[:1], WIDTH, HEIGHT).info.radii[0]
+    offsets = torch.zeros(1, g.count, 2)
+    first = K[:1], camera_from_world[:1]
+    radii = rasterize(g, *first, WIDTH, HEIGHT, offsets_px=offsets).info.radii[0]
+    assert rasterize(g, *first, WIDTH, HEIGHT).info.radii.shape == (1, 0)
     assert [bool(r > 0) for r in radii] == [True, False, False]
 
 
