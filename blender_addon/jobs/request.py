@@ -163,7 +163,7 @@ def why_not_shape(scene: bpy.types.Scene) -> str:
     width, height = conversion.render_size(scene.render)
     if abs(width * header.height / (height * header.width) - 1) <= ASPECT_TOLERANCE:
         return ""
-    return f"The render is {width} x {height}, the picture {header.width} x {header.height}: press Match Camera to Image"
+    return f"The render is {width} x {height}, the picture {header.width} x {header.height}: press Match"
 
 
 def image_of(group: properties.SCENESPLATTER_PG_scene) -> bpy.types.Image:

@@ -261,15 +261,16 @@ def draw_check(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
         return
     layout.operator("scene_splatter.check_engine", icon="CHECKMARK")
     findings = findings_of(task)
+    absent = False
     for check in findings.get("checks", []):
-        draw_wrapped(
-            layout,
-            f"{check['name']}: {check['text']}",
-            100,
-            icon=_ICONS.get(check["state"], "NONE"),
-        )
-        if check.get("remedy"):
+        not_here = check.get("data", {}).get("ready") is False and check["state"] == "ok"
+        absent = absent or not_here
+        icon = "RADIOBUT_OFF" if not_here else _ICONS.get(check["state"], "NONE")
+        draw_wrapped(layout, f"{check['name']}: {check['text']}", 100, icon=icon)
+        if check.get("remedy") and not not_here:  # the remedy is a command line; here is a button
             draw_wrapped(layout, check["remedy"], 100, icon="FORWARD")
+    if absent:
+        draw_wrapped(layout, "Model Weights, below, fetches those that are not here.", 100)
     if task.code and not findings:
         draw_failed(layout, task)
 

@@ -12,6 +12,7 @@ from bpy_extras.io_utils import ExportHelper, ImportHelper
 from ...engine.bridge import axes
 from ..jobs import results
 from ..jobs.engine_work import NeedsSplats, begin, why_not
+from . import io_operators
 from .greyed import GreyWithReason
 
 _FORMATS = (
@@ -25,6 +26,15 @@ _FORMATS = (
 )
 _READABLE = "*.spz;*.glb;*.gltf;*.usd;*.usda;*.usdc;*.usdz;*.sog;*.splat;*.ksplat;*.ply;meta.json"
 _WITH_CAMERA = (".glb", ".usdc")
+
+
+def with_ending(path: str, ending: str) -> str:
+    """`path` with the ending of a format in the place of another format's, or after all others."""
+    if path.lower().endswith(ending):
+        return path
+    known = sorted((e for e, *_ in _FORMATS), key=len, reverse=True)  # .compressed.ply before .ply
+    other = next((e for e in known if path.lower().endswith(e)), "")
+    return (path[: -len(other)] if other else path) + ending
 
 
 class SCENESPLATTER_OT_export_format(NeedsSplats, bpy.types.Operator, ExportHelper):
@@ -66,11 +76,28 @@ class SCENESPLATTER_OT_export_format(NeedsSplats, bpy.types.Operator, ExportHelp
         default=True,
     )
 
+    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        """The browser opens with a name that has the format's ending."""
+        result = super().invoke(context, event)
+        self.check(context)
+        return result
+
+    def check(self, _context: bpy.types.Context) -> bool:
+        """Keep the format's ending on the name, so that the browser itself warns of a file that is there already."""
+        named = with_ending(self.filepath, self.file_format)
+        changed, self.filepath = named != self.filepath, named
+        return changed
+
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Write the inputs, then let the engine convert."""
-        path = Path(bpy.path.abspath(self.filepath))
-        if not path.name.lower().endswith(self.file_format):
-            path = path.with_name(path.name + self.file_format)
+        asked = Path(bpy.path.abspath(self.filepath))
+        path = Path(with_ending(str(asked), self.file_format))
+        if path != asked and path.exists():  # nobody was asked about that one
+            self.report(
+                {"ERROR"},
+                f"{path.name} exists already. Give the name with its ending to replace it, or another name.",
+            )
+            return {"CANCELLED"}
         camera = (
             self.with_camera
             and self.file_format in _WITH_CAMERA
@@ -130,12 +157,28 @@ class SCENESPLATTER_OT_import_format(GreyWithReason, bpy.types.Operator, ImportH
             Path(outputs["scene"]).rename(named)
             ob = results.add(scene, results.read(named))
             ob["scene_splatter_fact_file"] = str(path)
+            if scene == bpy.context.scene:
+                io_operators.make_active(bpy.context, ob)
             bpy.ops.ed.undo_push(message="Import Gaussian Splats")
             return f"{outputs['count']:,} Gaussians: {ob.name}"
 
         return begin(self, context, "Import", "convert", settings, finish, splats=False)
 
 
+class SCENESPLATTER_FH_formats(bpy.types.FileHandler):
+    """Drop any other file of splats on the 3D view; where Blender reads that ending too, it asks which is meant."""
+
+    bl_idname = "SCENESPLATTER_FH_formats"
+    bl_label = "Gaussian splats"
+    bl_import_operator = "scene_splatter.import_format"
+    bl_file_extensions = ".spz;.glb;.usdz;.usdc;.usda;.sog;.splat;.ksplat"
+
+    @classmethod
+    def poll_drop(cls, context: bpy.types.Context) -> bool:
+        """In a 3D view."""
+        return context.area is not None and context.area.type == "VIEW_3D"
+
+
 register, unregister = bpy.utils.register_classes_factory(
-    (SCENESPLATTER_OT_export_format, SCENESPLATTER_OT_import_format)
+    (SCENESPLATTER_OT_export_format, SCENESPLATTER_OT_import_format, SCENESPLATTER_FH_formats)
 )

@@ -113,8 +113,8 @@ def _draw_camera(
     if reached.camera and not reached.picture:
         draw_wrapped(layout, reached.camera, width, icon="INFO")
     row = layout.row(align=True)
-    row.operator("scene_splatter.new_camera", icon="ADD")
-    row.operator("scene_splatter.match_camera", text="Match", icon="IMAGE_BACKGROUND")
+    row.operator("scene_splatter.new_camera")
+    row.operator("scene_splatter.match_camera", text="Match")
 
 
 def _draw_move(
@@ -122,9 +122,12 @@ def _draw_move(
 ) -> None:
     scene = context.scene
     group = scene.scene_splatter
-    grid = layout.grid_flow(row_major=True, columns=2, even_columns=True, align=True)
-    for name in moves.MOVES:
-        grid.prop(group, f"move_{name}")
+    halves = layout.row()
+    for unit, names in (("Metres", moves.MOVES[:3]), ("Degrees", moves.MOVES[3:])):
+        column = halves.column(align=True)
+        column.label(text=unit)
+        for name in names:
+            column.prop(group, f"move_{name}", text=name.title())
     if group.move_orbit:
         layout.prop(group, "move_distance")
     layout.prop(group, "use_scene_range")
@@ -135,8 +138,8 @@ def _draw_move(
     if reached.move and not (reached.picture or reached.camera):
         draw_wrapped(layout, reached.move, sidebar_width(context), icon="INFO")
     row = layout.row(align=True)
-    row.operator("scene_splatter.add_move", icon="ANIM")
-    row.operator("scene_splatter.check_path", text="Check", icon="VIEWZOOM")
+    row.operator("scene_splatter.add_move", text="Add Move")
+    row.operator("scene_splatter.check_path", text="Check Path")
     _draw_notes(layout, context)
 
 

@@ -45,5 +45,5 @@ def _move(scene: bpy.types.Scene) -> str:
         return reason
     start, end = properties.frame_range(scene)
     if end > start and not moves.may_move(camera):
-        return f"{camera.name} stands still: press Add Camera Move, or animate it"
+        return f"{camera.name} stands still: press Add Move, or animate it"
     return ""

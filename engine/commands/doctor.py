@@ -385,8 +385,9 @@ def _model(kind: str, name: str, needs: tuple[str, ...], module: str) -> Check:
     absent = next((need for need in needs if weights.missing(need)), None)
     if absent is not None:
         entry = weights.known(absent)
-        text = f"no weights ({entry.size_gb:g} GB, {entry.licence.partition(':')[0]}): python -m engine weights download {absent}"
-        return Check(f"{kind} {name}", OK, text, data={"ready": False})
+        text = f"no weights ({entry.size_gb:g} GB, {entry.licence.partition(':')[0]})"
+        remedy = f"python -m engine weights download {absent}"
+        return Check(f"{kind} {name}", OK, text, remedy, {"ready": False})
     return Check(f"{kind} {name}", OK, "ready", data={"ready": True})
 
 

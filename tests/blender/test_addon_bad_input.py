@@ -244,7 +244,7 @@ def test_a_picture_of_another_shape_than_the_render(ready: Any, kind: str) -> No
     if kind == "IMAGE":
         group.image_from, group.image = "IMAGE", bpy.data.images.load(group.image_path)
     ready.render.resolution_x, ready.render.resolution_y = 1920, 1280
-    refused_by_poll("The render is 1920 x 1280, the picture 64 x 36: press Match Camera to Image")
+    refused_by_poll("The render is 1920 x 1280, the picture 64 x 36: press Match")
     bpy.ops.scene_splatter.match_camera()
     assert (ready.render.resolution_x, ready.render.resolution_y) == (64, 36)
     assert request.why_not(bpy.context) == ""

@@ -5,6 +5,7 @@ Timers do not fire without a window, so the tests call `pump` as the timer would
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -18,6 +19,8 @@ import pytest
 
 bpy = pytest.importorskip("bpy", reason="bpy is not installed in this Python")
 from scene_splatter.blender_addon.jobs import delivery, folders, places  # noqa: E402
+from scene_splatter.blender_addon.publish import collections  # noqa: E402
+from scene_splatter.engine.bridge import protocol  # noqa: E402
 from scene_splatter.engine.bridge.splat_file import Splats, write_ply  # noqa: E402
 
 pytestmark = pytest.mark.blender
@@ -332,3 +335,93 @@ def test_disabling_the_extension_ends_the_engine(saved: Path, addon: Any) -> Non
         assert not hasattr(bpy.types.Scene, "scene_splatter")
     finally:
         addon.register()
+
+
+def test_a_deleted_object_is_not_replaced_but_made_anew(saved: Path) -> None:
+    """The pointer of the last result keeps a deleted object alive, outside of every scene."""
+    start()
+    finish()
+    (cloud,) = clouds()
+    group, name = bpy.context.scene.scene_splatter, cloud.name
+    group.replace_last = True
+    assert delivery.last_object(bpy.context.scene) == cloud
+    bpy.context.scene.collection.objects.link(cloud)
+    for collection in list(cloud.users_collection):
+        collection.objects.unlink(cloud)
+    assert group.last_object is not None and delivery.last_object(bpy.context.scene) is None
+    assert delivery.is_gone(bpy.context.scene) and "not in the scene" in delivery.outcome(
+        bpy.context.scene
+    )
+    folder = folders.new_folder(delivery.jobs_parent(), "hall")
+    (folder / "scene_linear.ply").write_bytes(
+        (delivery.jobs_parent() / "hall_v001" / "scene_linear.ply").read_bytes()
+    )
+    ticket = folders.Ticket(bpy.data.filepath, "Scene", "hall", replace=name)
+    delivery.begin(bpy.context, folder, ticket, "rehearsal")
+    finish()
+    assert delivery.session.status.problem is None, delivery.session.status.problem
+    made = delivery.last_object(bpy.context.scene)
+    assert made is not None and made != cloud and made.name in bpy.context.scene.objects
+    assert delivery.outcome(bpy.context.scene).startswith("Finished")
+    assert "SS_hall_v002" in bpy.data.collections, "the set has the number of its job"
+
+
+def test_undo_and_redo_are_believed(saved: Path) -> None:
+    """Undone, the panel does not say Finished; redone, the result is the last one again; and it can be imported again."""
+    bpy.ops.ed.undo_push(message="before")
+    start()
+    finish()
+    assert delivery.outcome(bpy.context.scene).startswith("Finished")
+    bpy.ops.ed.undo()
+    scene = bpy.context.scene
+    assert delivery.last_object(scene) is None and "undone" in delivery.outcome(scene)
+    bpy.ops.ed.redo()
+    scene = bpy.context.scene
+    assert delivery.last_object(scene) == clouds()[0]
+    assert delivery.outcome(scene).startswith("Finished")
+    bpy.ops.ed.undo()
+    assert bpy.ops.scene_splatter.import_result() == {"FINISHED"}
+    assert delivery.last_object(bpy.context.scene) == clouds()[0]
+
+
+def test_a_job_whose_picture_is_at_fault_names_the_users_file_and_is_not_offered_again(
+    saved: Path,
+) -> None:
+    folder = start(steps=1000, step_s=0.02)
+    (folder / "input" / "image.png").write_bytes(b"no picture")
+    ticket = folders.read_ticket(folder)
+    session = delivery.session
+    session._ticket = dataclasses.replace(ticket, picture="hall.png")
+    until_running()
+    copy = folder / "input" / "image.png"
+    session._take_from_job(
+        protocol.Failed(session._start.job, f"The picture {copy} is empty.", "Save it again.")
+    )
+    problem = session.status.problem
+    assert problem is not None and problem.message == "The picture hall.png is empty."
+    assert delivery.waiting_job(bpy.context.scene) is None
+
+
+def test_renamed_and_moved_collections_of_a_set_are_found_again(saved: Path) -> None:
+    start()
+    finish()
+    (cloud,) = clouds()
+    root = results_set(cloud)
+    part = collections.part_of(root, "splats")
+    root.name, part.name = "my hall", "my splats"
+    shelf = bpy.data.collections.new("shelf")
+    root.children.link(shelf)
+    root.children.unlink(part)
+    shelf.children.link(part)
+    assert collections.part_of(root, "splats") == part and results_set(cloud) == root
+    before = set(bpy.data.collections)
+    start()
+    finish()
+    new = {c.name for c in set(bpy.data.collections) - before}
+    assert new == {"SS_hall_v002", *(f"SS_hall_v002 {name}" for name in collections.PARTS)}
+
+
+def results_set(cloud: Any) -> Any:
+    found = collections.set_of(cloud)
+    assert found is not None
+    return found

@@ -401,7 +401,7 @@ def test_the_notes_of_the_last_camera_tool_are_listed_once(
     note = "The camera turns 40 degrees between frames 3 and 4."
     monkeypatch.setitem(panels.operators.notes, empty_scene.name, [note])
     text = text_of(panels.SCENESPLATTER_PT_main)
-    for words in ("New Camera", "Match", "Add Camera Move", "Check"):
+    for words in ("New Camera", "Match", "Add Move", "Check Path"):
         assert words in text
     assert text.count("turns 40 degrees") == 1
 

@@ -132,3 +132,41 @@ def test_the_installer_understands_our_command(addon: Any, build: str) -> None:
     assert done.returncode == 1 and any(words in done.stdout for words in expected), (
         done.stdout + done.stderr
     )
+
+
+def test_a_model_without_weights_gets_no_tick_and_no_command_line(
+    addon: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        engine_setup, "draw_wrapped", lambda _, text, __, icon="NONE": drawn.append((text, icon))
+    )
+    monkeypatch.setattr(places, "why_no_engine", lambda _: "")
+    found = {
+        "checks": [
+            {"name": "python", "state": "ok", "text": "3.11"},
+            {"name": "prior x", "state": "ok", "text": "ready", "data": {"ready": True}},
+            {
+                "name": "depth y",
+                "state": "ok",
+                "text": "no weights (1 GB, MIT)",
+                "remedy": "python -m engine weights download y",
+                "data": {"ready": False},
+            },
+            {"name": "disk", "state": "warn", "text": "low", "remedy": "Free some space."},
+        ]
+    }
+    monkeypatch.setattr(engine_setup, "findings_of", lambda _: found)
+    engine_setup.draw_check(Layout(), bpy.context)
+    icons = dict(drawn)
+    assert icons["python: 3.11"] == icons["prior x: ready"] == "CHECKMARK"
+    assert icons["depth y: no weights (1 GB, MIT)"] == "RADIOBUT_OFF"
+    assert "Free some space." in icons and not any("python -m" in text for text in icons)
+    assert any("Model Weights, below" in text for text in icons)
+
+
+class Layout:
+    """Where the preferences draw a button."""
+
+    def operator(self, *_: Any, **__: Any) -> None:
+        """It is not looked at."""

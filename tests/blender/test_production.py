@@ -16,6 +16,7 @@ from scene_splatter.blender_addon.jobs.engine_work import errand  # noqa: E402
 from scene_splatter.blender_addon.jobs.errands import Errand  # noqa: E402
 from scene_splatter.blender_addon.publish import production  # noqa: E402
 from scene_splatter.blender_addon.splats import splat_object  # noqa: E402
+from scene_splatter.blender_addon.ui import other_formats  # noqa: E402
 from scene_splatter.engine.bridge import splat_file  # noqa: E402
 
 from tests.blender.splat_scene import add_splats, empty_scene, random_splats, render  # noqa: E402
@@ -222,3 +223,28 @@ def test_a_cancelled_errand_ends_and_clears_up(splats, tmp_path):
     )
     work.wait(30)
     assert "ended unexpectedly" in work.problem and cleared == [1, 2]
+
+
+def test_an_export_without_its_ending_does_not_replace_what_nobody_asked_about(splats, tmp_path):
+    there = tmp_path / "a.glb"
+    there.write_bytes(b"the user's")
+    with pytest.raises(RuntimeError, match=r"a\.glb exists already"):
+        bpy.ops.scene_splatter.export_format(
+            "EXEC_DEFAULT", filepath=str(tmp_path / "a"), file_format=".glb"
+        )
+    assert there.read_bytes() == b"the user's"
+
+
+@pytest.mark.parametrize(
+    ("path", "ending", "named"),
+    [
+        ("a", ".glb", "a.glb"),
+        ("a.GLB", ".glb", "a.GLB"),
+        ("a.spz", ".glb", "a.glb"),
+        ("shot.v2", ".spz", "shot.v2.spz"),
+        ("a.compressed.ply", ".ply", "a.compressed.ply"),
+        ("a.ply", ".compressed.ply", "a.compressed.ply"),
+    ],
+)
+def test_the_browsers_name_follows_the_format(addon, path, ending, named):
+    assert other_formats.with_ending(path, ending) == named
