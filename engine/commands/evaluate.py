@@ -95,8 +95,6 @@ def run(args: argparse.Namespace) -> int:
 
     lpips = None if args.lpips is None else Lpips(args.lpips)
     folders = scenes.find(args.data or [_shipped()])
-    if args.only and not any(folder.name in args.only for folder in folders):
-        raise UserError("None of the views named by --only is there.", "See the folders' names.")
     common = {
         "width": args.width,
         "prior": args.prior,
@@ -114,6 +112,11 @@ def run(args: argparse.Namespace) -> int:
             these = folders
             if experiment.drawn:
                 these = experiments.drawn_scenes(args.drawn or Path(scratch), experiment.paths)
+            if args.only and not any(folder.name in args.only for folder in these):
+                raise UserError(
+                    f"None of the views named by --only is there for {name}.",
+                    f"It has {', '.join(folder.name for folder in these)}.",
+                )
             _experiment(args, name, experiment, these, common, lpips)
     if args.out.resolve() == RECORD:
         tables.write_readme(ROOT / "README.md", args.out)
