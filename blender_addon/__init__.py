@@ -10,7 +10,7 @@ def _modules() -> list[ModuleType]:
     from .cameras import operators as camera_tools
     from .jobs import delivery, headless
     from .publish import production, publish, ruler, sequences
-    from .splats import applying, layout_view, native, sequence
+    from .splats import applying, layout_view, native, sequence, view_colours
     from .ui import (
         engine_setup,
         io_operators,
@@ -29,6 +29,7 @@ def _modules() -> list[ModuleType]:
     return [
         *setup,
         io_operators,
+        view_colours,
         layout_view,
         operators,
         camera_tools,

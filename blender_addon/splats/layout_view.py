@@ -1,24 +1,29 @@
-"""The layout view: points while orbiting freely, the exact form while looking through the camera.
+"""The layout view: the exact form while looking through the camera, splats turned to the eye or points while orbiting.
 
-Geometry nodes know whether they run for the viewport, not from where it looks. So a timer looks at
-the 3D views, and sets `Exact in Viewport` of the file's splat objects when the answer changes.
+Geometry nodes know whether they run for the viewport, not from where it looks. So a timer looks at the 3D views and
+sets inputs of the nodes when the answer changes. In a free view Blender 5.3 draws the Gaussians itself. Before, the
+nodes' quads are turned to the eye and sorted for it, at most FREE_LIMIT of them, each time the view comes to rest;
+while it moves they stay as they were, which looks right for some degrees.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import bpy
 import numpy as np
 from mathutils import Matrix, Vector
 
 from ..ui.greyed import GreyWithReason
-from . import splat_object
+from . import splat_object, view_colours
 
 _INTERVAL_S = 0.25
 _ITEMS = (
     (
         "AUTO",
         "Automatic",
-        "Exact while a 3D view with Material Preview or Rendered shading looks through the camera, else points",
+        "Exact through the camera; in a free view the splats as seen from there, brought up to date when the view rests",
     ),
     ("POINTS", "Points", "Plain points from every side: fast"),
     (
@@ -27,26 +32,107 @@ _ITEMS = (
         "The quads of the render; they face the scene camera, so other views are off",
     ),
 )
+_FAR = 200.0  # an orthographic view is a perspective one from this many view distances away
+
+
+class Eye(NamedTuple):
+    """From where a 3D view looks: world place and unit directions [3], pixels."""
+
+    centre: Vector
+    right: Vector
+    up: Vector
+    forward: Vector
+    focal: float
+    width: float
+    height: float
+
+
+def eye_of(region: bpy.types.Region, view: bpy.types.RegionView3D) -> Eye:
+    """The eye of a 3D view; of an orthographic one a far eye with the same picture."""
+    pose, width = view.view_matrix.inverted(), float(region.width)
+    right, up, back = (pose.to_3x3().col[i].normalized() for i in range(3))
+    focal, centre = view.window_matrix[0][0] * width / 2, pose.translation.copy()
+    if not view.is_perspective:  # there the matrix gives pixels a unit
+        distance = max(view.view_distance, 1e-3) * _FAR
+        centre, focal = view.view_location + back * distance, focal * distance
+    return Eye(centre, right, up, -back, focal, width, float(region.height))
+
+
+def turn_to(ob: bpy.types.Object, eye: Eye) -> None:
+    """Have the viewport's quads of `ob` face an eye, sorted for it."""
+    inverse, modifier = ob.matrix_world.inverted(), splat_object.modifier_of(ob)
+    turned = {
+        f"View {name}": (inverse.to_3x3() @ direction).normalized()
+        for name, direction in (("Right", eye.right), ("Up", eye.up), ("Forward", eye.forward))
+    }
+    values = {
+        **turned,
+        "View Centre": inverse @ eye.centre,
+        "View Focal": eye.focal,
+        "View Width": eye.width,
+        "View Height": eye.height,
+        "From View": True,
+        "Exact in Viewport": True,
+    }
+    for name, value in values.items():
+        splat_object.set_input(modifier, name, value)
+
+
+def _spaces(
+    window_manager: bpy.types.WindowManager, scene: bpy.types.Scene
+) -> Iterator[tuple[bpy.types.Area, bpy.types.SpaceView3D]]:
+    for window in window_manager.windows:
+        if window.scene == scene:
+            for area in window.screen.areas:
+                space = area.spaces.active
+                if area.type == "VIEW_3D" and space.region_3d is not None:
+                    yield area, space
 
 
 def wants_exact(window_manager: bpy.types.WindowManager, scene: bpy.types.Scene) -> bool:
     """Whether the viewport should show `scene`'s splats in their exact form now."""
     if scene.scene_splatter_view != "AUTO":
         return scene.scene_splatter_view == "EXACT"
-    for window in window_manager.windows:
-        if window.scene != scene:
-            continue
-        for area in window.screen.areas:
-            space = area.spaces.active
-            if (
-                area.type == "VIEW_3D"
-                and space.region_3d is not None
-                and space.region_3d.view_perspective == "CAMERA"
-            ):
-                camera = space.camera if space.use_local_camera else scene.camera
-                if camera == scene.camera and space.shading.type in ("MATERIAL", "RENDERED"):
-                    return True
+    for _, space in _spaces(window_manager, scene):
+        camera = space.camera if space.use_local_camera else scene.camera
+        if (
+            space.region_3d.view_perspective == "CAMERA"
+            and camera == scene.camera
+            and space.shading.type in ("MATERIAL", "RENDERED")
+        ):
+            return True
     return False
+
+
+def free_eye(window_manager: bpy.types.WindowManager, scene: bpy.types.Scene) -> Eye | None:
+    """The eye of the first free 3D view that shows colours, None where there is none or points are wanted."""
+    if scene.scene_splatter_view != "AUTO":
+        return None
+    for area, space in _spaces(window_manager, scene):
+        region = next((r for r in area.regions if r.type == "WINDOW"), None)
+        if (
+            region is not None
+            and space.region_3d.view_perspective != "CAMERA"
+            and space.shading.type in ("MATERIAL", "RENDERED")
+        ):
+            return eye_of(region, space.region_3d)
+    return None
+
+
+_last_eye: dict[str, tuple] = {}  # scene -> what its free view was at the last look
+_turned: dict[str, tuple] = {}  # object -> the eye and place that its quads face
+
+
+def _rests(scene: bpy.types.Scene, eye: Eye) -> bool:
+    """Whether the view is where it was at the last look."""
+    now = _rounded(eye)
+    before, _last_eye[scene.name] = _last_eye.get(scene.name), now
+    return before == now
+
+
+def _rounded(eye: Eye) -> tuple:
+    numbers = (*eye.centre, *eye.right, *eye.up, eye.focal, eye.width, eye.height)
+    return tuple(round(float(number), 4) for number in numbers)
 
 
 def sync(window_manager: bpy.types.WindowManager) -> int:
@@ -56,16 +142,42 @@ def sync(window_manager: bpy.types.WindowManager) -> int:
         return 0
     for scene in {window.scene for window in window_manager.windows}:
         exact = wants_exact(window_manager, scene)
+        eye = None if exact or splat_object.is_native() else free_eye(window_manager, scene)
+        rests = eye is not None and _rests(scene, eye)
         for ob in scene.objects:
             modifier = splat_object.modifier_of(ob) if ob.type == "POINTCLOUD" else None
-            if (
-                modifier is not None
-                and ob.is_editable
-                and bool(splat_object.get_input(modifier, "Exact in Viewport")) != exact
-            ):
-                splat_object.set_input(modifier, "Exact in Viewport", exact)
-                changed += 1
+            if modifier is None or not ob.is_editable:
+                continue
+            if not has_free_view(modifier):
+                changed += _set(modifier, {"Exact in Viewport": exact})
+            elif eye is None:
+                native = splat_object.is_native() and scene.scene_splatter_view == "AUTO"
+                wanted = {"Exact in Viewport": exact, "From View": False, "As Splats": native}
+                changed += _set(modifier, wanted)
+            elif rests:
+                key = (*_rounded(eye), *(round(x, 4) for row in ob.matrix_world for x in row))
+                facing = splat_object.get_input(modifier, "From View")
+                if _turned.get(ob.name) != key or not facing:
+                    turn_to(ob, eye)
+                    _turned[ob.name] = key
+                    changed += 1
     return changed
+
+
+def has_free_view(modifier: bpy.types.NodesModifier) -> bool:
+    """Whether a modifier's nodes can face a free view; those of older files cannot."""
+    return any(item.name == "From View" for item in modifier.node_group.interface.items_tree)
+
+
+def _set(modifier: bpy.types.NodesModifier, wanted: dict[str, bool]) -> bool:
+    different = {
+        name: value
+        for name, value in wanted.items()
+        if bool(splat_object.get_input(modifier, name)) != value
+    }
+    for name, value in different.items():
+        splat_object.set_input(modifier, name, value)
+    return bool(different)
 
 
 def shows_no_colours(space: bpy.types.Space | None) -> bool:
@@ -133,6 +245,8 @@ class SCENESPLATTER_OT_add_crop_box(GreyWithReason, bpy.types.Operator):
 
 def _tick() -> float:
     if not bpy.app.is_job_running("RENDER"):
+        for scene in {window.scene for window in bpy.context.window_manager.windows}:
+            view_colours.sync(scene)
         sync(bpy.context.window_manager)
     return _INTERVAL_S
 

@@ -16,7 +16,8 @@ import bpy
 
 from ...engine.bridge.errors import UserError
 from . import splat_object
-from .splat_material import native_material, splat_material
+from .native_material import native_material
+from .splat_material import splat_material
 
 
 def to_native(ob: bpy.types.Object) -> None:

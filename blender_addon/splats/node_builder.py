@@ -25,6 +25,7 @@ _SOCKETS = {
     "OBJECT": "NodeSocketObject",
     "MATERIAL": "NodeSocketMaterial",
     "GEOMETRY": "NodeSocketGeometry",
+    "IMAGE": "NodeSocketImage",
 }
 
 
@@ -70,6 +71,9 @@ class Value:
 
     def __rtruediv__(self, other: Operand) -> Value:
         return self._combine("DIVIDE", other, self)
+
+    def __pow__(self, exponent: float) -> Value:
+        return self.builder.math("POWER", self, exponent)
 
     __radd__ = __add__
     __rmul__ = __mul__

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bpy
 
-from . import applying, splat_object
+from . import applying, splat_object, view_colours
 
 BOUNCES = 1024  # Blender's maximum; a ray through a dense scene meets hundreds of quads
 _ENOUGH_BOUNCES = 256
@@ -25,14 +25,20 @@ def render_warnings(scene: bpy.types.Scene, ob: bpy.types.Object) -> list[str]:
 
 
 def prepare_scene(scene: bpy.types.Scene, ob: bpy.types.Object | None = None) -> None:
-    """Let transparent rays go deep enough. With `ob`, also take the view transform that shows its colours as they are."""
+    """Let transparent rays go deep enough, and have splats keep their colours under the scene's view transform.
+
+    With `ob` in a scene that does not want that (Keep Colours is off), take the view transform that shows its colours
+    as they are.
+    """
     if hasattr(scene, "cycles"):
         scene.cycles.transparent_max_bounces = BOUNCES
         scene.cycles.min_transparent_bounces = BOUNCES  # fewer: rays end by chance, which is noise
-    if ob is not None:
+    view_colours.sync(scene)
+    if ob is not None and not scene.scene_splatter_match_view:
         view = scene.view_settings
         view.view_transform = _TRANSFORM[drawn_blending(ob)]
         view.look, view.exposure, view.gamma, view.use_curve_mapping = "None", 0.0, 1.0, False
+    if ob is not None:
         if hasattr(ob, "cycles"):
             ob.cycles.use_deform_motion = False
         for material in ob.data.materials:
@@ -83,7 +89,10 @@ def _about_camera(scene: bpy.types.Scene) -> list[str]:
 
 def _about_colour(scene: bpy.types.Scene, ob: bpy.types.Object) -> list[str]:
     made_for, drawn = ob.get(splat_object.BLENDING, "display"), drawn_blending(ob)
-    warnings = []
+    warnings: list[str] = []
+    if scene.scene_splatter_match_view and view_colours.is_matched(scene, ob):
+        reason = view_colours.why_not(scene)
+        return [reason] if reason else []
     if made_for != drawn:
         warnings.append(
             f"{ob.name} was made for {made_for} blending and is drawn with {drawn} blending: its edges and colours are off."

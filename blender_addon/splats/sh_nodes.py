@@ -8,6 +8,8 @@ which goes on above 1.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from .node_builder import NodeBuilder, Value
 
 SH_C0 = 0.28209479177387814
@@ -30,6 +32,8 @@ _C3 = (
 )
 
 BASE = "radiance:base"
+TABLE_SIDE = 33  # display values a channel in a view's table
+TABLE_UNIT = 2.0**-10  # its entries are sign(x) log2(1 + |x| / TABLE_UNIT)
 
 
 def coefficient_name(index: int) -> str:
@@ -37,20 +41,28 @@ def coefficient_name(index: int) -> str:
     return f"radiance:sh_{index}"
 
 
-def constant_colour(b: NodeBuilder, linear: Value) -> Value:
+class Light(NamedTuple):
+    """How stored colours become light, each a single value."""
+
+    linear: Value  # boolean: decode to linear light
+    matched: Value  # boolean: look them up in `table` instead
+    table: Value  # image: what light a scene's view transform shows as which colour, see `view_colours`
+
+
+def constant_colour(b: NodeBuilder, light: Light) -> Value:
     """RGB [point] of the constant coefficient alone, the mean over all directions."""
-    return _decode(b, b.attribute(BASE, "FLOAT_COLOR") * SH_C0 + (0.5, 0.5, 0.5), linear)
+    return _decode(b, b.attribute(BASE, "FLOAT_COLOR") * SH_C0 + (0.5, 0.5, 0.5), light)
 
 
-def colour_nodes(b: NodeBuilder, direction: Value, degree: Value, linear: Value) -> Value:
-    """RGB [point] seen along `direction` (unit); degree (integer) and linear (boolean) are single values."""
+def colour_nodes(b: NodeBuilder, direction: Value, degree: Value, light: Light) -> Value:
+    """RGB [point] seen along `direction` (unit); degree (integer) is a single value."""
     colour = b.attribute(BASE, "FLOAT_COLOR") * SH_C0 + (0.5, 0.5, 0.5)
     for band in (1, 2, 3):
         with_band = b.group(
             f"SH degree {band}", _BandGroup(band), {"Direction": direction, "Colour": colour}
         )["Colour"]
         colour = b.switch(1.0 - degree.less_than(band - 0.5), colour, with_band, "VECTOR")
-    return _decode(b, colour, linear)
+    return _decode(b, colour, light)
 
 
 class _BandGroup:
@@ -96,11 +108,46 @@ def _basis(direction: Value, band: int) -> list[Value]:
     ]
 
 
-def _decode(b: NodeBuilder, colour: Value, linear: Value) -> Value:
-    """Without negative values and, where asked for, in linear light."""
+def _decode(b: NodeBuilder, colour: Value, light: Light) -> Value:
+    """Without negative values and, where asked for, in linear light or as the view's table says."""
     colour = colour.maximum((0.0, 0.0, 0.0))
     decoded = b.group("sRGB to linear light", _srgb_to_linear, {"Colour": colour})["Colour"]
-    return b.switch(linear, colour, decoded, "VECTOR")
+    as_made = b.switch(light.linear, colour, decoded, "VECTOR")
+    looked_up = b.group(
+        "Light for this view", _from_table, {"Colour": colour, "Table": light.table}
+    )["Colour"]
+    return b.switch(light.matched, as_made, looked_up, "VECTOR")
+
+
+def _from_table(b: NodeBuilder, inputs: dict[str, Value]) -> dict[str, Value]:
+    """`view_colours.Table` as nodes: between two slices of the table, then out of its logarithm."""
+    last = float(TABLE_SIDE - 1)
+    red, green, blue = (inputs["Colour"].minimum((1.0, 1.0, 1.0)) * last).xyz()
+    lower = b.math("FLOOR", blue).minimum(last - 1.0)
+    share = blue - lower
+    v = (green + 0.5) / float(TABLE_SIDE)
+    slices = []
+    for number in (lower, lower + 1.0):
+        u = (number * float(TABLE_SIDE) + red + 0.5) / float(TABLE_SIDE * TABLE_SIDE)
+        node = b.node(
+            "GeometryNodeImageTexture",
+            {"Image": inputs["Table"], "Vector": b.vector(u, v, 0.0)},
+            interpolation="Linear",
+            extension="EXTEND",
+        )
+        slices.append(Value(b, node.outputs["Color"]))
+    lower_slice, upper_slice = slices
+    channels = []
+    for low, high in zip(_rgb(b, lower_slice), _rgb(b, upper_slice), strict=True):
+        code = low * (1.0 - share) + high * share
+        size = b.math("POWER", 2.0, b.math("ABSOLUTE", code)) - 1.0
+        channels.append(size * b.math("SIGN", code) * TABLE_UNIT)
+    return {"Colour": b.vector(*channels)}
+
+
+def _rgb(b: NodeBuilder, colour: Value) -> list[Value]:
+    node = b.node("FunctionNodeSeparateColor", {0: colour})
+    return [Value(b, node.outputs[i]) for i in range(3)]
 
 
 def _srgb_to_linear(b: NodeBuilder, inputs: dict[str, Value]) -> dict[str, Value]:

@@ -12,7 +12,6 @@ from .node_builder import NodeBuilder, Value
 from .splat_nodes import ALPHA_MIN, COLOUR, A, B
 
 MATERIAL_NAME = "Scene Splatter Gaussians"
-NATIVE_NAME, RADIANCE = "Scene Splatter Native Gaussians", "radiance"
 ALPHA_MAX = 0.999  # the engine's rasterize.constants
 
 
@@ -32,28 +31,6 @@ def splat_material() -> bpy.types.Material:
     if hasattr(material, "cycles"):
         material.cycles.emission_sampling = "NONE"  # a million quads are no lamps
     _make_shader(material.node_tree)
-    return material
-
-
-def native_material() -> bpy.types.Material:
-    """What Blender 5.3's own splats need: the light that it works out itself. Made when it is first asked for.
-
-    Blender puts each Gaussian's colour, in linear light, into the attribute `radiance`, and sees to opacity. A
-    material that does not read it shows splats black, or lit by the scene.
-    """
-    for material in bpy.data.materials:
-        if material.get("scene_splatter_native") == 1 and material.library is None:
-            return material
-    material = bpy.data.materials.new(NATIVE_NAME)
-    material["scene_splatter_native"] = 1
-    if hasattr(material, "cycles"):
-        material.cycles.emission_sampling = "NONE"
-    tree = material.node_tree
-    tree.nodes.clear()
-    b = NodeBuilder(tree)
-    light = b.output("ShaderNodeEmission", 0, {"Color": _attribute(b, RADIANCE, "Color")})
-    b.node("ShaderNodeOutputMaterial", {"Surface": light})
-    b.arrange()
     return material
 
 

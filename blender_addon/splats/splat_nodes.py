@@ -24,12 +24,13 @@ import math
 
 import bpy
 
+from .native_material import native_material
 from .node_builder import NodeBuilder, Value
-from .sh_nodes import BASE, colour_nodes, constant_colour
+from .sh_nodes import BASE, Light, colour_nodes, constant_colour
 
 GROUP_NAME = "Scene Splatter Gaussians"
 FILTER_NAME = "Scene Splatter Screen Filter"
-GROUP_VERSION = 2  # raise it when the tree changes: an older tree in a file is left as it is
+GROUP_VERSION = 3  # raise it when the tree changes: an older tree in a file is left as it is
 
 ALPHA_MIN = 1.0 / 255.0  # the engine's rasterize.constants, which are gsplat 1.5.3's
 FRUSTUM_MARGIN = 0.15
@@ -53,6 +54,10 @@ _MEAN, _U, _V, _CORNER, _SCALE, _DEPTH = (
 )
 
 _Values = dict[str, Value]
+_LIGHT = ("Linear Light", "Match View", "View Table")  # the inputs of a `Light`, in its order
+FREE_LIMIT = (
+    200_000  # quads of an object in a free view: what the nodes sort in some tenths of a second
+)
 
 # name, socket type, default, minimum, maximum, text
 _INPUTS = (
@@ -64,6 +69,22 @@ _INPUTS = (
         None,
         None,
         "Blend in linear light, as Blender does; off: colours are emitted as they are stored",
+    ),
+    (
+        "Match View",
+        "Bool",
+        False,
+        None,
+        None,
+        "Emit the light that the scene's view transform shows as the stored colours: right under AgX and Filmic",
+    ),
+    (
+        "View Table",
+        "Image",
+        None,
+        None,
+        None,
+        "The light for each colour, made for the view transform",
     ),
     (
         "Along Rays",
@@ -125,6 +146,31 @@ _VIEWPORT_INPUTS = (
         "An object whose unit cube (-1 to 1 on its axes) is the crop box, e.g. a Cube empty",
     ),
 )
+_FREE_VIEW_INPUTS = (
+    (
+        "From View",
+        "Bool",
+        False,
+        None,
+        None,
+        "The viewport's quads face the place below, not the scene camera",
+    ),
+    (
+        "As Splats",
+        "Bool",
+        False,
+        None,
+        None,
+        "Where the viewport shows points, show this Blender's own splats instead",
+    ),
+    ("View Centre", "Vector", None, None, None, "The eye, in the object's axes"),
+    ("View Right", "Vector", None, None, None, "Unit, in the object's axes"),
+    ("View Up", "Vector", None, None, None, "Unit, in the object's axes"),
+    ("View Forward", "Vector", None, None, None, "Unit, in the object's axes"),
+    ("View Focal", "Float", 1000.0, 1e-3, 1e9, "Focal length in pixels"),
+    ("View Width", "Float", 1920.0, 1.0, 1e6, "Pixels"),
+    ("View Height", "Float", 1080.0, 1.0, 1e6, "Pixels"),
+)
 CAMERA_INPUTS = (
     ("Focal X", "Float", 1000.0, 1e-3, 1e9, "Focal length in pixels, along the width"),
     ("Focal Y", "Float", 1000.0, 1e-3, 1e9, "Focal length in pixels, along the height"),
@@ -135,6 +181,9 @@ CAMERA_INPUTS = (
 )
 
 
+_FREE_NAMES = tuple(row[0] for row in _FREE_VIEW_INPUTS if row[0] != "As Splats")
+
+
 def splat_group() -> bpy.types.NodeTree:
     """The node group, shared by all splat objects of the file; made when it is first asked for."""
     for group in bpy.data.node_groups:
@@ -143,7 +192,7 @@ def splat_group() -> bpy.types.NodeTree:
     group = bpy.data.node_groups.new(GROUP_NAME, "GeometryNodeTree")
     group["scene_splatter_version"] = GROUP_VERSION
     group.is_modifier = True
-    _make_interface(group, _INPUTS, _VIEWPORT_INPUTS)
+    _make_interface(group, _INPUTS, _VIEWPORT_INPUTS, _FREE_VIEW_INPUTS)
     _make_tree(group)
     return group
 
@@ -161,11 +210,11 @@ def filter_group() -> bpy.types.NodeTree:
     group["scene_splatter_filter"] = 1
     group.is_modifier = True
     low_pass = tuple(row for row in _INPUTS if row[0] == "Low-pass")
-    _make_interface(group, low_pass, ())
+    _make_interface(group, low_pass, (), ())
     b = NodeBuilder(group)
     entry = b.node("NodeGroupInput")
     inputs = {socket.name: Value(b, socket) for socket in entry.outputs if socket.name}
-    depth = b.group("Scene camera", _camera, {})["Depth"]
+    depth = b.group("Scene camera", _scene_camera, {})["Depth"]
     scale = _blurred_scale(b, inputs | {"Depth": depth})
     b.node("NodeGroupOutput", {0: b.store(inputs["Geometry"], "scale", "FLOAT_VECTOR", scale)})
     b.arrange()
@@ -181,13 +230,21 @@ def socket_identifier(group: bpy.types.NodeTree, name: str) -> str:
     )
 
 
-def _make_interface(group: bpy.types.NodeTree, rows: tuple, viewport_rows: tuple) -> None:
+def _make_interface(
+    group: bpy.types.NodeTree, rows: tuple, viewport_rows: tuple, free_rows: tuple
+) -> None:
     interface = group.interface
     interface.new_socket("Geometry", in_out="OUTPUT", socket_type="NodeSocketGeometry")
     interface.new_socket("Geometry", in_out="INPUT", socket_type="NodeSocketGeometry")
     viewport = interface.new_panel("Viewport") if viewport_rows else None
     camera = interface.new_panel("Camera (follows the scene camera)", default_closed=True)
-    for parent, members in ((None, rows), (viewport, viewport_rows), (camera, CAMERA_INPUTS)):
+    free = interface.new_panel("Free view", default_closed=True) if free_rows else None
+    for parent, members in (
+        (None, rows),
+        (viewport, viewport_rows),
+        (camera, CAMERA_INPUTS),
+        (free, free_rows),
+    ):
         for name, kind, default, low, high, text in members:
             socket = interface.new_socket(
                 name,
@@ -211,34 +268,45 @@ def _make_tree(group: bpy.types.NodeTree) -> None:
     thinned = b.group(
         "Viewport share",
         _thinned,
-        {name: inputs[name] for name in ("Geometry", "Percentage", "Crop", "Crop Box")},
+        {
+            name: inputs[name]
+            for name in ("Geometry", "Percentage", "Crop", "Crop Box", "From View")
+        },
     )["Geometry"]
     points = b.switch(in_viewport, inputs["Geometry"], thinned, "GEOMETRY")
-    of_points = ("Material", "Linear Light", "Point Size")
+    of_points = (*_LIGHT, "Material", "Point Size", "As Splats")
     as_points = b.group(
         "Points", _as_points, {"Geometry": points} | {name: inputs[name] for name in of_points}
     )["Geometry"]
     of_quads = (
+        *_LIGHT,
         "Material",
-        "Linear Light",
         "Along Rays",
         "Low-pass",
         "SH Degree",
         *(row[0] for row in CAMERA_INPUTS),
     )
+    free = {row[0]: inputs[row[0]] for row in _FREE_VIEW_INPUTS}
+    free["From View"] = inputs["From View"] * in_viewport
     as_quads = b.group(
-        "Quads", _as_quads, {"Geometry": points} | {name: inputs[name] for name in of_quads}
+        "Quads",
+        _as_quads,
+        {"Geometry": points} | {name: inputs[name] for name in of_quads} | free,
     )["Geometry"]
     b.node("NodeGroupOutput", {0: b.switch(exact, as_points, as_quads, "GEOMETRY")})
     b.arrange()
 
 
 def _thinned(b: NodeBuilder, inputs: _Values) -> _Values:
-    """What the viewport shows of the Gaussians: a fixed random share, inside the crop box."""
+    """What the viewport shows of the Gaussians: a fixed random share, inside the crop box; in a free view no more than FREE_LIMIT."""
+    size = b.node("GeometryNodeAttributeDomainSize", {"Geometry": inputs["Geometry"]})
+    size.component = "POINTCLOUD"
+    count = Value(b, size.outputs["Point Count"]).maximum(1.0)
+    allowed = b.switch(inputs["From View"], 1.0, count**-1.0 * float(FREE_LIMIT), "FLOAT")
     drawn = b.output(
         "FunctionNodeRandomValue",
         0,
-        {"Probability": inputs["Percentage"] / 100.0, "Seed": 0},
+        {"Probability": (inputs["Percentage"] / 100.0).minimum(allowed), "Seed": 0},
         data_type="BOOLEAN",
     )
     box = b.node(
@@ -263,23 +331,54 @@ def _thinned(b: NodeBuilder, inputs: _Values) -> _Values:
 
 def _as_points(b: NodeBuilder, inputs: _Values) -> _Values:
     """Plain points in the constant colour: fast from every side."""
-    points = b.store(
-        inputs["Geometry"], COLOUR, "FLOAT_COLOR", constant_colour(b, inputs["Linear Light"])
-    )
+    points = b.store(inputs["Geometry"], COLOUR, "FLOAT_COLOR", constant_colour(b, _light(inputs)))
     x, y, z = b.attribute("scale", "FLOAT_VECTOR").xyz()
     flat = (
         x.minimum(y).minimum(z).maximum(1e-12)
     )  # surfaces are flat: their thickness says nothing of the gap to the next point
     radius = (x * y * z / flat).sqrt() * inputs["Point Size"]
     points = b.output("GeometryNodeSetPointRadius", 0, {"Points": points, "Radius": radius})
-    return {
-        "Geometry": b.output(
-            "GeometryNodeSetMaterial", 0, {"Geometry": points, "Material": inputs["Material"]}
+    points = b.output(
+        "GeometryNodeSetMaterial", 0, {"Geometry": points, "Material": inputs["Material"]}
+    )
+    if hasattr(bpy.types, "GeometryNodePointsSetType"):
+        node = b.node("GeometryNodePointsSetType", {"Points": inputs["Geometry"]})
+        node.inputs["Type"].default_value = "3D Gaussian Splat"
+        own = b.output(
+            "GeometryNodeSetMaterial",
+            0,
+            {"Geometry": Value(b, node.outputs[0]), "Material": native_material()},
+        )
+        points = b.switch(inputs["As Splats"], points, own, "GEOMETRY")
+    return {"Geometry": points}
+
+
+def _light(inputs: _Values) -> Light:
+    return Light(*(inputs[name] for name in _LIGHT))
+
+
+def _seen_from(b: NodeBuilder, i: _Values) -> _Values:
+    """The scene camera, or the eye of a free view, with its lens."""
+    camera, free = b.group("Scene camera", _scene_camera, {}), i["From View"]
+    axes = {
+        name: b.switch(free, camera[name], i[f"View {name}"], "VECTOR")
+        for name in ("Centre", "Right", "Up", "Forward")
+    }
+    lens = {
+        name: b.switch(free, i[name], other, "FLOAT")
+        for name, other in (
+            ("Focal X", i["View Focal"]),
+            ("Focal Y", i["View Focal"]),
+            ("Width", i["View Width"]),
+            ("Height", i["View Height"]),
+            ("Centre X", i["View Width"] * 0.5),
+            ("Centre Y", i["View Height"] * 0.5),
         )
     }
+    return _looking(b, axes) | lens
 
 
-def _camera(b: NodeBuilder, _inputs: _Values) -> _Values:
+def _scene_camera(b: NodeBuilder, _inputs: _Values) -> _Values:
     """The scene camera in the object's space: centre, unit axes (x right, y up, z forward), and how each point lies from it."""
     info = b.node(
         "GeometryNodeObjectInfo",
@@ -292,19 +391,29 @@ def _camera(b: NodeBuilder, _inputs: _Values) -> _Values:
         name: b.output("FunctionNodeRotateVector", 0, {"Vector": axis, "Rotation": rotation})
         for name, axis in axes.items()
     }
+    return _looking(b, found | {"Centre": centre})
+
+
+def _looking(b: NodeBuilder, axes: _Values) -> _Values:
+    """The axes of an eye, and how each point lies from it."""
     position = b.output("GeometryNodeInputPosition")
-    offset = position - centre
-    return found | {
-        "Centre": centre,
+    offset = position - axes["Centre"]
+    return axes | {
         "Position": position,
         "Offset": offset,
-        "Depth": offset.dot(found["Forward"]),
+        "Depth": offset.dot(axes["Forward"]),
     }
 
 
 def _as_quads(b: NodeBuilder, inputs: _Values) -> _Values:
     """One quad per Gaussian that the camera can see, from back to front."""
-    camera = b.group("Scene camera", _camera, {})
+    eye = b.group(
+        "Seen from",
+        _seen_from,
+        {name: inputs[name] for name in (*_FREE_NAMES, *(row[0] for row in CAMERA_INPUTS))},
+    )
+    lens = {row[0]: eye.pop(row[0]) for row in CAMERA_INPUTS}
+    camera = eye
     opacity = _alpha(b, b.attribute(BASE, "FLOAT_COLOR"))
     unseen = camera["Depth"].less_than(NEAR_M).maximum(opacity.less_than(ALPHA_MIN))
     points = b.output(
@@ -316,9 +425,7 @@ def _as_quads(b: NodeBuilder, inputs: _Values) -> _Values:
     points = b.group("Order in depth", _ordered, {"Points": points, "Depth": camera["Depth"]})[
         "Points"
     ]
-    colour = colour_nodes(
-        b, camera["Offset"].normalized(), inputs["SH Degree"], inputs["Linear Light"]
-    )
+    colour = colour_nodes(b, camera["Offset"].normalized(), inputs["SH Degree"], _light(inputs))
     red, green, blue = colour.xyz()
     points = b.store(
         points,
@@ -327,11 +434,7 @@ def _as_quads(b: NodeBuilder, inputs: _Values) -> _Values:
         b.output("FunctionNodeCombineColor", 0, {0: red, 1: green, 2: blue, 3: opacity}),
     )
     points = b.store(points, _MEAN, "FLOAT_VECTOR", camera["Position"])
-    of_lens = (
-        camera
-        | {name: inputs[name] for name in ("Low-pass", *(row[0] for row in CAMERA_INPUTS))}
-        | {"Radius": _radius(b, opacity)}
-    )
+    of_lens = camera | lens | {"Low-pass": inputs["Low-pass"], "Radius": _radius(b, opacity)}
     projected = b.group("As projected", _projected_axes, of_lens)
     facing = b.group("Along rays", _facing_axes, of_lens)
     along = inputs["Along Rays"]

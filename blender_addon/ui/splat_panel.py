@@ -10,7 +10,7 @@ from .greyed import GreyWithReason
 from .layout import draw_wrapped, sidebar_width
 
 _LAYOUT = ("Percentage", "Point Size", "Crop", "Crop Box")
-_RENDER = ("SH Degree", "Low-pass", "Along Rays", "Linear Light")
+_RENDER = ("SH Degree", "Low-pass", "Along Rays")
 
 
 def _active(context: bpy.types.Context) -> bpy.types.Object | None:
@@ -26,6 +26,19 @@ def _draw_input(layout: bpy.types.UILayout, modifier: bpy.types.NodesModifier, n
         layout.prop_search(modifier, f'["{identifier}"]', bpy.data, "objects", text=name)
     else:
         layout.prop(modifier, f'["{identifier}"]', text=name)
+
+
+def _draw_limit(
+    layout: bpy.types.UILayout, ob: bpy.types.Object, modifier: bpy.types.NodesModifier
+) -> None:
+    """How many of the Gaussians a free view shows, where that is not all."""
+    count, limit = len(ob.data.points), splat_nodes.FREE_LIMIT
+    if (
+        count > limit
+        and layout_view.has_free_view(modifier)
+        and splat_object.get_input(modifier, "From View")
+    ):
+        layout.label(text=f"Free view: {limit:,} of {count:,} Gaussians", icon="INFO")
 
 
 class SCENESPLATTER_OT_prepare_render(GreyWithReason, bpy.types.Operator):
@@ -69,7 +82,11 @@ class SCENESPLATTER_PT_splats(bpy.types.Panel):
             layout.operator("scene_splatter.show_colours", icon="SHADING_TEXTURE")
         modifier = splat_object.modifier_of(ob)
         if modifier is not None:
+            layout.prop(context.scene, "scene_splatter_match_view")
+            if not context.scene.scene_splatter_match_view:
+                _draw_input(layout, modifier, "Linear Light")
             layout.prop(context.scene, "scene_splatter_view", text="Layout View")
+            _draw_limit(layout, ob, modifier)
             column = layout.column(heading="Layout")
             for name in _LAYOUT:
                 _draw_input(column, modifier, name)

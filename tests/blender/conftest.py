@@ -55,7 +55,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         os._exit(_exit_code[0])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=HAS_BPY)
 def addon():
     """The registered add-on, as the package `scene_splatter`."""
     package = sys.modules["scene_splatter"]
