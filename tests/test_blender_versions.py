@@ -25,7 +25,15 @@ WHOLE = (
     "4.2",
     "5.3",
 )  # the oldest and the newest run everything, the others what differs between Blenders
-PARTS = ("test_splat_render.py", "test_splat_object.py", "test_native.py", "test_cameras.py")
+PARTS = (
+    "test_splat_render.py",
+    "test_splat_object.py",
+    "test_native.py",
+    "test_cameras.py",
+    "test_sequence.py",
+    "test_free_view.py",
+    "test_view_colours.py",
+)
 REQUIRED = os.environ.get(
     "SCENE_SPLATTER_BLENDERS", ""
 ).split()  # must be there: CI names them, so that none is skipped unseen

@@ -79,6 +79,35 @@ def test_out_and_in_again_stands_where_it_stood(splats, tmp_path, ending):
         np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
+@pytest.mark.slow
+def test_splats_that_blender_imported_itself_go_to_every_format(splats, tmp_path):
+    """Blender 5.3 reads .ply of splats and writes them to none; compared with what was imported, upright."""
+    if not splat_object.is_native():
+        pytest.skip("this Blender imports no splats: 5.3 and later do")
+    made = random_splats(200, 8)
+    splat_file.write_ply(tmp_path / "own.ply", made)
+    bpy.ops.wm.ply_import(filepath=str(tmp_path / "own.ply"))
+    bpy.ops.scene_splatter.stand_upright()
+    bpy.context.view_layer.update()
+    imported = bpy.context.view_layer.objects.active
+    for ending in (".spz", ".glb", ".usdc", ".compressed.ply", ".splat", ".sog", ".ply"):
+        target = tmp_path / f"out{ending}"
+        bpy.context.view_layer.objects.active = imported
+        _run(bpy.ops.scene_splatter.export_format, filepath=str(target), file_format=ending)
+        names = set(bpy.data.objects.keys())
+        _run(bpy.ops.scene_splatter.import_format, filepath=str(target))
+        (name,) = set(bpy.data.objects.keys()) - names
+        back = splat_object.to_splats(bpy.data.objects[name])
+        assert len(back.means) == 200, ending
+        for found, given in (
+            (back.means, made.means),
+            (back.sh_dc, made.sh_dc),
+            (back.scales_log, made.scales_log),
+        ):  # files with an order of their own, and few bits
+            np.testing.assert_allclose(found.mean(0), given.mean(0), atol=0.05, err_msg=ending)
+            np.testing.assert_allclose(found.std(0), given.std(0), rtol=0.05, err_msg=ending)
+
+
 def test_axes_of_a_program_are_written(splats, tmp_path):
     splats.matrix_world.identity()
     bpy.context.view_layer.update()
