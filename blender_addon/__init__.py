@@ -10,7 +10,14 @@ def _modules() -> list[ModuleType]:
     from .cameras import operators as camera_tools
     from .jobs import delivery, headless
     from .publish import production, publish, ruler, sequences
-    from .splats import applying, layout_view, native, sequence, view_colours
+    from .splats import (
+        applying,
+        exact_colours,
+        layout_view,
+        native,
+        sequence,
+        view_colours,
+    )
     from .ui import (
         engine_setup,
         io_operators,
@@ -30,6 +37,7 @@ def _modules() -> list[ModuleType]:
         *setup,
         io_operators,
         view_colours,
+        exact_colours,
         layout_view,
         operators,
         camera_tools,

@@ -79,6 +79,14 @@ _INPUTS = (
         "Emit the light that the scene's view transform shows as the stored colours: right under AgX and Filmic",
     ),
     (
+        "Match in Renders",
+        "Bool",
+        True,
+        None,
+        None,
+        "Off: renders are in linear light, and the compositor matches them",
+    ),
+    (
         "View Table",
         "Image",
         None,
@@ -264,6 +272,7 @@ def _make_tree(group: bpy.types.NodeTree) -> None:
     entry = b.node("NodeGroupInput")
     inputs = {socket.name: Value(b, socket) for socket in entry.outputs if socket.name}
     in_viewport = b.output("GeometryNodeIsViewport")
+    inputs["Match View"] = inputs["Match View"] * in_viewport.maximum(inputs["Match in Renders"])
     exact = (1.0 - in_viewport).maximum(inputs["Exact in Viewport"])
     thinned = b.group(
         "Viewport share",

@@ -33,12 +33,12 @@ def why_not(scene: bpy.types.Scene) -> str:
         return "White balance of the colour management cannot be undone for splats: colours change a little."
     if scene.display_settings.display_device != _SRGB:
         return f"Colours of splats can be kept on the sRGB display only, not on {scene.display_settings.display_device}."
-    if view.view_transform not in ("Standard", "Raw") and not _space_of(view.view_transform):
+    if view.view_transform not in ("Standard", "Raw") and not space_of(view.view_transform):
         return f"The view transform {view.view_transform} cannot be undone for splats."
     return ""
 
 
-def _space_of(view_transform: str) -> str:
+def space_of(view_transform: str) -> str:
     """The colour space whose values are what the transform puts on an sRGB screen; empty if there is none."""
     spaces = bpy.types.ColorManagedInputColorspaceSettings.bl_rna.properties["name"].enum_items
     for name in (f"{view_transform} Base {_SRGB}", f"{view_transform} {_SRGB}"):
@@ -63,7 +63,7 @@ def light_for(
     elif view_transform == "Standard":
         light = np.where(seen <= 0.04045, seen / 12.92, ((seen + 0.055) / 1.055) ** 2.4)
     else:
-        light = _through_files(seen, _space_of(view_transform))
+        light = _through_files(seen, space_of(view_transform))
     return light / 2.0**exposure
 
 
@@ -113,35 +113,45 @@ def table(scene: bpy.types.Scene) -> bpy.types.Image:
     return image
 
 
-def match(scene: bpy.types.Scene, ob: bpy.types.Object) -> bool:
+def match(scene: bpy.types.Scene, ob: bpy.types.Object, *, in_renders: bool = True) -> bool:
     """Have our nodes draw `ob` for the scene's view transform; whether anything was changed.
 
     Standard and Raw need no table: linear light and the stored values are what they show as they are.
+    in_renders: False leaves renders in linear light (`exact_colours`).
     """
     modifier = splat_object.modifier_of(ob)
     if modifier is None or not ob.is_editable or not has_inputs(modifier):
         return False
     view = scene.view_settings
-    plain = view.exposure == 0.0 and view.gamma == 1.0
     wanted: dict[str, object]
     if (
         why_not(scene)
         and view.view_transform not in ("Standard", "Raw")
-        and not _space_of(view.view_transform)
+        and not space_of(view.view_transform)
     ):
         wanted = {"Match View": False, "Linear Light": ob.get(splat_object.BLENDING) == "linear"}
-    elif plain and view.view_transform == "Standard":
+    elif not needs_table(scene) and view.view_transform == "Standard":
         wanted = {"Match View": False, "Linear Light": True}
-    elif plain and view.view_transform == "Raw":
+    elif not needs_table(scene):
         wanted = {"Match View": False, "Linear Light": False}
     else:
         wanted = {"Match View": True, "View Table": table(scene)}
+    if not in_renders:
+        wanted["Linear Light"] = True
+    wanted["Match in Renders"] = in_renders
     changed = False
     for name, value in wanted.items():
         if splat_object.get_input(modifier, name) != value:
             splat_object.set_input(modifier, name, value)
             changed = True
     return changed
+
+
+def needs_table(scene: bpy.types.Scene) -> bool:
+    """Whether the view changes linear light and stored values alike; Standard and Raw each show one of them as it is."""
+    view = scene.view_settings
+    plain = view.exposure == 0.0 and view.gamma == 1.0
+    return not (plain and view.view_transform in ("Standard", "Raw"))
 
 
 def is_matched(scene: bpy.types.Scene, ob: bpy.types.Object) -> bool:
@@ -165,8 +175,17 @@ def sync(scene: bpy.types.Scene) -> int:
     """Match all splats of a scene that wants it; returns how many were changed."""
     if not scene.scene_splatter_match_view or not bpy.data.pointclouds:
         return 0
+    from . import exact_colours  # it needs this module
+
+    if (
+        exact_colours.is_on(scene)
+        and not exact_colours.is_current(scene)
+        and not exact_colours.why_not(scene)
+    ):
+        exact_colours.switch_on(scene)
+    in_renders = not exact_colours.is_on(scene)
     return sum(
-        match(scene, ob)
+        match(scene, ob, in_renders=in_renders)
         for ob in scene.objects
         if ob.type == "POINTCLOUD" and splat_object.is_splat_object(ob)
     )

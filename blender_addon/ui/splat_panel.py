@@ -5,7 +5,7 @@ from __future__ import annotations
 import bpy
 
 from ..publish import collections
-from ..splats import applying, layout_view, render_check, splat_nodes, splat_object
+from ..splats import applying, exact_colours, layout_view, render_check, splat_nodes, splat_object
 from .greyed import GreyWithReason
 from .layout import draw_wrapped, sidebar_width
 
@@ -83,6 +83,9 @@ class SCENESPLATTER_PT_splats(bpy.types.Panel):
         modifier = splat_object.modifier_of(ob)
         if modifier is not None:
             layout.prop(context.scene, "scene_splatter_match_view")
+            on = exact_colours.is_on(context.scene)
+            if context.scene.scene_splatter_match_view and context.scene.render.engine == "CYCLES":
+                layout.operator("scene_splatter.exact_colours", depress=on, icon="NODE_COMPOSITING")
             if not context.scene.scene_splatter_match_view:
                 _draw_input(layout, modifier, "Linear Light")
             layout.prop(context.scene, "scene_splatter_view", text="Layout View")

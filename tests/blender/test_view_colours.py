@@ -11,6 +11,7 @@ bpy = pytest.importorskip("bpy")
 pytestmark = pytest.mark.blender
 
 from scene_splatter.blender_addon.splats import (  # noqa: E402
+    exact_colours,
     render_check,
     splat_object,
     view_colours,
@@ -156,3 +157,71 @@ def test_a_scene_that_wants_it_not_is_left_alone(addon) -> None:
     set_view(scene, "AgX", 0.0, 1.0)
     assert view_colours.sync(scene) == 0
     assert not splat_object.get_input(splat_object.modifier_of(ob), "Match View")
+
+
+@pytest.mark.parametrize("transform", ["AgX", "Filmic"])
+def test_exact_colours_hold_where_light_and_dark_gaussians_share_pixels(
+    addon, tmp_path: Path, transform: str
+) -> None:
+    scene = empty_scene(144, 96)
+    bpy.ops.mesh.primitive_cube_add(size=0.7, location=(0.3, 2.5, 0.1), rotation=(0.3, 0.2, 0.6))
+    cube = bpy.context.object
+    sun = bpy.data.objects.new("sun", bpy.data.lights.new("sun", "SUN"))
+    sun.data.energy, sun.data.angle, sun.rotation_euler = 3.0, 0.0, (0.6, 0.3, 0.1)
+    scene.collection.objects.link(sun)
+    set_view(scene, transform, 0.3, 1.0)
+    alone = render(scene, "CYCLES", tmp_path / "mesh.exr")
+    cube.hide_render = True
+    checks = wall()
+    cells = np.floor(checks.means[:, 0] * 6) + np.floor(checks.means[:, 1] * 6)
+    checks.sh_dc[:] = np.where(cells[:, None] % 2, 0.35, -0.35) / 0.28209479177387814
+    ob = add_splats(checks)
+    ob.visible_diffuse = ob.visible_glossy = False
+    made = render(scene, "CYCLES", tmp_path / "made.exr")
+    expected = linear_to_srgb(np.clip(made[..., :3], 0, 1))
+    scene.scene_splatter_match_view = True
+    mixed = psnr(
+        shown(scene, render(scene, "CYCLES", tmp_path / "a.exr")[..., :3], tmp_path), expected
+    )
+    assert bpy.ops.scene_splatter.exact_colours() == {"FINISHED"}
+    exact_picture = render(scene, "CYCLES", tmp_path / "b.exr")
+    exact = psnr(shown(scene, exact_picture[..., :3], tmp_path), expected)
+    print(f"{transform}: {exact:.1f} dB, {mixed:.1f} dB where each Gaussian is matched")
+    assert exact > 45 and exact > mixed + 8
+    np.testing.assert_allclose(exact_picture[..., 3], made[..., 3], atol=1e-4)
+    assert not render_check.render_warnings(scene, ob)
+    cube.hide_render = False
+    both = render(scene, "CYCLES", tmp_path / "both.exr")
+    mesh = alone[..., 3] == 1
+    for axis in (0, 1):
+        mesh &= np.roll(mesh, 1, axis) & np.roll(mesh, -1, axis)
+    np.testing.assert_allclose(both[mesh], alone[mesh], atol=1e-3)
+    scene.view_settings.exposure = -0.5
+    assert any("Exact" in text for text in render_check.render_warnings(scene, ob))
+    view_colours.sync(scene)
+    assert not render_check.render_warnings(scene, ob)
+    cube.hide_render = True
+    darker = render(scene, "CYCLES", tmp_path / "d.exr")[..., :3]
+    assert psnr(shown(scene, darker, tmp_path), expected) > 45
+    scene.view_settings.exposure = 0.3
+    assert bpy.ops.scene_splatter.exact_colours() == {"FINISHED"}
+    assert not exact_colours.is_on(scene)
+    again = psnr(
+        shown(scene, render(scene, "CYCLES", tmp_path / "c.exr")[..., :3], tmp_path), expected
+    )
+    assert abs(again - mixed) < 3, "as before"
+
+
+def test_a_compositor_with_nodes_of_the_users_is_left_alone(addon) -> None:
+    scene = empty_scene()
+    scene.render.engine = "CYCLES"
+    set_view(scene, "AgX", 0.0, 1.0)
+    if bpy.app.version >= (5, 0, 0):
+        tree = bpy.data.node_groups.new("mine", "CompositorNodeTree")
+        scene.compositing_node_group = tree
+    else:
+        scene.use_nodes = True
+        tree = scene.node_tree
+    tree.nodes.new("CompositorNodeBlur")
+    assert "by hand" in exact_colours.why_not(scene)
+    assert not bpy.ops.scene_splatter.exact_colours.poll()
