@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +15,7 @@ from .. import formats
 from ..bridge import camera_file
 from ..bridge.axes import PRESETS, similarity, transform_splats
 from ..bridge.errors import UserError
+from ..bridge.reading import json_of
 from ..cameras import exports
 from ..formats.scene import COLOUR_SPACES, SplatScene, WriteOptions
 
@@ -120,13 +120,7 @@ def run_job(
     folder: Path, report: Callable[..., None], settings: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """The server's job: what `settings`, or convert.json in the folder, asks for. Paths are relative to the folder."""
-    if not settings:
-        try:
-            settings = json.loads((folder / "convert.json").read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{folder / 'convert.json'} cannot be read: {error}.", "Start the conversion again."
-            ) from error
+    settings = settings or json_of(folder / "convert.json", 1 << 20)
     if not isinstance(settings, dict):
         raise UserError("convert.json is not an object.", "Start the conversion again.")
     return convert(settings, folder, report)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,17 +10,19 @@ from typing import Any
 
 from ..bridge.axes import PRESETS, preset
 from ..bridge.errors import UserError
+from .request import Field, checked
+from .request import read as read_request
 
-_DEFAULTS: dict[str, Any] = {
-    "scene": None,
-    "output": None,
-    "cameras": None,
-    "faces": 20_000,
-    "resolution": 160,
-    "max_depth": 0.0,
-    "views": 24,
-    "axes": "opencv",
-    "device": "auto",
+_FIELDS = {
+    "scene": Field("", str),
+    "output": Field("", str),
+    "cameras": Field("", str),
+    "faces": Field(20_000, int, 1, 10_000_000),
+    "resolution": Field(160, int, 8, 1024),
+    "max_depth": Field(0.0, float, 0),
+    "views": Field(24, int, 1, 1000),
+    "axes": Field("opencv", str, choices=tuple(PRESETS)),
+    "device": Field("auto", str, choices=("auto", "cpu", "cuda")),
 }
 
 
@@ -55,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make the mesh and print its size."""
     result = make(
-        {name: getattr(args, name) for name in _DEFAULTS}, Path.cwd(), lambda *_, **__: None
+        {name: getattr(args, name) for name in _FIELDS}, Path.cwd(), lambda *_, **__: None
     )
     sys.stdout.write(f"{result['mesh']}: {result['vertices']} vertices, {result['faces']} faces\n")
     return 0
@@ -65,23 +66,13 @@ def run_job(
     folder: Path, report: Callable[..., None], settings: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """The server's job: what `settings`, or mesh.json in the folder, asks for. Paths are relative to the folder."""
-    if not settings:
-        try:
-            settings = json.loads((folder / "mesh.json").read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{folder / 'mesh.json'} cannot be read: {error}.", "Start it again."
-            ) from error
-    if not isinstance(settings, dict) or settings.keys() - _DEFAULTS.keys():
-        raise UserError(
-            f"mesh does not understand {settings!r:.200}.", f"It knows {', '.join(_DEFAULTS)}."
-        )
+    settings = settings or read_request(folder, "mesh.json")
     return make(settings, folder, report)
 
 
 def make(request: dict[str, Any], folder: Path, report: Callable[..., None]) -> dict[str, Any]:
     """Returns {"mesh", "vertices", "faces"}."""
-    values = {**_DEFAULTS, **request}
+    values = checked(request, _FIELDS, "mesh")
     if (
         not (values["scene"] and values["output"])
         or Path(values["output"]).suffix.lower() != ".ply"

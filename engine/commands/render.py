@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import re
 import sys
@@ -17,27 +16,29 @@ import numpy as np
 from ..bridge.axes import PRESETS, preset
 from ..bridge.camera_file import CameraPath
 from ..bridge.errors import UserError
+from .request import Field, checked
+from .request import read as read_request
 
 log = logging.getLogger(__name__)
 
 LAYERS = ("rgba", "depth", "normal")
 KINDS = ("png", "exr", "multilayer", "mp4")
-_DEFAULTS: dict[str, Any] = {
-    "scene": None,
-    "cameras": None,
-    "output": None,
-    "kind": None,
-    "layers": list(LAYERS),
-    "linear": None,
-    "width": 0,
-    "frames": None,
-    "first_frame": 1,
-    "blending": "auto",
-    "background": [0.0, 0.0, 0.0],
-    "holdout": None,
-    "holdout_levels": 32,
-    "axes": "blender",
-    "device": "auto",
+_FIELDS = {
+    "scene": Field("", str),
+    "cameras": Field("", str),
+    "output": Field("", str),
+    "kind": Field("", str, choices=KINDS),
+    "layers": Field(list(LAYERS), list, choices=LAYERS),
+    "linear": Field(None, bool),
+    "width": Field(0, int, 0, 32768),
+    "frames": Field("", str),
+    "first_frame": Field(1, int, -1_000_000, 1_000_000),
+    "blending": Field("auto", str, choices=("auto", "display", "linear")),
+    "background": Field([0.0, 0.0, 0.0], list, -1000, 1000),
+    "holdout": Field("", str),
+    "holdout_levels": Field(32, int, 2, 4096),
+    "axes": Field("blender", str, choices=tuple(PRESETS)),
+    "device": Field("auto", str, choices=("auto", "cpu", "cuda")),
 }
 _DEPTH_PNG_UNIT_M = 0.001
 Report = Callable[..., None]
@@ -118,7 +119,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Render, and print where the frames are."""
-    result = render({name: getattr(args, name) for name in _DEFAULTS}, Path.cwd(), _say_progress)
+    result = render({name: getattr(args, name) for name in _FIELDS}, Path.cwd(), _say_progress)
     sys.stdout.write(
         f"{result['output']}: {result['count']} frames of {result['width']}x{result['height']}\n"
     )
@@ -133,17 +134,7 @@ def _say_progress(
 
 def run_job(folder: Path, report: Report, settings: dict[str, Any] | None = None) -> dict[str, Any]:
     """The server's job: what `settings`, or render.json in the folder, asks for. Paths are relative to the folder."""
-    if not settings:
-        try:
-            settings = json.loads((folder / "render.json").read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{folder / 'render.json'} cannot be read: {error}.", "Start the rendering again."
-            ) from error
-    if not isinstance(settings, dict) or settings.keys() - _DEFAULTS.keys():
-        raise UserError(
-            f"render does not understand {settings!r:.200}.", f"It knows {', '.join(_DEFAULTS)}."
-        )
+    settings = settings or read_request(folder, "render.json")
     return render(settings, folder, report)
 
 
@@ -153,12 +144,12 @@ def render(request: dict[str, Any], folder: Path, report: Report) -> dict[str, A
     Frames that cannot be drawn leave the earlier ones; each file appears only when whole.
     Returns {"output", "count", "width", "height", "files"}.
     """
-    values = {**_DEFAULTS, **request}
+    values = checked(request, _FIELDS, "render")
     if not (values["scene"] and values["cameras"] and values["output"]):
         raise UserError("render needs a scene, cameras and an output.", "Name all three.")
     output = folder / values["output"]
     kind = values["kind"] or ("mp4" if output.suffix.lower() == ".mp4" else "png")
-    if kind not in KINDS or set(values["layers"]) - set(LAYERS) or not values["layers"]:
+    if not values["layers"] or len(values["background"]) != 3:
         raise UserError(
             f"render cannot make {kind} with {values['layers']}.",
             f"Kinds: {', '.join(KINDS)}; layers: {', '.join(LAYERS)}.",
@@ -280,7 +271,7 @@ def _frames(
                 path.height,
                 linear=linear,
                 holdout_m=holdout,
-                holdout_levels=max(2, int(values["holdout_levels"])),
+                holdout_levels=values["holdout_levels"],
             ),
         )
     report("render", len(numbers), len(numbers), "done")

@@ -72,8 +72,9 @@ def _restored(
 ) -> SplatScene | CameraPath | None:
     cameras = None
     if said["cameras"] is not None:
-        size, fps, unit, notes = said["cameras"]
-        cameras = CameraPath(*(arrays[name] for name in _CAMERA), *size, fps, unit, tuple(notes))
+        (width, height), fps, unit, notes = said["cameras"]
+        K, poses = (arrays[name] for name in _CAMERA)
+        cameras = CameraPath(K, poses, width, height, fps, unit, tuple(notes))
     if what == "cameras":
         return cameras
     known: dict[str, Any] = {

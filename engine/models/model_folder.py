@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..bridge.errors import UserError
+from ..bridge.reading import json_of
 from ..bridge.whole_file import replacing_path
 from .weights import KEPT_TEXT
 
@@ -39,8 +40,8 @@ def require(folder: Path, *pipelines: str) -> None:
             "Give the folder that holds model_index.json, or download it again.",
         )
     try:
-        found = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
-    except (ValueError, KeyError, TypeError) as error:
+        found = str(json_of(index)["_class_name"])
+    except (UserError, KeyError, TypeError) as error:
         raise UserError(f"{index} is damaged.", _AGAIN) from error
     if found not in pipelines:
         raise UserError(
@@ -97,9 +98,9 @@ def part(folder: Path, name: str, kind: type[_M], dtype: torch.dtype) -> _M:
 
 def _require_kind(home: Path, kind: type[nn.Module]) -> None:
     try:
-        config = json.loads((home / "config.json").read_text(encoding="utf-8"))
+        config = json_of(home / "config.json")
         found = config.get("_class_name") or (config.get("architectures") or [kind.__name__])[0]
-    except (ValueError, AttributeError, KeyError) as error:
+    except (UserError, AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{home / 'config.json'} is damaged.", _AGAIN) from error
     if found != kind.__name__:
         raise UserError(

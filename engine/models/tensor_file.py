@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..bridge.errors import UserError
+from ..bridge.reading import reading
 
 _ENDINGS = (".ckpt", ".pt", ".pth", ".safetensors")
 
@@ -25,9 +26,9 @@ def read(path: Path, again: str) -> dict[str, Any]:
     Git LFS pointer or a web page, and for one that holds more than tensors and plain values.
     """
     _require_file(path, again)
-    content = (
-        _read_safetensors(path, again) if path.suffix == ".safetensors" else _unpickle(path, again)
-    )
+    with reading(path, again):
+        safe = path.suffix == ".safetensors"
+        content = _read_safetensors(path, again) if safe else _unpickle(path, again)
     if not isinstance(content, dict):
         raise UserError(f"{path} is no checkpoint: it holds a {type(content).__name__}.", again)
     return content

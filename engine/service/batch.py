@@ -36,6 +36,7 @@ from typing import Any
 from ..bridge import lock
 from ..bridge.client import python_command
 from ..bridge.errors import UserError
+from ..bridge.reading import json_of
 from ..bridge.whole_file import append_text, refuse_links, whole_file
 from .leaving import leave
 
@@ -115,13 +116,7 @@ def content(path: Path) -> str:
 
 def read(path: Path) -> list[Request]:
     """The jobs of a batch file, defaults filled in. UserError for anything that is not one."""
-    try:
-        data = json.loads(path.read_text("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"The batch {path} cannot be read: {error}.",
-            "It is a JSON object with a list called jobs.",
-        ) from error
+    data = json_of(path, 64 << 20)
     jobs = data.get("jobs") if isinstance(data, dict) else None
     defaults = data.get("defaults", {}) if isinstance(data, dict) else {}
     if not isinstance(jobs, list) or not jobs or not isinstance(defaults, dict):
@@ -146,7 +141,10 @@ def _request(job: Any, defaults: dict[str, Any], index: int, path: Path) -> Requ
             f"Job {index + 1} of {path} does not have the form of a job.",
             f"It may hold {', '.join(sorted(_KEYS))}.",
         )
-    settings = {**defaults.get("settings", {}), **job.get("settings", {})}
+    parts = [part.get("settings", {}) for part in (defaults, job)]
+    if not all(isinstance(part, dict) for part in parts):
+        raise UserError(f"The settings of job {index + 1} of {path} are no object.", "Write {}.")
+    settings = {**parts[0], **parts[1]}
     values = {**defaults, **job, "settings": settings}
     name = values.get("name", f"job_{index + 1:03d}")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -448,7 +446,7 @@ def _with_retries(
 def _read_outcome(folder: Path) -> Outcome | None:
     try:
         return Outcome(**json.loads((folder / OUTCOME).read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 
