@@ -126,10 +126,12 @@ def install_deps() -> Any:
 def test_pump_never_waits(tmp_path: Path) -> None:
     task = Task("Install")
     task.start([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path)
-    began = time.monotonic()
+    waits = []
     for _ in range(50):
+        began = time.monotonic()
         task.pump()
-    assert time.monotonic() - began < 0.2
+        waits.append(time.monotonic() - began)
+    assert min(waits) < 0.004  # one that waits does so every time; a busy machine does not
     task.cancel()
     finish(task)
 
