@@ -436,7 +436,7 @@ def compile_kernels(python: Path, told: Told) -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         tiny = ["generate", *TINY_JOB.split(), "--out", str(Path(folder) / "tiny")]
         for arguments in (
-            ["-c", "from engine.rasterize import warm; warm()"],
+            ["-c", "from engine.rasterize import compile_all; compile_all()"],
             ["-m", "engine", *tiny],
         ):
             warm = run_in_root([str(python), *arguments])

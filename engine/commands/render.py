@@ -16,6 +16,7 @@ import numpy as np
 from ..bridge.axes import PRESETS, preset
 from ..bridge.camera_file import CameraPath
 from ..bridge.errors import UserError
+from ..bridge.progress import Report
 from .request import Field, checked
 from .request import read as read_request
 
@@ -41,7 +42,6 @@ _FIELDS = {
     "device": Field("auto", str, choices=("auto", "cpu", "cuda")),
 }
 _DEPTH_PNG_UNIT_M = 0.001
-Report = Callable[..., None]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 from .. import priors
 from ..bridge import camera_file, settings
 from ..bridge.errors import UserError
+from ..bridge.progress import Report
 from ..job import inputs
 from ..job.folder import Job, prepare, read_json
 from ..job.measures import Agreement, psnr
@@ -31,7 +31,6 @@ from .coarse import Coarse, Drift
 from .lpips import Lpips
 from .scenes import View
 
-Report = Callable[..., None]
 Row = dict[str, Any]
 
 _SEEN = 0.5  # where no mask is given: a pixel that the first Gaussians cover this much was seen by the input

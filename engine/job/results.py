@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..bridge import camera_file, splat_file
+from ..bridge.progress import Report
 from ..bridge.splat_file import Splats
 from ..bridge.whole_file import whole_file
 from ..media import images
@@ -28,7 +29,6 @@ from .report import PathNumbers, write_report
 
 log = logging.getLogger(__name__)
 
-Report = Callable[..., None]
 _REFIT_STEPS = 200  # for each round
 _REFIT_VIEWS = 64  # renders held at once
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..bridge.errors import UserError
+from ..bridge.progress import Report, StepReport
 from ..bridge.segments import Segment, plan_segments
 from ..bridge.whole_file import whole_file
 from ..media import images
 from ..method import masks
 from ..method.enhance import Enhanced
 from ..method.refine import RefineResult
-from ..method.sampler import StepReport
 from ..method.views import Views
 from ..scene.gaussians import Gaussians
 from .folder import Job, load_gaussians, save_gaussians, write_json
 from .measures import drift_psnr, gradient_ratio, psnr, seam_ratio
 from .meter import Meter
-
-Report = Callable[..., None]
 
 _GAUSSIANS = "gaussians.npz"
 _PREVIEW_PX = 256  # longest side

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..bridge.progress import StepReport
 from ..bridge.settings import SceneSettings
 from ..geometry.fill import filled_clip
 from ..priors.base import Clip, VideoPrior
@@ -35,7 +36,7 @@ def enhance(
     prior: VideoPrior | None,
     settings: SceneSettings,
     index: int,
-    report: sampler.StepReport,
+    report: StepReport,
     cells: Tensor | None = None,
 ) -> Enhanced:
     """Both clips of segment `index` and their blend.

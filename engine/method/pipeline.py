@@ -11,13 +11,13 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from ..bridge.progress import StepReport
 from ..bridge.segments import Segment, plan_segments
 from ..bridge.settings import SceneSettings
 from ..priors.base import VideoPrior
 from ..scene.gaussians import Gaussians, at_most, concatenate
 from .enhance import Enhanced, enhance, picture_cells
 from .refine import Frames, RefineResult, refine_segment
-from .sampler import StepReport
 from .scaffold import build_scaffold, paint
 from .views import Views, render
 

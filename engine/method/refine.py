@@ -18,13 +18,13 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ..bridge.harmonics import COEFFICIENTS
+from ..bridge.progress import Report
 from ..bridge.segments import Segment
 from ..bridge.settings import SceneSettings
 from ..rasterize import rasterize
@@ -123,14 +123,6 @@ class Cameras(Protocol):
     def K(self) -> Tensor: ...  # [m, 3, 3] px
     @property
     def camera_from_world(self) -> Tensor: ...  # [m, 4, 4]
-
-
-class Report(Protocol):
-    """The one progress callback; it may raise to cancel."""
-
-    def __call__(
-        self, stage: str, done: int, total: int, text: str = "", preview: Path | None = None
-    ) -> None: ...
 
 
 class RefineResult(NamedTuple):

@@ -8,16 +8,14 @@ free run (without) share x_T, eps and the noise of every step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..bridge.progress import StepReport
 from ..priors.base import Level, VideoPrior
 from . import momentum
-
-StepReport = Callable[[int, int], None]
 
 
 class Clips(NamedTuple):

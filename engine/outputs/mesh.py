@@ -10,7 +10,6 @@ Surfaces exist only where some camera saw them from outside.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ import torch
 from ..bridge.camera_file import CameraPath
 from ..bridge.errors import UserError
 from ..bridge.harmonics import sphere_directions
+from ..bridge.progress import Report
 from .passes import Drawable, render
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,6 @@ _EDGE = (
 _SMALLEST_SHARE = 0.01  # pieces with fewer of the faces than this are dust
 _SMOOTH_IN, _SMOOTH_OUT = 0.5, -0.53
 _SLAB = 1 << 21  # voxels treated at a time
-Report = Callable[..., None]
 
 
 class Mesh(NamedTuple):

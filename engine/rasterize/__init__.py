@@ -134,7 +134,7 @@ def choose_backend(device: torch.device) -> str:
     return "cpu"
 
 
-def warm(
+def compile_all(
     channels: tuple[int, ...] = (3, 4, 5, 7), backward_channels: tuple[int, ...] = (3,)
 ) -> float:
     """Compile and keep every CPU kernel that a job needs; returns the seconds it took. For the installer.

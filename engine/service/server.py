@@ -21,6 +21,7 @@ from typing import IO, Any
 
 from ..bridge import protocol
 from ..bridge.errors import Cancelled, UserError
+from ..bridge.progress import Report
 from ..bridge.protocol import (
     MAX_LINE,
     Cancel,
@@ -40,10 +41,6 @@ from ..bridge.whole_file import append_text, refuse_links
 from ..models.machine import likely_device
 
 log = logging.getLogger(__name__)
-
-Report = Callable[
-    ..., None
-]  # report(stage, done, total, text="", preview=None); raises Cancelled when asked to stop
 
 JOB_MODULES = {  # each has run_job(folder, report, settings)
     "generate": "..job.run",

@@ -37,6 +37,8 @@ QUICK = [
     "4",
     "--move-frames",
     "12",
+    "--depth",
+    "box",
 ]
 
 

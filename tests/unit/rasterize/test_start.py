@@ -34,11 +34,11 @@ def one() -> tuple[Gaussians, torch.Tensor, torch.Tensor]:
 
 @pytest.mark.slow
 def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
-    """`warm` in one process leaves files; the next one only reads them."""
+    """`compile_all` in one process leaves files; the next one only reads them."""
     code = (
         "import numba.core.dispatcher as d; n = []; old = d._FunctionCompiler.compile; "
         "d._FunctionCompiler.compile = lambda self, *a: (n.append(1), old(self, *a))[1]; "
-        "from engine.rasterize import warm; warm((3,), (3,)); print(len(n))"
+        "from engine.rasterize import compile_all; compile_all((3,), (3,)); print(len(n))"
     )
     counts = []
     for _ in range(2):
