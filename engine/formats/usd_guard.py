@@ -37,7 +37,10 @@ def read(path: Path, what: str) -> SplatScene | CameraPath | None:
     limit_s = _CPU_S + path.stat().st_size / _BYTES_A_SECOND
     with tempfile.TemporaryDirectory(prefix="scene_splatter_") as folder:
         command = [sys.executable, "-m", __name__, str(path), folder, what, str(limit_s)]
-        env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONSTARTUP")}
+        env = {k: v for k, v in os.environ.items() if k != "PYTHONSTARTUP"}
+        env["PYTHONPATH"] = str(
+            _ROOT
+        )  # Blender starts the engine with PYTHONSAFEPATH: cwd is not searched
         try:
             done = subprocess.run(
                 command,
