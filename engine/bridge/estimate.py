@@ -108,7 +108,7 @@ def work_of(settings: SceneSettings, count: int, aspect: float) -> Work:
     return Work(
         tuple(s.stop - s.start for s in segments),
         count,
-        settings.output.width * settings.output.width * aspect / 1e6,
+        settings.output.width**2 * min(aspect, 1.0 / aspect) / 1e6,
         settings.video.steps if settings.enhances else -1,
         settings.refine.refine_steps,
         settings.output.blending == "linear",
