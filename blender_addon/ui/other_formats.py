@@ -84,9 +84,9 @@ class SCENESPLATTER_OT_export_format(NeedsSplats, bpy.types.Operator, ExportHelp
 
     def check(self, _context: bpy.types.Context) -> bool:
         """Keep the format's ending on the name, so that the browser itself warns of a file that is there already."""
-        named = with_ending(self.filepath, self.file_format)
-        changed, self.filepath = named != self.filepath, named
-        return changed
+        before: str = self.filepath
+        self.filepath = with_ending(before, self.file_format)
+        return self.filepath != before
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Write the inputs, then let the engine convert."""
