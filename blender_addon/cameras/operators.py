@@ -12,6 +12,7 @@ from bpy.app.handlers import persistent
 
 from ...engine.bridge.camera_file import CameraPath
 from ...engine.bridge.errors import UserError
+from ...engine.bridge.settings import USUAL_CAMERA_HEIGHT_M, USUAL_HORIZON
 from ..jobs import delivery, request
 from ..jobs.slices import Step
 from ..ui import properties
@@ -148,7 +149,12 @@ def set_up_camera(context: bpy.types.Context) -> list[str]:
     camera = first_camera.add(scene, f"{group.shot} camera")
     group.camera = camera
     match(scene, camera, values.fov or told or first_camera.USUAL_FOV_DEG)
-    first_camera.stand_upright(scene, camera, values.camera_height, values.horizon)
+    first_camera.stand_upright(
+        scene,
+        camera,
+        values.camera_height or USUAL_CAMERA_HEIGHT_M,
+        values.horizon or USUAL_HORIZON,
+    )
     said = []
     first, last = properties.frame_range(scene)
     if group.use_scene_range and last - first + 1 > _FIRST_PATH:

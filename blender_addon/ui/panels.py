@@ -57,6 +57,7 @@ class SCENESPLATTER_PT_main(_InSidebar, bpy.types.Panel):
         ready = ready and not reached.camera
         _draw_move(_step(layout, 3, "Move", reached.move, ready), context, reached)
         _draw_generate(layout, context, reached)
+        _draw_notes(layout, context)
         _draw_outcome(layout, context)
 
 
@@ -75,28 +76,29 @@ def _step(
 def _draw_picture(layout: bpy.types.UILayout, scene: bpy.types.Scene) -> None:
     group = scene.scene_splatter
     reason = request.why_not_image(group)
-    icon = 0 if reason else pictures.thumbnail(group)
-    if icon:
-        layout.template_icon(icon, scale=6.0)
-    if not reason:
-        header = request.header_of(group)
-        name = Path(group.image_path).name if group.image_from == "FILE" else group.image.name
-        size = f", {header.width} x {header.height}" if header is not None else ""
-        layout.label(text=f"{name}{size}")
-    elif reason != request.NO_IMAGE:
+    if reason and reason != request.NO_IMAGE:
         draw_wrapped(layout, reason, 40, icon="ERROR")
+    if not reason:
+        row = layout.row()
+        icon = pictures.thumbnail(group)
+        if icon:
+            row.template_icon(icon, scale=3.5)
+        header = request.header_of(group)
+        column = row.column()
+        column.label(
+            text=Path(group.image_path).name if group.image_from == "FILE" else group.image.name
+        )
+        if header is not None:
+            column.label(text=f"{header.width} x {header.height}")
     row = layout.row(align=True)
-    row.prop(group, "image_from", expand=True)
-    if group.image_from == "IMAGE":
-        layout.template_ID(group, "image", open="image.open")
-        return
-    row = layout.row()
-    row.scale_y = 1.0 if not reason else 1.4
-    row.operator(
-        "scene_splatter.choose_picture",
-        text="Choose Picture" if reason else "Choose Another",
-        icon="FILE_IMAGE",
-    )
+    if group.image_from == "FILE":
+        row.scale_y = 1.0 if not reason else 1.4
+        row.operator(
+            "scene_splatter.choose_picture", text="Choose Picture" if reason else "Choose Another"
+        )
+    else:
+        row.template_ID(group, "image", open="image.open")
+    row.prop(group, "image_from", text="")
 
 
 def _draw_camera(
@@ -130,9 +132,9 @@ def _draw_move(
             column.prop(group, f"move_{name}", text=name.title())
     if group.move_orbit:
         layout.prop(group, "move_distance")
-    layout.prop(group, "use_scene_range")
+    row = layout.row(align=True)
+    row.prop(group, "use_scene_range", toggle=True)
     if not group.use_scene_range:
-        row = layout.row(align=True)
         row.prop(group, "frame_start")
         row.prop(group, "frame_end")
     if reached.move and not (reached.picture or reached.camera):
@@ -140,7 +142,6 @@ def _draw_move(
     row = layout.row(align=True)
     row.operator("scene_splatter.add_move", text="Add Move")
     row.operator("scene_splatter.check_path", text="Check Path")
-    _draw_notes(layout, context)
 
 
 def _settings_column(layout: bpy.types.UILayout) -> bpy.types.UILayout:

@@ -30,17 +30,17 @@ from .settings import SceneSettings
 
 CACHE_VARIABLE = "SCENE_SPLATTER_CACHE"
 PARTS = ("start", "generate", "refine", "segment", "finish", "refit")
-USUAL_STEPS = 16  # of the embedded prior
+USUAL_STEPS = 24  # of the embedded prior
 _REFIT_VIEWS = 64  # cameras of a round
 _SPEEDS = {
-    "start": 8.0,
-    "generate": 0.05,
-    "refine": 0.2,
-    "segment": 0.6,
-    "finish": 0.6,
-    "refit": 40.0,
+    "start": 12.0,
+    "generate": 0.15,
+    "refine": 0.5,
+    "segment": 1.6,
+    "finish": 2.7,
+    "refit": 120.0,
 }
-_MEMORY_GB = 0.7, 0.02  # of a job without frames, and for each frame of a megapixel
+_MEMORY_GB = 0.95, 0.47  # of a job without frames, and for each frame of a megapixel in a segment
 _SEGMENT = re.compile(r"segment (\d+) of (\d+)(?:: (\w+))?")
 _EMBEDDED = (
     "auto",
@@ -83,7 +83,7 @@ class Speeds(NamedTuple):
     steps: int  # denoising steps of a prior that chooses them itself
     measured: bool  # here, not in the table
     memory_gb: float = 0.0  # peak of the last job; 0 where it is not known
-    frames_mp: float = 0.0  # its frames x megapixels
+    frames_mp: float = 0.0  # frames x megapixels of its longest segment
 
 
 class Estimate(NamedTuple):
@@ -123,7 +123,7 @@ def predict(work: Work, speeds: Speeds | None) -> Estimate | None:
     seconds = sum(
         speeds.seconds.get(part, 0.0) * sum(work.units(part, speeds.steps)) for part in PARTS
     )
-    frames_mp = work.path * work.megapixels
+    frames_mp = max(work.frames) * work.megapixels
     memory = _MEMORY_GB[0] + _MEMORY_GB[1] * frames_mp
     if speeds.memory_gb:
         memory = speeds.memory_gb + _MEMORY_GB[1] * (frames_mp - speeds.frames_mp)
@@ -227,7 +227,7 @@ class Clock:
             return None
         done = {part: sum(self.work.units(part, self._steps)) for part in PARTS}
         seconds = {p: self.spent[p] / done[p] for p in PARTS if done[p] > 0 and self.spent[p] > 0}
-        frames_mp = self.work.path * self.work.megapixels
+        frames_mp = max(self.work.frames) * self.work.megapixels
         return Speeds(seconds, self._steps, True, memory_gb, frames_mp)
 
 

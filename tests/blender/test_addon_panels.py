@@ -59,7 +59,14 @@ class CheckingLayout:
         assert icon in ICONS, icon
         self.seen.append(text)
 
-    def prop(self, data: Any, name: str, text: str | None = None, expand: bool = False) -> None:
+    def prop(
+        self,
+        data: Any,
+        name: str,
+        text: str | None = None,
+        expand: bool = False,
+        toggle: bool = False,
+    ) -> None:
         data.path_resolve(name)  # ValueError if there is none; a custom property is '["name"]'
         self.seen.append(text or name)
 

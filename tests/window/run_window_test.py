@@ -6,8 +6,9 @@ pictures to look at in --out:
 
     python tests/window/run_window_test.py --engine-python .venv/bin/python --image photo.jpg --out out/window
 
-Two stories can be played: `generate` (story_generate.py), and `incidents` (story_incidents.py, then
-story_return.py in a new Blender): cancelling, crashes of engine and Blender, undo, other files.
+Three stories can be played: `generate` (story_generate.py); `incidents` (story_incidents.py, then
+story_return.py in a new Blender): cancelling, crashes of engine and Blender, undo, other files; and
+`first_minutes` (story_first_minutes.py): a newcomer's way by mouse alone, from File > New to a scene.
 
 Blender may live in a chroot (`--chroot DIR`, as root): then `--out` must be a folder of that
 chroot, and the repository's environment must be visible in it under the same path.
@@ -31,12 +32,17 @@ HERE = Path(__file__).resolve().parent
 INSIDE = (
     "in_blender.py",
     "stage.py",
+    "story_first_minutes.py",
     "story_generate.py",
     "story_incidents.py",
     "story_return.py",
     "second_blender.py",
 )
-STORIES = {"generate": ("story_generate",), "incidents": ("story_incidents", "story_return")}
+STORIES = {
+    "generate": ("story_generate",),
+    "incidents": ("story_incidents", "story_return"),
+    "first_minutes": ("story_first_minutes",),
+}
 ENGINE_LEAVES_S = 10.0  # after the death of its Blender
 SIZE = (1600, 900)
 DISPLAY = ":97"
@@ -51,6 +57,7 @@ def main() -> int:
     blender = _Blender(args, out)
     blender.install(_build(blender, out))
     shutil.copyfile(args.image, out / f"picture{args.image.suffix}")
+    shutil.copyfile(args.image, out / "home" / f"hall{args.image.suffix}")
     for name in INSIDE:
         shutil.copyfile(HERE / name, out / name)
     with _display() as display:
@@ -121,14 +128,16 @@ class _Blender:
     def __init__(self, args: argparse.Namespace, out: Path) -> None:
         self.chroot = args.chroot.absolute() if args.chroot else None
         self.command = [*(["chroot", str(self.chroot)] if self.chroot else []), args.blender]
-        user = out / "user"
+        user, home = out / "user", out / "home"  # the file browser opens at home
         user.mkdir()
+        home.mkdir()
         self.environment = {
             **os.environ,
             "BLENDER_USER_RESOURCES": self.inside(user),
             "SCENE_SPLATTER_ENGINE_PYTHON": str(args.engine_python),
             "LIBGL_ALWAYS_SOFTWARE": "1",
             "LC_ALL": "C.UTF-8",
+            "HOME": self.inside(home),
         }
 
     def inside(self, path: Path) -> str:
@@ -146,7 +155,7 @@ class _Blender:
         )
 
     def install(self, archive: Path) -> None:
-        """Install and enable the extension; no splash screen in the pictures."""
+        """Install and enable the extension; no splash screen in the pictures, the file browser where the mouse finds it."""
         self.run(
             "--command",
             "extension",
@@ -156,8 +165,11 @@ class _Blender:
             "--enable",
             self.inside(archive),
         )
-        no_splash = "import bpy; bpy.context.preferences.view.show_splash = False; bpy.ops.wm.save_userpref()"
-        self.run("-b", "--python-expr", no_splash)
+        preferences = (
+            "import bpy; view = bpy.context.preferences.view; view.show_splash = False; "
+            "view.filebrowser_display_type = 'SCREEN'; bpy.ops.wm.save_userpref()"
+        )
+        self.run("-b", "--python-expr", preferences)
         print("installed and enabled")
 
 
@@ -268,10 +280,10 @@ def _grant(wish: Path, blender: _Blender, out: Path) -> None:
     words = wish.read_text().split()
     environment = {**os.environ, "DISPLAY": blender.environment["DISPLAY"]}
     if words[0] == "click":
+        # the mouse comes from somewhere and rests: Blender looks at what is under it as it moves
+        move = ["mousemove", words[1], words[2], "sleep", "1", "mousemove_relative", "1", "0"]
         subprocess.run(
-            ["xdotool", "mousemove", words[1], words[2], "sleep", "0.3", "click", "1"],
-            env=environment,
-            check=True,
+            ["xdotool", *move, "sleep", "1.5", "click", "1"], env=environment, check=True
         )
     elif words[0] == "shot":
         subprocess.run(

@@ -87,7 +87,8 @@ def test_what_a_job_taught_predicts_the_next_of_another_size(tmp_path: Path) -> 
     assert told.measured and told.steps == 33
     expected = play(Clock(other, told, 0.0), other, RATES, 33)[-1][0]
     assert estimate.predict(other, told).seconds == pytest.approx(expected, rel=0.02)
-    assert estimate.predict(other, told).memory_gb > 2.5, "more frames of more pixels"
+    larger = work(width=1400)
+    assert estimate.predict(larger, told).memory_gb > 2.5, "segments of as many larger frames"
     assert "as the last job here went" in estimate.predict(job, told).text()
 
 

@@ -1,0 +1,132 @@
+"""A newcomer's first ten minutes, by mouse alone: File > New > General, our tab, a picture, Generate Scene, a scene in colour.
+
+Every click is a real one (xdotool), at the places where a window of 1600 x 900 with the default theme has its
+buttons; after each the story looks whether Blender did what was meant. The plan's preset and settings are
+set from Python before the job, so that the machine of a test is done in minutes; nothing else is.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import bpy
+from stage import BLEND, PLAN, addon, report, until, view3d, wish
+
+FILE_MENU, NEW, GENERAL = (42, 13), (75, 38), (295, 37)
+SIDEBAR_ARROW, TAB = (1306, 114), (1299, 346)
+CHOOSE_PICTURE, FIRST_FILE, TAKE_IT = (1150, 160), (313, 138), (1528, 856)
+GENERATE = (1165, 735)
+MOST_ACTIONS = 7
+
+actions: list[str] = []
+
+
+def click(name: str, place: tuple[int, int]) -> Iterator[float]:
+    """One action of the user."""
+    actions.append(name)
+    yield from wish(f"mouse_{len(actions)}", f"click {place[0]} {place[1]}")
+    yield 1.0
+
+
+def story() -> Iterator[float]:
+    """Yields the seconds to wait before the next step."""
+    yield 3.0
+    bpy.ops.wm.save_as_mainfile(filepath=str(BLEND))  # so that File > New asks nothing
+    yield 1.0
+    yield from new_file()
+    actions.clear()
+    yield from open_tab()
+    yield from choose_picture()
+    yield from generate()
+    report["actions"] = list(actions)
+    assert len(actions) <= MOST_ACTIONS, actions
+
+
+def new_file() -> Iterator[float]:
+    """File > New > General."""
+    assert bpy.data.filepath
+    yield from click("File", FILE_MENU)
+    yield from click("New", NEW)
+    yield from wish("1_file_new", "shot")
+    yield from click("General", GENERAL)
+    yield from until(lambda: not bpy.data.filepath, "a new file", 60)
+    yield 2.0
+    assert sorted(bpy.data.objects.keys()) == ["Camera", "Cube", "Light"]
+
+
+def open_tab() -> Iterator[float]:
+    """The sidebar's arrow, and our tab."""
+    yield from click("sidebar", SIDEBAR_ARROW)
+    _, area = view3d()
+    yield from until(lambda: area.spaces.active.show_region_ui, "the sidebar", 30)
+    yield 1.0
+    yield from click("our tab", TAB)
+    region = next(region for region in area.regions if region.type == "UI")
+    yield from until(lambda: region.active_panel_category == "Scene Splatter", "our tab", 30)
+    yield from wish("2_tab", "shot")
+
+
+def choose_picture() -> Iterator[float]:
+    """One button, the file, and the browser's button: picture, upright camera that moves, no cube, the view through the camera."""
+    yield from click("Choose Picture", CHOOSE_PICTURE)
+    yield 4.0
+    yield from wish("3_browser", "shot")
+    yield from click("the file", FIRST_FILE)
+    yield from click("Choose Picture, in the browser", TAKE_IT)
+    scene = bpy.context.window_manager.windows[0].scene
+    yield from until(lambda: scene.scene_splatter.image_path != "", "the picture", 60)
+    yield 3.0
+    camera = scene.camera
+    assert addon("cameras.first_camera").is_ours(camera), camera
+    assert abs(math.degrees(camera.rotation_euler.x) - 90) < 4 and camera.rotation_euler.z == 0
+    assert bpy.data.objects["Cube"].hide_get() and bpy.data.objects["Cube"].hide_render
+    _, area = view3d()
+    assert area.spaces.active.region_3d.view_perspective == "CAMERA"
+    yield from wish("4_ready", "shot")
+    group = scene.scene_splatter
+    group.preset = PLAN["preset"]
+    for name, value in PLAN["set"].items():
+        setattr(group.settings, name, type(getattr(group.settings, name))(value))
+    group.frame_end = PLAN["frames"]
+    forecast = addon("jobs.request").forecast(scene)
+    report["forecast"] = forecast.text()
+    yield 1.0
+
+
+def generate() -> Iterator[float]:
+    """The last click; then the job shows itself outside the tab too, and ends in a scene in colour."""
+    session = addon("jobs.delivery").session
+    yield from click("Generate Scene", GENERATE)
+    began = time.monotonic()
+    yield from until(lambda: session.status.busy, "the job", 30)
+    shares: list[float] = []
+    pictured = False
+    while session.status.busy:
+        assert time.monotonic() - began < PLAN["limit_s"], session.status
+        if session.status.clock is not None:
+            shares.append(session.status.clock.share)
+            if not pictured and shares[-1] > 0.3:
+                pictured = True
+                yield from wish("5_during", "shot")
+        yield 0.3
+    assert session.status.problem is None, session.status.problem
+    assert shares == sorted(shares) and shares[-1] > 0.9, "one bar for the whole job"
+    report["job_s"] = round(time.monotonic() - began, 1)
+    yield from look(session)
+
+
+def look(session: Any) -> Iterator[float]:
+    """What the newcomer sees at the end."""
+    scene = bpy.context.window_manager.windows[0].scene
+    made = addon("jobs.delivery").last_object(scene)
+    report["object"], report["outcome"] = made.name, session.status.outcome
+    assert addon("ui.progress").ended()[1] == session.status.outcome, "said in the status bar"
+    _, area = view3d()
+    assert area.spaces.active.shading.type == "MATERIAL", "in colour without another click"
+    yield 2.0
+    yield from wish("6_finished", "shot")
+    yield PLAN["settle_s"]  # the software renderer compiles shaders
+    yield from wish("7_scene", "shot")
