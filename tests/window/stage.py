@@ -60,7 +60,9 @@ def until(has_come: Callable[[], bool], what: str, limit_s: float | None = None)
     """Wait for something, but not for ever."""
     end = time.monotonic() + (limit_s or PLAN["limit_s"])
     while not has_come():
-        assert time.monotonic() < end, f"{what} did not come: {addon('delivery').session.status}"
+        assert time.monotonic() < end, (
+            f"{what} did not come: {addon('jobs.delivery').session.status}"
+        )
         yield 0.05
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import bpy
@@ -24,11 +24,19 @@ MOST_ACTIONS = 7
 actions: list[str] = []
 
 
-def click(name: str, place: tuple[int, int]) -> Iterator[float]:
-    """One action of the user."""
+def click(
+    name: str, place: tuple[int, int], has_come: Callable[[], bool] = lambda: True
+) -> Iterator[float]:
+    """One action of the user, and what came of it; a click that a busy Blender took for nothing is repeated."""
     actions.append(name)
-    yield from wish(f"mouse_{len(actions)}", f"click {place[0]} {place[1]}")
-    yield 1.0
+    for attempt in range(4):
+        yield from wish(f"mouse_{len(actions)}_{attempt}", f"click {place[0]} {place[1]}")
+        end = time.monotonic() + 15
+        while time.monotonic() < end:
+            yield 0.5
+            if has_come():
+                return
+    raise AssertionError(f"{name}: nothing came of the click")
 
 
 def story() -> Iterator[float]:
@@ -59,23 +67,28 @@ def new_file() -> Iterator[float]:
 
 def open_tab() -> Iterator[float]:
     """The sidebar's arrow, and our tab."""
-    yield from click("sidebar", SIDEBAR_ARROW)
     _, area = view3d()
-    yield from until(lambda: area.spaces.active.show_region_ui, "the sidebar", 30)
-    yield 1.0
-    yield from click("our tab", TAB)
+    yield from click("sidebar", SIDEBAR_ARROW, lambda: area.spaces.active.show_region_ui)
+    yield 2.0
     region = next(region for region in area.regions if region.type == "UI")
-    yield from until(lambda: region.active_panel_category == "Scene Splatter", "our tab", 30)
+    yield from click("our tab", TAB, lambda: region.active_panel_category == "Scene Splatter")
+    yield 1.0
     yield from wish("2_tab", "shot")
+
+
+def browser() -> Any:
+    """The file browser, as long as it is open."""
+    window = bpy.context.window_manager.windows[0]
+    return next((area for area in window.screen.areas if area.type == "FILE_BROWSER"), None)
 
 
 def choose_picture() -> Iterator[float]:
     """One button, the file, and the browser's button: picture, upright camera that moves, no cube, the view through the camera."""
-    yield from click("Choose Picture", CHOOSE_PICTURE)
+    yield from click("Choose Picture", CHOOSE_PICTURE, lambda: browser() is not None)
     yield 4.0
     yield from wish("3_browser", "shot")
-    yield from click("the file", FIRST_FILE)
-    yield from click("Choose Picture, in the browser", TAKE_IT)
+    yield from click("the file", FIRST_FILE, lambda: bool(browser().spaces.active.params.filename))
+    yield from click("Choose Picture, in the browser", TAKE_IT, lambda: browser() is None)
     scene = bpy.context.window_manager.windows[0].scene
     yield from until(lambda: scene.scene_splatter.image_path != "", "the picture", 60)
     yield 3.0
@@ -99,9 +112,8 @@ def choose_picture() -> Iterator[float]:
 def generate() -> Iterator[float]:
     """The last click; then the job shows itself outside the tab too, and ends in a scene in colour."""
     session = addon("jobs.delivery").session
-    yield from click("Generate Scene", GENERATE)
     began = time.monotonic()
-    yield from until(lambda: session.status.busy, "the job", 30)
+    yield from click("Generate Scene", GENERATE, lambda: session.status.busy)
     shares: list[float] = []
     pictured = False
     while session.status.busy:
