@@ -1,6 +1,6 @@
 """What a path's length costs: seconds of a segment, peak memory and the job folder at 40 to 1000 frames.
 
-    python benchmarks/path_length.py [--frames 40 100 300 1000] [--width 96] [--steps 30] [--prior patch]
+    python benchmarks/path_length.py [--frames 40 100 300 1000] [--width 64] [--steps 10] [--prior patch]
 
 Every length is a whole job, from the picture to its report, in a process of its own. The camera trucks
 sideways at the same speed, so that every segment invents about as much. Seconds are the job's processor
@@ -32,8 +32,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, nargs="+", default=[40, 100, 300, 1000])
     parser.add_argument("--picture", type=Path, default=ROOT / "engine" / "demo" / "image.jpg")
-    parser.add_argument("--width", type=int, default=96)
-    parser.add_argument("--steps", type=int, default=30, help="optimiser steps a segment")
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=10, help="optimiser steps a segment")
     parser.add_argument("--prior", default="patch")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)  # a job folder to run here
     args = parser.parse_args()
@@ -61,22 +61,22 @@ def main() -> None:
 
 def _measure(args: argparse.Namespace, count: int) -> dict[str, Any]:
     """Prepare a job of `count` frames and run it in a process of its own."""
-    from engine.bridge import settings
-    from engine.job.run import prepare_job
+    from engine.job.run import prepared_job
 
+    values = {
+        "prior": args.prior,
+        "width": args.width,
+        "refine_steps": args.steps,
+        "move_frames": count,
+        "depth": "box",
+        "box_width": 0.0,
+        "device": "cpu",
+    }
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "job"
-        chosen = settings.make(
-            "standard",
-            prior=args.prior,
-            width=args.width,
-            refine_steps=args.steps,
-            move_frames=count,
-            depth="box",
-            box_width=0.0,
-            device="cpu",
-        )
-        prepare_job(folder, args.picture, f"truck:{SPEED_M * (count - 1):g}", chosen, resume=False)
+        move = f"truck:{SPEED_M * (count - 1):g}"
+        with prepared_job(folder, args.picture, move, "standard", values):
+            pass  # the inputs are there
         words = [sys.executable, __file__, "--one", str(folder)]
         done = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
