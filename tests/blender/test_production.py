@@ -79,6 +79,11 @@ def test_out_and_in_again_stands_where_it_stood(splats, tmp_path, ending):
         np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
+def _shown(sh_dc: np.ndarray) -> np.ndarray:
+    """Display values as far as a screen shows them: some formats keep no others."""
+    return np.clip(0.5 + 0.28209479177387814 * sh_dc, 0, 1)
+
+
 @pytest.mark.slow
 def test_splats_that_blender_imported_itself_go_to_every_format(splats, tmp_path):
     """Blender 5.3 reads .ply of splats and writes them to none; compared with what was imported, upright."""
@@ -101,7 +106,7 @@ def test_splats_that_blender_imported_itself_go_to_every_format(splats, tmp_path
         assert len(back.means) == 200, ending
         for found, given in (
             (back.means, made.means),
-            (back.sh_dc, made.sh_dc),
+            (_shown(back.sh_dc), _shown(made.sh_dc)),
             (back.scales_log, made.scales_log),
         ):  # files with an order of their own, and few bits
             np.testing.assert_allclose(found.mean(0), given.mean(0), atol=0.05, err_msg=ending)
