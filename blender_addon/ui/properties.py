@@ -49,11 +49,6 @@ _DEPTH_SOURCES = (
         "The best large depth model whose weights are here, else the small network that ships",
     ),
     (
-        "SMALL",
-        "Small Network",
-        "A guess by the small network that ships: nothing to download; one large model gives far better depth",
-    ),
-    (
         "BOX",
         "Box",
         "Floor, walls and back wall from a horizon and a few measures: needs nothing but the picture",
@@ -61,6 +56,11 @@ _DEPTH_SOURCES = (
     ("BLOCKOUT", "Blockout", "Depth of the geometry that stands in the scene under the camera"),
     ("FILE", "Depth Map", "A depth map file: EXR, 16-bit PNG or NPY"),
     ("MODEL", "Model", "A learned depth model of the engine, by name"),
+    (  # last: Blender's files keep the place in this list
+        "SMALL",
+        "Small Network",
+        "A guess by the small network that ships: nothing to download; one large model gives far better depth",
+    ),
 )
 MODEL_NAMES: dict[str, tuple[str, ...]] = {"depth": (), "prior": ()}
 

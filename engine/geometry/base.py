@@ -11,6 +11,9 @@ from torch import Tensor
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation
 
 
+DOUBTS = ("NOT TO BE TRUSTED", "CANNOT BE RIGHT")  # how a note begins that the verdict must repeat
+
+
 class DepthEstimate(NamedTuple):
     """Depth of every pixel of a picture, and where it comes from."""
 

@@ -27,6 +27,7 @@ class Layout(NamedTuple):
 
 _HALF_WIDTHS = (0.5, 0.8, 1.2, 1.8, 2.7, 4.0, 6.0, 10.0, math.inf)  # in camera heights
 _BACKS = (0.8, 1.1, 1.5, 2.0, 2.8, 4.0, 5.6, 8.0, 12.0, 20.0, 40.0, 100.0)
+_OPEN, _CLOSED = 0.02, 8.0  # share of sky; camera heights
 _CEILINGS = (0.4, 0.7, 1.0, 1.5, 2.5, 5.0, math.inf)
 _SLANTS = (-0.9, -0.6, -0.35, -0.15, 0.0, 0.15, 0.35, 0.6, 0.9)  # of the back wall, radians
 _COARSE = 16  # rows of the grid on which a layout is fitted, about
@@ -56,11 +57,13 @@ def fit_layout(answer: Look, focal: float, pitch: float, leeway: float) -> Layou
         )
 
     pitches = [pitch + leeway * d for d in (-2.0, -1.0, -0.5, -0.2, 0.0, 0.2, 0.5, 1.0, 2.0)]
+    # Without sky the back is not far: a plane that runs on to the horizon is the dearest mistake.
+    backs = _BACKS if float(answer.sky.mean()) > _OPEN else [b for b in _BACKS if b <= _CLOSED]
     choices: list[list[float]] = [
         pitches,
         list(_HALF_WIDTHS),
         list(_HALF_WIDTHS),
-        list(_BACKS),
+        list(backs),
         list(_CEILINGS),
         list(_SLANTS),
     ]

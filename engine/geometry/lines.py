@@ -18,10 +18,10 @@ from torch import Tensor
 _SIDE = 256  # longer side at which edges are looked for
 _EDGES = 900  # most that are counted
 _WIDE = 0.055  # sine of the angle by which an edge may miss its vanishing point
-_BINS = 24 * 24  # cells of the picture, each of which may give a share of the edges only
+_FAINT, _FEWEST = 0.12, 60  # strength of an edge, and how many there must be
 FOCALS = (0.6, 0.72, 0.866, 1.04, 1.25, 1.6, 2.2)  # over the longer side: 80 to 26 degrees
 _USUAL_FOCAL = 0.866
-_SURE = 0.03  # margin from which pitch is believed, see `CameraLines.margin`
+_SURE = 0.06  # margin from which pitch is believed, see `CameraLines.margin`
 _LENS_SURE = 0.02
 
 
@@ -56,7 +56,8 @@ class _Edges(NamedTuple):
     weight: Tensor  # [n], sum 1
 
 
-def _edges(image: Tensor) -> _Edges | None:
+def _field(image: Tensor) -> tuple[Tensor, Tensor]:
+    """(strength of straight edges, angle of the gradient across them), each [a, b], of image [3, h, w] made small."""
     h, w = image.shape[1:]
     scale = _SIDE / max(h, w)
     size = (max(round(h * scale), 8), max(round(w * scale), 8))
@@ -77,10 +78,28 @@ def _edges(image: Tensor) -> _Edges | None:
     angle = 0.5 * torch.atan2(2 * b, a - c)  # of the gradient
     strength = (gx * gx + gy * gy)[0, 0].sqrt().sqrt() * straight**4
     strength[:4], strength[-4:], strength[:, :4], strength[:, -4:] = 0, 0, 0, 0
+    return strength, angle
+
+
+def edge_pixels(image: Tensor) -> Tensor | None:
+    """Straight edges of image [3, h, w], made small: [3, a, b] strength and unit vector along the edge, 0 where none is.
+
+    None where there are too few.
+    """
+    strength, angle = _field(image)
+    strength = torch.where(strength > _FAINT, strength, 0.0)
+    if int((strength > 0).sum()) < _FEWEST:
+        return None
+    return torch.stack([strength, -angle.sin(), angle.cos()])
+
+
+def _edges(image: Tensor) -> _Edges | None:
+    strength, angle = _field(image)
+    size = strength.shape
     flat = strength.flatten()
     order = flat.argsort(descending=True, stable=True)[: 4 * _EDGES]
-    order = order[flat[order] > 0.12]
-    if len(order) < 60:
+    order = order[flat[order] > _FAINT]
+    if len(order) < _FEWEST:
         return None
     rows, columns = order // size[1], order % size[1]
     # No part of the picture may speak for all: the k-th edge of a cell counts 1 / sqrt(k).

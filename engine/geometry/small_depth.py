@@ -33,7 +33,8 @@ PIXELS = 6144  # of the network's input
 _LONGEST = 4.0  # longer over shorter side of the input; longer pictures are squeezed
 _GUESSED_LENS = 0.866  # focal length over the longer side: 60 degrees
 _LENSES = (0.35, 4.0)  # a guess outside is not to be believed
-_TRUST = 0.25  # error of log depth at which network and layout count alike
+_TRUST = 0.3  # error of log depth at which network and layout count alike
+_MOST_DRAWN_IN = 0.4  # of the middle inverse depth, added to all
 _SKY = 0.7  # a hole where there is none costs more than a far wall
 _SKY_LEAST = 0.005  # share of the picture
 _NEAREST_M, _FARTHEST_M = 0.05, 1000.0
@@ -200,9 +201,16 @@ def _scale(layout: Layout, camera_height: float) -> tuple[float, str]:
 
 
 def steadied(answer: Look, layout: Layout) -> Tensor:
-    """Log depth [h, w] of the network, drawn to the layout where its doubt is large."""
+    """Log depth [h, w] of the network, drawn to the layout and in from afar where its doubt is large.
+
+    Drawing in adds to inverse depth, so that planes stay planes and straight lines straight: a
+    distance that is only guessed costs more if it is too long than if it is too short.
+    """
     share = answer.doubt**2 / (answer.doubt**2 + _TRUST**2)
-    return torch.lerp(answer.log_depth, layout.log_depth, share)
+    inverse = torch.exp(-torch.lerp(answer.log_depth, layout.log_depth, share))
+    middle = inverse.median()
+    more = min(float(answer.doubt.median()), _MOST_DRAWN_IN)
+    return -torch.log((inverse + more * middle) / (1.0 + more))
 
 
 def _full_size(log_depth: Tensor, sky: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,12 +15,15 @@ from ..bridge.settings import DEPARTURES, SceneSettings
 from ..cameras import trajectory
 from ..cameras.intrinsics import choose_intrinsics
 from ..geometry import make_depth_source
+from ..geometry.base import DOUBTS
 from ..geometry.depth_file import resample_depth
 from ..geometry.initial import first_gaussians
+from ..geometry.straight import straightness
 from ..media import images
 from ..method.pipeline import Inputs
 from ..priors import working_multiple
 from .folder import Job
+from .report import GEOMETRY
 
 MAX_WORKING_PIXELS = 4096 * 4096
 
@@ -87,6 +90,10 @@ def load(job: Job, device: torch.device, picture: images.ImageFile | None = None
         folder=job.folder,
     )
     cameras = torch.from_numpy(np.linalg.inv(path.world_from_camera)).float().to(device)
+    straight = straightness(image, depth, K, cameras)
+    doubts = [note for note in estimate.notes if note.startswith(DOUBTS)]
+    if not straight.fits:
+        doubts.insert(0, straight.sentence)
     facts = {
         "picture": f"{job.image.name}, {w}x{h}, worked on at {width}x{height}",
         **_lines("note on the picture", picture.notes),
@@ -95,6 +102,8 @@ def load(job: Job, device: torch.device, picture: images.ImageFile | None = None
         **_lines("note on the path", path.notes),
         **_lines("warning", warnings),
         **_lines("note on the depth", estimate.notes),
+        "straight edges": straight.sentence,
+        **({GEOMETRY: "; ".join(doubts)} if doubts else {}),
         "depth": f"{estimate.name} ({estimate.licence}), {'metric' if estimate.metric else 'up to scale'}",
         "first geometry": gaussians_sentence,
         **_lines("departure from the paper", _departures(settings)),

@@ -16,6 +16,7 @@ from ..bridge.whole_file import whole_file
 from .folder import read_json, write_json
 from .measures import Agreement
 
+GEOMETRY = "geometry that may not fit"  # name of the fact that speaks against the depth
 AGREEMENT_DB = (
     25.0  # neighbouring enhanced frames should agree at least this well where both see a surface
 )
@@ -108,6 +109,20 @@ def findings(
     ]
 
 
+def geometry_finding(facts: dict[str, Any]) -> Finding:
+    """What is known against the depth that the scene began with: bending lines, leaning uprights, a source's own doubts."""
+    against = facts.get(GEOMETRY, "")
+    return Finding(
+        "Geometry",
+        not against,
+        str(against or facts.get("straight edges", "nothing to measure")),
+        "The depth does not fit this picture: take another depth source (python -m engine weights recommend), "
+        "a depth map, or make a shorter move."
+        if against
+        else "",
+    )
+
+
 def _finding(
     name: str, values: list[float], least: float, text: str, advice: str, sign: float = 1.0
 ) -> Finding:
@@ -141,7 +156,7 @@ def write_report(folder: Path, facts: dict[str, Any], numbers: PathNumbers) -> d
     """
     segments = [read_json(s / "stats.json") for s in sorted((folder / "segments").glob("[0-9]*"))]
     agreement = numbers.agreement.psnr
-    found = findings(segments, numbers.input_psnr, agreement)
+    found = [*findings(segments, numbers.input_psnr, agreement), geometry_finding(facts)]
     data = {
         "facts": facts,
         "verdict": verdict(found),

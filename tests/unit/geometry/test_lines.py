@@ -1,4 +1,4 @@
-"""Pitch and lens from straight edges, against cameras that are known."""
+"""Pitch and lens from straight edges, and what a geometry does to them, against cameras that are known."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import math
 import pytest
 import torch
 
+from engine.cameras.intrinsics import intrinsics_from_fov
+from engine.geometry.box import box_view
 from engine.geometry.lines import camera_from_lines, horizon_of
+from engine.geometry.straight import straightness
 
 
 def room(
@@ -69,3 +72,57 @@ def test_the_horizon_is_where_level_rays_go() -> None:
     assert horizon_of(math.radians(10), 1.0, 300, 400) == pytest.approx(
         0.5 - math.tan(math.radians(10)) * 400 / 300
     )
+
+
+# --- what a geometry does to straight edges -----------------------------------------------------
+
+
+def sideways(metres: float) -> torch.Tensor:
+    cameras = torch.eye(4).repeat(5, 1, 1)
+    cameras[:, 0, 3] = torch.linspace(0, metres, 5)
+    return cameras
+
+
+def true_depth(
+    pitch_deg: float, focal: float, w: int = 320, h: int = 214, yaw_deg: float = 20.0
+) -> torch.Tensor:
+    v, u = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
+    x, y = (u - w / 2) / (focal * w), (v - h / 2) / (focal * w)
+    pitch, yaw = math.radians(pitch_deg), math.radians(yaw_deg)
+    down, ahead = y * math.cos(pitch) + math.sin(pitch), math.cos(pitch) - y * math.sin(pitch)
+    right, ahead = (
+        x * math.cos(yaw) + ahead * math.sin(yaw),
+        ahead * math.cos(yaw) - x * math.sin(yaw),
+    )
+    ray = torch.stack([right, down, ahead]).abs().clamp(min=1e-6)
+    return (torch.tensor([3.0, 1.5, 5.0])[:, None, None] / ray).amin(0)
+
+
+def test_true_depth_keeps_edges_straight_and_upright() -> None:
+    K = intrinsics_from_fov(math.degrees(2 * math.atan(0.5 / 0.8)), 320, 214)
+    found = straightness(room(9.0, 0.8), true_depth(9.0, 0.8), K, sideways(0.7))
+    assert found.fits and found.pieces >= 20 and found.uprights >= 20
+    assert found.lean_deg < 3 and found.bend < 0.015
+
+
+def test_a_floor_where_a_wall_stands_is_found_by_its_leaning_uprights() -> None:
+    K = intrinsics_from_fov(math.degrees(2 * math.atan(0.5 / 0.8)), 320, 214)
+    floor = box_view(
+        K, 320, 214, horizon=0.02, camera_height=1.0, box_width=0, box_height=0, box_depth=100
+    ).depth_m
+    found = straightness(room(9.0, 0.8), floor, K, sideways(0.3))
+    assert not found.fits and found.lean_deg > 20
+    assert "lean" in found.sentence
+
+
+def test_waves_in_the_depth_bend_straight_edges() -> None:
+    K = intrinsics_from_fov(math.degrees(2 * math.atan(0.5 / 0.8)), 320, 214)
+    v, u = torch.meshgrid(torch.arange(214.0), torch.arange(320.0), indexing="ij")
+    waves = true_depth(9.0, 0.8) * (1 + 0.25 * torch.sin(u / 6) * torch.sin(v / 6))
+    assert not straightness(room(9.0, 0.8), waves, K, sideways(0.7)).fits
+
+
+def test_nothing_is_said_of_a_picture_without_edges() -> None:
+    K = intrinsics_from_fov(60.0, 96, 64)
+    found = straightness(torch.full((3, 64, 96), 0.5), torch.ones(64, 96), K, sideways(0.2))
+    assert found.fits and "too few" in found.sentence
