@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
 from ..bridge.settings import GeometrySettings
@@ -35,16 +36,16 @@ _GUESSED_LENS = 0.866  # focal length over the longer side: 60 degrees
 _LENSES = (0.35, 4.0)  # a guess outside is not to be believed
 _TRUST = 0.3  # error of log depth at which network and layout count alike
 _MOST_DRAWN_IN = 0.4  # of the middle inverse depth, added to all
-_SKY = 0.7  # a hole where there is none costs more than a far wall
-_SKY_LEAST = 0.005  # share of the picture
+_SKY_MAYBE, _SKY_SURE, _SKY_LEAST = 0.5, 0.7, 0.01  # chances; share of the picture
 _NEAREST_M, _FARTHEST_M = 0.05, 1000.0
+_SKY_BEHIND = 3.0  # times the far end of what is seen
 _FLOOR_SEEN = 0.03  # share of the picture from which a floor can settle the scale
 
 # When to say that an answer is not to be trusted.
 _FLAT = 0.02  # standard deviation of the picture's grey
 _TINY = 48  # pixels
 _LONG = 2.2  # longer over shorter side: unlike anything in training
-_UNSURE = 0.45  # mean doubt of log depth
+_UNSURE = 0.5  # mean doubt of log depth
 _APART_DEG = 14.0  # between the horizon of the lines and that of the network
 _TOO_CLOSE = 0.12  # metres, for more than a hundredth of the picture
 _DARK = 0.02
@@ -155,8 +156,12 @@ class Small:
             *warnings(image, answer, layout, lines, depth, focal),
         ]
         if bool(sky.any()) and not bool(sky.all()):
-            depth = depth.masked_fill(sky, float("inf"))
-            notes.append(f"{100.0 * float(sky.float().mean()):.0f} % of the picture taken as sky")
+            # Not endlessly far: the network may take a bright wall for sky, and a wall far off is no hole.
+            far = float(depth[~sky].flatten()[:: max(depth.numel() // 100_000, 1)].quantile(0.95))
+            depth = depth.masked_fill(sky, _SKY_BEHIND * far)
+            notes.append(
+                f"{100.0 * float(sky.float().mean()):.0f} % of the picture taken as sky and put {_SKY_BEHIND:g} times as far as the rest"
+            )
         return DepthEstimate(
             depth.to(image.device),
             K if K_hint is None else K_hint,
@@ -187,7 +192,7 @@ def _scale(layout: Layout, camera_height: float) -> tuple[float, str]:
     """(factor on the network's metres, the sentence that states the rule)."""
     if camera_height <= 0:
         return 1.0, (
-            f"metres as the network learned them: the camera {layout.height:.1f} m above the floor; "
+            f"metres as the network learned them, good to a factor of two: the camera {layout.height:.1f} m above the floor; "
             "set camera_height if you know it"
         )
     if float(layout.floor.float().mean()) < _FLOOR_SEEN:
@@ -215,14 +220,25 @@ def steadied(answer: Look, layout: Layout) -> Tensor:
 
 def _full_size(log_depth: Tensor, sky: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
     """(depth [h, w], whether it is sky [h, w]) at the picture's size."""
-    seen = sky < 0.5
-    if bool(seen.any()):  # what lies in the sky has no depth of its own to give to its neighbours
-        log_depth = torch.where(seen, log_depth, log_depth[seen].max())
-    fine = along_edges(torch.stack([log_depth, sky]), image.float().cpu())
-    found = fine[1] > _SKY
-    if float(found.float().mean()) < _SKY_LEAST:
-        found = torch.zeros_like(found)
-    return fine[0].exp(), found
+    open_sky = _whole_sky(sky)
+    if bool((~open_sky).any()):  # the sky has no depth of its own to give to its neighbours
+        log_depth = torch.where(open_sky, log_depth[~open_sky].max(), log_depth)
+    fine = along_edges(torch.stack([log_depth, open_sky.float()]), image.float().cpu())
+    return fine[0].exp(), fine[1] > 0.5
+
+
+def _whole_sky(sky: Tensor) -> Tensor:
+    """Where the chance of sky [h, w] makes a whole: areas that are likely all over and sure somewhere; bool [h, w].
+
+    A hole where there is none costs more than a far wall.
+    """
+    areas, count = ndimage.label(sky.numpy() > _SKY_MAYBE)
+    kept = torch.zeros_like(sky, dtype=torch.bool)
+    for k in range(1, count + 1):
+        area = torch.from_numpy(areas == k)
+        if float(sky[area].max()) > _SKY_SURE and float(area.float().mean()) > _SKY_LEAST:
+            kept |= area
+    return kept
 
 
 def warnings(
@@ -253,7 +269,7 @@ def warnings(
         found.append(
             "NOT TO BE TRUSTED: dark corners round a bright disc, as a fisheye lens makes; undistort the picture first"
         )
-    if float(answer.doubt.mean()) > _UNSURE:
+    if float(answer.doubt.median()) > _UNSURE:
         found.append(
             "NOT TO BE TRUSTED: the picture is unlike what the network was trained on, its looks at it disagree"
         )
