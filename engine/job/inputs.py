@@ -90,7 +90,7 @@ def load(job: Job, device: torch.device, picture: images.ImageFile | None = None
         folder=job.folder,
     )
     cameras = torch.from_numpy(np.linalg.inv(path.world_from_camera)).float().to(device)
-    straight = straightness(image, depth, K, cameras)
+    straight = straightness(image, depth, Ks[0], cameras)
     doubts = [note for note in estimate.notes if note.startswith(DOUBTS)]
     if not straight.fits:
         doubts.insert(0, straight.sentence)
