@@ -1,4 +1,6 @@
-"""Scene Splatter: Blender looks for `register` and `unregister` here, beside the manifest. Importing this imports nothing else."""
+"""Scene Splatter: Blender looks for `register` and `unregister` here, beside the manifest.
+Importing this imports nothing else.
+"""
 
 
 def register() -> None:

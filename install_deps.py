@@ -2,7 +2,8 @@
 """Makes the engine's own Python environment. Standard library only; no package is ever compiled.
 
     python3 install_deps.py              the engine, in .venv
-    python3 install_deps.py --dev        also the tools for tests, and environments with Blender's module
+    python3 install_deps.py --dev        also the tools for tests, and environments with Blender's
+    module
 
 Run it again at any time: it does what is missing, mends what is broken, and is done at once
 where nothing is to be done. All versions stand in pyproject.toml.
@@ -28,7 +29,8 @@ from typing import Any, NamedTuple
 MIN_PYTHON = (3, 11)
 if sys.version_info < MIN_PYTHON:  # before anything that an older Python does not know
     sys.stderr.write(
-        "error: this is Python {}; Scene Splatter needs {}.{} or newer. Install a newer Python and run this file with it, "
+        "error: this is Python {}; Scene Splatter needs {}.{} or newer. Install a newer Python "
+        "and run this file with it, "
         "for example: python3.12 install_deps.py\n".format(platform.python_version(), *MIN_PYTHON)
     )
     sys.exit(2)
@@ -50,7 +52,10 @@ SIZES_GB = {
     "blender": (0.4, 1.2),
 }  # download, on disk; measured on Linux
 PROBE_S = 4.0
-TINY_JOB = "--preset draft --width 96 --move-frames 9 --steps 2 --refine-steps 8 --prior patch --depth box --device cpu"
+TINY_JOB = (
+    "--preset draft --width 96 --move-frames 9 --steps 2 --refine-steps 8 --prior patch "
+    "--depth box --device cpu"
+)
 LIBRARIES = (".so", ".pyd", ".dll", ".dylib")
 AGAIN = "Run the same command again; what was downloaded is kept."
 
@@ -110,7 +115,9 @@ def python_in(environment: Path) -> Path:
 
 
 def damage(environment: Path) -> str:
-    """What is broken in an environment, by its packages' own lists of files; empty if nothing is."""
+    """What is broken in an environment, by its packages' own lists of files; empty if nothing
+    is.
+    """
     if not python_in(environment).is_file():
         return "its interpreter is missing"
     for site in (
@@ -165,7 +172,9 @@ class Environment:
         }
 
     def complete(self) -> bool:
-        """Whether the last installation ended well, had all this and maybe more, and nothing has broken since."""
+        """Whether the last installation ended well, had all this and maybe more, and nothing has
+        broken since.
+        """
         try:
             stamp = json.loads((self.folder / STAMP).read_text(encoding="utf-8"))
             has, wanted = stamp["has"], self.wanted()
@@ -204,7 +213,8 @@ class Environment:
         made = run(command)
         if made.returncode == 0:
             return
-        # Debian's Pythons, and so its Blenders, may lack ensurepip: take the pip of the interpreter that runs this.
+        # Debian's Pythons, and so its Blenders, may lack ensurepip: take the pip of the interpreter
+        # that runs this.
         has_pip = run([str(self.creator), "-I", "-m", "pip", "--version"]).returncode == 0
         if has_pip and run([*command, "--without-pip", "--clear"]).returncode == 0:
             borrowed = run(
@@ -222,7 +232,10 @@ class Environment:
             )
             if borrowed.returncode == 0:
                 return
-        remedy = "On Debian and Ubuntu: sudo apt install python3-venv. Elsewhere use another Python, e.g. from python.org."
+        remedy = (
+            "On Debian and Ubuntu: sudo apt install python3-venv. Elsewhere use another "
+            "Python, e.g. from python.org."
+        )
         raise UserError(
             f"{self.creator} cannot make environments: {last_line(made.stdout)}.", remedy
         )
@@ -286,7 +299,9 @@ class Environment:
             raise explain_pip_failure("\n".join(lines))
 
     def seal(self, **more: str) -> None:
-        """Say that everything is in place: written last, so that an interruption never leaves it behind."""
+        """Say that everything is in place: written last, so that an interruption never leaves it
+        behind.
+        """
         partial = self.folder / (STAMP + ".partial")
         stamp = {"has": self.wanted(), **more}
         partial.write_text(json.dumps(stamp) + "\n", encoding="utf-8")
@@ -299,7 +314,8 @@ def explain_pip_failure(output: str) -> UserError:
     if re.search(r"No space left|Errno 28|not enough space", output, re.IGNORECASE):
         return UserError("The disk is full.", f"Free some space. {AGAIN}")
     if re.search(
-        r"name resolution|getaddrinfo|NewConnectionError|Connection (?:refused|aborted|reset)|timed out|ProxyError",
+        r"name resolution|getaddrinfo|NewConnectionError|Connection "
+        r"(?:refused|aborted|reset)|timed out|ProxyError",
         output,
     ):
         return UserError(
@@ -312,10 +328,14 @@ def explain_pip_failure(output: str) -> UserError:
             "Check the clock and the network's certificates (pip config set global.cert).",
         )
     if match := re.search(
-        r"(?:No matching distribution found for|Could not find a version that satisfies the requirement) (\S+)",
+        r"(?:No matching distribution found for|Could not find a version that satisfies the "
+        r"requirement) (\S+)",
         output,
     ):
-        text = f"There is no ready-made {match[1]} for Python {platform.python_version()} on {machine.system()}."
+        text = (
+            f"There is no ready-made {match[1]} for Python {platform.python_version()} on "
+            f"{machine.system()}."
+        )
         return UserError(
             text, "Use another Python (3.11 to 3.13 are the safest); nothing is compiled here."
         )
@@ -403,21 +423,25 @@ def install_engine(args: argparse.Namespace, pins: Pins, told: Told) -> None:
         return
     if args.check:
         raise UserError(
-            f"{args.env} is not complete: {damage(args.env) or 'not what pyproject.toml asks for'}.",
+            f"{args.env} is not complete: "
+            f"{damage(args.env) or 'not what pyproject.toml asks for'}.",
             "Run install_deps.py.",
         )
     download, disk = SIZES_GB["cpu" if torch.build == "cpu" else "cuda"]
     told(
-        f"Scene Splatter's engine: about {download} GB to download, {disk} GB on disk, into {args.env}"
+        f"Scene Splatter's engine: about {download} GB to download, {disk} GB on disk, into "
+        f"{args.env}"
     )
     told(
-        f"PyTorch {torch.why}. Packages: {', '.join(pin.replace('==', ' ') for pin in requirements)}."
+        f"PyTorch {torch.why}. Packages: "
+        f"{', '.join(pin.replace('==', ' ') for pin in requirements)}."
     )
     check_space(args.env, disk)
     index = torch.folder
     if index and not reachable(f"{TORCH_INDEX}{index}/torch/"):
         told(
-            f"PyTorch's own index cannot be reached, so pip's default index decides instead of {index}; it may be the larger CUDA build."
+            "PyTorch's own index cannot be reached, so pip's default index decides instead of "
+            f"{index}; it may be the larger CUDA build."
         )
         index = ""
     target.prepare()
@@ -428,7 +452,9 @@ def install_engine(args: argparse.Namespace, pins: Pins, told: Told) -> None:
 
 
 def compile_kernels(python: Path, told: Told) -> None:
-    """Fill the cache of compiled kernels, the rasteriser's and the built-in prior's, so that the first job need not."""
+    """Fill the cache of compiled kernels, the rasteriser's and the built-in prior's, so that the
+    first job need not.
+    """
     told(
         "Compiling the CPU kernels for this processor, once (a tiny scene is made on the way) ...",
         "warm",
@@ -471,7 +497,9 @@ def ask_doctor(python: Path, told: Told) -> None:
 
 
 def install_blenders(args: argparse.Namespace, pins: Pins, told: Told) -> None:
-    """Environments with Blender's module, for the tests of the add-on; what cannot be made is said."""
+    """Environments with Blender's module, for the tests of the add-on; what cannot be made is
+    said.
+    """
     sys.path.insert(0, str(ROOT / "tests"))
     from blender_versions import environment_of, find_python, python_of, why_bpy_fails
 
@@ -485,7 +513,8 @@ def install_blenders(args: argparse.Namespace, pins: Pins, told: Told) -> None:
         python = find_python(needs)
         if python is None:
             told(
-                f"Blender {version}: skipped, Python {needs} was not found (python.org, pyenv or your system's packages have it)."
+                f"Blender {version}: skipped, Python {needs} was not found (python.org, pyenv or "
+                "your system's packages have it)."
             )
             continue
         target = Environment(
@@ -501,7 +530,8 @@ def install_blenders(args: argparse.Namespace, pins: Pins, told: Told) -> None:
             continue
         download, disk = SIZES_GB["blender"]
         told(
-            f"Blender {version} as a Python module, for tests: about {download} GB to download, {disk} GB on disk."
+            f"Blender {version} as a Python module, for tests: about {download} GB to download, "
+            f"{disk} GB on disk."
         )
         check_space(target.folder, disk)
         target.prepare()

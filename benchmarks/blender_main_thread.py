@@ -2,8 +2,9 @@
 
     .venv-blender-5.2/bin/python benchmarks/blender_main_thread.py
 
-Drawing, timers and buttons are measured in the real window (tests/window, report "main_thread"); here are
-the calls whose length depends on the data: one slice of a path, a blockout, a picture, an import.
+Drawing, timers and buttons are measured in the real window (tests/window, report "main_thread");
+here are the calls whose length depends on the data: one slice of a path, a blockout, a picture, an
+import.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def load_addon() -> Any:
 
 
 class Taken(NamedTuple):
-    """Milliseconds of a call by the clock, and what its thread computed: less, where others use the machine or threads help."""
+    """Milliseconds of a call by the clock, and what its thread computed: less, where others use the
+    machine or threads help.
+    """
 
     clock: float
     computed: float
@@ -151,7 +154,9 @@ def pictures(bpy: Any) -> None:
 
 
 def imports(bpy: Any) -> None:
-    """A finished job's result, when a thread has read it already; without that; and the share of Blender itself."""
+    """A finished job's result, when a thread has read it already; without that; and the share of
+    Blender itself.
+    """
     from scene_splatter.blender_addon.jobs import results
     from scene_splatter.blender_addon.splats import splat_object
     from scene_splatter.engine.bridge.splat_file import Splats, write_ply
@@ -180,7 +185,10 @@ def imports(bpy: Any) -> None:
         whole = milliseconds(run_import, 1)
         bpy.data.pointclouds.remove(bpy.data.pointclouds[-1])
         degree = f", SH degree {math.isqrt(k + 1) - 1}" if k else ""
-        name = f"import of {count:,} Gaussians{degree}{', the first of a file: its nodes are made' if first else ''}"
+        name = (
+            f"import of {count:,} "
+            f"Gaussians{degree}{', the first of a file: its nodes are made' if first else ''}"
+        )
         row(
             name,
             ahead,

@@ -1,11 +1,13 @@
-"""Damaged files of every kind against every reader: a result or a UserError, in time and within memory.
+"""Damaged files of every kind against every reader: a result or a UserError, in time and within
+memory.
 
     python benchmarks/damaged_files.py [--cases 1000] [--seed 0] [--only WORD] [--keep FOLDER]
 
-For each reader, files that it reads are damaged in seeded ways (bits, words, cuts, repeats; values of
-JSON replaced by odd ones) and given to it. Counted are exceptions other than UserError, readings over
-10 s of processor time, and readings that take more memory than 128 MB and 30 times the file. A process
-that dies counts as an exception; `--keep` keeps the files that failed. A .ksplat, which nothing here writes, is damaged too where KSPLAT names one. The last line is the sum.
+For each reader, files that it reads are damaged in seeded ways (bits, words, cuts, repeats; values
+of JSON replaced by odd ones) and given to it. Counted are exceptions other than UserError, readings
+over 10 s of processor time, and readings that take more memory than 128 MB and 30 times the file. A
+process that dies counts as an exception; `--keep` keeps the files that failed. A .ksplat, which
+nothing here writes, is damaged too where KSPLAT names one. The last line is the sum.
 """
 
 from __future__ import annotations
@@ -74,7 +76,9 @@ ODD: tuple[Any, ...] = (
 
 
 class Reader(NamedTuple):
-    """A reader, how many of the cases it gets, and sound files for it: name -> bytes (a folder's, if there are several)."""
+    """A reader, how many of the cases it gets, and sound files for it: name -> bytes (a folder's,
+    if there are several).
+    """
 
     name: str
     read: Callable[[Path], object]
@@ -83,7 +87,9 @@ class Reader(NamedTuple):
 
 
 def damaged(data: bytes, rng: random.Random) -> bytes:
-    """One to four of: a flipped bit, a telling byte or word, a cut, bytes lost, added or repeated. Headers are hit most."""
+    """One to four of: a flipped bit, a telling byte or word, a cut, bytes lost, added or repeated.
+    Headers are hit most.
+    """
     if data[:1] in (b"{", b"[") and rng.random() < 0.6:
         with contextlib.suppress(ValueError):
             return _odd_json(json.loads(data), rng)
@@ -403,7 +409,9 @@ def _forget_peak() -> None:
 
 
 def attempt(reader: Reader, case: int, seed: int, place: Path) -> str:
-    """What went wrong with one damaged file, empty if nothing. `place` is an empty folder for it."""
+    """What went wrong with one damaged file, empty if nothing. `place` is an empty folder for
+    it.
+    """
     from engine.bridge.errors import UserError
 
     rng = random.Random(f"{reader.name} {seed} {case}")
@@ -438,7 +446,9 @@ def _cpu_s() -> float:
 
 
 def _work(todo: list[tuple[str, range]], seed: int, answers: Any, keep: Path | None) -> None:
-    """A process that tries the cases of all readers; where it dies, the last case that it began is the culprit."""
+    """A process that tries the cases of all readers; where it dies, the last case that it began is
+    the culprit.
+    """
     logging.disable(logging.CRITICAL)
     with open(os.devnull, "wb") as nothing:
         os.dup2(nothing.fileno(), 2)
@@ -464,7 +474,9 @@ def _work(todo: list[tuple[str, range]], seed: int, answers: Any, keep: Path | N
 def run(
     counts: dict[str, int], seed: int, keep: Path | None, done: Callable[[str, list], None]
 ) -> None:
-    """Try all cases; `done(name, [(case, what went wrong)])` is told of each reader when it is through."""
+    """Try all cases; `done(name, [(case, what went wrong)])` is told of each reader when it is
+    through.
+    """
     left = {name: range(count) for name, count in counts.items()}
     faults: dict[str, list[tuple[int, str]]] = {name: [] for name in counts}
     context = multiprocessing.get_context("spawn")

@@ -35,7 +35,9 @@ ENDINGS = (
 
 
 def trained_like(count: int, degree: int) -> Splats:
-    """Splats with the statistics of a trained scene: clustered places, small flat shapes, weak harmonics."""
+    """Splats with the statistics of a trained scene: clustered places, small flat shapes, weak
+    harmonics.
+    """
     rng = np.random.default_rng(0)
     k = (degree + 1) ** 2 - 1
     centres = rng.normal(0, 3, (200, 3))
@@ -55,7 +57,8 @@ def main() -> None:
     degree = int(sys.argv[2]) if len(sys.argv) > 2 else 3
     scene = SplatScene(trained_like(count, degree))
     sys.stdout.write(
-        f"{count} splats, SH degree {degree}\n\n| format | write, s | of it CPU | read, s | of it CPU | MB |\n"
+        f"{count} splats, SH degree {degree}\n\n| format | write, s | of it CPU | read, s | of "
+        "it CPU | MB |\n"
     )
     sys.stdout.write("|---|---|---|---|---|---|\n")
     with tempfile.TemporaryDirectory() as folder:
@@ -75,7 +78,8 @@ def main() -> None:
             took, took_cpu = time.perf_counter() - start, time.process_time() - start_cpu
             megabytes = path.stat().st_size / 1e6
             sys.stdout.write(
-                f"| {name} | {wrote:.2f} | {wrote_cpu:.2f} | {took:.2f} | {took_cpu:.2f} | {megabytes:.1f} |\n"
+                f"| {name} | {wrote:.2f} | {wrote_cpu:.2f} | {took:.2f} | {took_cpu:.2f} | "
+                f"{megabytes:.1f} |\n"
             )
             sys.stdout.flush()
             path.unlink()

@@ -1,12 +1,14 @@
 """Kills a job at each file operation and at random moments, resumes it, and counts what is lost.
 
     python benchmarks/kills.py prepare            at each file operation of the preparation
-    python benchmarks/kills.py restart            at each file operation of --restart on a finished job
-    python benchmarks/kills.py results [STEP]     at each STEPth file operation of a whole run's work
+    python benchmarks/kills.py restart            at each file operation of --restart on a finished
+    job
+    python benchmarks/kills.py results [STEP]     at each STEPth file operation of a whole run's
+    work
     python benchmarks/kills.py random COUNT [SEED]   SIGKILL at random moments of a whole run
 
-torch is loaded once; every try is a fork. A try is lost where the job that is resumed does not end with
-the bits of one that nobody killed, refused where neither a plain start nor --resume takes the
+torch is loaded once; every try is a fork. A try is lost where the job that is resumed does not end
+with the bits of one that nobody killed, refused where neither a plain start nor --resume takes the
 folder, and leaves where a temporary file is there afterwards. Prints one line of JSON. Linux.
 """
 
@@ -82,7 +84,9 @@ def forked(work: Callable[[], None], kill_after_s: float | None = None) -> int:
 
 
 def kill_at(number: int, folder: Path) -> None:
-    """From here on, this process kills itself before its `number`th change of a file in `folder`."""
+    """From here on, this process kills itself before its `number`th change of a file in
+    `folder`.
+    """
     seen, inside = 0, str(folder)
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
@@ -191,7 +195,9 @@ def at_each_operation_of_preparing(scratch: Path, step: int = 1) -> Count:
 
 
 def at_each_operation_of_restarting(scratch: Path, step: int = 1) -> Count:
-    """Kill --restart before each change of a file: the old result must be in its place or under a number."""
+    """Kill --restart before each change of a file: the old result must be in its place or under a
+    number.
+    """
     picture, other, count = (
         make_picture(scratch / "a.png", 0),
         make_picture(scratch / "b.png", 3),
@@ -248,7 +254,9 @@ def at_operations_of_a_run(scratch: Path, step: int) -> Count:
 
 
 def at_random(scratch: Path, tries: int, seed: int) -> Count:
-    """SIGKILL at random moments of a run, a fifth of them again in the resume; then resume and compare the bits."""
+    """SIGKILL at random moments of a run, a fifth of them again in the resume; then resume and
+    compare the bits.
+    """
     rng, picture, count = random.Random(seed), make_picture(scratch / "a.png", 0), Count()
     began = time.monotonic()
     if forked(lambda: start(scratch / "whole", picture)):

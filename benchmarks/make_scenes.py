@@ -1,6 +1,7 @@
 """Scenes with known truth: pictures, depth and true frames along three camera paths each.
 
-    .venv-blender-4.2/bin/python benchmarks/make_scenes.py [--out benchmarks/scenes] [--only NAME...]
+    .venv-blender-4.2/bin/python benchmarks/make_scenes.py [--out benchmarks/scenes] [--only
+    NAME...]
 
 Runs in Blender's Python module; seeds are fixed. A scene's folder holds what
 `python -m engine evaluate` reads:
@@ -88,7 +89,9 @@ def first_camera(view: View) -> Matrix:
 
 
 def moved(first: Matrix, end: tuple[float, ...], share: float) -> Matrix:
-    """The camera after `share` of a move (right, up, forward in metres, yaw to the right, pitch up in degrees)."""
+    """The camera after `share` of a move (right, up, forward in metres, yaw to the right, pitch up
+    in degrees).
+    """
     right, up, forward, yaw, pitch = (share * x for x in end)
     turn = Euler((math.radians(pitch), math.radians(-yaw), 0.0), "XYZ").to_matrix().to_4x4()
     return first @ Matrix.Translation((right, up, -forward)) @ turn
@@ -130,7 +133,9 @@ def cast(tree: BVHTree, camera: Matrix, K: np.ndarray) -> Hits:
 
 
 def seen_from(tree: BVHTree, first: Matrix, K: np.ndarray, hits: Hits) -> np.ndarray:
-    """[h, w] bool: which of another camera's points lie in the first camera's picture and are not hidden there."""
+    """[h, w] bool: which of another camera's points lie in the first camera's picture and are not
+    hidden there.
+    """
     origin = first.to_translation()
     local = np.concatenate([hits.points, np.ones((HEIGHT, WIDTH, 1))], axis=2) @ np.array(
         (_OPENCV @ first.inverted()).transposed()
@@ -194,7 +199,9 @@ def _rounded(matrix: Matrix) -> list[list[float]]:
 def make(
     folder: Path, view: View, build: Callable[[], None], samples: int, denoise: bool
 ) -> dict[str, float]:
-    """Render one scene into its folder. Returns the share of unseen pixels in the last frame of each path."""
+    """Render one scene into its folder. Returns the share of unseen pixels in the last frame of
+    each path.
+    """
     start(samples, denoise, view.exposure)
     build()
     first, K = first_camera(view), intrinsics(view)

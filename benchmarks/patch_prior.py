@@ -1,13 +1,14 @@
 """How good and how dear is the embedded video prior?
 
-    python benchmarks/patch_prior.py PICTURE [PICTURE ...] [--width 256] [--frames 25] [--strips DIR]
+    python benchmarks/patch_prior.py PICTURE [PICTURE ...] [--width 256] [--frames 25] [--strips
+    DIR]
 
-Per picture: (1) a band of a quarter at the right and an oval in the middle are hidden, the band also from
-the bank; what is invented is compared with the truth (PSNR; energy of the horizontal gradients as
-a share of the truth's, 1 is right, small is mush) and with the smooth fill by push and pull. (2) A
-synthetic clip (floor, wall and an object; the camera moves to the side by 1.5 m) is generated as a
-clip and as frames alone; the warp error in what both frames of a pair invented says how well they
-agree. Times are of both runs together.
+Per picture: (1) a band of a quarter at the right and an oval in the middle are hidden, the band
+also from the bank; what is invented is compared with the truth (PSNR; energy of the horizontal
+gradients as a share of the truth's, 1 is right, small is mush) and with the smooth fill by push and
+pull. (2) A synthetic clip (floor, wall and an object; the camera moves to the side by 1.5 m) is
+generated as a clip and as frames alone; the warp error in what both frames of a pair invented says
+how well they agree. Times are of both runs together.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def intrinsics(h: int, w: int, fov_deg: float = 60.0) -> Tensor:
 
 
 def scene_depth(h: int, w: int, K: Tensor) -> Tensor:
-    """A floor 1.6 m below the camera, a wall 12 m away, an oval object 2.5 m away; [h, w] metres."""
+    """A floor 1.6 m below the camera, a wall 12 m away, an oval object 2.5 m away; [h, w]
+    metres.
+    """
     y, x = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
     slope = (y - 0.45 * h) / K[1, 1]
     depth = torch.where(slope > 1.6 / 12, 1.6 / slope.clamp(min=1e-4), torch.full_like(slope, 12.0))
@@ -59,7 +62,9 @@ def scene_depth(h: int, w: int, K: Tensor) -> Tensor:
 
 
 def travelling_clip(picture: Tensor, frames: int, path_m: float = 1.5) -> Clip:
-    """The picture seen from a camera that moves to the right, by drawing its surface into every frame."""
+    """The picture seen from a camera that moves to the right, by drawing its surface into every
+    frame.
+    """
     _, h, w = picture.shape
     K, whole = intrinsics(h, w), torch.ones(h, w, dtype=torch.bool)
     depth = scene_depth(h, w, K)
@@ -94,7 +99,9 @@ def look_up(picture: Tensor, source: Tensor) -> Tensor:
 
 
 def generate(prior: PatchPrior, clip: Clip, runs: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """(frames [f, 3, h, w], completed depth [f, 1, h, w]) by the sampler's deterministic loop without momentum."""
+    """(frames [f, 3, h, w], completed depth [f, 1, h, w]) by the sampler's deterministic loop
+    without momentum.
+    """
     condition = prior.condition(clip)
     levels = prior.levels(0)
     shape = (3, clip.render.shape[0], *clip.render.shape[-2:])
@@ -119,7 +126,9 @@ def smooth_fill(picture: Tensor, known: Tensor) -> Tensor:
 
 
 def hidden(picture: Tensor) -> tuple[Clip, Tensor]:
-    """A clip of one frame with a band and an oval unknown, and a picture for the bank without the band."""
+    """A clip of one frame with a band and an oval unknown, and a picture for the bank without the
+    band.
+    """
     _, h, w = picture.shape
     y, x = torch.meshgrid((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w, indexing="ij")
     known = ((x < 0.75) & (((x - 0.35) / 0.08) ** 2 + ((y - 0.6) / 0.2) ** 2 > 1)).float()[None]
@@ -147,7 +156,9 @@ def gradient_energy(picture: Tensor, where: Tensor) -> float:
 
 
 def warp_error(frames: Tensor, clip: Clip, depth: Tensor) -> float:
-    """Mean absolute difference between frames a quarter of the clip apart, where both were unknown."""
+    """Mean absolute difference between frames a quarter of the clip apart, where both were
+    unknown.
+    """
     unknown, hop, errors = clip.known < 0.5, max(1, frames.shape[0] // 4), []
     for g in range(frames.shape[0] - hop):
         f = g + hop
@@ -212,7 +223,8 @@ def measure(path: Path, arguments: argparse.Namespace) -> str:
         ]
         save_png(arguments.strips / f"{path.stem}.png", torch.cat(rows, dim=1))
     return (
-        f"| {path.stem} | {cells[0]:.1f} / {cells[1]:.1f} | {shares[0]:.2f} / {shares[1]:.2f} | {together:.4f} / {apart:.4f} "
+        f"| {path.stem} | {cells[0]:.1f} / {cells[1]:.1f} | {shares[0]:.2f} / {shares[1]:.2f} | "
+        f"{together:.4f} / {apart:.4f} "
         f"| {1 - float(clip.known.mean()):.2f} | {wall:.1f} | {cpu:.1f} |"
     )
 

@@ -1,9 +1,10 @@
-"""GPU memory that the engine expects of every video prior at its trained size, arrangement by arrangement.
+"""GPU memory that the engine expects of every video prior at its trained size, arrangement by
+arrangement.
 
     python benchmarks/prior_memory.py
 
-Networks are built at full size without memory, so that weights are counted, not guessed; working memory
-is the estimate of each prior's file. Nothing is measured here, and no GPU is needed.
+Networks are built at full size without memory, so that weights are counted, not guessed; working
+memory is the estimate of each prior's file. Nothing is measured here, and no GPU is needed.
 """
 
 from __future__ import annotations
@@ -138,7 +139,8 @@ def main() -> None:
         cells = [demand.denoiser + demand.companions, memory.ladder(demand)[0].estimate]
         cells += [memory.estimate(rung, demand) if rung else 0 for rung in rungs]
         print(
-            f"| `{name}` | {clip} | {' | '.join(f'{value / GIB:.1f}' if value else '' for value in cells)} |"
+            f"| `{name}` | {clip} | "
+            f"{' | '.join(f'{value / GIB:.1f}' if value else '' for value in cells)} |"
         )
     ranked = {row.name: row.least_gib for row in registry.PRIORS.values()}
     print(

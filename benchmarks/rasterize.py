@@ -1,12 +1,15 @@
-"""How fast is the CPU rasteriser, beside what? `python benchmarks/rasterize.py [--quick] [--peer MODULE.py] [--only NAME ...]`
+"""How fast is the CPU rasteriser, beside what? `python benchmarks/rasterize.py [--quick] [--peer
+MODULE.py] [--only NAME ...]`
 
-All contenders of a table run interleaved in one process, A B A B; the median (and the least) of the rounds is shown, the
-first round dropped. One-thread rows are process CPU time, which other programs on the machine disturb least; the row on
-threads is wall time and means something only on an idle machine. Numbers kept: benchmarks/RESULTS.md.
+All contenders of a table run interleaved in one process, A B A B; the median (and the least) of the
+rounds is shown, the first round dropped. One-thread rows are process CPU time, which other programs
+on the machine disturb least; the row on threads is wall time and means something only on an idle
+machine. Numbers kept: benchmarks/RESULTS.md.
 
---peer: a Python file with `render(means, quats, scales, opacities, sh_dc, sh_rest, K, camera_from_world, width, height) ->
-rgb [h, w, 3]`, differentiable, activated values, to be measured beside ours (for instance around OpenSplat's CPU rasteriser,
-which is AGPL and therefore not here).
+--peer: a Python file with `render(means, quats, scales, opacities, sh_dc, sh_rest, K,
+camera_from_world, width, height) -> rgb [h, w, 3]`, differentiable, activated values, to be
+measured beside ours (for instance around OpenSplat's CPU rasteriser, which is AGPL and therefore
+not here).
 """
 
 from __future__ import annotations
@@ -46,7 +49,9 @@ Scene = tuple[Gaussians, torch.Tensor, torch.Tensor, int, int]
 
 
 def random_scene(n: int, width: int, height: int, degree: int = 3) -> Scene:
-    """A cloud that fills the view, sigma about 1.5 px, opacity sigmoid(N(0, 1.5)), no order in memory."""
+    """A cloud that fills the view, sigma about 1.5 px, opacity sigmoid(N(0, 1.5)), no order in
+    memory.
+    """
     g = torch.Generator().manual_seed(0)
     f = 0.8 * width
     z = 2 + 6 * torch.rand(n, generator=g)
@@ -65,7 +70,9 @@ def random_scene(n: int, width: int, height: int, degree: int = 3) -> Scene:
 
 
 def depth_scene(width: int, height: int, degree: int = 3) -> Scene:
-    """One Gaussian per pixel of a wavy surface with a step, sigma 0.7 px, seen from the side a little."""
+    """One Gaussian per pixel of a wavy surface with a step, sigma 0.7 px, seen from the side a
+    little.
+    """
     g = torch.Generator().manual_seed(0)
     f, n = 0.8 * width, width * height
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
@@ -114,7 +121,9 @@ def interleaved(
 def forward_backward(
     draw: Callable[[Gaussians], torch.Tensor], scene: Scene, clock: Callable[[], float]
 ) -> Callable[[], tuple[float, ...]]:
-    """A contender that draws and differentiates to all parameters: stages forward, forward + backward."""
+    """A contender that draws and differentiates to all parameters: stages forward, forward +
+    backward.
+    """
     leaves = scene[0].map(lambda t: t.clone().requires_grad_())
     gradient: list[torch.Tensor] = []
 
@@ -173,7 +182,8 @@ def compare(args: argparse.Namespace) -> None:
     """Ours against torch tiles (and a peer), one thread."""
     os.environ["SCENE_SPLATTER_THREADS"] = "1"
     print(
-        "| scene, 1 thread, CPU ms, median (least) | forward | forward + backward | (f+b)/f | torch tiles / ours f, f+b |"
+        "| scene, 1 thread, CPU ms, median (least) | forward | forward + backward | (f+b)/f | "
+        "torch tiles / ours f, f+b |"
     )
     print("|---|---|---|---|---|")
     for name, scene in scenes(args.quick).items():
@@ -188,13 +198,16 @@ def compare(args: argparse.Namespace) -> None:
                 "" if who == "ours" else f"{f / t['ours'][0][0]:.1f}x, {b / t['ours'][1][0]:.1f}x"
             )
             print(
-                f"| {name}, {who} | {f:.1f} ({f0:.1f}) | {b:.1f} ({b0:.1f}) | {b / f:.2f} | {ratio} |",
+                f"| {name}, {who} | {f:.1f} ({f0:.1f}) | {b:.1f} ({b0:.1f}) | {b / f:.2f} | "
+                f"{ratio} |",
                 flush=True,
             )
 
 
 class Inside:
-    """`run_ranges` that also adds up the CPU time spent in it: the rest of a step runs on one thread whatever happens."""
+    """`run_ranges` that also adds up the CPU time spent in it: the rest of a step runs on one
+    thread whatever happens.
+    """
 
     def __init__(self) -> None:
         self.total, self.original = 0.0, cpu_backend.run_ranges
@@ -205,9 +218,11 @@ class Inside:
         self.total += time.process_time() - start
 
     def measure(self, count: int, step: Callable[[], tuple[float, ...]]) -> tuple[float, ...]:
-        """Wall time, CPU time and CPU time inside, of one step on `count` threads, after another like it.
+        """Wall time, CPU time and CPU time inside, of one step on `count` threads, after another
+        like it.
 
-        Refinement draws step after step; after a step on one thread the other cores' caches are cold, which costs 3 ms at 147k.
+        Refinement draws step after step; after a step on one thread the other cores' caches are
+        cold, which costs 3 ms at 147k.
         """
         os.environ["SCENE_SPLATTER_THREADS"] = str(count)
         step()
@@ -217,10 +232,13 @@ class Inside:
 
 
 def threads(args: argparse.Namespace) -> None:
-    """What more cores give: wall time, the CPU time that threads add, and Amdahl's limit from the serial share."""
+    """What more cores give: wall time, the CPU time that threads add, and Amdahl's limit from the
+    serial share.
+    """
     cores = len(os.sched_getaffinity(0))
     print(
-        f"\n| forward + backward, ms | wall 1 | wall {cores} | CPU 1 | CPU {cores} | speed-up | serial share | 2 idle cores at best |"
+        f"\n| forward + backward, ms | wall 1 | wall {cores} | CPU 1 | CPU {cores} | speed-up | "
+        "serial share | 2 idle cores at best |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for name, scene in scenes(args.quick).items():
@@ -289,18 +307,21 @@ def loss_and_adam(args: argparse.Namespace) -> None:
         }
         t = interleaved({k: timed(f) for k, f in forms.items()}, args.rounds)
         print(
-            f"| {w}x{h} | {t['f'][0][0]:.2f} | {t['t'][0][0]:.1f} | {t['t'][0][0] / t['f'][0][0]:.1f}x |",
+            f"| {w}x{h} | {t['f'][0][0]:.2f} | {t['t'][0][0]:.1f} | "
+            f"{t['t'][0][0] / t['f'][0][0]:.1f}x |",
             flush=True,
         )
     print(
-        "\n| training step, SH 3, 1 thread, CPU ms | draw | loss | backward | Adam | loss + Adam, share |\n|---|---|---|---|---|---|"
+        "\n| training step, SH 3, 1 thread, CPU ms | draw | loss | backward | Adam | loss + "
+        "Adam, share |\n|---|---|---|---|---|---|"
     )
     for name, scene in scenes(args.quick).items():
         d, loss, b, a = (
             m for m, _ in interleaved({"step": training_step(scene)}, args.rounds)["step"]
         )
         print(
-            f"| {name} | {d:.1f} | {loss:.1f} | {b:.1f} | {a:.1f} | {(loss + a) / (d + loss + b + a):.0%} |",
+            f"| {name} | {d:.1f} | {loss:.1f} | {b:.1f} | {a:.1f} | "
+            f"{(loss + a) / (d + loss + b + a):.0%} |",
             flush=True,
         )
 
@@ -308,7 +329,9 @@ def loss_and_adam(args: argparse.Namespace) -> None:
 def training_step(
     scene: Scene, clock: Callable[[], float] = time.process_time
 ) -> Callable[[], tuple[float, ...]]:
-    """Stages draw, loss with its gradient, backward, Adam, on the scene's device. The CPU's loss computes its gradient with its value."""
+    """Stages draw, loss with its gradient, backward, Adam, on the scene's device. The CPU's loss
+    computes its gradient with its value.
+    """
     params = scene[0].map(lambda t: t.clone().requires_grad_())
     optimizer = Adam([{"params": [t], "lr": 1e-6} for t in params], 1e-15)
     _, K, camera_from_world, width, height = scene
@@ -342,7 +365,8 @@ def cuda(args: argparse.Namespace) -> None:
         return
     name = torch.cuda.get_device_name()
     print(
-        f"\n| {name}, SH 3, wall ms, median (least) | render alone | draw | loss | backward | Adam |\n|---|---|---|---|---|---|"
+        f"\n| {name}, SH 3, wall ms, median (least) | render alone | draw | loss | backward | "
+        "Adam |\n|---|---|---|---|---|---|"
     )
 
     def clock() -> float:
@@ -368,14 +392,20 @@ def cuda(args: argparse.Namespace) -> None:
 
 
 def start_up(args: argparse.Namespace) -> None:
-    """Cold compile and cached first render with its gradient, each in a fresh process, after torch and numba are imported."""
+    """Cold compile and cached first render with its gradient, each in a fresh process, after torch
+    and numba are imported.
+    """
     code = (
-        "import time, torch; now = lambda: (time.process_time(), time.perf_counter()); a = now(); import numba; b = now(); "
+        "import time, torch; now = lambda: (time.process_time(), time.perf_counter()); a = "
+        "now(); import numba; b = now(); "
         "from engine.scene.gaussians import Gaussians; from engine.rasterize import rasterize; "
-        "g = Gaussians(torch.rand(100, 3) + 1, torch.rand(100, 4), torch.zeros(100, 3) - 3, torch.zeros(100), torch.rand(100, 3), "
+        "g = Gaussians(torch.rand(100, 3) + 1, torch.rand(100, 4), torch.zeros(100, 3) - 3, "
+        "torch.zeros(100), torch.rand(100, 3), "
         "torch.zeros(100, 0, 3)); "
-        "r = rasterize(g.map(lambda t: t.requires_grad_()), torch.tensor([[[50., 0, 32], [0, 50, 32], [0, 0, 1]]]), torch.eye(4)[None], "
-        "64, 64, depth=False); r.rgb.sum().backward(); c = now(); print(*(y - x for x, y in zip(a + b, b + c)))"
+        "r = rasterize(g.map(lambda t: t.requires_grad_()), torch.tensor([[[50., 0, 32], [0, 50, "
+        "32], [0, 0, 1]]]), torch.eye(4)[None], "
+        "64, 64, depth=False); r.rgb.sum().backward(); c = now(); print(*(y - x for x, y in "
+        "zip(a + b, b + c)))"
     )
     import tempfile
 
@@ -397,7 +427,8 @@ def start_up(args: argparse.Namespace) -> None:
             ).stdout.split()
             numba_cpu, numba_wall, cpu, wall = map(float, out)
             print(
-                f"{label}: {cpu:.2f} s CPU, {wall:.2f} s wall; import of numba before: {numba_cpu:.2f}, {numba_wall:.2f}",
+                f"{label}: {cpu:.2f} s CPU, {wall:.2f} s wall; import of numba before: "
+                f"{numba_cpu:.2f}, {numba_wall:.2f}",
                 flush=True,
             )
 
@@ -405,7 +436,10 @@ def start_up(args: argparse.Namespace) -> None:
 def memory(args: argparse.Namespace) -> None:
     """Peak memory of training steps at 1 M Gaussians, each degree in a fresh process."""
     for degree in (0, 3):
-        code = f"from benchmarks.rasterize import *; s = training_step(random_scene(1_000_000, 1024, 576, {degree})); s(); s(); s(); peak()"
+        code = (
+            "from benchmarks.rasterize import *; s = training_step(random_scene(1_000_000, "
+            f"1024, 576, {degree})); s(); s(); s(); peak()"
+        )
         out = subprocess.run(
             [sys.executable, "-c", code],
             capture_output=True,
@@ -424,7 +458,9 @@ def peak() -> None:
 
 
 def demo(args: argparse.Namespace) -> None:
-    """Refinement at draft resolution: 150 steps on 9 frames of 256x160, one Gaussian per pixel in two layers."""
+    """Refinement at draft resolution: 150 steps on 9 frames of 256x160, one Gaussian per pixel in
+    two layers.
+    """
     gaussians, K, camera_from_world, width, height = depth_scene(256, 160, 0)
     frames = (
         rasterize(gaussians, K, camera_from_world, width, height)
@@ -442,7 +478,8 @@ def demo(args: argparse.Namespace) -> None:
         steps=150,
     )
     print(
-        f"draft refinement, 150 steps, {gaussians.count} Gaussians: {time.perf_counter() - wall:.1f} s wall, "
+        f"draft refinement, 150 steps, {gaussians.count} Gaussians: "
+        f"{time.perf_counter() - wall:.1f} s wall, "
         f"{time.process_time() - cpu:.1f} s CPU"
     )
 

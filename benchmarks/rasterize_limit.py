@@ -1,9 +1,11 @@
-"""How far is the CPU rasteriser from what the machine can do? `python benchmarks/rasterize_limit.py [--quick] [--rounds N]`
+"""How far is the CPU rasteriser from what the machine can do? `python benchmarks/rasterize_limit.py
+[--quick] [--rounds N]`
 
-Counts what a frame with its gradient does - pairs of a tile and a Gaussian, rows of 8 pixels that are evaluated, arithmetic
-operations, bytes that have to come from or go to memory at least once - and sets the time of every stage against two limits of one
-core, measured in the same run: arithmetic as fast as a matrix product (torch, one thread), and bytes as fast as a copy.
-One thread, process CPU time, the least of the rounds.
+Counts what a frame with its gradient does - pairs of a tile and a Gaussian, rows of 8 pixels that
+are evaluated, arithmetic operations, bytes that have to come from or go to memory at least once -
+and sets the time of every stage against two limits of one core, measured in the same run:
+arithmetic as fast as a matrix product (torch, one thread), and bytes as fast as a copy. One thread,
+process CPU time, the least of the rounds.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ STAGES = (
     "blend back",
     "project back",
 )  # the parallel stages, in the order of the calls
-# Operations of one pixel with C channels, counted in the loops of engine/rasterize/cpu/blend.py; a fused multiply-add is two, and so
+# Operations of one pixel with C channels, counted in the loops of engine/rasterize/cpu/blend.py; a
+# fused multiply-add is two, and so
 # are a comparison with its selection.
 FORWARD_OPS, FORWARD_OPS_CHANNEL = 40, 2
 BACKWARD_OPS, BACKWARD_OPS_CHANNEL = 58, 4
@@ -85,7 +88,9 @@ def best(call: Callable[[], object], rounds: int = 5) -> float:
 
 
 def machine() -> tuple[float, float]:
-    """(arithmetic operations, bytes) a second of one core: a 1024^2 matrix product; a copy, read and write counted."""
+    """(arithmetic operations, bytes) a second of one core: a 1024^2 matrix product; a copy, read
+    and write counted.
+    """
     torch.set_num_threads(1)
     a, b = torch.rand(1024, 1024), torch.rand(1024, 1024)
     source, target = torch.rand(1 << 26), torch.rand(1 << 26)
@@ -136,7 +141,10 @@ def measure(
         ),
         "project back": (0.0, sums + 4 * pairs + seen * (stored + 4 * SIZE) + n * stored),
     }
-    text = f"{seen} of {n} Gaussians seen, {pairs} pairs, {rows} rows of 8 pixels ({rows / pairs:.1f} a pair)"
+    text = (
+        f"{seen} of {n} Gaussians seen, {pairs} pairs, {rows} rows of 8 pixels "
+        f"({rows / pairs:.1f} a pair)"
+    )
     return (
         {name: min(times[1:]) for name, times in spent.items()},
         {k: (float(o), float(b)) for k, (o, b) in work.items()},
@@ -153,7 +161,8 @@ def main() -> None:
     args = parser.parse_args()
     ops, bytes_ = machine()
     print(
-        f"one core: {ops / 1e9:.0f} GFLOP/s (matrix product), {bytes_ / 1e9:.1f} GB/s (copy, both ways)"
+        f"one core: {ops / 1e9:.0f} GFLOP/s (matrix product), {bytes_ / 1e9:.1f} GB/s (copy, "
+        "both ways)"
     )
     w, h, n = (256, 160, 20_000) if args.quick else (512, 288, 200_000)
     for name, scene in (
@@ -163,7 +172,8 @@ def main() -> None:
         spent, work, text = measure(scene, args.rounds)
         print(f"\n{name}, SH 3: {text}\n")
         print(
-            "| stage | CPU ms | M operations | GFLOP/s | MB | GB/s | times its limit |\n|---|---|---|---|---|---|---|"
+            "| stage | CPU ms | M operations | GFLOP/s | MB | GB/s | times its limit "
+            "|\n|---|---|---|---|---|---|---|"
         )
         floor = 0.0
         for stage in STAGES:
@@ -171,7 +181,10 @@ def main() -> None:
             limit = max(o / ops, b / bytes_)
             floor += limit
             arithmetic = f"{o / 1e6:.0f} | {o / t / 1e9:.1f}" if o else "few |"
-            row = f"{1e3 * t:.1f} | {arithmetic} | {b / 1e6:.1f} | {b / t / 1e9:.1f} | {t / limit:.1f}"
+            row = (
+                f"{1e3 * t:.1f} | {arithmetic} | {b / 1e6:.1f} | {b / t / 1e9:.1f} | "
+                f"{t / limit:.1f}"
+            )
             print(f"| {stage} | {row} |", flush=True)
         print(
             f"| all | {1e3 * sum(spent.values()):.1f} | | | | | {sum(spent.values()) / floor:.1f} |"

@@ -1,4 +1,6 @@
-"""What stands in the scenes of benchmarks/make_scenes.py, where the cameras are and how they move."""
+"""What stands in the scenes of benchmarks/make_scenes.py, where the cameras are and how they
+move.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Shapes and procedural materials for benchmarks/scene_builders.py. Runs in Blender's Python (bpy)."""
+"""Shapes and procedural materials for benchmarks/scene_builders.py. Runs in Blender's Python
+(bpy).
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,11 @@ def material(
     upright: bool = False,
     glow: float = 0.0,
 ) -> bpy.types.Material:
-    """A procedural material of linear colours. kind: plain, noise, bricks, checks, cells, wood, glow.
+    """A procedural material of linear colours. kind: plain, noise, bricks, checks, cells, wood,
+    glow.
 
-    Patterns live in the world's metres, `scale` features a metre; `upright` lays them on walls, (x + y, z).
+    Patterns live in the world's metres, `scale` features a metre; `upright` lays them on walls, (x
+    + y, z).
     """
     made = bpy.data.materials.new(kind)
     made.use_nodes = True
@@ -205,7 +209,9 @@ def light(
     size: float = 1.0,
     turn_deg: Place = (0, 0, 0),
 ) -> None:
-    """kind POINT, AREA (watts) or SUN (watts a square metre); an AREA light shines down before it is turned."""
+    """kind POINT, AREA (watts) or SUN (watts a square metre); an AREA light shines down before it
+    is turned.
+    """
     lamp = bpy.data.lights.new(kind, kind)
     lamp.energy, lamp.color = power, colour
     if kind == "AREA":

@@ -1,4 +1,5 @@
-"""What the method costs: a whole segment against one plain pass of the same prior and the same optimisation.
+"""What the method costs: a whole segment against one plain pass of the same prior and the same
+optimisation.
 
     python benchmarks/segment.py [PICTURE] [--width 512] [--frames 25] [--steps 300] [--rounds 1]
 
@@ -79,7 +80,8 @@ def main() -> None:
             spent[name].append((around, middle - ready, refined_at - middle))
     unknown = float((~masks.known(enhanced.mu)).float().mean())
     print(
-        f"{args.frames} frames {width}x{height}, {unknown:.1%} unknown, {args.steps} optimiser steps; CPU s, median of {args.rounds}"
+        f"{args.frames} frames {width}x{height}, {unknown:.1%} unknown, {args.steps} optimiser "
+        f"steps; CPU s, median of {args.rounds}"
     )
     total = {}
     for name, rows in spent.items():
@@ -90,7 +92,8 @@ def main() -> None:
             f"optimisation {parts[2]:6.1f}  together {total[name]:6.1f}"
         )
     print(
-        f"the method costs {total['whole method'] / total['plain']:.2f} times the plain pass (the released code: 2.0 in the prior)"
+        f"the method costs {total['whole method'] / total['plain']:.2f} times the plain pass "
+        "(the released code: 2.0 in the prior)"
     )
 
 

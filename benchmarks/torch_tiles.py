@@ -1,7 +1,9 @@
-"""A vectorised torch tile renderer: what one would write without kernels. The benchmark's baseline, not part of the product.
+"""A vectorised torch tile renderer: what one would write without kernels. The benchmark's baseline,
+not part of the product.
 
-Same image as `engine.rasterize` (same constants): projection and SH in torch, pairs by repeat_interleave, one sort by
-tile and depth, then tiles of similar length blended together with a cumulative product along depth.
+Same image as `engine.rasterize` (same constants): projection and SH in torch, pairs by
+repeat_interleave, one sort by tile and depth, then tiles of similar length blended together with a
+cumulative product along depth.
 """
 
 from __future__ import annotations

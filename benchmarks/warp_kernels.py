@@ -1,4 +1,5 @@
-"""What Warp's compiler makes of the GPU kernels for each card, without a card: registers, spills, shared memory.
+"""What Warp's compiler makes of the GPU kernels for each card, without a card: registers, spills,
+shared memory.
 
 python benchmarks/warp_kernels.py
 """

@@ -9,7 +9,8 @@ import os
 import sys
 
 if __name__ == "__main__" and not sys.flags.safe_path:
-    # "-m" puts the current folder first, where a stranger's torch.py may lie, unless it is the engine's own
+    # "-m" puts the current folder first, where a stranger's torch.py may lie, unless it is the
+    # engine's own
     _root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     sys.path[:1] = [p for p in sys.path[:1] if p and os.path.samefile(p, _root)]
     sys.path[:] = [p for p in sys.path if p not in ("", os.curdir)]
@@ -66,7 +67,8 @@ def main(arguments: list[str]) -> int:
     """Run one command and return the exit code."""
     _speak_utf8(sys.stdout)
     _speak_utf8(sys.stderr)
-    # read when torch is loaded: its idle threads must not spin while Blender and our own threads want the cores
+    # read when torch is loaded: its idle threads must not spin while Blender and our own threads
+    # want the cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     chosen = next((word for word in arguments if word in COMMANDS), None)
     try:
@@ -113,7 +115,9 @@ def _write_report() -> Path:
 
 
 def _speak_utf8(stream: TextIO | None) -> None:
-    """Windows consoles and pipes default to other encodings; a name that cannot be shown must not stop a job."""
+    """Windows consoles and pipes default to other encodings; a name that cannot be shown must not
+    stop a job.
+    """
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(encoding="utf-8", errors="backslashreplace")

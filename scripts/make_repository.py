@@ -3,10 +3,10 @@
 
     python scripts/make_repository.py FOLDER [--blender BLENDER]
 
-FOLDER then holds scene_splatter-<version>.zip and index.json; served by any web server, its index.json
-is what people add under Edit > Preferences > Get Extensions > Repositories. The work is done by
-`blender --command extension build` and `server-generate`: by the Blender that --blender names, by the
-one on the PATH, or by the same tool inside this Python's bpy module.
+FOLDER then holds scene_splatter-<version>.zip and index.json; served by any web server, its
+index.json is what people add under Edit > Preferences > Get Extensions > Repositories. The work is
+done by `blender --command extension build` and `server-generate`: by the Blender that --blender
+names, by the one on the PATH, or by the same tool inside this Python's bpy module.
 """
 
 from __future__ import annotations

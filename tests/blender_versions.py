@@ -1,4 +1,5 @@
-"""Which Blenders the add-on is tested with, which Python each needs, and where their environments are.
+"""Which Blenders the add-on is tested with, which Python each needs, and where their environments
+are.
 
 Standard library only: install_deps.py --dev and the test that runs the environments both use it.
 """
@@ -21,7 +22,8 @@ PYTHON_OF = {
     "5.3": "3.13",
 }
 DEBIAN_PACKAGES = (
-    "libx11-6 libxrender1 libxxf86vm1 libxfixes3 libxi6 libxkbcommon0 libsm6 libice6 libxext6 libgl1 libgomp1 "
+    "libx11-6 libxrender1 libxxf86vm1 libxfixes3 libxi6 libxkbcommon0 libsm6 libice6 libxext6 "
+    "libgl1 libgomp1 "
     "libegl1 libegl-mesa0 libgl1-mesa-dri"
 )
 
@@ -70,7 +72,9 @@ def _candidates(version: str) -> Iterator[Path]:
 
 
 def _is(python: Path, version: str) -> bool:
-    """pyenv leaves launchers on the PATH for versions that are not active: only running one tells."""
+    """pyenv leaves launchers on the PATH for versions that are not active: only running one
+    tells.
+    """
     told = _run(
         [
             str(python),

@@ -15,7 +15,9 @@ os.environ["SCENE_SPLATTER_CACHE"] = tempfile.mkdtemp(prefix="scene_splatter_cac
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real images, cameras, posed sets and splats, where it lies beside the repository."""
+    """The folder of real images, cameras, posed sets and splats, where it lies beside the
+    repository.
+    """
     folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("shared data set not found beside the repository")

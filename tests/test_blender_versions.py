@@ -55,7 +55,8 @@ def test_the_addon_in_blender(version, tmp_path, request):
     python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not python.exists():
         absent(
-            f"Blender {version} is not prepared: python3 install_deps.py --dev --blender {version} (Python {PYTHON_OF[version]})",
+            f"Blender {version} is not prepared: python3 install_deps.py --dev --blender "
+            f"{version} (Python {PYTHON_OF[version]})",
             version,
         )
     everything = version in WHOLE or os.environ.get("SCENE_SPLATTER_BLENDER_TESTS") == "all"

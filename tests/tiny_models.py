@@ -1,4 +1,6 @@
-"""Small real models with the layouts of the released ones, made from seeds: nothing is downloaded."""
+"""Small real models with the layouts of the released ones, made from seeds: nothing is
+downloaded.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from engine.priors.viewcrafter.unet import UNetConfig, ViewCrafterUNet
 
 
 def seeded(names_and_shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Weights that depend on their name and shape alone; a layer keeps about the scale of what goes in."""
+    """Weights that depend on their name and shape alone; a layer keeps about the scale of what goes
+    in.
+    """
     result = {}
     for name, shape in names_and_shapes.items():
         values = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
@@ -216,7 +220,9 @@ def save_viewcrafter(
 
 
 def _letters_tokenizer():
-    """A T5 tokenizer that knows single letters: the one that transformers makes of nothing knows none."""
+    """A T5 tokenizer that knows single letters: the one that transformers makes of nothing knows
+    none.
+    """
     from transformers import T5Tokenizer
 
     vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
@@ -249,7 +255,9 @@ def _index(folder: Path, pipeline: str) -> Path:
 
 
 def _lively(module: torch.nn.Module, factor: float) -> torch.nn.Module:
-    """Scale the weights up: the libraries' initial values make networks that say next to nothing."""
+    """Scale the weights up: the libraries' initial values make networks that say next to
+    nothing.
+    """
     with torch.no_grad():
         for p in module.parameters():
             if p.ndim > 1:
@@ -374,7 +382,9 @@ def save_wan_image_encoder(folder: Path) -> Path:
 
 
 def wan_lora(down: str = "lora_down", up: str = "lora_up") -> dict[str, Tensor]:
-    """A LoRA for the small Wan, in the naming of Wan's authors, for the kinds of layer that the distilled ones change."""
+    """A LoRA for the small Wan, in the naming of Wan's authors, for the kinds of layer that the
+    distilled ones change.
+    """
     g = torch.Generator().manual_seed(0)
     width = 24
     sizes = {f"{kind}_attn.{x}": (width, width) for kind in ("self", "cross") for x in "qkvo"}
@@ -397,7 +407,9 @@ def save_wan_lora(folder: Path) -> Path:
 
 
 def save_cogvideox(folder: Path, size: tuple[int, int] = (32, 64)) -> Path:
-    """A small CogVideoX image to video in the layout of the released one: one size, 9 frames at most."""
+    """A small CogVideoX image to video in the layout of the released one: one size, 9 frames at
+    most.
+    """
     from diffusers import (
         AutoencoderKLCogVideoX,
         CogVideoXDDIMScheduler,
@@ -523,13 +535,17 @@ def save_svd(folder: Path, frames: int = 5) -> Path:
 
 @functools.cache
 def depth_keys() -> dict:
-    """Names, shapes and descriptions of the depth networks that are read from one file; see golden/depth.md."""
+    """Names, shapes and descriptions of the depth networks that are read from one file; see
+    golden/depth.md.
+    """
     with gzip.open(Path(__file__).parent / "golden" / "depth_keys.json.gz") as file:
         return json.load(file)
 
 
 def save_moge(path: Path, sees_a_camera: bool = False) -> Path:
-    """A small MoGe-2 in the layout of the released files, normals and all; `sees_a_camera`: its points are about those of one."""
+    """A small MoGe-2 in the layout of the released files, normals and all; `sees_a_camera`: its
+    points are about those of one.
+    """
     state = seeded({name: tuple(shape) for name, shape in depth_keys()["moge_small"].items()})
     state["points_head.output_blocks.4.bias"] = torch.tensor([0.0, 0.0, -1.0])
     if (

@@ -1,4 +1,5 @@
-"""Depth of the scene's own geometry under a camera: a layout artist's blockout decides where things are.
+"""Depth of the scene's own geometry under a camera: a layout artist's blockout decides where things
+are.
 
 All visible, renderable geometry, instances included, is collected as triangles in the camera's
 space; geometry nodes cast one ray through every pixel centre. That is as exact as a render, runs
@@ -44,9 +45,9 @@ def write_depth_in_slices(
 ) -> Generator[Step, None, np.ndarray]:
     """Write the depth map of the blockout, seen by `camera` at `frame`, as NPY, and return it.
 
-    [h, w] float32, metres along the camera's axis, inf where nothing is; at the render's size, at most
-    LONGEST_PX wide or high. The scene's frame is put back. Raises UserError if nothing is in view, if the
-    camera is no perspective one, or if the file cannot be written.
+    [h, w] float32, metres along the camera's axis, inf where nothing is; at the render's size, at
+    most LONGEST_PX wide or high. The scene's frame is put back. Raises UserError if nothing is in
+    view, if the camera is no perspective one, or if the file cannot be written.
     """
     width, height, name = *conversion.render_size(context.scene.render), camera.name
     share = min(1.0, LONGEST_PX / max(width, height))
@@ -81,7 +82,8 @@ def measure(
 def measure_in_slices(
     context: bpy.types.Context, camera: bpy.types.Object, frame: float, width: int, height: int
 ) -> Generator[Step, None, np.ndarray]:
-    """Depth [height, width] float32 in metres, inf where no ray hits within the camera's clip range. See `write_depth_in_slices`.
+    """Depth [height, width] float32 in metres, inf where no ray hits within the camera's clip
+    range. See `write_depth_in_slices`.
 
     The geometry is taken in the first slice, so it does not matter what happens to it later.
     """
@@ -121,7 +123,9 @@ def measure_in_slices(
 
 
 def _triangles(graph: bpy.types.Depsgraph, camera_from_blender: np.ndarray) -> np.ndarray:
-    """[n, 3, 3] float32 corners of all visible, renderable surfaces in the camera's space; those wholly behind it left out."""
+    """[n, 3, 3] float32 corners of all visible, renderable surfaces in the camera's space; those
+    wholly behind it left out.
+    """
     parts = []
     for instance in graph.object_instances:
         ob = instance.object
@@ -190,7 +194,9 @@ def _fill(mesh: bpy.types.Mesh, triangles: np.ndarray) -> None:
 def _make_rays(
     group: bpy.types.NodeTree, K: np.ndarray, width: int, height: int, clip: tuple[float, float]
 ) -> None:
-    """One vertex a pixel, row by row, with the depth where its ray from the origin hits the input mesh; 0 where it does not."""
+    """One vertex a pixel, row by row, with the depth where its ray from the origin hits the input
+    mesh; 0 where it does not.
+    """
     for io in ("INPUT", "OUTPUT"):
         group.interface.new_socket("Geometry", in_out=io, socket_type="NodeSocketGeometry")
     b = NodeBuilder(group)

@@ -35,7 +35,9 @@ def render_size(render: bpy.types.RenderSettings) -> tuple[int, int]:
 
 
 def intrinsics(lens: bpy.types.Camera, render: bpy.types.RenderSettings) -> np.ndarray:
-    """K [3, 3] in pixels, centres at +0.5. Raises UserError if the camera is not a perspective one."""
+    """K [3, 3] in pixels, centres at +0.5. Raises UserError if the camera is not a perspective
+    one.
+    """
     if lens.type != "PERSP":
         raise UserError(
             f"{lens.name} is {_KINDS.get(lens.type, lens.type.lower())}.",
@@ -73,14 +75,18 @@ def world_from_camera(
 
 
 def blender_from_opencv(matrix: np.ndarray, metres: float = 1.0) -> Matrix:
-    """The world matrix of a Blender camera, from world_from_camera [4, 4]: inverse of `world_from_camera`."""
+    """The world matrix of a Blender camera, from world_from_camera [4, 4]: inverse of
+    `world_from_camera`.
+    """
     blender = OPENCV_FROM_BLENDER.T @ np.asarray(matrix, np.float64) @ _FLIP
     blender[:3, 3] /= metres
     return Matrix(blender.tolist())
 
 
 def placement(path: CameraPath, scene: bpy.types.Scene) -> Matrix:
-    """World matrix of an object whose axes are those of the path's first camera, as the engine's results are."""
+    """World matrix of an object whose axes are those of the path's first camera, as the engine's
+    results are.
+    """
     metres = scene.unit_settings.scale_length
     matrix = OPENCV_FROM_BLENDER.T @ path.world_from_camera[0]
     matrix[:3] /= metres
@@ -88,10 +94,11 @@ def placement(path: CameraPath, scene: bpy.types.Scene) -> Matrix:
 
 
 def export(scene: bpy.types.Scene, camera: bpy.types.Object, frames: Iterable[float]) -> CameraPath:
-    """The camera at these frames (fractions are sub-frames) with everything that moves it evaluated.
+    """The camera at these frames (fractions are sub-frames) with everything that moves it
+    evaluated.
 
-    Lens, shift and sensor may be animated, the render's size may not. The scene's frame is put back.
-    Raises UserError for cameras that are no perspective ones.
+    Lens, shift and sensor may be animated, the render's size may not. The scene's frame is put
+    back. Raises UserError for cameras that are no perspective ones.
     """
     return run(export_in_slices(scene, camera, frames, math.inf))
 
@@ -102,10 +109,11 @@ def export_in_slices(
     frames: Iterable[float],
     slice_s: float = SLICE_S,
 ) -> Generator[Step, None, CameraPath]:
-    """As `export`, but gives Blender back after every `slice_s` seconds; between slices the scene's frame is the user's.
+    """As `export`, but gives Blender back after every `slice_s` seconds; between slices the scene's
+    frame is the user's.
 
-    What the user does between two slices counts from there on. Raises UserError, also where scene or
-    camera are gone by then: both are looked up by name, because undo makes new objects.
+    What the user does between two slices counts from there on. Raises UserError, also where scene
+    or camera are gone by then: both are looked up by name, because undo makes new objects.
     """
     frames, names = list(frames), (scene.name, camera.name)
     if not frames:
@@ -174,10 +182,11 @@ def add_camera(
     collection: bpy.types.Collection | None = None,
     set_render: bool = False,
 ) -> bpy.types.Object:
-    """An animated camera that shows what the path's cameras show, one keyframe a frame from `start` on.
+    """An animated camera that shows what the path's cameras show, one keyframe a frame from `start`
+    on.
 
-    set_render: give the scene the path's size, pixel aspect and frame rate; without that the picture
-    is the same only where they agree.
+    set_render: give the scene the path's size, pixel aspect and frame rate; without that the
+    picture is the same only where they agree.
     """
     if set_render:
         _set_render(scene.render, path)
@@ -239,7 +248,9 @@ def _key(block: bpy.types.ID, properties: Sequence[str], frame: float) -> None:
 
 
 def animation_curves(block: bpy.types.ID) -> list[bpy.types.FCurve]:
-    """Animation curves of an object or lens: in its action's slot since 4.4, in the action itself before."""
+    """Animation curves of an object or lens: in its action's slot since 4.4, in the action itself
+    before.
+    """
     data = block.animation_data
     if not hasattr(data, "action_slot"):
         return list(data.action.fcurves)
@@ -263,12 +274,13 @@ def match_camera_to_image(
     *,
     fov_deg: float = 0.0,
 ) -> None:
-    """Give the render the image's shape and the camera its lens, and show the image behind the camera's view.
+    """Give the render the image's shape and the camera its lens, and show the image behind the
+    camera's view.
 
     The render becomes no larger than the image, nor than it was.
     header: what the image's file says, where it is known; a photo held upright is shown upright.
-    fov_deg: horizontal angle of the lens; 0 takes the photo's own, or leaves the lens where that is not
-    known. Raises UserError if the image has no size.
+    fov_deg: horizontal angle of the lens; 0 takes the photo's own, or leaves the lens where that is
+    not known. Raises UserError if the image has no size.
     """
     width, height = (header.width, header.height) if header is not None else image.size
     if not width or not height:
@@ -318,7 +330,9 @@ _OURS = "scene_splatter_picture"  # custom property of images that were put behi
 def show_behind(
     camera: bpy.types.Object, image: bpy.types.Image, header: Header | None = None
 ) -> None:
-    """Make `image` the camera's background, upright, in the place of an older one of ours; the user's own stay."""
+    """Make `image` the camera's background, upright, in the place of an older one of ours; the
+    user's own stay.
+    """
     backgrounds = camera.data.background_images
     for old in [b for b in backgrounds if b.image not in (None, image) and b.image.get(_OURS)]:
         backgrounds.remove(old)

@@ -1,4 +1,6 @@
-"""How much of a path's views nobody has seen: a coarse render of the first view's depth. numpy only, no bpy."""
+"""How much of a path's views nobody has seen: a coarse render of the first view's depth. numpy
+only, no bpy.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ _VIEWS = 9
 
 
 def box_depth(K: np.ndarray, width: int, height: int, geometry: Any) -> np.ndarray:
-    """[height, width] metres of the engine's perspective box (engine/geometry/box.py), inf for open sky.
+    """[height, width] metres of the engine's perspective box (engine/geometry/box.py), inf for open
+    sky.
 
     K [3, 3] in pixels; geometry: the settings' GeometrySettings.
     """
@@ -43,7 +46,8 @@ def box_depth(K: np.ndarray, width: int, height: int, geometry: Any) -> np.ndarr
 
 
 def invented_share(path: CameraPath, depth_m: np.ndarray) -> np.ndarray:
-    """Share of each view that the first view's surfaces do not cover, for up to nine views along the path, in 0..1.
+    """Share of each view that the first view's surfaces do not cover, for up to nine views along
+    the path, in 0..1.
 
     depth_m [h, w]: the first view's depth along z in metres, inf for sky; 0 and NaN cover nothing.
     """

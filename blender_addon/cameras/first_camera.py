@@ -1,4 +1,6 @@
-"""The camera of a newcomer: upright at eye height, in a file that may still be Blender's default one."""
+"""The camera of a newcomer: upright at eye height, in a file that may still be Blender's default
+one.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ _NEAR = 1e-3
 
 
 def add(scene: bpy.types.Scene, name: str) -> bpy.types.Object:
-    """A new camera of the scene's, which becomes its camera; `stand_upright` puts it in its place."""
+    """A new camera of the scene's, which becomes its camera; `stand_upright` puts it in its
+    place.
+    """
     lens = bpy.data.cameras.new(name)
     lens.sensor_fit = "HORIZONTAL"
     camera = bpy.data.objects.new(name, lens)
@@ -34,9 +38,9 @@ def stand_upright(
 ) -> None:
     """Stand `camera` level above the origin, looking along +y, so that the floor lies at z = 0.
 
-    height_m: metres above the floor. horizon: its height in the picture, 0 top to 1 bottom; a horizon off
-    the middle means that the photographer looked up or down, and so does the camera. Its near and far
-    ends are set for a scene of that size.
+    height_m: metres above the floor. horizon: its height in the picture, 0 top to 1 bottom; a
+    horizon off the middle means that the photographer looked up or down, and so does the camera.
+    Its near and far ends are set for a scene of that size.
     """
     K = intrinsics(camera.data, scene.render)
     _, height = K[0, 2] * 2, K[1, 2] * 2
@@ -54,7 +58,9 @@ def is_ours(camera: bpy.types.Object | None) -> bool:
 
 
 def is_default_camera(ob: bpy.types.Object | None) -> bool:
-    """Whether it is the camera of Blender's default file as it came: it looks down on a cube, at 26 degrees."""
+    """Whether it is the camera of Blender's default file as it came: it looks down on a cube, at 26
+    degrees.
+    """
     return (
         ob is not None
         and ob.type == "CAMERA"
@@ -64,7 +70,8 @@ def is_default_camera(ob: bpy.types.Object | None) -> bool:
 
 
 def hide_default_objects(scene: bpy.types.Scene, view_layer: bpy.types.ViewLayer) -> list[str]:
-    """Hide cube and light of Blender's default file where they are as they came; returns their names.
+    """Hide cube and light of Blender's default file where they are as they came; returns their
+    names.
 
     They are hidden as by the H key, and in renders: nothing is deleted.
     """

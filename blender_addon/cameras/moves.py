@@ -21,7 +21,8 @@ _FLIP = np.diag([1.0, -1.0, -1.0, 1.0])  # a camera of the engine looks along +z
 
 
 def spell(amounts: dict[str, float], distance_m: float) -> str:
-    """A sum of moves in the command line's words, e.g. "dolly:0.5+orbit:20@4"; empty if nothing moves.
+    """A sum of moves in the command line's words, e.g. "dolly:0.5+orbit:20@4"; empty if nothing
+    moves.
 
     amounts: metres or degrees by name of MOVES; distance_m: of the point that an orbit goes round.
     """
@@ -35,12 +36,14 @@ def spell(amounts: dict[str, float], distance_m: float) -> str:
 def add_move(
     scene: bpy.types.Scene, camera: bpy.types.Object, spec: str, *, start: int, end: int
 ) -> int:
-    """Animate `camera` from where it stands now, with ordinary keyframes from frame `start` to `end`.
+    """Animate `camera` from where it stands now, with ordinary keyframes from frame `start` to
+    `end`.
 
-    spec: a move as the command line takes it (`engine.bridge.moves`), seen from the camera; metres are
-    metres of the world, whatever scale the camera or what it is parented to has. Keys of location and
-    rotation that the camera has between the two frames are replaced, others stay; returns how many were
-    replaced. Raises UserError for a move that is none, and for a range without length.
+    spec: a move as the command line takes it (`engine.bridge.moves`), seen from the camera; metres
+    are metres of the world, whatever scale the camera or what it is parented to has. Keys of
+    location and rotation that the camera has between the two frames are replaced, others stay;
+    returns how many were replaced. Raises UserError for a move that is none, and for a range
+    without length.
     """
     if end <= start:
         raise UserError(
@@ -77,7 +80,9 @@ def add_move(
 
 
 def _stand(camera: bpy.types.Object, basis: Matrix, scale: Vector) -> None:
-    """Give `camera` place and direction of `basis`, and turns that go on from those it has: no spin between keys."""
+    """Give `camera` place and direction of `basis`, and turns that go on from those it has: no spin
+    between keys.
+    """
     before, mode = camera.rotation_euler.copy(), camera.rotation_mode
     quaternion = camera.rotation_quaternion.copy()
     camera.matrix_basis = Matrix.LocRotScale(basis.to_translation(), _rotation_of(basis), scale)
@@ -92,12 +97,16 @@ def _stand(camera: bpy.types.Object, basis: Matrix, scale: Vector) -> None:
 
 
 def _rotation_of(matrix: Matrix) -> Quaternion:
-    """The rotation of a matrix whose scale is of any size; a shear counts as far as Blender's cameras heed it."""
+    """The rotation of a matrix whose scale is of any size; a shear counts as far as Blender's
+    cameras heed it.
+    """
     return matrix.normalized().to_quaternion()
 
 
 def _parent_matrix(camera: bpy.types.Object) -> Matrix:
-    """What `camera`'s own location and rotation are seen from: its world matrix is this times its own."""
+    """What `camera`'s own location and rotation are seen from: its world matrix is this times its
+    own.
+    """
     if camera.parent is None:
         return Matrix.Identity(4)
     if camera.parent_type == "OBJECT":
@@ -106,7 +115,9 @@ def _parent_matrix(camera: bpy.types.Object) -> Matrix:
 
 
 def _clear_keys(camera: bpy.types.Object, start: int, end: int) -> int:
-    """Remove keys of location and rotation from `start` to `end`, both included; how many frames had some."""
+    """Remove keys of location and rotation from `start` to `end`, both included; how many frames
+    had some.
+    """
     if camera.animation_data is None or camera.animation_data.action is None:
         return 0
     frames = set()
@@ -119,7 +130,9 @@ def _clear_keys(camera: bpy.types.Object, start: int, end: int) -> int:
 
 
 def may_move(camera: bpy.types.Object) -> bool:
-    """Whether anything could move `camera` over time: keys, drivers, constraints, or what it is parented to."""
+    """Whether anything could move `camera` over time: keys, drivers, constraints, or what it is
+    parented to.
+    """
     while camera is not None:
         data = camera.animation_data
         if data is not None and (data.action is not None or data.drivers or data.nla_tracks):
@@ -133,16 +146,20 @@ def may_move(camera: bpy.types.Object) -> bool:
 def path_warnings(
     path: CameraPath, frames: list[float], scene: bpy.types.Scene, camera: bpy.types.Object
 ) -> list[str]:
-    """What may go wrong with a path of `cameras.export`, one sentence each: jumps, stops, cuts to other cameras, clipping."""
+    """What may go wrong with a path of `cameras.export`, one sentence each: jumps, stops, cuts to
+    other cameras, clipping.
+    """
     warnings = [*_jumps(path, frames), *_standstill(path, frames), *_cuts(scene, camera, frames)]
     metres = scene.unit_settings.scale_length
     if camera.data.clip_start * metres > 0.1 + 1e-6:
         warnings.append(
-            f"{camera.name} clips everything nearer than {camera.data.clip_start * metres:.2g} m: lower its Clip Start."
+            f"{camera.name} clips everything nearer than {camera.data.clip_start * metres:.2g} "
+            "m: lower its Clip Start."
         )
     if camera.data.clip_end * metres < 20:
         warnings.append(
-            f"{camera.name} clips everything beyond {camera.data.clip_end * metres:.2g} m: raise its Clip End."
+            f"{camera.name} clips everything beyond {camera.data.clip_end * metres:.2g} m: raise "
+            "its Clip End."
         )
     return warnings
 
@@ -173,15 +190,18 @@ def _jumps(path: CameraPath, frames: list[float]) -> list[str]:
         between = f"between frames {frames[index]:g} and {frames[index + 1]:g}"
         if cut[index]:
             found.append(
-                f"The camera turns {degrees[index]:.0f} degrees {between}: the two views share too little."
+                f"The camera turns {degrees[index]:.0f} degrees {between}: the two views share "
+                "too little."
             )
         elif turned[index]:
             found.append(
-                f"The camera turns {degrees[index]:.0f} degrees {between}, {usual_turn[index]:.1f} elsewhere: is that a jump?"
+                f"The camera turns {degrees[index]:.0f} degrees {between}, "
+                f"{usual_turn[index]:.1f} elsewhere: is that a jump?"
             )
         if moved[index]:
             found.append(
-                f"The camera moves {metres[index]:.2g} m {between}, {usual[index]:.2g} m elsewhere: is that a jump?"
+                f"The camera moves {metres[index]:.2g} m {between}, {usual[index]:.2g} m "
+                "elsewhere: is that a jump?"
             )
     zoom = path.K[1:, 0, 0] / path.K[:-1, 0, 0]
     for index in np.flatnonzero(np.abs(np.log(zoom)) > math.log(1.25)):
@@ -219,7 +239,8 @@ def _standstill(path: CameraPath, frames: list[float]) -> list[str]:
             continue
         if first is not None and index - first >= max(5, path.count // 4):
             found.append(
-                f"The camera stands still from frame {frames[first]:g} to {frames[index]:g}: shorten the range, or animate it there."
+                f"The camera stands still from frame {frames[first]:g} to {frames[index]:g}: "
+                "shorten the range, or animate it there."
             )
         first = None
     return found
@@ -228,7 +249,8 @@ def _standstill(path: CameraPath, frames: list[float]) -> list[str]:
 def _cuts(scene: bpy.types.Scene, camera: bpy.types.Object, frames: list[float]) -> list[str]:
     """Timeline markers in the range that hand over to another camera."""
     return [
-        f"At frame {marker.frame} the scene cuts to {marker.camera.name}; the path stays with {camera.name}."
+        f"At frame {marker.frame} the scene cuts to {marker.camera.name}; the path stays with "
+        f"{camera.name}."
         for marker in sorted(scene.timeline_markers, key=lambda m: m.frame)
         if marker.camera not in (None, camera) and frames[0] <= marker.frame <= frames[-1]
     ]

@@ -1,9 +1,10 @@
 """Size, orientation and lens of a picture, from the head of its file. No bpy.
 
-Blender knows a picture's size only after it has read the whole of it, shows photos as the sensor lay
-and not as the camera was held, and does not tell the lens. The engine turns pictures upright; here is
-what that will come to, for JPEG, PNG, TIFF, WebP and EXR, by the same rules: EXIF first, XMP where EXIF
-does not tell the turn, the lens by its 35 mm equivalent, else by the density of the sensor.
+Blender knows a picture's size only after it has read the whole of it, shows photos as the sensor
+lay and not as the camera was held, and does not tell the lens. The engine turns pictures upright;
+here is what that will come to, for JPEG, PNG, TIFF, WebP and EXR, by the same rules: EXIF first,
+XMP where EXIF does not tell the turn, the lens by its 35 mm equivalent, else by the density of the
+sensor.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ class Header(NamedTuple):
 
 
 def read(path: Path) -> Header | None:
-    """The header of a picture file; None where the file is not there, is damaged, or of a kind that is not known here."""
+    """The header of a picture file; None where the file is not there, is damaged, or of a kind that
+    is not known here.
+    """
     try:
         changed = path.stat().st_mtime_ns
     except OSError:
@@ -81,7 +84,9 @@ def _read(path: Path, _changed: int) -> Header | None:
 
 
 def damage(path: Path) -> str:
-    """Why a picture file can certainly not be read, or an empty text; whole files are not decoded here."""
+    """Why a picture file can certainly not be read, or an empty text; whole files are not decoded
+    here.
+    """
     try:
         found = path.stat()
     except OSError as error:
@@ -168,7 +173,9 @@ def _made(width: int, height: int, tags: dict[int, float], xmp: bytes = b"") -> 
 
 
 def _focal_px(width: int, height: int, tags: dict[int, float]) -> float:
-    """Focal length in pixels of the picture as it lies in the file; 0 where the file does not tell."""
+    """Focal length in pixels of the picture as it lies in the file; 0 where the file does not
+    tell.
+    """
     if tags.get(_FOCAL_35MM, 0) > 0:
         return tags[_FOCAL_35MM] / _DIAGONAL_MM * math.hypot(width, height)
     focal_mm, density = tags.get(_FOCAL, 0), tags.get(_DENSITY, 0)
@@ -199,7 +206,9 @@ def _jpeg(file: IO[bytes]) -> Header | None:
 
 
 def _png(file: IO[bytes]) -> Header | None:
-    """All chunks but those of pixels; eXIf, or text of old programs, holds EXIF, and may come last."""
+    """All chunks but those of pixels; eXIf, or text of old programs, holds EXIF, and may come
+    last.
+    """
     file.seek(8)
     size, xmp = (0, 0), b""
     tags: dict[int, float] = {}
@@ -254,7 +263,9 @@ def _tiff_xmp(data: bytes) -> bytes:
 
 
 def _exr(data: bytes) -> Header | None:
-    """Attributes of name, type, length and value from byte 8 on (OpenEXR File Layout); the data window is what the engine reads."""
+    """Attributes of name, type, length and value from byte 8 on (OpenEXR File Layout); the data
+    window is what the engine reads.
+    """
     place = 8
     while data[place : place + 1] not in (b"", b"\0"):
         name, kind, rest = data[place:].split(b"\0", 2)

@@ -1,4 +1,6 @@
-"""What the 3D views of a scene show: through the camera, and in colour. Without a window they are there too, unseen."""
+"""What the 3D views of a scene show: through the camera, and in colour. Without a window they are
+there too, unseen.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ def of(scene: bpy.types.Scene) -> Iterator[bpy.types.SpaceView3D]:
 
 
 def look_through_camera(scene: bpy.types.Scene) -> None:
-    """Have the first 3D view look through the scene's camera, if none does; free views then reach as far as a scene is deep."""
+    """Have the first 3D view look through the scene's camera, if none does; free views then reach
+    as far as a scene is deep.
+    """
     spaces = list(of(scene))
     if spaces and not any(s.region_3d.view_perspective == "CAMERA" for s in spaces):
         spaces[0].region_3d.view_perspective = "CAMERA"
@@ -28,7 +32,9 @@ def look_through_camera(scene: bpy.types.Scene) -> None:
 
 
 def show_colours(scene: bpy.types.Scene) -> None:
-    """Show colours in the views that look through the camera: Solid shading knows none of a point cloud."""
+    """Show colours in the views that look through the camera: Solid shading knows none of a point
+    cloud.
+    """
     for space in of(scene):
         if space.region_3d.view_perspective == "CAMERA" and space.shading.type == "SOLID":
             space.shading.type = "MATERIAL"

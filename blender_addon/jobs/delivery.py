@@ -30,7 +30,9 @@ _owner = {
 
 
 def redraw() -> None:
-    """Draw the sidebars of all 3D views again, and the status bars, which are of no area that Python can reach."""
+    """Draw the sidebars of all 3D views again, and the status bars, which are of no area that
+    Python can reach.
+    """
     for window in bpy.context.window_manager.windows if bpy.context.window_manager else []:
         if not bpy.app.background and not window.modal_operators:  # a tool's own words stay
             with bpy.context.temp_override(window=window):
@@ -77,7 +79,8 @@ def deliver(folder: Path, ticket: folders.Ticket, _outputs: dict[str, Any]) -> D
         where = Path(ticket.blend).name if ticket.blend else "a file that was never saved"
         return Delivery(
             "",
-            f"Finished. It belongs to {where}: open that file to import it, or import {result} here.",
+            f"Finished. It belongs to {where}: open that file to import it, or import {result} "
+            "here.",
         )
     _results.clear()
     name = import_result(result, scene, ticket)
@@ -116,13 +119,17 @@ def import_result(result: Path, scene: bpy.types.Scene, ticket: folders.Ticket) 
 
 
 def last_object(scene: bpy.types.Scene) -> bpy.types.Object | None:
-    """The object of the scene's last result; None where there is none, or none any more: a pointer outlives deletion."""
+    """The object of the scene's last result; None where there is none, or none any more: a pointer
+    outlives deletion.
+    """
     made = scene.scene_splatter.last_object
     return made if made is not None and scene.objects.get(made.name) == made else None
 
 
 def outcome(scene: bpy.types.Scene) -> str:
-    """One line on how the last job ended, as it is now: its result may have been undone or deleted since."""
+    """One line on how the last job ended, as it is now: its result may have been undone or deleted
+    since.
+    """
     status = session.status
     if is_gone(scene):
         return (
@@ -154,7 +161,9 @@ def _in_scene(scene: bpy.types.Scene) -> Any:
 
 
 def _report_text(error: RuntimeError) -> str:
-    """An operator's report without what Blender puts around it; of a traceback the last line, which names the error."""
+    """An operator's report without what Blender puts around it; of a traceback the last line, which
+    names the error.
+    """
     lines = [
         line.strip()
         for line in str(error).strip().splitlines()
@@ -166,7 +175,9 @@ def _report_text(error: RuntimeError) -> str:
 
 
 def result_lines(scene: bpy.types.Scene) -> list[tuple[str, str]]:
-    """What the engine reported of the scene's last finished job: (name, value). Read from the disk once."""
+    """What the engine reported of the scene's last finished job: (name, value). Read from the disk
+    once.
+    """
     folder = scene.scene_splatter.job_folder
     if folder and folder not in _results:
         _results[folder] = folders.result_lines(Path(folder))
@@ -193,7 +204,8 @@ def prepare(
     steps: Generator[Step, None, Result],
     finish: Callable[[Result], str],
 ) -> None:
-    """Do sliced work for the scene of `context`, then call `finish` with its result. Without a window, at once.
+    """Do sliced work for the scene of `context`, then call `finish` with its result. Without a
+    window, at once.
 
     Raises UserError if a job runs, and without a window whatever the work and `finish` raise.
     """
@@ -281,7 +293,9 @@ def _find_waiting(scene: bpy.types.Scene) -> folders.Leftover | None:
 
 
 def look_again() -> None:
-    """Forget what is known about leftover jobs, and results read for them; the next drawing looks at the disk once."""
+    """Forget what is known about leftover jobs, and results read for them; the next drawing looks
+    at the disk once.
+    """
     _waiting.clear()
     results.forget_ahead()
     redraw()

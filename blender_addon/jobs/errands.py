@@ -56,9 +56,11 @@ class Errand:
         finish: Finish,
         always: Callable[[], None],
     ) -> None:
-        """Start an engine and give it the job. `finish` runs after success, `always` at the end in every case.
+        """Start an engine and give it the job. `finish` runs after success, `always` at the end in
+        every case.
 
-        Raises UserError if an errand is under way or the engine cannot be started; `always` has run then.
+        Raises UserError if an errand is under way or the engine cannot be started; `always` has run
+        then.
         """
         if self.running:
             always()
@@ -113,7 +115,8 @@ class Errand:
         if isinstance(message, Hello):
             if message.protocol != VERSION:
                 self._end(
-                    problem="Engine and add-on have different versions. Restart Blender after updating the add-on."
+                    problem="Engine and add-on have different versions. Restart Blender after "
+                    "updating the add-on."
                 )
             else:
                 self._client.send(self._start)
@@ -128,7 +131,8 @@ class Errand:
             self._end(outcome=f"{self.title} was cancelled")
         elif isinstance(message, EngineDied):
             self._end(
-                problem=f"The engine ended unexpectedly (code {message.code}): {' '.join(self._client.log_tail(1))}"
+                problem=f"The engine ended unexpectedly (code {message.code}): "
+                f"{' '.join(self._client.log_tail(1))}"
             )
 
     def _succeed(self, outputs: dict[str, Any]) -> None:

@@ -1,4 +1,6 @@
-"""The same without a window: a function for scripts and farms, and `blender -b --command scene_splatter`."""
+"""The same without a window: a function for scripts and farms, and `blender -b --command
+scene_splatter`.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class Outcome(NamedTuple):
 
 
 def wait(stream: TextIO | None = None) -> None:
-    """Call `pump` until the job at hand is over. Ctrl-C cancels the job and raises KeyboardInterrupt."""
+    """Call `pump` until the job at hand is over. Ctrl-C cancels the job and raises
+    KeyboardInterrupt.
+    """
     session, shown = delivery.session, ""
     try:
         while session.status.busy:
@@ -170,7 +174,9 @@ def _apply(args: argparse.Namespace) -> None:
 
 
 def _assign(group: properties.SCENESPLATTER_PG_scene, assignments: list[str]) -> None:
-    """`NAME=VALUE` into the settings, checked against the table first: Blender would clamp in silence."""
+    """`NAME=VALUE` into the settings, checked against the table first: Blender would clamp in
+    silence.
+    """
     rows = {row.name: row for row in engine_settings.table()}
     values = dict(_parsed(rows, assignment) for assignment in assignments)
     engine_settings.make(**{**properties.values(group), **values})

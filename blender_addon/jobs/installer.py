@@ -24,7 +24,8 @@ from ...engine.bridge.errors import UserError
 
 _WINDOWS = os.name == "nt"
 LOG_LINES = 2000
-STAMP = "scene_splatter.json"  # install_deps.py writes it at the end of a whole installation, with what it installed
+# install_deps.py writes it at the end of a whole installation, with what it installed
+STAMP = "scene_splatter.json"
 
 
 def python_in(environment: Path) -> Path:
@@ -33,15 +34,23 @@ def python_in(environment: Path) -> Path:
 
 
 def why_incomplete(environment: Path, pyproject: Path) -> str:
-    """Why an environment of install_deps.py is not the engine that `pyproject` asks for, or an empty text. Cheap."""
+    """Why an environment of install_deps.py is not the engine that `pyproject` asks for, or an
+    empty text. Cheap.
+    """
     if not python_in(environment).is_file():
         return "The engine is not installed: press Install in the add-on's preferences"
     try:
         changed = (environment / STAMP).stat().st_mtime_ns
     except OSError:
-        return "The engine's installation did not come to its end: press Repair in the add-on's preferences"
+        return (
+            "The engine's installation did not come to its end: press Repair in the add-on's "
+            "preferences"
+        )
     if not _wanted(pyproject) <= _installed(environment / STAMP, changed):
-        return "The engine is of an older version of this add-on: press Repair or Update in the add-on's preferences"
+        return (
+            "The engine is of an older version of this add-on: press Repair or Update in the "
+            "add-on's preferences"
+        )
     return ""
 
 

@@ -17,7 +17,9 @@ PYTHON_VARIABLE = "SCENE_SPLATTER_ENGINE_PYTHON"  # for farms: goes before the p
 
 
 def user_folder(name: str) -> Path:
-    """A folder of ours among the user's files; the extension's own folder is replaced by every update."""
+    """A folder of ours among the user's files; the extension's own folder is replaced by every
+    update.
+    """
     if ROOT.startswith("bl_ext."):
         return Path(bpy.utils.extension_path_user(ROOT, path=name, create=True))
     return Path(
@@ -42,7 +44,9 @@ def preferences_in(context: bpy.types.Context) -> bpy.types.AddonPreferences | N
 
 
 def engine_python(context: bpy.types.Context) -> Path:
-    """The engine's interpreter: from the environment variable, the preference, or the one Install made."""
+    """The engine's interpreter: from the environment variable, the preference, or the one Install
+    made.
+    """
     chosen = os.environ.get(PYTHON_VARIABLE, "")
     preferences = preferences_in(context)
     if not chosen and preferences is not None and preferences.engine_source == "EXISTING":
@@ -74,7 +78,8 @@ def why_no_engine(context: bpy.types.Context) -> str:
     return (
         ""
         if python.is_file()
-        else f"The engine's Python {python} does not exist: choose another in the add-on's preferences"
+        else f"The engine's Python {python} does not exist: choose another in the add-on's "
+        "preferences"
     )
 
 

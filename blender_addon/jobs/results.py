@@ -70,7 +70,9 @@ _ahead: dict[_Version, Future[Source]] = {}  # files that a thread reads, or has
 
 
 def read_ahead(path: Path) -> bool:
-    """Have a thread read a file that will be asked for soon; whether it is ready. Nothing of Blender is touched."""
+    """Have a thread read a file that will be asked for soon; whether it is ready. Nothing of
+    Blender is touched.
+    """
     version = _version(path)
     if version not in _ahead:
         future: Future[Source] = Future()
@@ -151,10 +153,11 @@ def add(
     number: int = 0,
     collection: bpy.types.Collection | None = None,
 ) -> bpy.types.Object:
-    """A new splat object for `source`, where the camera that made it saw it, else upright at the origin.
+    """A new splat object for `source`, where the camera that made it saw it, else upright at the
+    origin.
 
-    shot: make a set (`collections.new_set`) of that name, with `number` if that is free, and with camera and
-    picture; empty: just the object, in `collection` or the scene's own.
+    shot: make a set (`collections.new_set`) of that name, with `number` if that is free, and with
+    camera and picture; empty: just the object, in `collection` or the scene's own.
     """
     root = collections.new_set(scene, shot, number) if shot else None
     where = collections.part_of(root, "splats") if root else collection
@@ -180,7 +183,9 @@ def add(
 
 
 def replace(scene: bpy.types.Scene, ob: bpy.types.Object, source: Source) -> None:
-    """Give an object other Gaussians; where it stands, its materials, animation and links stay. Raises UserError."""
+    """Give an object other Gaussians; where it stands, its materials, animation and links stay.
+    Raises UserError.
+    """
     splat_object.replace(ob, source.prepared, blending=source.blending)
     if source.cameras is not None:
         _let_cameras_reach(scene, source)
@@ -189,10 +194,11 @@ def replace(scene: bpy.types.Scene, ob: bpy.types.Object, source: Source) -> Non
 
 
 def _let_cameras_reach(scene: bpy.types.Scene, source: Source) -> None:
-    """Widen the clip range of the scene's camera, and of the one that asked, to what they will see of the Gaussians.
+    """Widen the clip range of the scene's camera, and of the one that asked, to what they will see
+    of the Gaussians.
 
-    The path tells how near and far that is; in a scene whose unit is a centimetre Blender's usual far end
-    of 100 units is one metre.
+    The path tells how near and far that is; in a scene whose unit is a centimetre Blender's usual
+    far end of 100 units is one metre.
     """
     assert source.cameras is not None
     first = source.cameras.world_from_camera[0]

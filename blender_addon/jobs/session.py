@@ -102,7 +102,9 @@ class Status:
         return time.monotonic() - self.started_s
 
     def remaining_s(self) -> float | None:
-        """Seconds until the job ends, or the stage where the whole is not known; None while that is anybody's guess."""
+        """Seconds until the job ends, or the stage where the whole is not known; None while that is
+        anybody's guess.
+        """
         if self.phase is not Phase.RUNNING:
             return None
         if self.clock is not None:
@@ -140,7 +142,9 @@ class Session:
     def __init__(
         self, deliver: Deliver, can_deliver: Callable[[Path], str], changed: Callable[[], None]
     ) -> None:
-        """`deliver` brings the result into Blender; `can_deliver` says why that cannot be now, or nothing; `changed` redraws."""
+        """`deliver` brings the result into Blender; `can_deliver` says why that cannot be now, or
+        nothing; `changed` redraws.
+        """
         self.status = Status()
         self._deliver = deliver
         self._can_deliver = can_deliver
@@ -176,7 +180,8 @@ class Session:
     def prepare(
         self, steps: Generator[Step, None, Result], finish: Callable[[Result], str]
     ) -> None:
-        """Let `pump` do sliced work, then call `finish` with its result: one line for the user, empty if it started a job.
+        """Let `pump` do sliced work, then call `finish` with its result: one line for the user,
+        empty if it started a job.
 
         Raises UserError if a job runs.
         """
@@ -198,7 +203,8 @@ class Session:
         """Begin the job whose inputs lie in `folder`. Returns at once; `pump` does the rest.
 
         clock: of the whole job, where its work is known.
-        Raises UserError if a job runs, the folder is at work elsewhere, or the engine cannot be started.
+        Raises UserError if a job runs, the folder is at work elsewhere, or the engine cannot be
+        started.
         """
         self.refuse_if_busy()
         claim = folders.Claim(folder)
@@ -240,7 +246,9 @@ class Session:
         self._changed()
 
     def saved_as(self, blend: str) -> None:
-        """The file that asked for the job at hand is now `blend`; a full disk is only logged, the job goes on."""
+        """The file that asked for the job at hand is now `blend`; a full disk is only logged, the
+        job goes on.
+        """
         if self._ticket is None or self._ticket.blend == blend or self.status.folder is None:
             return
         self._ticket = dataclasses.replace(self._ticket, blend=blend)
@@ -266,7 +274,9 @@ class Session:
         self._changed()
 
     def pump(self) -> float | None:
-        """Take what the engine said and act on it. Returns seconds until the next call, None when there is no engine."""
+        """Take what the engine said and act on it. Returns seconds until the next call, None when
+        there is no engine.
+        """
         client = self._client
         if client is not None:
             before = dataclasses.replace(self.status)
@@ -372,7 +382,9 @@ class Session:
             self._fail_job(message)
 
     def _fail_job(self, message: Failed) -> None:
-        """The engine gave up. Where the fault is in the picture the user's own file is named, and there is nothing to resume."""
+        """The engine gave up. Where the fault is in the picture the user's own file is named, and
+        there is nothing to resume.
+        """
         assert self._ticket is not None and self.status.folder is not None
         error, ticket, folder = message.error, self._ticket, self.status.folder
         copy = next(
@@ -515,7 +527,10 @@ class Session:
         own = self.status.folder / "engine.log" if self.status.folder else None
         path = own if own and own.is_file() else (self._command.log if self._command else None)
         status = self.status
-        details = f"{message}\n{hint}\nJob: {status.folder}\nStage: {status.stage} {status.done}/{status.total}\n{tail}\n"
+        details = (
+            f"{message}\n{hint}\nJob: {status.folder}\nStage: {status.stage} "
+            f"{status.done}/{status.total}\n{tail}\n"
+        )
         return Problem(message, hint, details, path)
 
     def _finish(self, outcome: str, problem: Problem | None = None) -> None:
@@ -535,7 +550,10 @@ def describe_death(code: int) -> tuple[str, str]:
         "Resume goes on from the last finished segment; Open Log shows the engine's last words."
     )
     if code in (-9, 137, 0xC0000017):
-        remedy = "Usually memory ran out: choose Draft, or lower Width or Max Gaussians, then press Resume."
+        remedy = (
+            "Usually memory ran out: choose Draft, or lower Width or Max Gaussians, then "
+            "press Resume."
+        )
         return "The engine was ended by the system (signal 9).", remedy
     if code < 0:
         return f"The engine crashed (signal {-code}).", resume

@@ -1,4 +1,5 @@
-"""Where results go in the file: one versioned collection a set, with what it came from written on it.
+"""Where results go in the file: one versioned collection a set, with what it came from written on
+it.
 
     SS_<shot>_v001
         SS_<shot>_v001 splats     the Gaussians
@@ -24,7 +25,9 @@ _COLOUR_TAG = "COLOR_05"
 
 
 def new_set(scene: bpy.types.Scene, shot: str, number: int = 0) -> bpy.types.Collection:
-    """A new set under the scene's own collection, with `number` as its job folder has it; the next free one if that is taken, or 0."""
+    """A new set under the scene's own collection, with `number` as its job folder has it; the next
+    free one if that is taken, or 0.
+    """
     name = re.sub(r"[^\w.-]+", "_", shot).strip("._") or "shot"
     if not number or f"{PREFIX}{name}_v{number:03d}" in bpy.data.collections:
         number = 1
@@ -86,6 +89,8 @@ def read_provenance(block: bpy.types.ID) -> dict[str, str | int | float]:
 
 
 def facts_of_comments(comments: Iterable[str]) -> dict[str, str]:
-    """Facts in a .ply's comments, `scene_splatter <key>: <value>`; other lines belong to other tools."""
+    """Facts in a .ply's comments, `scene_splatter <key>: <value>`; other lines belong to other
+    tools.
+    """
     pairs = (re.match(r"scene_splatter (.+?): (.*)", comment) for comment in comments)
     return {pair[1]: pair[2] for pair in pairs if pair}

@@ -18,8 +18,9 @@ def write(
 ) -> int:
     """Write the Gaussians of `ob`; returns their number.
 
-    in_world: as they stand in the scene, in OpenCV axes and metres; else in the object's own axes, which
-    brings back what was imported bit for bit. Raises UserError, also for a stretched object in the world.
+    in_world: as they stand in the scene, in OpenCV axes and metres; else in the object's own axes,
+    which brings back what was imported bit for bit. Raises UserError, also for a stretched object
+    in the world.
     """
     splats = splat_object.to_splats(ob)
     if in_world:
@@ -29,7 +30,9 @@ def write(
 
 
 def comments_of(ob: bpy.types.Object) -> list[str]:
-    """What a .ply says of its Gaussians: the blending they were made for, and where they come from."""
+    """What a .ply says of its Gaussians: the blending they were made for, and where they come
+    from.
+    """
     facts = collections.read_provenance(ob)
     return [
         f"{splat_file.BLENDING_COMMENT} {ob.get(splat_object.BLENDING, 'display')}",
@@ -42,7 +45,9 @@ def comments_of(ob: bpy.types.Object) -> list[str]:
 
 
 def opencv_from_object(scene: bpy.types.Scene, ob: bpy.types.Object) -> np.ndarray:
-    """[4, 4] from an object's axes, as it stands in the scene, to the OpenCV axes and metres of files."""
+    """[4, 4] from an object's axes, as it stands in the scene, to the OpenCV axes and metres of
+    files.
+    """
     matrix = conversion.OPENCV_FROM_BLENDER @ np.array(ob.matrix_world, np.float64)
     matrix[:3] *= scene.unit_settings.scale_length
     nearest = np.round(matrix)  # Blender's sines of right angles are not quite 0 and 1

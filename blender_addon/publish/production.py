@@ -1,4 +1,6 @@
-"""What a production asks of splats: a proxy mesh, passes for compositing, and the panel of all such tools."""
+"""What a production asks of splats: a proxy mesh, passes for compositing, and the panel of all such
+tools.
+"""
 
 from __future__ import annotations
 
@@ -40,12 +42,14 @@ class SCENESPLATTER_OT_make_proxy(NeedsSplats, bpy.types.Operator):
             (
                 "SHADOW",
                 "Shadow Catcher",
-                "A view layer without the splats has only the shadows that fall on it, to lay over their picture",
+                "A view layer without the splats has only the shadows that fall on it, to lay "
+                "over their picture",
             ),
             (
                 "HOLDOUT",
                 "Holdout",
-                "A view layer without the splats has holes where the proxy hides things, to lay over their picture",
+                "A view layer without the splats has holes where the proxy hides things, to lay "
+                "over their picture",
             ),
             ("PLAIN", "Snapping and Collisions", "Seen in the viewport only"),
         ),
@@ -101,11 +105,12 @@ class SCENESPLATTER_OT_make_proxy(NeedsSplats, bpy.types.Operator):
 def show_proxy(
     scene: bpy.types.Scene, ob: bpy.types.Object, path: Path, use: str, metres: float
 ) -> bpy.types.Object:
-    """The mesh file (Blender's axes, metres, world) as a child of `ob` in its set; an older proxy takes the new mesh.
+    """The mesh file (Blender's axes, metres, world) as a child of `ob` in its set; an older proxy
+    takes the new mesh.
 
     A plain one is for snapping and collisions and never rendered. Shadow catchers and holdouts are
-    rendered in a view layer of their own, without the splats: as they lie in the midst of those, they
-    would hide half of them.
+    rendered in a view layer of their own, without the splats: as they lie in the midst of those,
+    they would hide half of them.
     """
     data = plyfile.PlyData.read(str(path))
     places_m = np.stack([data["vertex"][axis] for axis in "xyz"], axis=1).astype(np.float32)
@@ -136,7 +141,9 @@ def show_proxy(
 
 
 def _home_of_proxy(scene: bpy.types.Scene, ob: bpy.types.Object) -> bpy.types.Collection:
-    """A collection for nothing but the proxy: in the set of `ob`, or in the scene where that is linked or there is none."""
+    """A collection for nothing but the proxy: in the set of `ob`, or in the scene where that is
+    linked or there is none.
+    """
     root = collections.set_of(ob)
     if root is not None and root.library is None and root.override_library is None:
         return collections.part_of(root, collections.PROXY)
@@ -157,7 +164,9 @@ def _render_apart(scene: bpy.types.Scene, ob: bpy.types.Object, proxy: bpy.types
 
 
 def _give_own_collection(ob: bpy.types.Object) -> None:
-    """Put an object among others into a collection of its own below theirs: view layers leave out whole collections only."""
+    """Put an object among others into a collection of its own below theirs: view layers leave out
+    whole collections only.
+    """
     if any(len(c.objects) == 1 and not c.children for c in ob.users_collection):
         return
     own = bpy.data.collections.new(ob.name)
@@ -176,7 +185,9 @@ def _places_of(
 
 
 class SCENESPLATTER_OT_render_passes(NeedsSplats, bpy.types.Operator):
-    """Render the active splats by the engine through the scene camera: colour, exact alpha, depth and normals"""
+    """Render the active splats by the engine through the scene camera: colour, exact alpha, depth
+    and normals
+    """
 
     bl_idname = "scene_splatter.render_passes"
     bl_label = "Render Splat Passes"
@@ -251,7 +262,9 @@ class SCENESPLATTER_OT_cancel_errand(bpy.types.Operator):
 
 
 class SCENESPLATTER_PT_tools(bpy.types.Panel):
-    """Other formats, proxy mesh, passes and publishing; how the running one gets on stands at the top of the tab."""
+    """Other formats, proxy mesh, passes and publishing; how the running one gets on stands at the
+    top of the tab.
+    """
 
     bl_space_type = "VIEW_3D"
     bl_region_type = "UI"

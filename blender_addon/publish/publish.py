@@ -1,6 +1,7 @@
 """Publish a set for layout: a library file that others link, with an override of its place only.
 
-    <folder>/SS_<shot>_v001.blend     the collection SS_<shot>, marked as an asset with catalogue and preview
+    <folder>/SS_<shot>_v001.blend     the collection SS_<shot>, marked as an asset with catalogue
+    and preview
     <folder>/blender_assets.cats.txt  the catalogue, so that the folder is an asset library
 
 The names inside have no number, so a new version takes the place of an old one under every link:
@@ -47,9 +48,11 @@ class Published(NamedTuple):
 def publish(
     scene: bpy.types.Scene, root: bpy.types.Collection, folder: Path, *, link_back: bool = True
 ) -> Published:
-    """Write `root` as the next version of its shot into `folder`; show the link in place of the local set.
+    """Write `root` as the next version of its shot into `folder`; show the link in place of the
+    local set.
 
-    Raises UserError where the folder cannot be written or the set holds no splats; then nothing is changed on disk.
+    Raises UserError where the folder cannot be written or the set holds no splats; then nothing is
+    changed on disk.
     """
     if root.library is not None or root.override_library is not None:
         raise UserError(
@@ -116,7 +119,8 @@ def versions(folder: Path, name: str) -> list[tuple[int, Path]]:
 
 
 def link(scene: bpy.types.Scene, path: Path, name: str) -> bpy.types.Collection:
-    """Link the collection `name` of a library and override it so that only its placement can be changed.
+    """Link the collection `name` of a library and override it so that only its placement can be
+    changed.
 
     Raises UserError when the file holds no such collection.
     """
@@ -142,7 +146,9 @@ def link(scene: bpy.types.Scene, path: Path, name: str) -> bpy.types.Collection:
 
 
 def use_newest(library: bpy.types.Library) -> int | None:
-    """Point a published library at the newest version beside it; returns its number, None where it is the newest."""
+    """Point a published library at the newest version beside it; returns its number, None where it
+    is the newest.
+    """
     path = Path(bpy.path.abspath(library.filepath))
     match = _VERSION.search(path.stem)
     if match is None:
@@ -173,11 +179,13 @@ def published_libraries() -> list[bpy.types.Library]:
     ]
 
 
-# --- the local set ---------------------------------------------------------------------------------
+# --- the local set
+# ---------------------------------------------------------------------------------
 
 
 def placement(root: bpy.types.Collection, *, everything: bool = False) -> bpy.types.Object:
-    """An empty that carries the objects of the set, at first at the world's origin; kept once it is made.
+    """An empty that carries the objects of the set, at first at the world's origin; kept once it is
+    made.
 
     everything: also those that others use too, such as the camera that the user made.
     """
@@ -207,7 +215,8 @@ def _place_of(root: bpy.types.Collection) -> bpy.types.Object:
 def _use_plain_names(root: bpy.types.Collection, name: str) -> list[tuple[bpy.types.ID, str]]:
     """Names without the set's number, the same in every version: links go by name.
 
-    Others who hold such a name (the override of an older version) step aside; they and their names are returned.
+    Others who hold such a name (the override of an older version) step aside; they and their names
+    are returned.
     """
     old = root.name
     own = [ob for ob in root.all_objects if _only_in(ob, root)]
@@ -253,7 +262,8 @@ def _mark(root: bpy.types.Collection, description: str) -> None:
 
 
 def _set_preview(root: bpy.types.Collection) -> None:
-    """The picture that the scene was made from, or a plain square: rendering a preview needs a window.
+    """The picture that the scene was made from, or a plain square: rendering a preview needs a
+    window.
 
     Blender 5.0 and 5.1 leave it out when they write the library.
     """
@@ -281,7 +291,9 @@ def _set_preview(root: bpy.types.Collection) -> None:
 
 
 def _uses_of(own: set[bpy.types.Object]) -> list[tuple[bpy.types.bpy_struct, str, str]]:
-    """(owner, attribute, object's name) of what others in the file make of the set: cameras of scenes and markers, parents, targets."""
+    """(owner, attribute, object's name) of what others in the file make of the set: cameras of
+    scenes and markers, parents, targets.
+    """
     others = [ob for ob in bpy.data.objects if ob not in own]
     owners: list[tuple[bpy.types.bpy_struct, str]] = [
         (scene, "camera") for scene in bpy.data.scenes
@@ -322,11 +334,14 @@ def _remove_local(scene: bpy.types.Scene, root: bpy.types.Collection) -> None:
     scene.view_layers.update()
 
 
-# --- files -------------------------------------------------------------------------------------------
+# --- files
+# -------------------------------------------------------------------------------------------
 
 
 def _write_library(path: Path, root: bpy.types.Collection) -> None:
-    """The set and all it needs, paths relative to the library; the file appears when it is whole."""
+    """The set and all it needs, paths relative to the library; the file appears when it is
+    whole.
+    """
     partial = path.with_name(f".{path.stem}.part.blend")
     try:
         bpy.data.libraries.write(
@@ -377,11 +392,14 @@ def _linked_library(folder: Path, name: str) -> bpy.types.Library | None:
     )
 
 
-# --- operators ---------------------------------------------------------------------------------------
+# --- operators
+# ---------------------------------------------------------------------------------------
 
 
 class SCENESPLATTER_OT_publish(GreyWithReason, bpy.types.Operator):
-    """Write the set of the active splats as a library file with an asset, and show its link here instead"""
+    """Write the set of the active splats as a library file with an asset, and show its link here
+    instead
+    """
 
     bl_idname = "scene_splatter.publish"
     bl_label = "Publish for Layout"
@@ -426,7 +444,9 @@ class SCENESPLATTER_OT_publish(GreyWithReason, bpy.types.Operator):
 
 
 class SCENESPLATTER_OT_use_newest(GreyWithReason, bpy.types.Operator):
-    """Take the newest published version of every linked set; where it stands and what links to it stay"""
+    """Take the newest published version of every linked set; where it stands and what links to it
+    stay
+    """
 
     bl_idname = "scene_splatter.use_newest"
     bl_label = "Use Newest Versions"

@@ -1,7 +1,8 @@
-"""A ruler for scenes without scale: two points and their distance scale a set, three points of the floor level it.
+"""A ruler for scenes without scale: two points and their distance scale a set, three points of the
+floor level it.
 
-What is scaled or turned is the whole set (splats, its camera, proxy): an empty carries it, so that nothing
-inside is touched and animation stays. Splats outside of sets are moved themselves.
+What is scaled or turned is the whole set (splats, its camera, proxy): an empty carries it, so that
+nothing inside is touched and animation stays. Splats outside of sets are moved themselves.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ def pick(
 ) -> np.ndarray | None:
     """The place on the surface of Gaussians that a ray meets, [3]; None where it meets none.
 
-    means [n, 3] and a unit direction in the same axes; spread: half width of the ray at distance 1. The first
-    Gaussian along the ray at which the opacities met so far let less than half of the light through, else the most opaque.
+    means [n, 3] and a unit direction in the same axes; spread: half width of the ray at distance 1.
+    The first Gaussian along the ray at which the opacities met so far let less than half of the
+    light through, else the most opaque.
     """
     offset = means - origin
     along = offset @ direction
@@ -56,7 +58,9 @@ def pick(
 
 
 def scaling(a: Vector, b: Vector, length: float) -> Matrix:
-    """World transform that makes the distance from a to b `length` Blender units, with a where it is. Raises UserError."""
+    """World transform that makes the distance from a to b `length` Blender units, with a where it
+    is. Raises UserError.
+    """
     distance = (b - a).length
     if distance < 1e-9 or length <= 0:
         raise UserError("The two points are one, or the length is zero.", "Pick two points apart.")
@@ -64,9 +68,11 @@ def scaling(a: Vector, b: Vector, length: float) -> Matrix:
 
 
 def levelling(a: Vector, b: Vector, c: Vector) -> Matrix:
-    """World transform that turns the plane of three points level, by the shortest way, and puts it at height 0.
+    """World transform that turns the plane of three points level, by the shortest way, and puts it
+    at height 0.
 
-    The side that is up stays up. Raises UserError for points on a line, and for a plane that stands.
+    The side that is up stays up. Raises UserError for points on a line, and for a plane that
+    stands.
     """
     normal = (b - a).cross(c - a)
     if normal.length < 1e-4 * max((b - a).length_squared, (c - a).length_squared, 1e-12):
@@ -85,7 +91,9 @@ def levelling(a: Vector, b: Vector, c: Vector) -> Matrix:
 
 
 def transform(ob: bpy.types.Object, matrix: Matrix) -> bpy.types.Object:
-    """Move the set of `ob` by a world matrix, or `ob` itself where it is in none; returns what was moved."""
+    """Move the set of `ob` by a world matrix, or `ob` itself where it is in none; returns what was
+    moved.
+    """
     root = collections.set_of(ob)
     if root is None:
         moved = ob
@@ -105,7 +113,9 @@ def transform(ob: bpy.types.Object, matrix: Matrix) -> bpy.types.Object:
 
 
 class SCENESPLATTER_OT_ruler(GreyWithReason, bpy.types.Operator):
-    """Click two points of the splats and say how far apart they are: the set is scaled. Or click three points of the floor: it is levelled"""
+    """Click two points of the splats and say how far apart they are: the set is scaled. Or click
+    three points of the floor: it is levelled
+    """
 
     bl_idname = "scene_splatter.ruler"
     bl_label = "Ruler"
@@ -178,7 +188,9 @@ class SCENESPLATTER_OT_ruler(GreyWithReason, bpy.types.Operator):
         return {"RUNNING_MODAL"}
 
     def modal(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        """Left click: a point; Backspace: one less; Escape or right click: end. All else is the view's."""
+        """Left click: a point; Backspace: one less; Escape or right click: end. All else is the
+        view's.
+        """
         if event.type in {"ESC", "RIGHTMOUSE"}:
             self._end(context)
             return {"CANCELLED"}

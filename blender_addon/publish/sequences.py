@@ -1,4 +1,6 @@
-"""File > Import of numbered .ply files as one object that plays them, and File > Export of moving splats as such files."""
+"""File > Import of numbered .ply files as one object that plays them, and File > Export of moving
+splats as such files.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,12 @@ def write_sequence(
     in_world: bool = True,
     overwrite: bool = False,
 ) -> Iterator[Path]:
-    """Write what `ob` shows in each frame as PATH_0001.ply and so on, named by the frame; yields each file.
+    """Write what `ob` shows in each frame as PATH_0001.ply and so on, named by the frame; yields
+    each file.
 
-    Sequences, modifiers and edits of the data are taken as they are evaluated, without the nodes that draw. The
-    scene's frame is put back. Raises UserError; files that exist are not touched unless `overwrite`.
+    Sequences, modifiers and edits of the data are taken as they are evaluated, without the nodes
+    that draw. The scene's frame is put back. Raises UserError; files that exist are not touched
+    unless `overwrite`.
     """
     digits = max(4, len(str(max(frames, default=0))))
     targets = [path.with_name(f"{path.stem}_{frame:0{digits}}.ply") for frame in frames]
@@ -63,7 +67,9 @@ def write_sequence(
 
 @contextmanager
 def without_drawing(ob: bpy.types.Object) -> Iterator[None]:
-    """The object evaluated as Gaussians: our nodes that make quads, points or blurred scales of them are off meanwhile."""
+    """The object evaluated as Gaussians: our nodes that make quads, points or blurred scales of
+    them are off meanwhile.
+    """
     drawing = [m for m in (splat_object.modifier_of(ob), splat_object.filter_of(ob)) if m]
     shown = [m.show_viewport for m in drawing]
     for modifier in drawing:
@@ -76,7 +82,9 @@ def without_drawing(ob: bpy.types.Object) -> Iterator[None]:
 
 
 def evaluated(ob: bpy.types.Object) -> Splats:
-    """The Gaussians that the modifiers of `ob` leave in the current frame. Raises UserError where they leave none."""
+    """The Gaussians that the modifiers of `ob` leave in the current frame. Raises UserError where
+    they leave none.
+    """
     graph = bpy.context.evaluated_depsgraph_get()
     cloud = ob.evaluated_get(graph).data
     needed = ("scale", "rotation", splat_object.BASE)
@@ -91,7 +99,9 @@ def evaluated(ob: bpy.types.Object) -> Splats:
 
 
 class SCENESPLATTER_OT_import_sequence(bpy.types.Operator, ImportHelper):
-    """Import numbered .ply files as one splat object that plays them; choose any one of the files"""
+    """Import numbered .ply files as one splat object that plays them; choose any one of the
+    files
+    """
 
     bl_idname = "scene_splatter.import_sequence"
     bl_label = "Import Splat Sequence"
@@ -177,7 +187,8 @@ class SCENESPLATTER_OT_export_sequence(GreyWithReason, bpy.types.Operator, Expor
     filter_glob: StringProperty(default="*.ply", options={"HIDDEN"})
     in_world: BoolProperty(
         name="As It Stands in the Scene",
-        description="World axes and metres, so that animation of the object is in the files; off: the object's own axes",
+        description="World axes and metres, so that animation of the object is in the files; off: "
+        "the object's own axes",
         default=True,
     )
     overwrite: BoolProperty(

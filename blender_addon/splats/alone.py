@@ -1,4 +1,6 @@
-"""Geometry nodes evaluated in a scene of their own, so that the user's scene is neither changed nor evaluated for it."""
+"""Geometry nodes evaluated in a scene of their own, so that the user's scene is neither changed nor
+evaluated for it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ import bpy
 def evaluated(
     data: bpy.types.Mesh | bpy.types.PointCloud, group: bpy.types.NodeTree
 ) -> Iterator[bpy.types.Object]:
-    """An evaluated object with `data` and the node group as its modifier. It is gone afterwards; data and group are the caller's."""
+    """An evaluated object with `data` and the node group as its modifier. It is gone afterwards;
+    data and group are the caller's.
+    """
     scene, ob = bpy.data.scenes.new("scene_splatter"), bpy.data.objects.new("scene_splatter", data)
     try:
         scene.collection.objects.link(ob)

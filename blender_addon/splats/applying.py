@@ -1,8 +1,10 @@
-"""Transforms put into the data of splats, with all that must turn: places, sizes, rotations, view-dependent colour.
+"""Transforms put into the data of splats, with all that must turn: places, sizes, rotations,
+view-dependent colour.
 
-Blender's own Apply moves the points and leaves the rest as it was, without a word: the scene falls apart. Each cloud
-therefore carries the places of a few of its points. Where they differ from the points by one and the same move,
-turn and scale, Blender's Apply has been used; what it left out is known then, and can be made up for (`marks`).
+Blender's own Apply moves the points and leaves the rest as it was, without a word: the scene falls
+apart. Each cloud therefore carries the places of a few of its points. Where they differ from the
+points by one and the same move, turn and scale, Blender's Apply has been used; what it left out is
+known then, and can be made up for (`marks`).
 """
 
 from __future__ import annotations
@@ -20,12 +22,16 @@ from . import marks, splat_object
 
 
 def applied_by_blender(ob: bpy.types.Object) -> np.ndarray | None:
-    """The transform [4, 4] that Blender's Apply put into the points of `ob` alone, None if it did not."""
+    """The transform [4, 4] that Blender's Apply put into the points of `ob` alone, None if it did
+    not.
+    """
     return None if splat_object.COUNT in ob.data else marks.move_of(ob.data)
 
 
 def repair(ob: bpy.types.Object) -> None:
-    """Turn and scale what Blender's Apply left as it was. Raises UserError where it was not used."""
+    """Turn and scale what Blender's Apply left as it was. Raises UserError where it was not
+    used.
+    """
     matrix = applied_by_blender(ob)
     if matrix is None:
         raise UserError(f"{ob.name} needs no repair.", "Its points are where they were.")
@@ -35,9 +41,11 @@ def repair(ob: bpy.types.Object) -> None:
 
 
 def apply(ob: bpy.types.Object) -> None:
-    """Put the object's own transform into its data; it looks as before and has none. Children stay where they are.
+    """Put the object's own transform into its data; it looks as before and has none. Children stay
+    where they are.
 
-    Raises UserError for unequal scales and for what would change others: shared data, animation, sequences.
+    Raises UserError for unequal scales and for what would change others: shared data, animation,
+    sequences.
     """
     reason = why_not_apply(ob)
     if reason:
@@ -69,7 +77,9 @@ def why_not_apply(ob: bpy.types.Object) -> str:
 
 
 def stand_upright(ob: bpy.types.Object) -> None:
-    """Turn an object whose data have y down and z forward, as 3DGS files do, so that it stands in Blender's z up."""
+    """Turn an object whose data have y down and z forward, as 3DGS files do, so that it stands in
+    Blender's z up.
+    """
     upright = Matrix.Rotation(splat_object.UPRIGHT_EULER[0], 4, "X")
     ob.matrix_world = ob.matrix_world @ upright
 
@@ -88,7 +98,9 @@ class _OnActive(GreyWithReason):
 
 
 class SCENESPLATTER_OT_apply_transform(_OnActive, bpy.types.Operator):
-    """Put the transform of the splats into their data, with sizes, rotations and view-dependent colour; Blender's own Apply moves the points only"""
+    """Put the transform of the splats into their data, with sizes, rotations and view-dependent
+    colour; Blender's own Apply moves the points only
+    """
 
     bl_idname = "scene_splatter.apply_transform"
     bl_label = "Apply Transform to Splats"
@@ -138,7 +150,9 @@ class SCENESPLATTER_OT_repair_applied(_OnActive, bpy.types.Operator):
 
 
 class SCENESPLATTER_OT_stand_upright(_OnActive, bpy.types.Operator):
-    """Stand splats up that Blender's own importer laid on their back: their files have y down and z forward"""
+    """Stand splats up that Blender's own importer laid on their back: their files have y down and z
+    forward
+    """
 
     bl_idname = "scene_splatter.stand_upright"
     bl_label = "Stand Upright"

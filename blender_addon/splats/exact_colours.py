@@ -1,9 +1,12 @@
-"""Splat colours in Cycles' final pictures without the error of mixing: turned round for the view after they are mixed.
+"""Splat colours in Cycles' final pictures without the error of mixing: turned round for the view
+after they are mixed.
 
-`view_colours` gives each Gaussian the light that the view transform shows as its colour, before Gaussians are mixed in a
-pixel. Here renders get linear light as it was made, and the compositor does the rest where pixels are mixed already:
+`view_colours` gives each Gaussian the light that the view transform shows as its colour, before
+Gaussians are mixed in a pixel. Here renders get linear light as it was made, and the compositor
+does the rest where pixels are mixed already:
     light = inverse of the view (emission coded as sRGB) / 2^exposure + (picture - emission)
-Cycles keeps the emission that the camera sees in a pass of its own, attenuated by all that is in front of it.
+Cycles keeps the emission that the camera sees in a pass of its own, attenuated by all that is in
+front of it.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from ..ui.greyed import GreyWithReason
 from . import splat_object, view_colours
 
 GROUP_NAME = "Scene Splatter Exact Colours"
-_MARK = "scene_splatter_exact"  # custom property of the group, and of the tree that we made for it: the view settings
+# custom property of the group, and of the tree that we made for it: the view settings
+_MARK = "scene_splatter_exact"
 _LINEAR, _SRGB = "Linear Rec.709", "sRGB"
 _NEW = bpy.app.version >= (5, 0, 0)  # the compositor is a node group of the scene
 
@@ -49,7 +53,9 @@ def is_current(scene: bpy.types.Scene) -> bool:
 
 
 def switch_on(scene: bpy.types.Scene) -> None:
-    """Make the compositor's nodes, anew where they are, and let the nodes of splats render linear light."""
+    """Make the compositor's nodes, anew where they are, and let the nodes of splats render linear
+    light.
+    """
     for layer in scene.view_layers:
         layer.use_pass_emit = True
     if _NEW:
@@ -160,7 +166,9 @@ def _mixed(
 
 
 class SCENESPLATTER_OT_exact_colours(GreyWithReason, bpy.types.Operator):
-    """Let the compositor keep the splats' colours in Cycles' final pictures, exactly also where light and dark meet; meshes that glow are taken for splats"""
+    """Let the compositor keep the splats' colours in Cycles' final pictures, exactly also where
+    light and dark meet; meshes that glow are taken for splats
+    """
 
     bl_idname = "scene_splatter.exact_colours"
     bl_label = "Exact Colours in Renders"

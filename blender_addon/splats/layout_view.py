@@ -1,9 +1,11 @@
-"""The layout view: the exact form while looking through the camera, splats turned to the eye or points while orbiting.
+"""The layout view: the exact form while looking through the camera, splats turned to the eye or
+points while orbiting.
 
-Geometry nodes know whether they run for the viewport, not from where it looks. So a timer looks at the 3D views and
-sets inputs of the nodes when the answer changes. In a free view Blender 5.3 draws the Gaussians itself. Before, the
-nodes' quads are turned to the eye and sorted for it, at most FREE_LIMIT of them, each time the view comes to rest;
-while it moves they stay as they were, which looks right for some degrees.
+Geometry nodes know whether they run for the viewport, not from where it looks. So a timer looks at
+the 3D views and sets inputs of the nodes when the answer changes. In a free view Blender 5.3 draws
+the Gaussians itself. Before, the nodes' quads are turned to the eye and sorted for it, at most
+FREE_LIMIT of them, each time the view comes to rest; while it moves they stay as they were, which
+looks right for some degrees.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ _ITEMS = (
     (
         "AUTO",
         "Automatic",
-        "Exact through the camera; in a free view the splats as seen from there, brought up to date when the view rests",
+        "Exact through the camera; in a free view the splats as seen from there, brought up to "
+        "date when the view rests",
     ),
     ("POINTS", "Points", "Plain points from every side: fast"),
     (
@@ -105,7 +108,9 @@ def wants_exact(window_manager: bpy.types.WindowManager, scene: bpy.types.Scene)
 
 
 def free_eye(window_manager: bpy.types.WindowManager, scene: bpy.types.Scene) -> Eye | None:
-    """The eye of the first free 3D view that shows colours, None where there is none or points are wanted."""
+    """The eye of the first free 3D view that shows colours, None where there is none or points are
+    wanted.
+    """
     if scene.scene_splatter_view != "AUTO":
         return None
     for area, space in _spaces(window_manager, scene):
@@ -136,7 +141,9 @@ def _rounded(eye: Eye) -> tuple:
 
 
 def sync(window_manager: bpy.types.WindowManager) -> int:
-    """Bring all splat objects of the open scenes into the wanted form; returns how many were changed."""
+    """Bring all splat objects of the open scenes into the wanted form; returns how many were
+    changed.
+    """
     changed = 0
     if not bpy.data.pointclouds:  # the common case, and a file may have very many objects
         return 0
@@ -181,7 +188,9 @@ def _set(modifier: bpy.types.NodesModifier, wanted: dict[str, bool]) -> bool:
 
 
 def shows_no_colours(space: bpy.types.Space | None) -> bool:
-    """Whether a 3D view draws points without their colours: Solid and Wireframe shading know none of a point cloud."""
+    """Whether a 3D view draws points without their colours: Solid and Wireframe shading know none
+    of a point cloud.
+    """
     return (
         space is not None
         and space.type == "VIEW_3D"
@@ -207,7 +216,9 @@ class SCENESPLATTER_OT_show_colours(GreyWithReason, bpy.types.Operator):
 
 
 class SCENESPLATTER_OT_add_crop_box(GreyWithReason, bpy.types.Operator):
-    """Add a box round the active splats, outside of which the viewport shows nothing; scale and move it as you like"""
+    """Add a box round the active splats, outside of which the viewport shows nothing; scale and
+    move it as you like
+    """
 
     bl_idname = "scene_splatter.add_crop_box"
     bl_label = "Add Crop Box"
@@ -225,7 +236,9 @@ class SCENESPLATTER_OT_add_crop_box(GreyWithReason, bpy.types.Operator):
         return "" if ours else "Make a splat object active that the add-on's nodes draw"
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        """An empty that holds nine tenths of the Gaussians' means on every axis, stray ones aside."""
+        """An empty that holds nine tenths of the Gaussians' means on every axis, stray ones
+        aside.
+        """
         ob = context.view_layer.objects.active
         points = splat_object.positions(ob)
         low, high = np.quantile(points, 0.05, axis=0), np.quantile(points, 0.95, axis=0)

@@ -1,4 +1,6 @@
-"""Where a few points of a cloud were when it was made: what tells that all have been moved as one since."""
+"""Where a few points of a cloud were when it was made: what tells that all have been moved as one
+since.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ import numpy as np
 
 from ...engine.bridge import axes
 
-_MARKS = "scene_splatter_marks"  # custom property of a cloud: places of _COUNT points, evenly spread over their numbers
+# custom property of a cloud: places of _COUNT points, evenly spread over their numbers
+_MARKS = "scene_splatter_marks"
 _COUNT = 24
 _RESIDUAL = 1e-4  # of the marks' extent: what single precision leaves of a similarity
 _MOVED = 1e-5  # of the extent: less is rounding
@@ -30,7 +33,9 @@ def _places(cloud: bpy.types.PointCloud) -> np.ndarray:
 
 
 def move_of(cloud: bpy.types.PointCloud) -> np.ndarray | None:
-    """[4, 4] by which all points have been moved since `mark`; None where they were not, or not as one."""
+    """[4, 4] by which all points have been moved since `mark`; None where they were not, or not as
+    one.
+    """
     if not is_marked(cloud):
         return None
     before = np.array(cloud[_MARKS][1:], np.float64).reshape(_COUNT, 3)
@@ -38,7 +43,8 @@ def move_of(cloud: bpy.types.PointCloud) -> np.ndarray | None:
 
 
 def similarity_between(before: np.ndarray, after: np.ndarray) -> np.ndarray | None:
-    """[4, 4] that carries points [n, 3] to others by move, turn and one scale (Umeyama 1991); None where none does.
+    """[4, 4] that carries points [n, 3] to others by move, turn and one scale (Umeyama 1991); None
+    where none does.
 
     None as well where nothing moved, and where the points do not fix it (all on one line).
     """

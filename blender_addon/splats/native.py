@@ -1,11 +1,13 @@
 """Between our node-drawn splats and Blender 5.3's own: one click either way.
 
-Both kinds hold the same attributes under the same names, so nothing is resampled: upgrading gives the
-point cloud its splat type and a modifier that blurs by less than a pixel in place of the one that draws;
-going back does the reverse. Transforms, materials of the user's, animation and links stay.
+Both kinds hold the same attributes under the same names, so nothing is resampled: upgrading gives
+the point cloud its splat type and a modifier that blurs by less than a pixel in place of the one
+that draws; going back does the reverse. Transforms, materials of the user's, animation and links
+stay.
 
-Which to take: nodes are exact at one sample in Cycles. Blender's own splats are drawn from every side and fast
-by EEVEE, but their transparency is chance in Cycles: the noise falls with the number of samples.
+Which to take: nodes are exact at one sample in Cycles. Blender's own splats are drawn from every
+side and fast by EEVEE, but their transparency is chance in Cycles: the noise falls with the number
+of samples.
 """
 
 from __future__ import annotations
@@ -21,12 +23,15 @@ from .splat_material import splat_material
 
 
 def to_native(ob: bpy.types.Object) -> None:
-    """Let Blender draw the Gaussians of `ob`. Raises UserError where it cannot, or the data are linked."""
+    """Let Blender draw the Gaussians of `ob`. Raises UserError where it cannot, or the data are
+    linked.
+    """
     if not splat_object.is_native():
         raise UserError(
             "This Blender has no splats of its own.", "Blender 5.3 and later have them."
         )
-    # An older Blender stored what is a vector of four here as a colour: writing all anew gives every value its type.
+    # An older Blender stored what is a vector of four here as a colour: writing all anew gives
+    # every value its type.
     splat_object.replace(
         ob, splat_object.to_splats(ob), blending=ob.get(splat_object.BLENDING, "display")
     )

@@ -10,10 +10,11 @@ NATIVE_NAME, RADIANCE = "Scene Splatter Native Gaussians", "radiance"
 
 
 def native_material() -> bpy.types.Material:
-    """What Blender 5.3's own splats need: the light that it works out itself. Made when it is first asked for.
+    """What Blender 5.3's own splats need: the light that it works out itself. Made when it is first
+    asked for.
 
-    Blender puts each Gaussian's colour, in linear light, into the attribute `radiance`, and sees to opacity. A
-    material that does not read it shows splats black, or lit by the scene.
+    Blender puts each Gaussian's colour, in linear light, into the attribute `radiance`, and sees to
+    opacity. A material that does not read it shows splats black, or lit by the scene.
     """
     for material in bpy.data.materials:
         if material.get("scene_splatter_native") == 1 and material.library is None:

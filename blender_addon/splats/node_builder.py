@@ -121,7 +121,8 @@ class NodeBuilder:
     ) -> bpy.types.Node:
         """A node with its properties set, then its inputs linked (Value) or given a constant.
 
-        An input is named by index, or by the name of an enabled socket (several sockets share names).
+        An input is named by index, or by the name of an enabled socket (several sockets share
+        names).
         """
         node = self.tree.nodes.new(kind)
         for name, value in properties.items():
@@ -145,7 +146,8 @@ class NodeBuilder:
     def arrange(self) -> None:
         """Put every node into the column after the last one that it depends on.
 
-        All at once: setting one location makes Blender look at the whole tree again, as all edits of a tree do.
+        All at once: setting one location makes Blender look at the whole tree again, as all edits
+        of a tree do.
         """
         rows: dict[int, int] = {}
         locations = []
@@ -161,7 +163,8 @@ class NodeBuilder:
         build: Callable[[NodeBuilder, dict[str, Value]], dict[str, Value]],
         inputs: dict[str, Value],
     ) -> dict[str, Value]:
-        """A node group of its own, made by `build` from its inputs; returns the outputs that `build` names.
+        """A node group of its own, made by `build` from its inputs; returns the outputs that
+        `build` names.
 
         Small trees are not only readable: the time of an edit grows with the size of its tree.
         """
@@ -244,7 +247,9 @@ class NodeBuilder:
         return Value(self, node.outputs[0])
 
     def switch(self, condition: Value, if_false: Any, if_true: Any, input_type: str) -> Value:
-        """One of two values; only the wanted one is computed where the condition is the same for all points."""
+        """One of two values; only the wanted one is computed where the condition is the same for
+        all points.
+        """
         return self.output(
             "GeometryNodeSwitch",
             0,

@@ -12,7 +12,9 @@ _TRANSFORM = {"linear": "Standard", "display": "Raw"}
 
 
 def render_warnings(scene: bpy.types.Scene, ob: bpy.types.Object) -> list[str]:
-    """One sentence for everything in `scene` that makes `ob` render differently from the engine; empty if nothing does."""
+    """One sentence for everything in `scene` that makes `ob` render differently from the engine;
+    empty if nothing does.
+    """
     warnings = [*_about_object(ob), *_about_camera(scene), *_about_colour(scene, ob)]
     engine = scene.render.engine
     if engine == "CYCLES":
@@ -25,10 +27,11 @@ def render_warnings(scene: bpy.types.Scene, ob: bpy.types.Object) -> list[str]:
 
 
 def prepare_scene(scene: bpy.types.Scene, ob: bpy.types.Object | None = None) -> None:
-    """Let transparent rays go deep enough, and have splats keep their colours under the scene's view transform.
+    """Let transparent rays go deep enough, and have splats keep their colours under the scene's
+    view transform.
 
-    With `ob`, in Cycles, the compositor keeps them exactly. With `ob` in a scene that does not want that (Keep Colours is off), take the view transform that shows its colours
-    as they are.
+    With `ob`, in Cycles, the compositor keeps them exactly. With `ob` in a scene that does not want
+    that (Keep Colours is off), take the view transform that shows its colours as they are.
     """
     if hasattr(scene, "cycles"):
         scene.cycles.transparent_max_bounces = BOUNCES
@@ -66,17 +69,20 @@ def _about_object(ob: bpy.types.Object) -> list[str]:
     scale = ob.matrix_world.to_scale()
     if max(scale) > min(scale) * 1.001 or ob.matrix_world.to_3x3().determinant() <= 0:
         warnings.append(
-            f"{ob.name} is stretched or mirrored: Gaussians stay right only under one scale for all axes."
+            f"{ob.name} is stretched or mirrored: Gaussians stay right only under one scale for "
+            "all axes."
         )
     if applying.applied_by_blender(ob) is not None:
         warnings.append(
-            f"Blender's Apply moved the points of {ob.name} alone: their sizes, rotations and colours are left behind."
+            f"Blender's Apply moved the points of {ob.name} alone: their sizes, rotations and "
+            "colours are left behind."
         )
     modifier = splat_object.modifier_of(ob)
     if modifier is None:
         if not splat_object.drawn_natively(ob):
             warnings.append(
-                f"{ob.name} has lost its {splat_object.MODIFIER_NAME} modifier: it renders as plain points."
+                f"{ob.name} has lost its {splat_object.MODIFIER_NAME} modifier: it renders as "
+                "plain points."
             )
     elif not modifier.show_render:
         warnings.append(f"The {modifier.name} modifier of {ob.name} is off in renders.")
@@ -106,13 +112,15 @@ def _about_colour(scene: bpy.types.Scene, ob: bpy.types.Object) -> list[str]:
         return [*warnings, reason] if reason else warnings
     if made_for != drawn:
         warnings.append(
-            f"{ob.name} was made for {made_for} blending and is drawn with {drawn} blending: its edges and colours are off."
+            f"{ob.name} was made for {made_for} blending and is drawn with {drawn} blending: its "
+            "edges and colours are off."
         )
     view = scene.view_settings
     wanted = _TRANSFORM[drawn]
     if view.view_transform != wanted:
         warnings.append(
-            f"The view transform {view.view_transform} changes the colours: {wanted} shows them as they are."
+            f"The view transform {view.view_transform} changes the colours: {wanted} shows them "
+            "as they are."
         )
     if view.look != "None" or view.exposure != 0 or view.gamma != 1 or view.use_curve_mapping:
         warnings.append(
@@ -120,7 +128,8 @@ def _about_colour(scene: bpy.types.Scene, ob: bpy.types.Object) -> list[str]:
         )
     if drawn == "display" and wanted == "Raw":
         warnings.append(
-            f"{ob.name} holds display values: lights and meshes beside it look wrong under Raw. Linear splats have no such limit."
+            f"{ob.name} holds display values: lights and meshes beside it look wrong under Raw. "
+            "Linear splats have no such limit."
         )
     return warnings
 
@@ -129,15 +138,18 @@ def _about_cycles(scene: bpy.types.Scene, ob: bpy.types.Object) -> list[str]:
     warnings, cycles = [], scene.cycles
     if cycles.transparent_max_bounces < _ENOUGH_BOUNCES:
         warnings.append(
-            f"Cycles stops after {cycles.transparent_max_bounces} transparent bounces: dense parts turn dark. {BOUNCES} are needed."
+            f"Cycles stops after {cycles.transparent_max_bounces} transparent bounces: dense "
+            f"parts turn dark. {BOUNCES} are needed."
         )
     if cycles.min_transparent_bounces < cycles.transparent_max_bounces:
         warnings.append(
-            "Cycles ends transparent rays by chance, which is noise: raise Min Transparent Bounces to the maximum."
+            "Cycles ends transparent rays by chance, which is noise: raise Min Transparent "
+            "Bounces to the maximum."
         )
     if scene.render.use_motion_blur and ob.cycles.use_deform_motion:
         warnings.append(
-            f"Deformation motion blur of {ob.name} must be off: its quads are sorted anew in every frame."
+            f"Deformation motion blur of {ob.name} must be off: its quads are sorted anew in "
+            "every frame."
         )
     return warnings
 

@@ -1,10 +1,12 @@
-"""Numbered .ply files played as one object: which file belongs to which frame, and two ways to show it.
+"""Numbered .ply files played as one object: which file belongs to which frame, and two ways to show
+it.
 
-In Blender 5.3 a chain of nodes reads the file of the frame (Scene Time, Format String, Import PLY): whoever opens
-the .blend sees the sequence, on a farm as well, without this add-on. Before, or where the files are of a kind that
-Blender cannot read, a handler puts each frame's Gaussians into the object's own cloud. That cloud is made once, as
-large as the largest file needs, because no data may be made or removed while a render runs; what a frame
-does not need lies at the first Gaussian, without opacity or size.
+In Blender 5.3 a chain of nodes reads the file of the frame (Scene Time, Format String, Import PLY):
+whoever opens the .blend sees the sequence, on a farm as well, without this add-on. Before, or where
+the files are of a kind that Blender cannot read, a handler puts each frame's Gaussians into the
+object's own cloud. That cloud is made once, as large as the largest file needs, because no data may
+be made or removed while a render runs; what a frame does not need lies at the first Gaussian,
+without opacity or size.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ _NO_OPACITY = -30.0  # logit
 
 
 class Files(NamedTuple):
-    """Numbered files: `folder`/`prefix`NUMBER`suffix`, NUMBER = first, first + step, ... of `length` files."""
+    """Numbered files: `folder`/`prefix`NUMBER`suffix`, NUMBER = first, first + step, ... of
+    `length` files.
+    """
 
     folder: Path
     prefix: str
@@ -53,7 +57,9 @@ class Files(NamedTuple):
 
 
 def find(path: Path) -> Files:
-    """The numbered files that `path` is one of. Raises UserError where there are none, or some are missing."""
+    """The numbered files that `path` is one of. Raises UserError where there are none, or some are
+    missing.
+    """
     match = _NUMBERED.fullmatch(path.name)
     if match is None:
         raise UserError(
@@ -73,7 +79,8 @@ def find(path: Path) -> Files:
     missing = sorted(set(range(found[0], found[-1] + 1, step)) - set(found))
     if missing or any((number - found[0]) % step for number in found):
         raise UserError(
-            f"The sequence {prefix}* is not complete: number {missing[0] if missing else found[-1]} does not fit between "
+            f"The sequence {prefix}* is not complete: number "
+            f"{missing[0] if missing else found[-1]} does not fit between "
             f"{found[0]} and {found[-1]}.",
             "Put all files of the sequence into one folder, numbered in equal steps.",
         )
@@ -88,7 +95,9 @@ def find(path: Path) -> Files:
 
 
 def index_at(frame: float, start: float, speed: float, loop: str, count: int) -> int:
-    """The place in a sequence of `count` files that frame shows: floor((frame - start) speed), held, looped or bounced."""
+    """The place in a sequence of `count` files that frame shows: floor((frame - start) speed),
+    held, looped or bounced.
+    """
     place = math.floor((frame - start) * speed + 1e-6)
     if loop == "LOOP":
         return place % count
@@ -161,7 +170,8 @@ def create(
 ) -> bpy.types.Object:
     """A new upright splat object that plays `files`.
 
-    by_nodes: by Blender's own nodes, None: where this Blender can. Raises UserError for files that are no splats.
+    by_nodes: by Blender's own nodes, None: where this Blender can. Raises UserError for files that
+    are no splats.
     """
     counts = [_size(files.path(index)) for index in range(files.length)]
     plain = all(whole for _, _, whole in counts)
@@ -225,15 +235,18 @@ def _apply(ob: bpy.types.Object) -> None:
         splat_object.set_input(chain, name, value)
 
 
-# --- by the handler --------------------------------------------------------------------------------
+# --- by the handler
+# --------------------------------------------------------------------------------
 
 _shown: dict[str, Path] = {}  # cloud -> the file that it holds now
 
 
 def show(ob: bpy.types.Object, frame: float) -> bool:
-    """Put the Gaussians of the frame's file into the object's cloud; whether anything was to be done.
+    """Put the Gaussians of the frame's file into the object's cloud; whether anything was to be
+    done.
 
-    Raises UserError for a file that cannot be read, and for one with more Gaussians than the sequence had when it was imported.
+    Raises UserError for a file that cannot be read, and for one with more Gaussians than the
+    sequence had when it was imported.
     """
     files, group = files_of(ob), ob.scene_splatter_sequence
     if files is None or not ob.data.is_editable or plays_by_nodes(ob):
@@ -249,11 +262,14 @@ def show(ob: bpy.types.Object, frame: float) -> bool:
 
 
 def _padded(splats: Splats, count: int, k: int) -> Splats:
-    """The same Gaussians and invisible ones at the place of the first, `count` in all, with k coefficients each."""
+    """The same Gaussians and invisible ones at the place of the first, `count` in all, with k
+    coefficients each.
+    """
     n, have = len(splats.means), splats.sh_rest.shape[1]
     if n > count or have > k:
         raise UserError(
-            f"A file of the sequence has grown: {n} Gaussians with {have} SH coefficients, room for {count} with {k}.",
+            f"A file of the sequence has grown: {n} Gaussians with {have} SH coefficients, room "
+            f"for {count} with {k}.",
             "Import the sequence again.",
         )
     fill = count - n
@@ -275,7 +291,9 @@ def _padded(splats: Splats, count: int, k: int) -> Splats:
 
 
 def _size(path: Path) -> tuple[int, int, bool]:
-    """Gaussians, SH coefficients each, and whether it is a plain 3DGS file, by the header of a .ply. Raises UserError."""
+    """Gaussians, SH coefficients each, and whether it is a plain 3DGS file, by the header of a
+    .ply. Raises UserError.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(_HEADER_BYTES)
@@ -314,7 +332,8 @@ def _on_load(*_: object) -> None:
     _shown.clear()
 
 
-# --- by nodes (Blender 5.3) ------------------------------------------------------------------------
+# --- by nodes (Blender 5.3)
+# ------------------------------------------------------------------------
 
 
 def _chain_of(ob: bpy.types.Object) -> bpy.types.NodesModifier | None:

@@ -46,7 +46,8 @@ class Light(NamedTuple):
 
     linear: Value  # boolean: decode to linear light
     matched: Value  # boolean: look them up in `table` instead
-    table: Value  # image: what light a scene's view transform shows as which colour, see `view_colours`
+    # image: what light a scene's view transform shows as which colour, see `view_colours`
+    table: Value
 
 
 def constant_colour(b: NodeBuilder, light: Light) -> Value:

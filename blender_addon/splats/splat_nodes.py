@@ -10,12 +10,12 @@ The quad spans the ellipse at which alpha falls to 1/255; inside it the shader s
 coordinates in which the ellipse is a circle.
 
 Along rays: the exact maximum of the Gaussian along each camera ray, with no approximation and the
-blur emulated by sqrt(scale^2 + low_pass (z / f)^2). The quad faces the camera in the space where the
-Gaussian is a unit sphere. There `ss_a` is W (P - mean) and `ss_b` is
+blur emulated by sqrt(scale^2 + low_pass (z / f)^2). The quad faces the camera in the space where
+the Gaussian is a unit sphere. There `ss_a` is W (P - mean) and `ss_b` is
 W (P - camera), W = S^-1 R^T; the squared distance of the ray from the mean is |a x b|^2 / |b|^2.
 
-In both forms the corners slide along their rays onto the plane z = z(mean), parallel to the image: there
-linear interpolation is exact, and the order along every ray is 3DGS's order of centres.
+In both forms the corners slide along their rays onto the plane z = z(mean), parallel to the image:
+there linear interpolation is exact, and the order along every ray is 3DGS's order of centres.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ ALPHA_MIN = 1.0 / 255.0  # the engine's rasterize.constants, which are gsplat 1.
 FRUSTUM_MARGIN = 0.15
 NEAR_M = 0.01
 _DEPTH_STEP = 4e-6  # relative; some 30 times the rounding of single precision
-_DEPTH_GAP = 0.9e-6  # relative, far enough for a ray caster; no divisor of the step, so that neighbouring steps do not meet
+# relative, far enough for a ray caster; no divisor of the step, so that neighbouring steps do not
+# meet
+_DEPTH_GAP = 0.9e-6
 _DEPTH_GAPS = 2039  # then the gaps repeat: a wall is never thicker than 0.2 % of its distance
 
 COLOUR, A, B = (
@@ -76,7 +78,8 @@ _INPUTS = (
         False,
         None,
         None,
-        "Emit the light that the scene's view transform shows as the stored colours: right under AgX and Filmic",
+        "Emit the light that the scene's view transform shows as the stored colours: right under "
+        "AgX and Filmic",
     ),
     (
         "Match in Renders",
@@ -208,8 +211,9 @@ def splat_group() -> bpy.types.NodeTree:
 def filter_group() -> bpy.types.NodeTree:
     """The group that gives Blender's own splats the blur of 3DGS; made when it is first asked for.
 
-    Blender 5.3 draws each Gaussian along the rays and without blur. Widened here by what a pixel measures at its
-    depth, scale' = sqrt(scale^2 + low_pass (z / f)^2), it looks as other viewers draw it.
+    Blender 5.3 draws each Gaussian along the rays and without blur. Widened here by what a pixel
+    measures at its depth, scale' = sqrt(scale^2 + low_pass (z / f)^2), it looks as other viewers
+    draw it.
     """
     for group in bpy.data.node_groups:
         if group.get("scene_splatter_filter") == 1 and group.library is None:
@@ -307,7 +311,9 @@ def _make_tree(group: bpy.types.NodeTree) -> None:
 
 
 def _thinned(b: NodeBuilder, inputs: _Values) -> _Values:
-    """What the viewport shows of the Gaussians: a fixed random share, inside the crop box; in a free view no more than FREE_LIMIT."""
+    """What the viewport shows of the Gaussians: a fixed random share, inside the crop box; in a
+    free view no more than FREE_LIMIT.
+    """
     size = b.node("GeometryNodeAttributeDomainSize", {"Geometry": inputs["Geometry"]})
     size.component = "POINTCLOUD"
     count = Value(b, size.outputs["Point Count"]).maximum(1.0)
@@ -388,7 +394,9 @@ def _seen_from(b: NodeBuilder, i: _Values) -> _Values:
 
 
 def _scene_camera(b: NodeBuilder, _inputs: _Values) -> _Values:
-    """The scene camera in the object's space: centre, unit axes (x right, y up, z forward), and how each point lies from it."""
+    """The scene camera in the object's space: centre, unit axes (x right, y up, z forward), and how
+    each point lies from it.
+    """
     info = b.node(
         "GeometryNodeObjectInfo",
         {"Object": b.output("GeometryNodeInputActiveCamera")},
@@ -470,10 +478,11 @@ def _as_quads(b: NodeBuilder, inputs: _Values) -> _Values:
 def _ordered(b: NodeBuilder, i: _Values) -> _Values:
     """Points from back to front, each with a depth of its own.
 
-    Walls and floors have many means at one depth. The engine draws those in the order of their numbers; here
-    their computed depths differ by rounding, and of hits at exactly one distance Cycles sees only the first. So
-    depths are counted in steps of _DEPTH_STEP, sorted (equal ones by number), and the quads that share a step
-    are set apart by _DEPTH_GAP. Moving a quad along its rays does not change its picture.
+    Walls and floors have many means at one depth. The engine draws those in the order of their
+    numbers; here their computed depths differ by rounding, and of hits at exactly one distance
+    Cycles sees only the first. So depths are counted in steps of _DEPTH_STEP, sorted (equal ones by
+    number), and the quads that share a step are set apart by _DEPTH_GAP. Moving a quad along its
+    rays does not change its picture.
     """
     step = b.math("FLOOR", b.math("LOGARITHM", i["Depth"], math.e) / _DEPTH_STEP)
     points = b.output(
@@ -522,9 +531,12 @@ def _rotate(b: NodeBuilder, vector: Value, rotation: Value) -> Value:
 
 
 def _projected_axes(b: NodeBuilder, i: _Values) -> _Values:
-    """Half axes of the projected, blurred ellipse in the plane z = z(mean), `Radius` standard deviations long."""
+    """Half axes of the projected, blurred ellipse in the plane z = z(mean), `Radius` standard
+    deviations long.
+    """
     margin_x, margin_y = i["Width"] * FRUSTUM_MARGIN, i["Height"] * FRUSTUM_MARGIN
-    # The slopes at which the projection is linearised end a little outside the frame, as in gsplat; y is up here and down in pixels.
+    # The slopes at which the projection is linearised end a little outside the frame, as in gsplat;
+    # y is up here and down in pixels.
     slope_x = i["Offset"].dot(i["Right"]) / i["Depth"]
     slope_x = slope_x.maximum((i["Centre X"] + margin_x) / i["Focal X"] * -1.0).minimum(
         (i["Width"] - i["Centre X"] + margin_x) / i["Focal X"]
@@ -551,10 +563,12 @@ def _projected_axes(b: NodeBuilder, i: _Values) -> _Values:
 
 
 def _facing_axes(b: NodeBuilder, i: _Values) -> _Values:
-    """Half axes of a disc that hides the Gaussian's ellipsoid of `Radius` from the camera, through the mean; and its blurred scale.
+    """Half axes of a disc that hides the Gaussian's ellipsoid of `Radius` from the camera, through
+    the mean; and its blurred scale.
 
-    In the space where the ellipsoid is a sphere the tangent cone from distance D cuts the plane through
-    the centre at r D / sqrt(D^2 - r^2). Where the camera is (nearly) inside, the disc is 4 r wide.
+    In the space where the ellipsoid is a sphere the tangent cone from distance D cuts the plane
+    through the centre at r D / sqrt(D^2 - r^2). Where the camera is (nearly) inside, the disc is 4
+    r wide.
     """
     scale = _blurred_scale(b, i)
     to_camera = _rotate(b, i["Offset"] * -1.0, _rotation(b, inverted=True)) / scale

@@ -1,10 +1,10 @@
 """Gaussians as Blender objects: point cloud, attributes, modifier, material; and back.
 
 Attributes are named and stored as Blender 5.3 does: `position`, `scale` (standard deviations, not
-logs), `rotation` (unit quaternion w x y z), `radiance:base` (constant SH coefficient, opacity 0 to 1)
-and `radiance:sh_<i>`. Beside them lie the forms that the file had (`scene_splatter:*`), because the
-activations lose bits: reading an object back gives what was imported, bit for bit, and new values
-only where somebody edited the attributes.
+logs), `rotation` (unit quaternion w x y z), `radiance:base` (constant SH coefficient, opacity 0 to
+1) and `radiance:sh_<i>`. Beside them lie the forms that the file had (`scene_splatter:*`), because
+the activations lose bits: reading an object back gives what was imported, bit for bit, and new
+values only where somebody edited the attributes.
 
 The data stay in the file's axes (OpenCV: x right, y down, z forward) and the object is turned
 upright. So nothing is resampled, SH need no rotation, and the object's transform is the user's.
@@ -26,10 +26,12 @@ from .sh_nodes import BASE, coefficient_name
 from .splat_material import splat_material
 
 MODIFIER_NAME, FILTER_MODIFIER = "Gaussians", "Screen Filter"
-COUNT = "scene_splatter_count"  # custom property of a cloud that has more points than Gaussians: how many are real
+# custom property of a cloud that has more points than Gaussians: how many are real
+COUNT = "scene_splatter_count"
 DEGREES = {0: 0, 3: 1, 8: 2, 15: 3}  # SH coefficients above the constant -> degree
 NATIVE_TYPE = "GAUSSIAN_SPLAT"  # of point clouds, in Blender 5.3 and later
-BLENDING = "scene_splatter_blending"  # custom property of the object: one of BLENDINGS, what the Gaussians were made for
+# custom property of the object: one of BLENDINGS, what the Gaussians were made for
+BLENDING = "scene_splatter_blending"
 UPRIGHT_EULER = (-math.pi / 2, 0.0, 0.0)  # OpenCV's y down, z forward -> Blender's z up, y forward
 
 _STORED_SCALE, _STORED_OPACITY, _STORED_ROTATION = (
@@ -51,7 +53,9 @@ _SAME = (
 
 
 class Prepared(NamedTuple):
-    """Gaussians, and the attributes that Blender keeps of them: (name, data type, values one after the other)."""
+    """Gaussians, and the attributes that Blender keeps of them: (name, data type, values one after
+    the other).
+    """
 
     splats: Splats
     attributes: list[tuple[str, str, np.ndarray]]
@@ -90,7 +94,9 @@ def is_native() -> bool:
 
 
 def drawn_natively(ob: bpy.types.Object) -> bool:
-    """Whether Blender itself draws the Gaussians of `ob`: its point cloud is of the type for splats."""
+    """Whether Blender itself draws the Gaussians of `ob`: its point cloud is of the type for
+    splats.
+    """
     return is_native() and ob.data.type == NATIVE_TYPE
 
 
@@ -133,7 +139,8 @@ def create(
 
 
 def replace(ob: bpy.types.Object, splats: Splats | Prepared, *, blending: str) -> None:
-    """Give `ob`, and all objects that share its data, other Gaussians. Transform, materials, animation and links stay.
+    """Give `ob`, and all objects that share its data, other Gaussians. Transform, materials,
+    animation and links stay.
 
     Raises UserError if the object is no splat or is linked from another file.
     """
@@ -168,7 +175,8 @@ def replace(ob: bpy.types.Object, splats: Splats | Prepared, *, blending: str) -
 
 
 def to_splats(ob: bpy.types.Object) -> Splats:
-    """The Gaussians of an object in its own axes; bit for bit what was imported, where nothing was edited.
+    """The Gaussians of an object in its own axes; bit for bit what was imported, where nothing was
+    edited.
 
     Raises UserError if the object holds none, or values that are no Gaussians.
     """
@@ -181,7 +189,8 @@ def to_splats(ob: bpy.types.Object) -> Splats:
 
 
 def splats_of(cloud: bpy.types.PointCloud, name: str) -> Splats:
-    """As `to_splats`, of a point cloud with the attributes of Gaussians; `name` is what errors call it.
+    """As `to_splats`, of a point cloud with the attributes of Gaussians; `name` is what errors call
+    it.
 
     Of a cloud that has more points than Gaussians (a sequence's) only the Gaussians.
     """
@@ -230,7 +239,8 @@ def coefficients(cloud: bpy.types.PointCloud) -> int:
 
 
 def overwrite(ob: bpy.types.Object, splats: Splats, count: int) -> None:
-    """Put other Gaussians, as many as before, into the object's own cloud; the first `count` are real.
+    """Put other Gaussians, as many as before, into the object's own cloud; the first `count` are
+    real.
 
     Nothing is made or removed, so a render may be under way.
     """
@@ -245,7 +255,9 @@ def positions(ob: bpy.types.Object) -> np.ndarray:
 
 
 def modifier_of(ob: bpy.types.Object) -> bpy.types.NodesModifier | None:
-    """The modifier that draws the Gaussians; None on Blenders that draw them natively, or where the user removed it."""
+    """The modifier that draws the Gaussians; None on Blenders that draw them natively, or where the
+    user removed it.
+    """
     for modifier in ob.modifiers:
         if (
             modifier.type == "NODES"
@@ -355,7 +367,8 @@ def _empty_cloud(name: str, count: int) -> bpy.types.PointCloud:
     if hasattr(cloud, "resize"):
         cloud.resize(count)
         return cloud
-    # Before 5.2 no call makes points: geometry nodes do, on an object that lives for one evaluation.
+    # Before 5.2 no call makes points: geometry nodes do, on an object that lives for one
+    # evaluation.
     group = bpy.data.node_groups.new("points", "GeometryNodeTree")
     group.interface.new_socket("Geometry", in_out="OUTPUT", socket_type="NodeSocketGeometry")
     points = group.nodes.new("GeometryNodePoints")

@@ -1,12 +1,13 @@
 """Splats that look as they were made under any view transform, while the scene keeps its own.
 
-A view transform such as AgX changes every colour on its way to the screen; meshes are lit for it, splats are photographs
-that went through a camera's already. So splats emit the light that the scene's transform shows as their colour: its
-inverse, sampled on a grid of display values by Blender's own colour management and looked up by the nodes.
+A view transform such as AgX changes every colour on its way to the screen; meshes are lit for it,
+splats are photographs that went through a camera's already. So splats emit the light that the
+scene's transform shows as their colour: its inverse, sampled on a grid of display values by
+Blender's own colour management and looked up by the nodes.
 
-The inverse belongs to each Gaussian, before they are mixed: where light and dark Gaussians share a pixel the mix is
-brighter than it was made. `exact_render` makes Cycles' final pictures free of that. Colours that a transform never
-shows (AgX has no pure red) come as near as it can.
+The inverse belongs to each Gaussian, before they are mixed: where light and dark Gaussians share a
+pixel the mix is brighter than it was made. `exact_render` makes Cycles' final pictures free of
+that. Colours that a transform never shows (AgX has no pure red) come as near as it can.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import numpy as np
 from . import splat_object
 from .sh_nodes import TABLE_SIDE, TABLE_UNIT
 
-KEY = "scene_splatter_view"  # custom property of a table's image: the view settings that it was made for
+# custom property of a table's image: the view settings that it was made for
+KEY = "scene_splatter_view"
 _SRGB = "sRGB"
 
 
@@ -28,18 +30,29 @@ def why_not(scene: bpy.types.Scene) -> str:
     """Why the view of `scene` has no inverse here, or an empty text."""
     view = scene.view_settings
     if view.look != "None" or view.use_curve_mapping:
-        return "A look or a curve of the colour management cannot be undone for splats: colours change a little."
+        return (
+            "A look or a curve of the colour management cannot be undone for splats: colours "
+            "change a little."
+        )
     if getattr(view, "use_white_balance", False):
-        return "White balance of the colour management cannot be undone for splats: colours change a little."
+        return (
+            "White balance of the colour management cannot be undone for splats: colours "
+            "change a little."
+        )
     if scene.display_settings.display_device != _SRGB:
-        return f"Colours of splats can be kept on the sRGB display only, not on {scene.display_settings.display_device}."
+        return (
+            "Colours of splats can be kept on the sRGB display only, not on "
+            f"{scene.display_settings.display_device}."
+        )
     if view.view_transform not in ("Standard", "Raw") and not space_of(view.view_transform):
         return f"The view transform {view.view_transform} cannot be undone for splats."
     return ""
 
 
 def space_of(view_transform: str) -> str:
-    """The colour space whose values are what the transform puts on an sRGB screen; empty if there is none."""
+    """The colour space whose values are what the transform puts on an sRGB screen; empty if there
+    is none.
+    """
     spaces = bpy.types.ColorManagedInputColorspaceSettings.bl_rna.properties["name"].enum_items
     for name in (f"{view_transform} Base {_SRGB}", f"{view_transform} {_SRGB}"):
         if name in spaces:
@@ -56,7 +69,9 @@ def key_of(scene: bpy.types.Scene) -> str:
 def light_for(
     colours: np.ndarray, view_transform: str, exposure: float, gamma: float
 ) -> np.ndarray:
-    """[n, 3] display values -> [n, 3] scene-linear light that the view shows as them, by Blender's colour management."""
+    """[n, 3] display values -> [n, 3] scene-linear light that the view shows as them, by Blender's
+    colour management.
+    """
     seen = np.clip(colours, 0, 1) ** gamma  # gamma comes last: shown = transformed ^ (1 / gamma)
     if view_transform == "Raw":
         light = seen
@@ -68,7 +83,9 @@ def light_for(
 
 
 def _through_files(values: np.ndarray, space: str) -> np.ndarray:
-    """Values [n, 3] in a colour space -> scene-linear: a picture file is converted when it is read, and nothing else is."""
+    """Values [n, 3] in a colour space -> scene-linear: a picture file is converted when it is read,
+    and nothing else is.
+    """
     rows = np.ones((len(values), 1, 4), np.float32)
     rows[:, 0, :3] = values
     with tempfile.TemporaryDirectory(prefix="scene_splatter_") as folder:
@@ -91,7 +108,9 @@ def _through_files(values: np.ndarray, space: str) -> np.ndarray:
 
 
 def table(scene: bpy.types.Scene) -> bpy.types.Image:
-    """The inverse of the scene's view as an image of the file: TABLE_SIDE slices of blue, green up, red to the right."""
+    """The inverse of the scene's view as an image of the file: TABLE_SIDE slices of blue, green up,
+    red to the right.
+    """
     key = key_of(scene)
     for image in bpy.data.images:
         if image.get(KEY) == key and image.library is None:
@@ -116,8 +135,8 @@ def table(scene: bpy.types.Scene) -> bpy.types.Image:
 def match(scene: bpy.types.Scene, ob: bpy.types.Object, *, in_renders: bool = True) -> bool:
     """Have our nodes draw `ob` for the scene's view transform; whether anything was changed.
 
-    Standard and Raw need no table: linear light and the stored values are what they show as they are.
-    in_renders: False leaves renders in linear light (`exact_colours`).
+    Standard and Raw need no table: linear light and the stored values are what they show as they
+    are. in_renders: False leaves renders in linear light (`exact_colours`).
     """
     modifier = splat_object.modifier_of(ob)
     if modifier is None or not ob.is_editable or not has_inputs(modifier):
@@ -148,7 +167,9 @@ def match(scene: bpy.types.Scene, ob: bpy.types.Object, *, in_renders: bool = Tr
 
 
 def needs_table(scene: bpy.types.Scene) -> bool:
-    """Whether the view changes linear light and stored values alike; Standard and Raw each show one of them as it is."""
+    """Whether the view changes linear light and stored values alike; Standard and Raw each show one
+    of them as it is.
+    """
     view = scene.view_settings
     plain = view.exposure == 0.0 and view.gamma == 1.0
     return not (plain and view.view_transform in ("Standard", "Raw"))
@@ -205,7 +226,8 @@ def register() -> None:
     """Add the scene's choice, on by default."""
     bpy.types.Scene.scene_splatter_match_view = bpy.props.BoolProperty(
         name="Keep Colours",
-        description="Splats look as they were made under the scene's own view transform (AgX, Filmic); the transform stays as it is",
+        description="Splats look as they were made under the scene's own view transform (AgX, "
+        "Filmic); the transform stays as it is",
         default=True,
         update=_changed,
     )

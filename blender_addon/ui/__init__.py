@@ -1,4 +1,5 @@
-"""What a user sees and presses: panels, operators, preferences, properties. It draws and calls, and decides nothing.
+"""What a user sees and presses: panels, operators, preferences, properties. It draws and calls, and
+decides nothing.
 
 It imports every other room of the extension. `layout` and `greyed` may be imported by all.
 """

@@ -1,4 +1,6 @@
-"""Installing and checking the engine from the preferences: two tasks, their operators, their drawing."""
+"""Installing and checking the engine from the preferences: two tasks, their operators, their
+drawing.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ SIZE_TEXT = {
     "cuda": "about 8 GB on disk",
 }
 LICENCE_TEXT = (
-    "PyTorch, NumPy, SciPy and numba: BSD. Pillow: MIT-CMU. imageio: BSD; its FFmpeg: LGPL/GPL. plyfile: GPL-3.0-or-later. "
+    "PyTorch, NumPy, SciPy and numba: BSD. Pillow: MIT-CMU. imageio: BSD; its FFmpeg: LGPL/GPL. "
+    "plyfile: GPL-3.0-or-later. "
     "No model weights are part of it: each has a licence of its own, said before it is fetched."
 )
 tasks = {
@@ -95,7 +98,9 @@ def install_command(torch_build: str) -> list[str]:
 
 
 class SCENESPLATTER_OT_install_engine(GreyWithReason, bpy.types.Operator):
-    """Make the engine's own Python environment in your user folder. Blender's Python is not touched"""
+    """Make the engine's own Python environment in your user folder. Blender's Python is not
+    touched
+    """
 
     bl_idname = "scene_splatter.install_engine"
     bl_label = "Install Engine"

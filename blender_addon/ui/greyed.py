@@ -6,7 +6,9 @@ import bpy
 
 
 class GreyWithReason:
-    """For operators: `why_not` says why it cannot be pressed now, or nothing; Blender shows that where the button is grey."""
+    """For operators: `why_not` says why it cannot be pressed now, or nothing; Blender shows that
+    where the button is grey.
+    """
 
     @classmethod
     def why_not(cls, context: bpy.types.Context) -> str:

@@ -53,7 +53,8 @@ class SCENESPLATTER_OT_import_splats(bpy.types.Operator, ImportHelper):
     )
     view_transform: BoolProperty(
         name="Set View Transform",
-        description="Take the view transform that shows the colours as they are, for the whole scene",
+        description="Take the view transform that shows the colours as they are, "
+        "for the whole scene",
         default=False,
     )
     replace: StringProperty(
@@ -74,7 +75,9 @@ class SCENESPLATTER_OT_import_splats(bpy.types.Operator, ImportHelper):
     )
     is_result: BoolProperty(
         name="Result",
-        description="The panel's job made it: remembered as the scene's last result in the same undo step",
+        description="The panel's job made it: remembered as the scene's last result "
+        "in the same undo "
+        "step",
         options={"HIDDEN", "SKIP_SAVE"},
     )
 
@@ -149,7 +152,8 @@ class SCENESPLATTER_OT_export_splats(GreyWithReason, bpy.types.Operator, ExportH
             (
                 "OBJECT",
                 "As imported",
-                "The object's own axes: what was imported comes out bit for bit, however the object is placed",
+                "The object's own axes: what was imported comes out bit for bit, however the "
+                "object is placed",
             ),
             (
                 "WORLD",
@@ -186,7 +190,9 @@ class SCENESPLATTER_OT_export_splats(GreyWithReason, bpy.types.Operator, ExportH
 
 
 class SCENESPLATTER_OT_import_camera_path(bpy.types.Operator, ImportHelper):
-    """Make an animated camera of a camera path file: the engine's path.json or cameras.json, or the cameras.json of a 3DGS training"""
+    """Make an animated camera of a camera path file: the engine's path.json or cameras.json, or the
+    cameras.json of a 3DGS training
+    """
 
     bl_idname = "scene_splatter.import_camera_path"
     bl_label = "Import Camera Path"

@@ -21,7 +21,9 @@ from .greyed import GreyWithReason
 def make_and_check(
     context: bpy.types.Context, parent: Path | None = None
 ) -> Generator[Step, None, request.Job]:
-    """Write a job (`request.make_in_slices`) and name what is wrong with its path before any work starts."""
+    """Write a job (`request.make_in_slices`) and name what is wrong with its path before any work
+    starts.
+    """
     job = yield from request.make_in_slices(context, parent)
     try:
         depth = job.folder / "input" / "depth.npy"
@@ -51,7 +53,9 @@ class SCENESPLATTER_OT_generate(GreyWithReason, bpy.types.Operator):
         return request.why_not(context)
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        """Have the job folder written and handed to the engine; in a window this returns at once."""
+        """Have the job folder written and handed to the engine; in a window this returns at
+        once.
+        """
         try:
             delivery.prepare(context, make_and_check(context), hand_over)
         except UserError as error:
@@ -111,7 +115,9 @@ class SCENESPLATTER_OT_resume(_OnWaitingJob, bpy.types.Operator):
 
 
 class SCENESPLATTER_OT_import_result(GreyWithReason, bpy.types.Operator):
-    """Import the finished job that this scene is still waiting for, or whose result was undone or deleted"""
+    """Import the finished job that this scene is still waiting for, or whose result was undone or
+    deleted
+    """
 
     bl_idname = "scene_splatter.import_result"
     bl_label = "Import Result"

@@ -1,4 +1,6 @@
-"""The picture of a scene: choosing a file, dropping one on a 3D view, and a thumbnail of it for the panel."""
+"""The picture of a scene: choosing a file, dropping one on a 3D view, and a thumbnail of it for the
+panel.
+"""
 
 from __future__ import annotations
 
@@ -43,11 +45,12 @@ _wanted: list[
 
 
 def choose(context: bpy.types.Context, path: Path) -> list[str]:
-    """Make `path` the panel's picture; in a file without a camera of the user's, also the camera for it.
+    """Make `path` the panel's picture; in a file without a camera of the user's, also the camera
+    for it.
 
-    A camera that was made here before gets the new picture's shape and lens, and stays where it is; any
-    other is left alone. Returns what was done beside, in sentences. Raises UserError, before anything is
-    changed, where the picture cannot be read.
+    A camera that was made here before gets the new picture's shape and lens, and stays where it is;
+    any other is left alone. Returns what was done beside, in sentences. Raises UserError, before
+    anything is changed, where the picture cannot be read.
     """
     scene = context.scene
     group = scene.scene_splatter
@@ -64,7 +67,9 @@ def choose(context: bpy.types.Context, path: Path) -> list[str]:
 
 
 class SCENESPLATTER_OT_choose_picture(bpy.types.Operator):
-    """Choose the picture from which the scene is made. In a new file this also adds a camera for it, with the move below"""
+    """Choose the picture from which the scene is made. In a new file this also adds a camera for
+    it, with the move below
+    """
 
     bl_idname = "scene_splatter.choose_picture"
     bl_label = "Choose Picture"
@@ -76,7 +81,9 @@ class SCENESPLATTER_OT_choose_picture(bpy.types.Operator):
     display_type: EnumProperty(items=_DISPLAYS, default="THUMBNAIL", options={"HIDDEN"})
 
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
-        """A dropped file is taken at once; else the file browser asks, beside the picture of before."""
+        """A dropped file is taken at once; else the file browser asks, beside the picture of
+        before.
+        """
         if self.filepath:
             return self.execute(context)
         before = context.scene.scene_splatter.image_path
@@ -134,7 +141,9 @@ class SCENESPLATTER_FH_picture(bpy.types.FileHandler):
 
 
 def thumbnail(group: properties.SCENESPLATTER_PG_scene) -> int:
-    """Icon of the chosen picture, upright; 0 until it is there. Drawing reads no pictures: a timer does."""
+    """Icon of the chosen picture, upright; 0 until it is there. Drawing reads no pictures: a timer
+    does.
+    """
     collection, key, source = _thumbnails.get("picture"), *_key(group)
     if collection is None or not key:
         return 0
@@ -148,7 +157,9 @@ def thumbnail(group: properties.SCENESPLATTER_PG_scene) -> int:
 
 
 def _key(group: properties.SCENESPLATTER_PG_scene) -> tuple[str, str]:
-    """What a thumbnail is kept under, and where its pixels come from; empty where nothing is chosen."""
+    """What a thumbnail is kept under, and where its pixels come from; empty where nothing is
+    chosen.
+    """
     if group.image_from == "IMAGE":
         image = group.image
         return (f"image {image.name_full} {tuple(image.size)}", image.name) if image else ("", "")
@@ -170,7 +181,9 @@ def make_wanted() -> None:
 
 
 def _small(key: str, source: str) -> np.ndarray:
-    """uint8 [h, w, 3] of a picture, at most _THUMBNAIL_PX long, upright; grey where it cannot be read."""
+    """uint8 [h, w, 3] of a picture, at most _THUMBNAIL_PX long, upright; grey where it cannot be
+    read.
+    """
     grey = np.full((8, 8, 3), 64, np.uint8)
     header = None
     try:
@@ -203,7 +216,9 @@ def _small(key: str, source: str) -> np.ndarray:
 def add_preview(
     collection: bpy.utils.previews.ImagePreviewCollection, key: str, picture: np.ndarray
 ) -> None:
-    """A picture uint8 [h, w, 3]; the last one stays too, because a region may still be drawn with it."""
+    """A picture uint8 [h, w, 3]; the last one stays too, because a region may still be drawn with
+    it.
+    """
     for old in list(collection)[:-1]:
         del collection[old]
     height, width = picture.shape[:2]

@@ -1,4 +1,6 @@
-"""What runs now, in one place: the job, an errand for the splats, an installation. The panel and the status bar show it."""
+"""What runs now, in one place: the job, an errand for the splats, an installation. The panel and
+the status bar show it.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,9 @@ def draw_running(layout: bpy.types.UILayout, running: Running) -> None:
 
 
 def ended() -> tuple[str, str]:
-    """(icon, words) on the job that has just ended, for those who look elsewhere; empty after a while."""
+    """(icon, words) on the job that has just ended, for those who look elsewhere; empty after a
+    while.
+    """
     status = delivery.session.status
     if status.busy or not status.ended_s or time.monotonic() - status.ended_s > SAID_FOR_S:
         return "NONE", ""

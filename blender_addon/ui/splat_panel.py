@@ -1,4 +1,6 @@
-"""The panel of the active splat object: how it is shown, what would render wrongly, where it comes from."""
+"""The panel of the active splat object: how it is shown, what would render wrongly, where it comes
+from.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def _draw_limit(
 
 
 class SCENESPLATTER_OT_prepare_render(GreyWithReason, bpy.types.Operator):
-    """Set what exact rendering needs: transparent bounces, the view transform, the material's render method"""
+    """Set what exact rendering needs: transparent bounces, the view transform, the material's
+    render method
+    """
 
     bl_idname = "scene_splatter.prepare_render"
     bl_label = "Set Up Rendering"

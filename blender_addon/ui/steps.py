@@ -1,4 +1,6 @@
-"""The straight path from a picture to a scene: what is still to do, step by step. Cheap: it is asked at every drawing."""
+"""The straight path from a picture to a scene: what is still to do, step by step. Cheap: it is
+asked at every drawing.
+"""
 
 from __future__ import annotations
 

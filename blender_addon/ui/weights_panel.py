@@ -1,4 +1,6 @@
-"""Model weights in the preferences: what there is, under which licence, and fetching one when asked to."""
+"""Model weights in the preferences: what there is, under which licence, and fetching one when asked
+to.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def _run(
 
 
 class SCENESPLATTER_OT_list_weights(GreyWithReason, bpy.types.Operator):
-    """Ask the engine which models it can use, what they weigh and under which licence they come. Needs no network"""
+    """Ask the engine which models it can use, what they weigh and under which licence they come.
+    Needs no network
+    """
 
     bl_idname = "scene_splatter.list_weights"
     bl_label = "List Models"
@@ -97,7 +101,9 @@ class SCENESPLATTER_OT_download_weights(GreyWithReason, bpy.types.Operator):
             column.prop(self, "accept")
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        """Start the download and return at once. A licence with conditions must have been accepted."""
+        """Start the download and return at once. A licence with conditions must have been
+        accepted.
+        """
         facts = self._facts()
         if not facts:
             self.report(
@@ -107,7 +113,8 @@ class SCENESPLATTER_OT_download_weights(GreyWithReason, bpy.types.Operator):
         if not facts.get("commercial_use") and not self.accept:
             self.report(
                 {"ERROR"},
-                f"{facts.get('title', self.model)}: {facts['licence']}. Accept the licence to fetch it.",
+                f"{facts.get('title', self.model)}: {facts['licence']}. Accept the licence to "
+                "fetch it.",
             )
             return {"CANCELLED"}
         return _run(

@@ -24,7 +24,9 @@ from .splat_file import Splats
 
 
 class AxisPreset(NamedTuple):
-    """How a program names directions: its coordinates = from_opencv @ OpenCV coordinates / metres_per_unit."""
+    """How a program names directions: its coordinates = from_opencv @ OpenCV coordinates /
+    metres_per_unit.
+    """
 
     name: str
     from_opencv: np.ndarray  # [3, 3], one +1 or -1 in every row and column
@@ -82,7 +84,8 @@ PRESETS: dict[str, AxisPreset] = {
             "supersplat",
             _RDF,
             1.0,
-            "what SuperSplat expects in a file (x right, y down, z forward): it turns files by 180 degrees about z itself",
+            "what SuperSplat expects in a file (x right, y down, z forward): it turns files by "
+            "180 degrees about z itself",
         ),
     )
 }
@@ -97,7 +100,9 @@ def preset(name: str) -> AxisPreset:
 
 
 def between(source: str, target: str) -> np.ndarray:
-    """[3, 3] signed permutation: directions in `source` axes -> the same directions in `target` axes."""
+    """[3, 3] signed permutation: directions in `source` axes -> the same directions in `target`
+    axes.
+    """
     return preset(target).from_opencv @ preset(source).from_opencv.T
 
 
@@ -134,8 +139,10 @@ def decompose_similarity(matrix: np.ndarray) -> tuple[float, np.ndarray, np.ndar
         )
     if scales[0] / scales[2] > 1 + 1e-4:
         raise UserError(
-            f"The transform scales unequally or shears (its scales are {scales[0]:.6g}, {scales[1]:.6g}, {scales[2]:.6g}).",
-            "Splats keep their look only under move, turn and uniform scale: set the same scale on all axes and clear the parents' shear.",
+            f"The transform scales unequally or shears (its scales are {scales[0]:.6g}, "
+            f"{scales[1]:.6g}, {scales[2]:.6g}).",
+            "Splats keep their look only under move, turn and uniform scale: set the same scale "
+            "on all axes and clear the parents' shear.",
         )
     scale = float(np.cbrt(abs(np.linalg.det(linear))))
     u, _, vt = np.linalg.svd(linear)  # the nearest orthogonal matrix: takes off rounding
@@ -164,7 +171,8 @@ def _turned(quats: np.ndarray, orthogonal: np.ndarray) -> np.ndarray:
 
 
 def transform_splats(splats: Splats, matrix: np.ndarray) -> Splats:
-    """Carry splats by a similarity [4, 4] (new = matrix @ old): centres, log scales, quaternions, SH.
+    """Carry splats by a similarity [4, 4] (new = matrix @ old): centres, log scales, quaternions,
+    SH.
 
     Mirrors are allowed. Quaternions keep their norm. The identity returns `splats` itself.
     UserError for shear, unequal or zero scales.

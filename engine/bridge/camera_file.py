@@ -6,8 +6,8 @@ centres at +0.5; world_from_camera is rigid, in OpenCV axes (x right, y down, z 
 Keys that are not named here are ignored, so a writer may add notes of its own; "notes", a list of
 sentences, says what was left out of the file that the path came from.
 
-The cameras.json that a 3DGS training writes is read as well: a list of {"img_name", "width", "height",
-"position", "rotation" (world from camera), "fx", "fy"}.
+The cameras.json that a 3DGS training writes is read as well: a list of {"img_name", "width",
+"height", "position", "rotation" (world from camera), "fx", "fy"}.
 """
 
 from __future__ import annotations
@@ -141,7 +141,8 @@ def from_json(data: Any, name: str = "camera path") -> CameraPath:
 
 
 def from_training(data: list[Any], name: str = "cameras.json") -> CameraPath:
-    """The cameras.json of a 3DGS training: cameras in the order of their pictures' names, of one size.
+    """The cameras.json of a 3DGS training: cameras in the order of their pictures' names, of one
+    size.
 
     A camera without a picture's name stands where its number says. UserError for anything else.
     """
@@ -175,7 +176,8 @@ def from_training(data: list[Any], name: str = "cameras.json") -> CameraPath:
 def of_one_size(
     K: np.ndarray, sizes: Sequence[tuple[int, int]]
 ) -> tuple[np.ndarray, tuple[int, int], tuple[str, ...]]:
-    """K [f, 3, 3] for pictures that all have the commonest of the sizes (width, height), and a note if some had not.
+    """K [f, 3, 3] for pictures that all have the commonest of the sizes (width, height), and a note
+    if some had not.
 
     A picture of the same shape (to 2 %) is stretched to it; of another shape, it is scaled to cover
     it and cropped round its centre, so that never is more seen than the source camera saw.
@@ -198,7 +200,8 @@ def of_one_size(
         K,
         size,
         (
-            f"{others} of {len(sizes)} cameras had another size than {size[0]}x{size[1]}; they were brought to it.",
+            f"{others} of {len(sizes)} cameras had another size than {size[0]}x{size[1]}; they "
+            "were brought to it.",
         ),
     )
 

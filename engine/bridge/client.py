@@ -28,7 +28,9 @@ _WINDOWS = os.name == "nt"
 
 @dataclass(frozen=True)
 class EngineDied:
-    """The engine's process ended. `code` is its exit status; negative is minus the signal's number."""
+    """The engine's process ended. `code` is its exit status; negative is minus the signal's
+    number.
+    """
 
     code: int
 
@@ -50,12 +52,16 @@ def child_environment(base: dict[str, str], extra: dict[str, str] | None = None)
 
 
 def python_command(python: Path | str, module: str) -> list[str]:
-    """Start a module of the engine, with `python_environment`; nothing is imported from the current folder."""
+    """Start a module of the engine, with `python_environment`; nothing is imported from the current
+    folder.
+    """
     return [os.fspath(python), "-P", "-m", module]
 
 
 def python_environment(base: dict[str, str], root: Path | str) -> dict[str, str]:
-    """`child_environment` in which the package `engine` is found: `root` is the folder that holds it."""
+    """`child_environment` in which the package `engine` is found: `root` is the folder that holds
+    it.
+    """
     return child_environment(base, {"PYTHONPATH": os.fspath(root), "PYTHONSAFEPATH": "1"})
 
 
@@ -120,7 +126,9 @@ class EngineClient:
         self._outgoing.put(encode(message))
 
     def poll(self) -> list[Message | EngineDied]:
-        """Everything that arrived since the last call, without waiting; `EngineDied` comes last, once."""
+        """Everything that arrived since the last call, without waiting; `EngineDied` comes last,
+        once.
+        """
         messages = []
         while True:
             try:
@@ -129,7 +137,9 @@ class EngineClient:
                 return messages
 
     def wait(self, timeout_s: float) -> list[Message | EngineDied]:
-        """As `poll`, but waits for the first message, `timeout_s` seconds at most. Not for Blender's main thread."""
+        """As `poll`, but waits for the first message, `timeout_s` seconds at most. Not for
+        Blender's main thread.
+        """
         try:
             first = self._arrived.get(timeout=timeout_s)
         except queue.Empty:
@@ -184,7 +194,8 @@ class EngineClient:
         while line := pipe.readline(MAX_LINE + 1):
             try:
                 self._arrived.put(decode(line))
-            except ProtocolError as error:  # e.g. what a site's startup file prints before the engine guards its output
+            # e.g. what a site's startup file prints before the engine guards its output
+            except ProtocolError as error:
                 self._note(f"[wire] {error}")
         code = self.process.wait()
         self._outgoing.put(None)

@@ -1,4 +1,6 @@
-"""The one error that a person can mend, and the word for "asked to stop". Shared with Blender: standard library only."""
+"""The one error that a person can mend, and the word for "asked to stop". Shared with Blender:
+standard library only.
+"""
 
 from __future__ import annotations
 
@@ -20,4 +22,6 @@ class UserError(Exception):
 
 
 class Cancelled(Exception):
-    """Raised by a `report` callback when somebody asked the job to stop. No error: unwind and keep what is finished."""
+    """Raised by a `report` callback when somebody asked the job to stop. No error: unwind and keep
+    what is finished.
+    """

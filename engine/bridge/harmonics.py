@@ -16,7 +16,8 @@ import numpy as np
 
 COEFFICIENTS = (0, 3, 8, 15)  # rest coefficients of degree 0..3
 SH_C0 = 0.28209479177387814  # 1 / (2 sqrt(pi))
-# the orthonormal constants, e.g. sqrt(3 / (4 pi)) for degree 1 (Sloan 2013, "Efficient SH Evaluation")
+# the orthonormal constants, e.g. sqrt(3 / (4 pi)) for degree 1 (Sloan 2013, "Efficient SH
+# Evaluation")
 C1 = 0.4886025119029199
 C2 = (1.0925484305920792, 0.31539156525252005, 0.5462742152960396)
 C3 = (

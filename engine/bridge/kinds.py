@@ -1,4 +1,5 @@
-"""What a foreign file is, by its first bytes: recognised before any reader tries it, and named with its remedy.
+"""What a foreign file is, by its first bytes: recognised before any reader tries it, and named with
+its remedy.
 
 Shared with Blender: standard library only. `refuse_foreign` is the first thing that a reader does.
 """
@@ -45,7 +46,8 @@ _REMEDIES = {  # by group, unless the name below has one of its own
 _OWN_REMEDIES = {
     "a Git LFS pointer": "It stands for the file: fetch that with git lfs pull.",
     "a Radiance HDR picture": "Save it as EXR, or as PNG with 16 bits.",
-    "a HEIF photo": "Save it as JPEG: phones do so when they share a photo, picture programs on export.",
+    "a HEIF photo": "Save it as JPEG: phones do so when they share a photo, "
+    "picture programs on export.",
     "a server's answer": "Download it again; check the address and your access.",
     "empty: zeros alone at its start": "The download was cut short: download or copy it again.",
     "an HDF5 file": "Save its arrays with numpy.savez.",
@@ -138,7 +140,9 @@ def _made(name: str, group: str) -> Kind:
 
 
 def kind_of(head: bytes, name: str = "") -> Kind | None:
-    """The kind that the first 512 bytes of a file tell, helped by the ending of its name; None when they tell nothing."""
+    """The kind that the first 512 bytes of a file tell, helped by the ending of its name; None when
+    they tell nothing.
+    """
     ending = Path(name).suffix.lower()
     if head[4:8] == b"ftyp" and head[8:11] != b"crx":
         return _iso_media(head)

@@ -1,4 +1,5 @@
-"""Named camera moves, e.g. "dolly:1.0+pan:-10" or "orbit:20@3": the same for the command line and Blender.
+"""Named camera moves, e.g. "dolly:1.0+pan:-10" or "orbit:20@3": the same for the command line and
+Blender.
 
 A move is terms joined by "+": name, amount, and for an orbit the distance of the point it
 turns around. Everything is seen from the first camera (x right, y down, z forward):

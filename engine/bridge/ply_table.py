@@ -99,7 +99,9 @@ class Table(NamedTuple):
 
 
 def read(path: str | os.PathLike[str], wanted: Iterable[str]) -> Table:
-    """The header and those of the `wanted` elements that the file has. UserError for anything that does not fit."""
+    """The header and those of the `wanted` elements that the file has. UserError for anything that
+    does not fit.
+    """
     path = Path(path)
     with reading(path), open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -173,7 +175,9 @@ def _text(line: bytes) -> str:
 
 
 def _with_property(element: Element, words: list[str], path: str | os.PathLike[str]) -> Element:
-    """The element with one more column; a name that is there already gets a tail, so that it is not lost."""
+    """The element with one more column; a name that is there already gets a tail, so that it is not
+    lost.
+    """
     kinds = [words[0]] if len(words) == 2 else words[1:3]
     if (len(words) == 4 and words[0] != "list") or any(kind not in _TYPES for kind in kinds):
         raise _damaged(

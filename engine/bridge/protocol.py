@@ -56,7 +56,9 @@ class Hello:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is. `total` 0: not known. `preview`, or empty: the path of a picture [h, w, 3], uint8 as NPY."""
+    """How far a job is. `total` 0: not known. `preview`, or empty: the path of a picture [h, w, 3],
+    uint8 as NPY.
+    """
 
     job: str
     stage: str
@@ -117,7 +119,8 @@ def encode(message: Message) -> bytes:
     )
     if len(line) > MAX_LINE:
         raise ValueError(
-            f"{name} takes {len(line)} bytes, at most {MAX_LINE} are allowed; large data belong in files"
+            f"{name} takes {len(line)} bytes, at most {MAX_LINE} are allowed; large data belong "
+            "in files"
         )
     return line
 

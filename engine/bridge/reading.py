@@ -2,7 +2,8 @@
 
 Shared with Blender: standard library and numpy only. A reader runs inside `reading`: whatever a
 file's bytes make it raise becomes a UserError that names the file. Names are opened by `open_file`,
-which takes plain files alone, since a pipe or a device would never end. `text_of` guesses encodings.
+which takes plain files alone, since a pipe or a device would never end. `text_of` guesses
+encodings.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def open_file(path: str | os.PathLike[str]) -> BinaryIO:
-    """The plain file `path`, open for reading. UserError for folders, pipes, devices and what cannot be opened."""
+    """The plain file `path`, open for reading. UserError for folders, pipes, devices and what
+    cannot be opened.
+    """
     path = Path(path)
     try:
         # without waiting: opening a pipe that nobody writes to would never return
@@ -107,12 +110,15 @@ def head_of(path: str | os.PathLike[str], count: int = 512) -> bytes:
 
 
 def bytes_of(path: str | os.PathLike[str], most: int | None = None) -> bytes:
-    """A whole plain file of at most `most` bytes. UserError when it is larger, empty, or cannot be read."""
+    """A whole plain file of at most `most` bytes. UserError when it is larger, empty, or cannot be
+    read.
+    """
     with reading(path), open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         if most is not None and size > most:
             raise UserError(
-                f"{path} has {size / 1e6:,.0f} MB, more than such a file can have ({most / 1e6:,.0f} MB).",
+                f"{path} has {size / 1e6:,.0f} MB, more than such a file can have "
+                f"({most / 1e6:,.0f} MB).",
                 "Check that it is the right file.",
             )
         data = file.read()
@@ -122,7 +128,8 @@ def bytes_of(path: str | os.PathLike[str], most: int | None = None) -> bytes:
 
 
 def text_of(path: str | os.PathLike[str], most: int = _TEXT_BYTES) -> str:
-    """The text of a file: UTF-8, UTF-16 or UTF-32 with or without a mark, else Windows' western letters.
+    """The text of a file: UTF-8, UTF-16 or UTF-32 with or without a mark, else Windows' western
+    letters.
 
     UserError for files that hold bytes which no text has.
     """
@@ -156,7 +163,9 @@ def json_of(path: str | os.PathLike[str], most: int = _TEXT_BYTES) -> Any:
 
 
 def parsed_json(text: str, name: str, remedy: str = AGAIN) -> Any:
-    """What JSON text says. UserError, which names `name`, when it is not JSON or nested without end."""
+    """What JSON text says. UserError, which names `name`, when it is not JSON or nested without
+    end.
+    """
     try:
         return json.loads(text, parse_int=_whole)
     except (ValueError, RecursionError) as error:
@@ -164,7 +173,8 @@ def parsed_json(text: str, name: str, remedy: str = AGAIN) -> Any:
 
 
 def npy_of(file: IO[bytes], size: int, what: str) -> np.ndarray:
-    """The array of plain numbers in an open NPY file of `size` bytes, whose header must fit that size.
+    """The array of plain numbers in an open NPY file of `size` bytes, whose header must fit that
+    size.
 
     UserError for pickles, text and headers that lie; no memory is taken before.
     """
@@ -184,7 +194,8 @@ def npy_of(file: IO[bytes], size: int, what: str) -> np.ndarray:
         count = math.prod(shape)
         if count * dtype.itemsize > size:
             raise UserError(
-                f"{what} is damaged: its header claims {count:,} numbers, more than {size:,} bytes hold.",
+                f"{what} is damaged: its header claims {count:,} numbers, more than {size:,} "
+                "bytes hold.",
                 AGAIN,
             )
         data = file.read(count * dtype.itemsize)
@@ -194,7 +205,9 @@ def npy_of(file: IO[bytes], size: int, what: str) -> np.ndarray:
 
 
 def _whole(digits: str) -> int | float:
-    """A whole number of JSON. One with hundreds of digits is infinite, as a float of that size is."""
+    """A whole number of JSON. One with hundreds of digits is infinite, as a float of that size
+    is.
+    """
     return (
         int(digits) if len(digits) < 300 else math.copysign(math.inf, -1 if digits[0] == "-" else 1)
     )

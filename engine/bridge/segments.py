@@ -4,7 +4,8 @@ here       there   meaning
 m          M       frames of the path
 n_frames   N       frames generated together
 overlap    n       frames a segment shares with the one before
-segments   h       ceil((M - N) / (N - n)) + 1 of them; one fewer where the last would have less than n / 2 new frames
+segments   h       ceil((M - N) / (N - n)) + 1 of them; one fewer where the last would have less
+than n / 2 new frames
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ ASPECT_TOLERANCE = 0.02  # of a path's picture size against the picture's
 
 
 class Segment(NamedTuple):
-    """Frames start..stop-1 are generated together; those from `new` on are in no earlier segment."""
+    """Frames start..stop-1 are generated together; those from `new` on are in no earlier
+    segment.
+    """
 
     start: int
     stop: int
@@ -39,7 +42,8 @@ def plan_segments(m: int, n_frames: int, overlap: int) -> list[Segment]:
     """
     if m < 1 or n_frames < 1 or not 0 <= overlap < n_frames:
         raise ValueError(
-            f"expected m >= 1 and 0 <= overlap < n_frames, got m {m}, n_frames {n_frames}, overlap {overlap}"
+            f"expected m >= 1 and 0 <= overlap < n_frames, got m {m}, n_frames {n_frames}, "
+            f"overlap {overlap}"
         )
     rest, step = max(0, m - n_frames), n_frames - overlap
     more, tail = divmod(rest, step)  # segments after the first, and what is left

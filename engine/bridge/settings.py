@@ -54,7 +54,8 @@ class CameraSettings:
     )
     motion_scale: float = _setting(
         0.0,
-        "Length of one path unit; 0 takes metres as they are and scales a path of unknown unit by the scene's depth",
+        "Length of one path unit; 0 takes metres as they are and scales a path of unknown unit "
+        "by the scene's depth",
         unit="m",
         limits=(0.0, 1e6),
     )
@@ -70,7 +71,8 @@ class GeometrySettings:
 
     depth: str = _setting(
         "auto",
-        "Depth source: auto (the best model that is here, else small), small, box, a model's name, or a file (EXR, 16-bit PNG, NPY)",
+        "Depth source: auto (the best model that is here, else small), small, box, a model's "
+        "name, or a file (EXR, 16-bit PNG, NPY)",
         basic=True,
     )
     depth_unit: float = _setting(
@@ -81,19 +83,22 @@ class GeometrySettings:
     )
     fov: float = _setting(
         0.0,
-        "Horizontal field of view; 0: from the path, else a large depth model, else EXIF, else a guess from the picture, else 60",
+        "Horizontal field of view; 0: from the path, else a large depth model, else EXIF, else a "
+        "guess from the picture, else 60",
         unit="deg",
         limits=(0.0, 170.0),
         basic=True,
     )
     horizon: float = _setting(
         0.0,
-        "Height of the horizon in the picture for the box, 0.001 top to 1 bottom; 0: found from the picture's lines",
+        "Height of the horizon in the picture for the box, 0.001 top to 1 bottom; 0: found from "
+        "the picture's lines",
         limits=(0.0, 1.0),
     )
     camera_height: float = _setting(
         0.0,
-        "Height of the camera above the floor, which settles the scale; 0: the depth source's own metres (box: 1.6)",
+        "Height of the camera above the floor, which settles the scale; 0: the depth source's "
+        "own metres (box: 1.6)",
         unit="m",
         limits=(0.0, 1000.0),
         basic=True,
@@ -144,7 +149,8 @@ class VideoSettings:
 
     prior: str = _setting(
         "auto",
-        "Video prior: auto (the best that fits this machine and whose weights are here), patch, a name, or none",
+        "Video prior: auto (the best that fits this machine and whose weights are here), patch, "
+        "a name, or none",
         basic=True,
     )
     licences: str = _setting(
@@ -221,7 +227,9 @@ class SceneSettings:
 
     @property
     def enhances(self) -> bool:
-        """Whether a video prior enhances the frames; without one the renders alone are learned from."""
+        """Whether a video prior enhances the frames; without one the renders alone are learned
+        from.
+        """
         return self.video.prior != NO_PRIOR
 
 
@@ -252,13 +260,17 @@ PRESETS: dict[str, dict[str, Any]] = {
 # Where preset paper is not the paper: said in the README and in the report of its jobs.
 DEPARTURES = (
     "lambda_0 0.7 and tau 2 are ours: the paper gives neither",
-    "the noise of Eq. (8) is sqrt(1 - abar), as a variance-preserving process needs, not 1 - sqrt(abar)",
-    "holes of the render are filled from around them before its latents become the source of Eq. (8)",
-    "Eq. (10) compares neighbourhoods of cells, with a sample of the picture and of the first frames",
+    "the noise of Eq. (8) is sqrt(1 - abar), as a variance-preserving process needs, not 1 - "
+    "sqrt(abar)",
+    "holes of the render are filled from around them before its latents become the source of Eq. "
+    "(8)",
+    "Eq. (10) compares neighbourhoods of cells, with a sample of the picture and of the first "
+    "frames",
     "the scale map of Eq. (14) is in pixels, not in metres",
     "every hole pixel gets a Gaussian of its own before refinement",
     "half of the steps go to the new frames of a segment, a fifth to the picture",
-    "opacities are not reset in the last 1500 steps, and nothing is added or removed in the last 300",
+    "opacities are not reset in the last 1500 steps, and nothing is added or removed in the last "
+    "300",
     "segments are cut evenly where M, N and n do not fit",
 )
 
@@ -358,7 +370,8 @@ def make(preset: str = "standard", **values: Any) -> SceneSettings:
     )
     if settings.cameras.overlap >= settings.cameras.segment_length:
         raise UserError(
-            f"overlap ({settings.cameras.overlap}) must be less than segment_length ({settings.cameras.segment_length}).",
+            f"overlap ({settings.cameras.overlap}) must be less than segment_length "
+            f"({settings.cameras.segment_length}).",
             "Lower overlap or raise segment_length.",
         )
     return settings
@@ -387,10 +400,11 @@ def to_json(settings: SceneSettings) -> dict[str, dict[str, Any]]:
 
 
 def from_json(data: Any) -> SceneSettings:
-    """Inverse of `to_json`. Missing settings take their default; `left_out` tells of those that are gone.
+    """Inverse of `to_json`. Missing settings take their default; `left_out` tells of those that are
+    gone.
 
-    Files of older versions are read too: names are unique over all groups, so the group a value stands
-    in does not matter. Raises UserError for a setting that no version had, or a bad value.
+    Files of older versions are read too: names are unique over all groups, so the group a value
+    stands in does not matter. Raises UserError for a setting that no version had, or a bad value.
     """
     known = {row.name for row in table()}
     values = _values(data)
@@ -405,7 +419,9 @@ def from_json(data: Any) -> SceneSettings:
 
 
 def left_out(data: Any) -> list[str]:
-    """Sentences about values of a settings.json that this version does not follow; [] if there are none."""
+    """Sentences about values of a settings.json that this version does not follow; [] if there are
+    none.
+    """
     return [
         f"{name} was {value!r}; this version has no such setting: {GONE[name].now}."
         for name, value in _values(data).items()

@@ -90,13 +90,17 @@ def read(path: str | os.PathLike[str]) -> PlyFile:
 
 
 def read_comments(path: str | os.PathLike[str]) -> list[str]:
-    """The comments of the header, e.g. "scene_splatter blending linear". Raises UserError as `read`."""
+    """The comments of the header, e.g. "scene_splatter blending linear". Raises UserError as
+    `read`.
+    """
     with reading(path), unpacked(path) as inner:
         return list(ply_table.read_header(inner).comments)
 
 
 def blending_of(comments: Sequence[str]) -> str:
-    """The space these splats are to be blended in, one of BLENDINGS; "display", as 3DGS defines it, if no comment says."""
+    """The space these splats are to be blended in, one of BLENDINGS; "display", as 3DGS defines it,
+    if no comment says.
+    """
     for comment in comments:
         if comment.strip().startswith(BLENDING_COMMENT):
             blending = comment.strip()[len(BLENDING_COMMENT) :].strip()
@@ -110,7 +114,8 @@ def blending_of(comments: Sequence[str]) -> str:
 
 
 def write_ply(path: str | os.PathLike[str], splats: Splats, comments: Sequence[str] = ()) -> None:
-    """Write the reference layout (with zero normals), complete or not at all; an older file is replaced.
+    """Write the reference layout (with zero normals), complete or not at all; an older file is
+    replaced.
 
     comments: one header line each; what a header cannot hold is escaped (\\xe4) or becomes a space.
     Raises UserError if the disk refuses, ValueError for wrong shapes.
@@ -179,7 +184,9 @@ def _numbered(name: str, count: int) -> list[str]:
 
 
 def _columns(splats: Splats, file_k: int | None = None) -> Iterator[tuple[str, np.ndarray]]:
-    """(property name, view [n] into `splats`) for everything but normals. file_k: coefficients per channel in the file."""
+    """(property name, view [n] into `splats`) for everything but normals. file_k: coefficients per
+    channel in the file.
+    """
     k = splats.sh_rest.shape[1]
     vectors = (
         (list("xyz"), splats.means),
@@ -258,7 +265,9 @@ def _read_plain(table: ply_table.Table, path: str | os.PathLike[str], lost: list
 
 
 def _plainly_named(vertex: np.ndarray) -> np.ndarray:
-    """The table with CloudCompare's "scalar_" (and 3dgsconverter's "scal_") taken off the names it stands before."""
+    """The table with CloudCompare's "scalar_" (and 3dgsconverter's "scal_") taken off the names it
+    stands before.
+    """
     names = list(_names(vertex))
     for i, name in enumerate(names):
         plain = _PREFIXES.sub("", name)
@@ -283,8 +292,10 @@ def _refuse_other_tables(
     if {"x", "y", "z"} <= set(names) and not splat_columns:
         mesh = any(e.name == "face" and e.count for e in table.header.elements)
         raise UserError(
-            f"{path} is a {'mesh' if mesh else 'point cloud'}, not Gaussian splats: it has no scales, rotations and opacities.",
-            "Train splats from it first (3DGS takes a point cloud as its start), or choose the trained .ply.",
+            f"{path} is a {'mesh' if mesh else 'point cloud'}, not Gaussian splats: it has no "
+            "scales, rotations and opacities.",
+            "Train splats from it first (3DGS takes a point cloud as its start), or choose the "
+            "trained .ply.",
         )
     raise UserError(
         f"{path} is not a Gaussian splat file: it lacks {', '.join(missing)}.", _ANOTHER_FILE
@@ -292,7 +303,8 @@ def _refuse_other_tables(
 
 
 def _filtered(splats: Splats, filter_3d: np.ndarray) -> Splats:
-    """Mip-Splatting's 3D smoothing filter, fused: scales sqrt(s^2 + f^2), opacity times the ratio of the volumes.
+    """Mip-Splatting's 3D smoothing filter, fused: scales sqrt(s^2 + f^2), opacity times the ratio
+    of the volumes.
 
     filter_3d: [n] standard deviation f of each splat's filter, in the file's unit.
     """
@@ -332,10 +344,11 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _read_compressed(table: ply_table.Table, path: str | os.PathLike[str]) -> Splats:
-    """PlayCanvas' packing: 11-10-11 bits between the chunk's limits, 2 + 3 x 10 bits of rotation, 8 bits a colour.
+    """PlayCanvas' packing: 11-10-11 bits between the chunk's limits, 2 + 3 x 10 bits of rotation, 8
+    bits a colour.
 
-    Chunks without colour limits (older writers) mean 0 to 1. Opacity has 8 bits, whose ends 0 and 255 are
-    read as a quarter step inside (0, 1), where the logit is finite.
+    Chunks without colour limits (older writers) mean 0 to 1. Opacity has 8 bits, whose ends 0 and
+    255 are read as a quarter step inside (0, 1), where the logit is finite.
     """
     vertex, chunks = _rows(table, "vertex", path), _rows(table, "chunk", path)
     n = len(vertex)
@@ -367,7 +380,9 @@ def _read_compressed(table: ply_table.Table, path: str | os.PathLike[str]) -> Sp
 
 
 def _bits(packed: np.ndarray, shift: int, count: int) -> np.ndarray:
-    """`count` bits above `shift` as a share of their largest value, [n] uint32 -> [n] float64 in [0, 1]."""
+    """`count` bits above `shift` as a share of their largest value, [n] uint32 -> [n] float64 in
+    [0, 1].
+    """
     top = (1 << count) - 1
     return ((packed >> np.uint32(shift)) & np.uint32(top)) / top
 
@@ -388,7 +403,9 @@ def _between(chunks: np.ndarray, names: Sequence[str], unit: np.ndarray) -> np.n
 
 
 def _unpack_rotation(packed: np.ndarray) -> np.ndarray:
-    """Smallest three: the top 2 bits name the largest of w x y z, the others follow in order. [n] -> [n, 4] wxyz, norm 1."""
+    """Smallest three: the top 2 bits name the largest of w x y z, the others follow in order. [n]
+    -> [n, 4] wxyz, norm 1.
+    """
     packed = packed.astype(np.uint32)
     three = (np.stack([_bits(packed, shift, 10) for shift in (20, 10, 0)], axis=1) - 0.5) * np.sqrt(
         2.0
@@ -405,7 +422,9 @@ def _unpack_rotation(packed: np.ndarray) -> np.ndarray:
 
 
 def _compressed_sh(table: ply_table.Table, n: int, path: str | os.PathLike[str]) -> np.ndarray:
-    """The optional `sh` element: bytes over [-4, 4], bin centres but for the ends. -> [n, k, 3] float32."""
+    """The optional `sh` element: bytes over [-4, 4], bin centres but for the ends. -> [n, k, 3]
+    float32.
+    """
     if "sh" not in table.rows:
         return np.zeros((n, 0, 3), np.float32)
     rows = _rows(table, "sh", path)

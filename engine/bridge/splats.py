@@ -1,8 +1,10 @@
-"""Gaussians as arrays, and what every reader does about values that no renderer can draw. Shared with Blender: numpy only.
+"""Gaussians as arrays, and what every reader does about values that no renderer can draw. Shared
+with Blender: numpy only.
 
 Left out: splats with NaN anywhere, with an infinite centre, colour or quaternion, or of infinite
-size. Mended: infinite opacity logits and scales of zero are clamped, quaternions of length zero become
-the identity. Sound splats stay as they are, bit for bit. Whatever was done is said in one line each.
+size. Mended: infinite opacity logits and scales of zero are clamped, quaternions of length zero
+become the identity. Sound splats stay as they are, bit for bit. Whatever was done is said in one
+line each.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ SCALE_LOG_FLOOR = -23.0  # 1e-10 units: what a scale of zero becomes
 
 
 class Splats(NamedTuple):
-    """n Gaussians in the stored form of a 3DGS file: ln scale, logit opacity, raw SH. All float32."""
+    """n Gaussians in the stored form of a 3DGS file: ln scale, logit opacity, raw SH. All
+    float32.
+    """
 
     means: np.ndarray  # [n, 3]
     quats: np.ndarray  # [n, 4] w x y z, any norm
@@ -69,7 +73,8 @@ def repaired(splats: Splats, where: str) -> tuple[Splats, tuple[str, ...]]:
     flat = np.isneginf(s.scales_log)
     if flat.any():
         notes.append(
-            f"{int(flat.any(axis=1).sum())} splats have a scale of zero; it becomes {np.exp(SCALE_LOG_FLOOR):.0e}"
+            f"{int(flat.any(axis=1).sum())} splats have a scale of zero; it becomes "
+            f"{np.exp(SCALE_LOG_FLOOR):.0e}"
         )
         changes["scales_log"] = np.where(flat, np.float32(SCALE_LOG_FLOOR), s.scales_log)
     return (s._replace(**changes) if changes else s), tuple(notes)

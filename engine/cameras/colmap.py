@@ -20,7 +20,8 @@ from ..bridge.reading import bytes_of, natural_order, reading, text_of
 from .readers import inverse, path_of, refuse_lens, undistorted
 
 _MAX_BYTES = 4 << 30
-# number in binary files, name -> (focal lengths, distortion parameters); order f (or fx fy) cx cy k...
+# number in binary files, name -> (focal lengths, distortion parameters); order f (or fx fy) cx cy
+# k...
 _MODELS = {
     "SIMPLE_PINHOLE": (0, 1, 0),
     "PINHOLE": (1, 2, 0),
@@ -71,7 +72,9 @@ def find(path: Path) -> tuple[Path, Path] | None:
 
 
 def read(cameras_file: Path, images_file: Path) -> CameraPath:
-    """The path of a COLMAP model, of one size and without distortion. Raises UserError for fisheyes and broken files."""
+    """The path of a COLMAP model, of one size and without distortion. Raises UserError for fisheyes
+    and broken files.
+    """
     if not cameras_file.is_file():
         raise UserError(
             f"{images_file.name} needs {cameras_file.name} beside it.",
@@ -111,7 +114,8 @@ def _intrinsics(camera: _Camera) -> np.ndarray:
     values = camera.parameters
     if len(values) != focals + 2 + distortions:
         raise UserError(
-            f"A {camera.model} camera has {len(values)} parameters, not {focals + 2 + distortions}.",
+            f"A {camera.model} camera has {len(values)} parameters, not "
+            f"{focals + 2 + distortions}.",
             "Export the COLMAP model again.",
         )
     cx, cy = values[focals : focals + 2]

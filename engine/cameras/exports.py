@@ -43,9 +43,10 @@ def export(
 ) -> str:
     """Write `path` in the format that `target`'s name asks for; return that format's name.
 
-    `axes` are the axes of the exported world: use those in which the splats were exported. `pictures`
-    names frame i (from 1) where the format wants a file name. `splats` (in OpenCV axes) become the
-    COLMAP model's points. Raises UserError for left-handed axes and files that cannot be written.
+    `axes` are the axes of the exported world: use those in which the splats were exported.
+    `pictures` names frame i (from 1) where the format wants a file name. `splats` (in OpenCV axes)
+    become the COLMAP model's points. Raises UserError for left-handed axes and files that cannot be
+    written.
     """
     target, path = Path(target), camera_file.checked(path)
     if preset(axes).mirrored:
@@ -158,7 +159,9 @@ def _real_estate(path: CameraPath) -> str:
 def _colmap(
     folder: Path, path: CameraPath, pictures: str, splats: Splats | None, turn: np.ndarray
 ) -> str:
-    """cameras.txt, images.txt and points3D.txt; images last, since it is what makes the folder a model."""
+    """cameras.txt, images.txt and points3D.txt; images last, since it is what makes the folder a
+    model.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

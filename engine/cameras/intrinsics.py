@@ -36,7 +36,8 @@ def choose_intrinsics(
     source: DepthSource | None,
     image: Tensor,
 ) -> tuple[Tensor, str]:
-    """K [3, 3] in pixels of image [3, h, w], which has the picture's own aspect, and a sentence for the report.
+    """K [3, 3] in pixels of image [3, h, w], which has the picture's own aspect, and a sentence for
+    the report.
 
     The first that is known wins: the user's setting (0: not set), the first camera of the path
     (at the image's size), the depth source's own reading (after EXIF where it is but a guess),

@@ -29,7 +29,9 @@ _DISTORTION = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
 
 
 def numbers_of(line: str) -> list[float] | None:
-    """The numbers of a line of text, parted by blanks, commas or semicolons, with decimal points or commas; None if it holds words."""
+    """The numbers of a line of text, parted by blanks, commas or semicolons, with decimal points or
+    commas; None if it holds words.
+    """
     words = line.split()
     if any("," in word or ";" in word for word in words):
         if ";" in line:
@@ -43,7 +45,8 @@ def numbers_of(line: str) -> list[float] | None:
 
 
 def real_estate(text: str, name: str, image_size: tuple[int, int] | None) -> CameraPath:
-    """RealEstate10K: lines of time, K over size, 0 0, 3x4 world-to-camera; the video's address before them may lack.
+    """RealEstate10K: lines of time, K over size, 0 0, 3x4 world-to-camera; the video's address
+    before them may lack.
 
     Frames go by their times. UserError for a line of another shape after the first of this one.
     """
@@ -206,7 +209,8 @@ def nerfstudio(data: dict[str, Any], name: str) -> CameraPath:
 
 
 def transforms(data: dict[str, Any], name: str, image_size: tuple[int, int] | None) -> CameraPath:
-    """transforms.json of NeRF, instant-ngp and nerfstudio: OpenGL axes, intrinsics at the top or per frame.
+    """transforms.json of NeRF, instant-ngp and nerfstudio: OpenGL axes, intrinsics at the top or
+    per frame.
 
     The poses stay in the file's world: `applied_transform` and `applied_scale` tell how it was
     made from COLMAP's, and the scene that goes with the file is in it too. Metres are assumed
@@ -242,7 +246,9 @@ def transforms(data: dict[str, Any], name: str, image_size: tuple[int, int] | No
 
 
 def _by_name(frames: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
-    """The frames in the natural order of their file_path, as COLMAP's are, where every one has a name of its own."""
+    """The frames in the natural order of their file_path, as COLMAP's are, where every one has a
+    name of its own.
+    """
     names = [str(frame.get("file_path") or "") for frame in frames]
     if not all(names) or len(set(names)) < len(names):
         return frames, ()
@@ -253,7 +259,9 @@ def _by_name(frames: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], tuple[
 
 
 def refuse_lens(model: str, name: str) -> None:
-    """UserError for a camera model (a name as COLMAP and nerfstudio have it) that is no pinhole with mild distortion."""
+    """UserError for a camera model (a name as COLMAP and nerfstudio have it) that is no pinhole
+    with mild distortion.
+    """
     low = model.lower()
     if "fisheye" in low:
         raise _other_lens("fisheye", name)
@@ -284,7 +292,9 @@ def undistorted(coefficients: str) -> str:
 def _transforms_intrinsics(
     values: dict[str, Any], what: str, image_size: tuple[int, int] | None
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """K [3, 3] and (width, height). The old NeRF form has an angle only, and takes the picture's size."""
+    """K [3, 3] and (width, height). The old NeRF form has an angle only, and takes the picture's
+    size.
+    """
     if "w" in values and "h" in values:
         width, height = whole(values["w"], "w", what), whole(values["h"], "h", what)
     elif "fl_x" in values:
@@ -322,7 +332,8 @@ def viewcrafter(
     frames: int = 25,
     fov_deg: float = 60.0,
 ) -> CameraPath:
-    """ViewCrafter's path text: d_phi, d_theta (degrees) and d_r, a line each, resampled to `frames`.
+    """ViewCrafter's path text: d_phi, d_theta (degrees) and d_r, a line each, resampled to
+    `frames`.
 
     Cameras look at the point one unit ahead, where one unit is the scene's depth. Four numbers
     and more are joined by a natural cubic spline, fewer by straight lines.
@@ -344,12 +355,15 @@ def viewcrafter(
 
 
 def resample(values: list[float], count: int) -> np.ndarray:
-    """A line of values as `count` values over the same span, ends kept: natural cubic spline from four on."""
+    """A line of values as `count` values over the same span, ends kept: natural cubic spline from
+    four on.
+    """
     y = np.asarray(values, np.float64)
     t, x = np.linspace(0, len(y) - 1, count), np.arange(len(y))
     if len(y) < 4:
         return np.interp(t, x, y)
-    # Second derivatives m of the natural spline with unit spacing: m[i-1] + 4 m[i] + m[i+1] = 6 (y[i-1] - 2 y[i] + y[i+1]).
+    # Second derivatives m of the natural spline with unit spacing: m[i-1] + 4 m[i] + m[i+1] = 6
+    # (y[i-1] - 2 y[i] + y[i+1]).
     inner = len(y) - 2
     system = 4 * np.eye(inner) + np.eye(inner, k=1) + np.eye(inner, k=-1)
     m = np.concatenate([[0.0], np.linalg.solve(system, 6 * (y[:-2] - 2 * y[1:-1] + y[2:])), [0.0]])

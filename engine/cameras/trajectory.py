@@ -40,7 +40,10 @@ _RE10K_NEAR = 1.25  # RealEstate10K scales each path so that its nearest points 
 _UNKNOWN_REACH = 0.3
 _MAX_BYTES = 256 << 20
 _ARRAY_BYTES = 64 << 20  # of one array of an NPZ: half a million cameras
-_FORMATS = "Readable are our JSON, RealEstate10K text, camera_path.json, transforms.json, COLMAP, a 3DGS training's cameras.json and official camera JSON or NPZ."
+_FORMATS = (
+    "Readable are our JSON, RealEstate10K text, camera_path.json, transforms.json, COLMAP, a "
+    "3DGS training's cameras.json and official camera JSON or NPZ."
+)
 
 
 def load(path: str | Path, *, image_size: tuple[int, int] | None = None) -> CameraPath:
@@ -87,7 +90,8 @@ def order_jumps(path: CameraPath) -> str:
     if not np.median(steps) > 3 * nearest + 1e-9:
         return ""
     return (
-        "The order of the cameras jumps back and forth: their file does not say which follows which. "
+        "The order of the cameras jumps back and forth: their file does not say which follows "
+        "which. "
         "Number the pictures in the order of the path."
     )
 
@@ -110,7 +114,8 @@ def _load_file(path: Path, image_size: tuple[int, int] | None) -> CameraPath:
     head = head_of(path)
     if path.suffix.lower() in (".pkl", ".pickle") or head[:2] == b"\x1f\x8b":
         raise UserError(
-            f"{path.name} is a pickle or a compressed file; pickles can run code and are never opened.",
+            f"{path.name} is a pickle or a compressed file; pickles can run code and are never "
+            "opened.",
             "Save its intrinsics and w2c arrays with numpy.savez, and give the .npz.",
         )
     if head[:4] == b"PK\x03\x04":
@@ -127,7 +132,9 @@ def _load_file(path: Path, image_size: tuple[int, int] | None) -> CameraPath:
 
 
 def _archived(path: Path) -> dict[str, Any]:
-    """The arrays of an NPZ that cameras have, each within _ARRAY_BYTES. UserError for pickles and larger ones."""
+    """The arrays of an NPZ that cameras have, each within _ARRAY_BYTES. UserError for pickles and
+    larger ones.
+    """
     remedy = "Save w2c and intrinsics with numpy.savez."
     with reading(path, remedy), zipfile.ZipFile(path) as archive:
         found: dict[str, Any] = {}
@@ -175,7 +182,8 @@ def _load_text(text: str, name: str, image_size: tuple[int, int] | None) -> Came
         if shapes.get(width, 0) > 1:
             raise UserError(
                 f"{name} looks like {kind}, which say nothing of the lens.",
-                "Give the cameras with their focal length, e.g. as transforms.json or a COLMAP model.",
+                "Give the cameras with their focal length, e.g. as transforms.json or a COLMAP "
+                "model.",
             )
     raise UserError(f"{name} is not a camera path that this engine knows.", _FORMATS)
 
@@ -184,8 +192,10 @@ def _fitted(path: CameraPath, image_size: tuple[int, int], name: str) -> CameraP
     width, height = image_size
     if abs(path.width * height / (path.height * width) - 1) > ASPECT_TOLERANCE:
         raise UserError(
-            f"The cameras of {name} are {path.width}x{path.height}, the picture is {width}x{height}: the shapes differ.",
-            f"Crop the picture to {path.width}:{path.height}, or export the path for {width}x{height}.",
+            f"The cameras of {name} are {path.width}x{path.height}, the picture is "
+            f"{width}x{height}: the shapes differ.",
+            f"Crop the picture to {path.width}:{path.height}, or export the path for "
+            f"{width}x{height}.",
         )
     return scaled_to(path, width, height)
 
@@ -252,26 +262,35 @@ def scale_to_depth(
         units = _RE10K_NEAR + max(0.0, float(positions[:, 2].max()))
         scale, rule = (
             near / units,
-            f"the near depth ({near:.3g} m, 5th percentile) is {units:.3g} units, as RealEstate10K scales its paths",
+            f"the near depth ({near:.3g} m, 5th percentile) is {units:.3g} units, as "
+            "RealEstate10K scales its paths",
         )
     elif (focus := focus_distance(path)) is not None:
         scale, rule = (
             median / focus,
-            f"the point that the cameras turn round ({focus:.3g} units away) is at the median depth ({median:.3g} m)",
+            f"the point that the cameras turn round ({focus:.3g} units away) is at the median "
+            f"depth ({median:.3g} m)",
         )
     elif reach > 0:
         scale = _UNKNOWN_REACH * median / reach
-        rule = f"the farthest camera is {_UNKNOWN_REACH:g} of the median depth ({median:.3g} m) from the first"
+        rule = (
+            f"the farthest camera is {_UNKNOWN_REACH:g} of the median depth ({median:.3g} m) "
+            "from the first"
+        )
     else:
         scale, rule = 1.0, "the path does not move"
     poses = path.world_from_camera.copy()
     poses[:, :3, 3] *= scale
-    sentence = f"One path unit is {scale:.4g} m: {rule}. The farthest camera is {reach * scale:.3g} m from the first."
+    sentence = (
+        f"One path unit is {scale:.4g} m: {rule}. The farthest camera is {reach * scale:.3g} "
+        "m from the first."
+    )
     return path._replace(world_from_camera=poses, unit="m"), sentence
 
 
 def focus_distance(path: CameraPath) -> float | None:
-    """How far ahead of the first camera the point lies that all cameras look at; None if there is none.
+    """How far ahead of the first camera the point lies that all cameras look at; None if there is
+    none.
 
     Least squares over the viewing axes. There is such a point if the axes differ by 15 degrees or
     more, it lies before every camera, and all axes pass it within a fifth of its distance.
@@ -346,11 +365,13 @@ def check_path(path: CameraPath, depth_m: Any = None) -> list[str]:
         if share[1:].max() < 0.01:
             raise UserError(
                 "No camera after the first sees the scene.",
-                "Check the path's axes (OpenCV: x right, y down, z forward) and its scale (motion_scale).",
+                "Check the path's axes (OpenCV: x right, y down, z forward) and its scale "
+                "(motion_scale).",
             )
         if (share < 0.1).any():
             few = np.flatnonzero(share < 0.1)
             warnings.append(
-                f"{len(few)} of {path.count} views, from frame {few[0]} on, show under a tenth of the picture: most is invented there."
+                f"{len(few)} of {path.count} views, from frame {few[0]} on, show under a tenth "
+                "of the picture: most is invented there."
             )
     return warnings

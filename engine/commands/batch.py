@@ -45,12 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--restart",
         action="store_true",
-        help="begin generations whose inputs have changed anew; the earlier result is kept under a number",
+        help="begin generations whose inputs have changed anew; the earlier result is kept "
+        "under a number",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 when every job is done, 1 when some are not. The table also goes to results.md and results.json."""
+    """0 when every job is done, 1 when some are not. The table also goes to results.md and
+    results.json.
+    """
     if args.workers < 1 or args.retries < 0 or (args.gpus is not None and args.gpus < 0):
         raise UserError(
             "workers must be at least 1, retries and gpus not negative.", "Change the numbers."

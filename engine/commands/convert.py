@@ -88,7 +88,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--export-cameras",
         metavar="FILE",
-        help="write the cameras (of --cameras or IN) too: transforms.json, camera_path.json, a RealEstate10K .txt, or a folder for COLMAP",
+        help="write the cameras (of --cameras or IN) too: transforms.json, camera_path.json, "
+        "a RealEstate10K .txt, or a folder for COLMAP",
     )
     parser.add_argument(
         "--image-plane",
@@ -111,7 +112,8 @@ def run(args: argparse.Namespace) -> int:
     """Convert and print one line about the result."""
     result = convert({name: getattr(args, name) for name in _FIELDS}, Path.cwd())
     sys.stdout.write(
-        f"{result['scene']}: {result['count']:,} splats, {result['bytes']:,} bytes; {result['lossy']}\n"
+        f"{result['scene']}: {result['count']:,} splats, {result['bytes']:,} bytes; "
+        f"{result['lossy']}\n"
     )
     return 0
 
@@ -119,7 +121,9 @@ def run(args: argparse.Namespace) -> int:
 def run_job(
     folder: Path, report: Callable[..., None], settings: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The server's job: what `settings`, or convert.json in the folder, asks for. Paths are relative to the folder."""
+    """The server's job: what `settings`, or convert.json in the folder, asks for. Paths are
+    relative to the folder.
+    """
     settings = settings or json_of(folder / "convert.json", 1 << 20)
     if not isinstance(settings, dict):
         raise UserError("convert.json is not an object.", "Start the conversion again.")
@@ -154,7 +158,8 @@ def _silent(*_: object, **__: object) -> None:
 def convert(
     request: dict[str, Any], folder: Path, report: Callable[..., None] = _silent
 ) -> dict[str, Any]:
-    """Read, transform, write. Returns {"scene", "count", "format", "bytes", "lossy", "sh_coefficients"[, "cameras"]}.
+    """Read, transform, write. Returns {"scene", "count", "format", "bytes", "lossy",
+    "sh_coefficients"[, "cameras"]}.
 
     `transform` (16 numbers, row by row) acts in the axes and unit of the input, `unit_scale` on
     all lengths afterwards, cameras included.
@@ -224,7 +229,9 @@ def _export_cameras(target: Path, scene: SplatScene, axes: str) -> str:
 
 
 def _placed(scene: SplatScene, values: dict[str, Any]) -> tuple[SplatScene, np.ndarray | None]:
-    """The scene with transform and unit scale baked, and the matrix that stays on the node, if any."""
+    """The scene with transform and unit scale baked, and the matrix that stays on the node, if
+    any.
+    """
     scale = 1.0 if values["unit_scale"] is None else values["unit_scale"]
     if not np.isfinite(scale) or scale <= 0:
         raise UserError(f"unit_scale is {scale}.", "Give a positive number.")

@@ -193,7 +193,9 @@ def _cuda_device(torch: Any) -> Check:
 
 
 def _runs_on(arch: str, major: int, minor: int) -> bool:
-    """Binary code (sm_) of one generation runs on its later revisions; intermediate code (compute_) on all later ones."""
+    """Binary code (sm_) of one generation runs on its later revisions; intermediate code (compute_)
+    on all later ones.
+    """
     kind, _, number = arch.partition("_")
     digits = "".join(c for c in number if c.isdigit())
     if not digits:
@@ -239,7 +241,10 @@ def _drawing() -> Iterator[Check]:
     )
     seconds = time.perf_counter() - before_s
     data = {"seconds": seconds, "compiled_files": _compiled_files()}
-    text = f"drew a Gaussian in {seconds:.2f} s; {data['compiled_files']} compiled kernel files are kept"
+    text = (
+        f"drew a Gaussian in {seconds:.2f} s; {data['compiled_files']} compiled kernel files "
+        "are kept"
+    )
     if abs(centre - 0.5) > 0.02:  # SH 0 is grey 0.5 by definition
         yield Check(
             "rasteriser",
@@ -253,7 +258,8 @@ def _drawing() -> Iterator[Check]:
             "rasteriser",
             WARN,
             text,
-            "Every start compiles anew: make the engine's folder or ~/.cache writable, or set NUMBA_CACHE_DIR.",
+            "Every start compiles anew: make the engine's folder or ~/.cache writable, or set "
+            "NUMBA_CACHE_DIR.",
             data,
         )
     else:
@@ -284,7 +290,9 @@ def _ffmpeg() -> Iterator[Check]:
 
 
 def _gpu_rasteriser() -> Iterator[Check]:
-    """gsplat and Warp are only of use on CUDA: which of them draws there, and why the others do not."""
+    """gsplat and Warp are only of use on CUDA: which of them draws there, and why the others do
+    not.
+    """
     build = machine.torch_build()
     needed = bool(build and build[1] and machine.nvidia_devices())
     installed = {
@@ -369,7 +377,9 @@ def _small_depth() -> Check:
 
 
 def _model(kind: str, name: str, needs: tuple[str, ...], module: str) -> Check:
-    """One model; that its weights are not here is no fault, so it is `ok` and says how to get them."""
+    """One model; that its weights are not here is no fault, so it is `ok` and says how to get
+    them.
+    """
     from ..models import weights
 
     try:

@@ -38,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="continue the job in --out after its last finished segment; what is given must be the same",
+        help="continue the job in --out after its last finished segment; what is given must "
+        "be the same",
     )
     parser.add_argument(
         "--restart",
@@ -191,7 +192,9 @@ class Bars:
 
 
 class Lines:
-    """Progress in a file or a farm's log: a line for each stage, and one now and then within a long one."""
+    """Progress in a file or a farm's log: a line for each stage, and one now and then within a long
+    one.
+    """
 
     EVERY_S = 30.0
 

@@ -65,7 +65,9 @@ def run(args: argparse.Namespace) -> int:
 def run_job(
     folder: Path, report: Callable[..., None], settings: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The server's job: what `settings`, or mesh.json in the folder, asks for. Paths are relative to the folder."""
+    """The server's job: what `settings`, or mesh.json in the folder, asks for. Paths are relative
+    to the folder.
+    """
     settings = settings or read_request(folder, "mesh.json")
     return make(settings, folder, report)
 

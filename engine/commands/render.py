@@ -133,7 +133,9 @@ def _say_progress(
 
 
 def run_job(folder: Path, report: Report, settings: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The server's job: what `settings`, or render.json in the folder, asks for. Paths are relative to the folder."""
+    """The server's job: what `settings`, or render.json in the folder, asks for. Paths are relative
+    to the folder.
+    """
     settings = settings or read_request(folder, "render.json")
     return render(settings, folder, report)
 
@@ -186,7 +188,9 @@ def render(request: dict[str, Any], folder: Path, report: Report) -> dict[str, A
 
 
 def load_cameras(path: Path) -> CameraPath:
-    """A camera path of any format that `trajectory.load` knows, or the first camera of a splat, USD or glTF file."""
+    """A camera path of any format that `trajectory.load` knows, or the first camera of a splat, USD
+    or glTF file.
+    """
     if path.suffix.lower() in (".usd", ".usda", ".usdc", ".usdz", ".glb", ".gltf"):
         return _cameras_of_stage(path)
     from ..cameras import trajectory
@@ -223,7 +227,9 @@ def sized(path: CameraPath, width: int) -> CameraPath:
 
 
 def frame_numbers(spec: str | None, count: int) -> list[int]:
-    """Frames counted from 0 of a spec such as "5", "1-20", "1-100x4" or "1-3,7" (counted from 1). None: all."""
+    """Frames counted from 0 of a spec such as "5", "1-20", "1-100x4" or "1-3,7" (counted from 1).
+    None: all.
+    """
     if not spec:
         return list(range(count))
     numbers: list[int] = []
@@ -365,7 +371,9 @@ def _channels(name: str, values: np.ndarray) -> list[tuple[str, str, np.ndarray]
 
 
 def _save_png(path: Path, name: str, values: np.ndarray) -> None:
-    """rgba straight 8 bit; depth 16 bit millimetres, 0 for nothing or beyond 65.5 m; normal 8 bit around 128."""
+    """rgba straight 8 bit; depth 16 bit millimetres, 0 for nothing or beyond 65.5 m; normal 8 bit
+    around 128.
+    """
     from PIL import Image
 
     if name == "depth":

@@ -1,4 +1,6 @@
-"""Requests of small jobs (render, mesh): a JSON object of known keys, each of the right kind and within sense."""
+"""Requests of small jobs (render, mesh): a JSON object of known keys, each of the right kind and
+within sense.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from ..bridge.reading import json_of
 
 
 class Field(NamedTuple):
-    """What a key may hold. `least` and `most` are limits of a number, or of each number of a list."""
+    """What a key may hold. `least` and `most` are limits of a number, or of each number of a
+    list.
+    """
 
     default: Any
     kind: type  # str, int, float, bool or list
@@ -26,7 +30,9 @@ def read(folder: Path, name: str) -> Any:
 
 
 def checked(request: Any, fields: dict[str, Field], what: str) -> dict[str, Any]:
-    """The request with defaults filled in; None stands for the default. UserError that names the key that is wrong."""
+    """The request with defaults filled in; None stands for the default. UserError that names the
+    key that is wrong.
+    """
     if not isinstance(request, dict) or request.keys() - fields.keys():
         raise UserError(
             f"{what} does not understand {request!r:.200}.", f"It knows {', '.join(fields)}."

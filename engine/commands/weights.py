@@ -1,4 +1,6 @@
-"""python -m engine weights: what optional models there are, under which licence, and fetching them."""
+"""python -m engine weights: what optional models there are, under which licence, and fetching
+them.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +89,8 @@ def _list(args: argparse.Namespace) -> int:
                 else "commercial use: NO, or with conditions"
             )
             print(
-                f"{name:26} {data['size_gb']:7.3g} GB  {'here' if data['present'] else '-':4}  {use}; {data['licence']}"
+                f"{name:26} {data['size_gb']:7.3g} GB  {'here' if data['present'] else '-':4}  "
+                f"{use}; {data['licence']}"
             )
     return 0
 
@@ -203,7 +206,8 @@ def _recommend(args: argparse.Namespace) -> int:
         )
         return 0
     print(
-        f"GPU memory: {'none that can be used' if free is None else f'{free / memory.GIB:.1f} GiB free'}"
+        "GPU memory: "
+        f"{'none that can be used' if free is None else f'{free / memory.GIB:.1f} GiB free'}"
     )
     print(f"with what is here: --prior {here} --depth {depth}")
     if best.name != here:

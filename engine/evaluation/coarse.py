@@ -1,16 +1,18 @@
-"""A prior with the cells of a video network, that knows the true frames: what the method loses, it loses itself.
+"""A prior with the cells of a video network, that knows the true frames: what the method loses, it
+loses itself.
 
-No experiment with the built-in prior can show what coarse cells do to momentum, as its cells are single
-pixels. This one codes eight by eight pixels of four frames in a cell, and its code overlaps: a cell tells of
-pixels beside it and is told by them, as in the autoencoders of video networks. Its denoiser is exact for
-clips that scatter round the drifted truth:
+No experiment with the built-in prior can show what coarse cells do to momentum, as its cells are
+single pixels. This one codes eight by eight pixels of four frames in a cell, and its code overlaps:
+a cell tells of pixels beside it and is told by them, as in the autoencoders of video networks. Its
+denoiser is exact for clips that scatter round the drifted truth:
 
     x0 ~ N(m, (spread * one unit of the latents)^2),   x = a x0 + b eps
     x0_hat = m + spread^2 a / (a^2 spread^2 + b^2) (x - a m)
 
-so that what momentum puts into x at a late step is kept and at an early step forgotten, and another noise
-gives another clip. `m` is the code of the true frames, moved by up to `drift_px` at the end of a clip in a
-smooth field, and tinted by `cast`: a camera that slips and colours that shift, as reported of video networks.
+so that what momentum puts into x at a late step is kept and at an early step forgotten, and another
+noise gives another clip. `m` is the code of the true frames, moved by up to `drift_px` at the end
+of a clip in a smooth field, and tinted by `cast`: a camera that slips and colours that shift, as
+reported of video networks.
 
     Coder   the code: windows of sixteen pixels every eight, six cosines a window
     Drift   how far the prior is from the truth
@@ -41,10 +43,12 @@ Truth = Callable[[Tensor], Tensor]  # camera_from_world [f, 4, 4] -> true frames
 
 
 class Coder:
-    """Frames [f, 3, h, w] in [0, 1] <-> latents [c, f', h / 8, w / 8]; linear, and exact for flat colours.
+    """Frames [f, 3, h, w] in [0, 1] <-> latents [c, f', h / 8, w / 8]; linear, and exact for flat
+    colours.
 
-    Along an axis a clip is a sum of cosines under overlapping raised-cosine windows, and its code the
-    nearest such sum (least squares); four frames are coded by their cosines in time; colour has fewer waves.
+    Along an axis a clip is a sum of cosines under overlapping raised-cosine windows, and its code
+    the nearest such sum (least squares); four frames are coded by their cosines in time; colour has
+    fewer waves.
     """
 
     def __init__(self, height: int, width: int) -> None:
@@ -59,7 +63,9 @@ class Coder:
         self._from_time = torch.linalg.inv(self._time)
 
     def encode(self, frames: Tensor) -> Tensor:
-        """f = 1 + 4 k frames; the first has a cell of its own. Raises ValueError for other counts."""
+        """f = 1 + 4 k frames; the first has a cell of its own. Raises ValueError for other
+        counts.
+        """
         if (frames.shape[0] - 1) % GROUP:
             raise ValueError(f"encode: {frames.shape[0]} frames are not 1 + a multiple of {GROUP}")
         ycc = torch.einsum("ij,fjhw->ifhw", _YCC, frames - 0.5)
@@ -96,7 +102,9 @@ class Coder:
 
 
 def _axis(length: int, waves: int) -> Tensor:
-    """[length, cells * waves]: cosines under windows of two cells, whose sum of windows is 1 everywhere."""
+    """[length, cells * waves]: cosines under windows of two cells, whose sum of windows is 1
+    everywhere.
+    """
     at = torch.arange(length) + 0.5
     centres = (torch.arange(length // CELL) + 0.5) * CELL
     offset = (at[:, None] - centres) / CELL
@@ -122,13 +130,16 @@ class _Condition(NamedTuple):
 
 
 class Coarse:
-    """See the module. `truth` gives the true frames at cameras; `image` [3, h, w] is the input picture."""
+    """See the module. `truth` gives the true frames at cameras; `image` [3, h, w] is the input
+    picture.
+    """
 
     def __init__(self, image: Tensor, truth: Truth, drift: Drift, steps: int = 10) -> None:
         self._coder = Coder(image.shape[1], image.shape[2])
         self._truth, self._drift = truth, drift
         latents = self._coder.encode(image[None])
-        # channels that one frame leaves at rest, those of change in time, are scaled as their still ones
+        # channels that one frame leaves at rest, those of change in time, are scaled as their still
+        # ones
         still = latents.unflatten(0, (-1, GROUP))[:, 0].flatten(1)
         scale = still.std(dim=1).clamp(min=_SMALLEST * float(still.std(dim=1).max()))
         self._scale = scale.repeat_interleave(GROUP)[:, None, None, None]
@@ -176,14 +187,18 @@ class Coarse:
         return _Condition(self.encode(drifted(frames, self._drift)))
 
     def predict(self, x: Tensor, i: int, condition: Any) -> tuple[Tensor, Tensor]:
-        """x [runs, c, f', h', w'] at level i -> the exact (x0_hat, eps_hat) for N(mean, spread^2)."""
+        """x [runs, c, f', h', w'] at level i -> the exact (x0_hat, eps_hat) for N(mean,
+        spread^2).
+        """
         level, variance = self._levels[i], self._drift.spread**2
         gain = variance * level.a / (level.a**2 * variance + level.b**2)
         x0_hat = condition.mean + gain * (x - level.a * condition.mean)
         return x0_hat, (x - level.a * x0_hat) / level.b
 
     def features(self, latents: Tensor) -> Tensor:
-        """The strongest still channels of every cell and of its neighbours, as for every network."""
+        """The strongest still channels of every cell and of its neighbours, as for every
+        network.
+        """
         return notation.patch_features(latents[self._compared])
 
 
@@ -216,10 +231,12 @@ class Leakage(NamedTuple):
 
 
 def leakage(coder: Coder, height: int, width: int) -> Leakage:
-    """Of one frame: what a pixel of the decoded picture owes to pixels farther away than 0, 4, 8, 16, 24.
+    """Of one frame: what a pixel of the decoded picture owes to pixels farther away than 0, 4, 8,
+    16, 24.
 
-    `into` is the root mean square change of a pixel when everything beyond that distance, on one side,
-    turns from grey to random pictures of spread 1; `out` the share of a random cell's energy outside.
+    `into` is the root mean square change of a pixel when everything beyond that distance, on one
+    side, turns from grey to random pictures of spread 1; `out` the share of a random cell's energy
+    outside.
     """
     draw = torch.Generator().manual_seed(0)
     distances = [0, 4, 8, 16, 24]

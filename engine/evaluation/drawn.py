@@ -1,9 +1,9 @@
 """Scenes that are computed from their description: true pictures for any camera, of any size.
 
-A scene of benchmarks/make_scenes.py has pictures at a few cameras, as each takes Blender seconds. For
-paths of hundreds of frames a scene here is a list of boxes with a texture that is a formula. Light does
-not depend on the view, so that what is measured is the method. `write` lays a scene out in a folder as
-scenes.py reads it.
+A scene of benchmarks/make_scenes.py has pictures at a few cameras, as each takes Blender seconds.
+For paths of hundreds of frames a scene here is a list of boxes with a texture that is a formula.
+Light does not depend on the view, so that what is measured is the method. `write` lays a scene out
+in a folder as scenes.py reads it.
 
 Axes are the engine's: x right, y down, z forward; the input camera stands at the origin. Metres.
 """
@@ -108,7 +108,9 @@ def cast(
     rays: Tensor,
     outlines: list[tuple[slice, slice]] | None = None,
 ) -> Hits:
-    """The first surface along each ray. origin [3], rays [h, w, 3]; `outlines`: where each box can be met."""
+    """The first surface along each ray. origin [3], rays [h, w, 3]; `outlines`: where each box can
+    be met.
+    """
     h, w, _ = rays.shape
     inverse = 1.0 / torch.where(rays.abs() < 1e-9, torch.full_like(rays, 1e-9), rays)
     t = torch.full((h, w), torch.inf)
@@ -129,7 +131,9 @@ def cast(
 
 
 def seen_from(scene: Boxes, K: Tensor, points: Tensor) -> Tensor:
-    """[h, w] bool: which points [h, w, 3] of another camera's picture the input camera, at the origin, sees."""
+    """[h, w] bool: which points [h, w, 3] of another camera's picture the input camera, at the
+    origin, sees.
+    """
     h, w, _ = points.shape
     uv = points @ K.float().T
     z = points[..., 2].clamp(min=1e-9)
@@ -237,7 +241,8 @@ def court() -> Boxes:
 
 
 SCENES = {"gallery": gallery, "court": court}
-# end of a path: right, up, forward in metres, yaw to the right in degrees; the camera goes there evenly
+# end of a path: right, up, forward in metres, yaw to the right in degrees; the camera goes there
+# evenly
 MOVES = {
     "gallery": (0.35, 0.1, 6.0, 0.0),
     "court": (5.0, 0.3, 1.5, -6.0),
@@ -245,7 +250,9 @@ MOVES = {
 
 
 def path(name: str, frames: int, width: int, height: int, *, back: bool = False) -> CameraPath:
-    """The scene's camera path; `back`: it returns the way it came, the last frame at the first camera."""
+    """The scene's camera path; `back`: it returns the way it came, the last frame at the first
+    camera.
+    """
     focal = width / 2 / np.tan(np.radians(FOV_DEG) / 2)
     K = np.array([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
     share = np.linspace(0.0, 1.0, frames)
@@ -268,9 +275,11 @@ def path(name: str, frames: int, width: int, height: int, *, back: bool = False)
 
 
 def write(folder: Path, name: str, kind: str, cameras: CameraPath, masks: int = 12) -> None:
-    """Lay a scene with the path `kind` out as `scenes.load_scene` reads it, with every frame's true picture.
+    """Lay a scene with the path `kind` out as `scenes.load_scene` reads it, with every frame's true
+    picture.
 
-    What the input saw is told for `masks` frames, evenly along the path. Pictures that are there stay.
+    What the input saw is told for `masks` frames, evenly along the path. Pictures that are there
+    stay.
     """
     scene = SCENES[name]()
     size = cameras.width, cameras.height

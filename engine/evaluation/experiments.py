@@ -78,7 +78,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         settings={**_AT_SIZE, **_COARSE, MEASURES: ("revisit", "refit", "camera")},
     ),
     "long_paths": Experiment(
-        "A hundred and three hundred frames: does the scene hold, and are the first n frames good references?",
+        "A hundred and three hundred frames: does the scene hold, and are the first n frames "
+        "good references?",
         {"full": {}, "free run alone": {"momentum": "none"}},
         paths=("100", "300"),
         settings={
@@ -110,7 +111,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         views=_ROOMS,
     ),
     "drifting_prior": Experiment(
-        "The same with a prior that keeps only a fifth of the render at every step, and so drifts as video networks do",
+        "The same with a prior that keeps only a fifth of the render at every step, and so "
+        "drifts as video networks do",
         {
             "full": _UNSURE,
             "without latent momentum": {"momentum": "pixel", **_UNSURE},
@@ -120,7 +122,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         seeds=(0, 1),
     ),
     "drifting_printed": Experiment(
-        "The drifting prior (it keeps a fifth of the render), and lambda as printed: nearest to the conditions of the paper's ablation",
+        "The drifting prior (it keeps a fifth of the render), and lambda as printed: nearest to "
+        "the conditions of the paper's ablation",
         {
             "full": {"lambda_coverage": False, **_UNSURE},
             "without latent momentum": {"momentum": "pixel", "lambda_coverage": False, **_UNSURE},
@@ -148,7 +151,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         views=_ROOMS,
     ),
     "colour_match": Experiment(
-        "Does matching the prior's colours to the render pay? The drifting prior, without and with a colour cast of its frames",
+        "Does matching the prior's colours to the render pay? The drifting prior, without and "
+        "with a colour cast of its frames",
         {
             "no cast, matched": _UNSURE,
             "no cast, not matched": {"match_colours": False, **_UNSURE},
@@ -166,7 +170,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         views=_ROOMS,
     ),
     "convergence": Experiment(
-        "Does the reconstruction converge over segments, with and without momentum? With the drifting prior",
+        "Does the reconstruction converge over segments, with and without momentum? With the "
+        "drifting prior",
         {
             "with momentum": {**_MULTI, **_UNSURE},
             "without momentum": {**_MULTI, **_UNSURE, "momentum": "none"},
@@ -188,7 +193,8 @@ def runs(
     views: list[str] | None = None,
     seeds: list[int] | None = None,
 ) -> Iterator[tuple[Path, str, int, str]]:
-    """(folder, path, seed, variant) of an experiment; posed sets have the one path "posed", the same in every experiment.
+    """(folder, path, seed, variant) of an experiment; posed sets have the one path "posed", the
+    same in every experiment.
 
     `views` and `seeds` replace those that the experiment names.
     """
@@ -205,7 +211,8 @@ def runs(
 
 
 def drawn_scenes(folder: Path, paths: tuple[str, ...]) -> list[Path]:
-    """Draw the scenes of drawn.py with these paths into a folder; one that is there already is kept.
+    """Draw the scenes of drawn.py with these paths into a folder; one that is there already is
+    kept.
 
     A path is named by its frames: "100" is the first hundred of the LONGEST.
     """

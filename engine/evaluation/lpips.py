@@ -1,7 +1,8 @@
 """LPIPS (Zhang et al. 2018), version 0.1 on AlexNet, for those who have its two files of weights.
 
-The weights are not part of the project: AlexNet's as torchvision publishes them and the linear heads of
-the lpips package. Without them the evaluation reports `metrics.structure` instead and says so.
+The weights are not part of the project: AlexNet's as torchvision publishes them and the linear
+heads of the lpips package. Without them the evaluation reports `metrics.structure` instead and says
+so.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from torch import Tensor
 from ..bridge.errors import UserError
 
 BACKBONE, HEADS = "alexnet-owt-7be5be79.pth", "alex.pth"
-_HINT = f"It must hold {BACKBONE} (torchvision's AlexNet) and {HEADS} (lpips/weights/v0.1 of the lpips package)."
+_HINT = (
+    f"It must hold {BACKBONE} (torchvision's AlexNet) and {HEADS} (lpips/weights/v0.1 of the "
+    "lpips package)."
+)
 _LAYERS = {
     0: (4, 2),
     3: (1, 2),
@@ -44,7 +48,9 @@ class Lpips:
             ) from None
 
     def distance(self, image: Tensor, truth: Tensor, where: Tensor | None = None) -> float:
-        """LPIPS of [3, h, w] in [0, 1], or the mean of its map where `where` [h, w] is true; NaN if empty."""
+        """LPIPS of [3, h, w] in [0, 1], or the mean of its map where `where` [h, w] is true; NaN if
+        empty.
+        """
         layers = self._layers(image, truth)
         if where is None:
             return float(sum(layer.mean() for layer in layers))

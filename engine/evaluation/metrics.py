@@ -1,9 +1,9 @@
 """Measures of a frame against its true picture, and of frames against each other.
 
 Images are [3, h, w] in [0, 1], display-referred. SSIM is that of Wang et al. 2004 as torchmetrics
-and scikit-image compute it for data range 1: Gaussian window 11 x 11 of sigma 1.5, only windows that
-lie whole in the picture. LPIPS (lpips.py) needs network weights that are not part of the project;
-`structure` stands in for it and is never called LPIPS.
+and scikit-image compute it for data range 1: Gaussian window 11 x 11 of sigma 1.5, only windows
+that lie whole in the picture. LPIPS (lpips.py) needs network weights that are not part of the
+project; `structure` stands in for it and is never called LPIPS.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ _GMS_C = 0.0026  # Xue et al. 2014: 170 for 8-bit values, over 255^2
 
 
 def ssim(image: Tensor, truth: Tensor, where: Tensor | None = None) -> float:
-    """Mean SSIM over all whole windows, or over those centred where `where` [h, w] is true; NaN if there are none."""
+    """Mean SSIM over all whole windows, or over those centred where `where` [h, w] is true; NaN if
+    there are none.
+    """
     values = ssim_map(image.clamp(0.0, 1.0), truth).mean(dim=0)[_EDGE:-_EDGE, _EDGE:-_EDGE]
     if where is not None:
         values = values[where[_EDGE:-_EDGE, _EDGE:-_EDGE]]
@@ -68,7 +70,9 @@ def gradient_magnitude(x: Tensor) -> Tensor:
 
 
 def detail(image: Tensor, truth: Tensor, where: Tensor) -> float:
-    """Gradient energy of the picture over that of the truth where `where` [h, w] is true. Near 0: blank or blurred."""
+    """Gradient energy of the picture over that of the truth where `where` [h, w] is true. Near 0:
+    blank or blurred.
+    """
     if not bool(where.any()):
         return math.nan
     return float(
@@ -79,7 +83,9 @@ def detail(image: Tensor, truth: Tensor, where: Tensor) -> float:
 def frame_measures(
     image: Tensor, truth: Tensor, seen: Tensor, border: float = 0.0, lpips: Lpips | None = None
 ) -> dict[str, float]:
-    """All measures of one frame. `seen` [h, w]: what the input view saw; `border` is cropped from every side first."""
+    """All measures of one frame. `seen` [h, w]: what the input view saw; `border` is cropped from
+    every side first.
+    """
     h, w = truth.shape[-2:]
     top, left = math.ceil(border * h), math.ceil(border * w)
     crop = (..., slice(top, h - top), slice(left, w - left))
@@ -116,7 +122,8 @@ def near_border(seen: Tensor) -> Tensor:
 
 
 def fill_smoothly(image: Tensor, alpha: Tensor) -> Tensor:
-    """Holes of a render filled from around them without any prior: the strong form of "no diffusion".
+    """Holes of a render filled from around them without any prior: the strong form of "no
+    diffusion".
 
     image [3, h, w], alpha [h, w]. Push-pull (Gortler et al. 1996): averages of ever larger
     neighbourhoods, weighted by coverage, where nothing nearer is known.

@@ -1,9 +1,10 @@
-"""Are the first n frames good references? An open question of the paper, put to segments whose truth is known.
+"""Are the first n frames good references? An open question of the paper, put to segments whose
+truth is known.
 
-Eq. (10) trusts a cell of the render as far as it is like a reference: a cell of the input picture or of the
-segment's first n frames. `Watched` looks on while a run goes and asks of every segment how well likeness to
-each pool of references tells right cells from wrong ones, where a cell is as wrong as its latents are far
-from those of the true frames.
+Eq. (10) trusts a cell of the render as far as it is like a reference: a cell of the input picture
+or of the segment's first n frames. `Watched` looks on while a run goes and asks of every segment
+how well likeness to each pool of references tells right cells from wrong ones, where a cell is as
+wrong as its latents are far from those of the true frames.
 """
 
 from __future__ import annotations
@@ -46,10 +47,11 @@ class Watched:
 def measured(
     prior: Coarse, clip: Clip, truth: Tensor, image: Tensor, overlap: int
 ) -> dict[str, float]:
-    """How right the first n frames and the rest are, and the rank correlation of likeness and rightness by pool.
+    """How right the first n frames and the rest are, and the rank correlation of likeness and
+    rightness by pool.
 
-    Cells are those after the first n frames that the scene covers by more than half. `first_psnr` and
-    `rest_psnr` compare the render with the truth in dB where it shows the scene.
+    Cells are those after the first n frames that the scene covers by more than half. `first_psnr`
+    and `rest_psnr` compare the render with the truth in dB where it shows the scene.
     """
     known = clip.known[:, 0] > 0.5
     latents, true = prior.encode(clip.render), prior.encode(truth)
@@ -78,7 +80,9 @@ def measured(
 
 
 def likeness(features: Tensor, pool: Tensor) -> Tensor:
-    """The bracket of Eq. (10), features [d, f, h, w] and pool [d, m] -> [f, h, w]; of a large pool every k-th."""
+    """The bracket of Eq. (10), features [d, f, h, w] and pool [d, m] -> [f, h, w]; of a large pool
+    every k-th.
+    """
     pool = F.normalize(pool[:, :: max(1, pool.shape[1] // _MOST)], dim=0, eps=1e-6)
     cells = F.normalize(features.flatten(1), dim=0, eps=1e-6)
     best = (cells.T @ pool).amax(dim=1) if pool.shape[1] else torch.zeros(cells.shape[1])

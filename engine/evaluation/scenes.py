@@ -27,7 +27,10 @@ from ..media import images
 
 _CELL = 4
 BACK = "_back"  # ending of a path's name: out and back again
-_HINT = "Give scenes of benchmarks/make_scenes.py, posed sets with a transforms.json, or folders of either."
+_HINT = (
+    "Give scenes of benchmarks/make_scenes.py, posed sets with a transforms.json, or folders "
+    "of either."
+)
 
 
 class View(NamedTuple):
@@ -44,7 +47,9 @@ class View(NamedTuple):
 
 
 def find(folders: Iterable[Path]) -> list[Path]:
-    """The scenes and posed sets among the folders and directly in them, sorted. UserError where one holds none."""
+    """The scenes and posed sets among the folders and directly in them, sorted. UserError where one
+    holds none.
+    """
     found: list[Path] = []
     for folder in folders:
         inside = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
@@ -56,7 +61,8 @@ def find(folders: Iterable[Path]) -> list[Path]:
 
 
 def load(folder: Path, *, path: str, views: int, frames: int) -> View:
-    """A scene with the named path, or a posed set whose path has `frames` frames and ends at the `views`-th view.
+    """A scene with the named path, or a posed set whose path has `frames` frames and ends at the
+    `views`-th view.
 
     Raises UserError for a folder that is neither or lacks the path.
     """
@@ -118,7 +124,8 @@ def out_and_back(view: View) -> View:
 
 
 def load_posed(folder: Path, *, first: int = 0, views: int = 3, frames: int = 13) -> View:
-    """A posed set as one experiment: view `first` is the input, the path ends at the `views`-th after it.
+    """A posed set as one experiment: view `first` is the input, the path ends at the `views`-th
+    after it.
 
     The path has `frames` frames in all, evenly shared between the views, positions linear and
     rotations along great circles. Raises UserError for a folder that holds no posed set.

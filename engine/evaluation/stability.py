@@ -1,6 +1,8 @@
-"""Does a scene stay itself? Measures of the enhanced frames that compare them with each other or with the cameras.
+"""Does a scene stay itself? Measures of the enhanced frames that compare them with each other or
+with the cameras.
 
-Revisit      a path out and back: both visits to a place, what the input saw and what was invented apart
+Revisit      a path out and back: both visits to a place, what the input saw and what was invented
+apart
 refit_gap    Gaussians refitted to the even frames, judged on the odd ones
 find_camera  the camera that a frame shows, found by moving a camera until our render looks like it
 """
@@ -26,7 +28,9 @@ _DAMPING = 1e-3
 
 
 class Revisit:
-    """PSNR in dB between the two visits of a path that goes out and comes back, added up pair by pair."""
+    """PSNR in dB between the two visits of a path that goes out and comes back, added up pair by
+    pair.
+    """
 
     def __init__(self) -> None:
         self._error = {True: 0.0, False: 0.0}
@@ -48,7 +52,9 @@ class Revisit:
 
 
 class Refit(NamedTuple):
-    """PSNR in dB of refitted Gaussians: means over the frames they were fitted to, and over the others."""
+    """PSNR in dB of refitted Gaussians: means over the frames they were fitted to, and over the
+    others.
+    """
 
     even: float
     odd: float
@@ -62,10 +68,11 @@ def refit_gap(
     *,
     steps: int,
 ) -> Refit:
-    """Forget the scene's colours, fit them and all else to the even frames, and judge on even and odd ones.
+    """Forget the scene's colours, fit them and all else to the even frames, and judge on even and
+    odd ones.
 
-    Frames that agree on one scene give equal numbers; where each shows its own, the odd ones lose. Positions
-    start from the scene that all frames made, so the gap is a lower bound.
+    Frames that agree on one scene give equal numbers; where each shows its own, the odd ones lose.
+    Positions start from the scene that all frames made, so the gap is a lower bound.
     """
     grey = scene._replace(
         sh_dc=torch.zeros_like(scene.sh_dc), sh_rest=torch.zeros_like(scene.sh_rest)
@@ -100,9 +107,9 @@ def find_camera(
 ) -> Found:
     """Move the camera until the scene looks like the frame where `where` holds.
 
-    frame [3, h, w] display values, K [3, 3], camera_from_world [4, 4] the camera asked for, where [h, w]
-    bool: pixels whose surface the scene is sure of. Gauss-Newton on the colours, coarse pictures first, with
-    slopes by finite differences of our own renders.
+    frame [3, h, w] display values, K [3, 3], camera_from_world [4, 4] the camera asked for, where
+    [h, w] bool: pixels whose surface the scene is sure of. Gauss-Newton on the colours, coarse
+    pictures first, with slopes by finite differences of our own renders.
     """
     h, w = frame.shape[1:]
 

@@ -182,7 +182,9 @@ def format_of(path: Path) -> Format:
 
 
 def identify(path: Path) -> Format:
-    """The format of an existing file, by its bytes where they tell. UserError when neither does, naming foreign kinds."""
+    """The format of an existing file, by its bytes where they tell. UserError when neither does,
+    naming foreign kinds.
+    """
     path = Path(path)
     if path.is_dir() and (path / "meta.json").is_file():
         return FORMATS["sog"]
@@ -277,7 +279,8 @@ def prepared(found: Format, scene: SplatScene, options: WriteOptions) -> SplatSc
     scene = in_colour_space(scene, space)
     if scene.metadata.blend_linear and not found.tagged:
         log.warning(
-            "%s cannot say that splats are to be blended in linear light: overlaps will look different",
+            "%s cannot say that splats are to be blended in linear light: overlaps will look "
+            "different",
             found.name,
         )
     return scene.in_axes(axes.name, unit)

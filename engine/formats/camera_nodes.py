@@ -82,7 +82,9 @@ def vertical_fov(path: CameraPath) -> np.ndarray:
 
 
 def plane_corners(K: np.ndarray, width: int, height: int, distance: float) -> np.ndarray:
-    """[4, 3] corners of the picture at `distance` in the node's camera axes: bottom-left, bottom-right, top-right, top-left."""
+    """[4, 3] corners of the picture at `distance` in the node's camera axes: bottom-left,
+    bottom-right, top-right, top-left.
+    """
     pixels = np.array([(0, height), (width, height), (width, 0), (0, 0)], np.float64)
     x = (pixels[:, 0] - K[0, 2]) / K[0, 0] * distance
     y = (pixels[:, 1] - K[1, 2]) / K[1, 1] * distance

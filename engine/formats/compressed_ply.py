@@ -57,7 +57,9 @@ def _pack_11_10_11(unit: np.ndarray) -> np.ndarray:
 
 
 def _pack_quaternions(quats: np.ndarray) -> np.ndarray:
-    """[n, 4] w x y z -> [n] uint32: index of the largest component, then the other three in order."""
+    """[n, 4] w x y z -> [n] uint32: index of the largest component, then the other three in
+    order.
+    """
     largest, others = smallest_three(quats)
     three = _levels(others * np.sqrt(0.5) + 0.5, 10)
     return largest.astype(np.uint32) << 30 | three[:, 0] << 20 | three[:, 1] << 10 | three[:, 2]
@@ -72,7 +74,9 @@ def _padded(values: np.ndarray, chunks: int) -> np.ndarray:
 
 
 def _ordered(splats: Splats) -> tuple[Splats, list[str]]:
-    """In Morton order, floaters drawn in to four times the scene's size; a sentence if there were any."""
+    """In Morton order, floaters drawn in to four times the scene's size; a sentence if there were
+    any.
+    """
     far, sentences = floaters(splats.means), []
     if far.any():
         sentences = [said(int(far.sum()), float(np.abs(splats.means).max()))]

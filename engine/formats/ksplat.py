@@ -3,7 +3,8 @@
 A 4096-byte header, one 1024-byte header a section, then each section's bucket table and splats.
 Level 0 stores float32; levels 1 and 2 store positions as 16-bit offsets from bucket centres,
 scales and rotations as halves; SH are float32, half or 8 bits. Colour has 8 bits throughout. SH are
-ordered by band, then channel, then coefficient. Not written: no tool needs it that lacks .ply or SPZ.
+ordered by band, then channel, then coefficient. Not written: no tool needs it that lacks .ply or
+SPZ.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ def read(path: Path) -> SplatScene:
     if not parts or sum(len(p.means) for p in parts) != count:
         raise damaged(
             path,
-            f"its header claims {count} splats, its sections hold {sum(len(p.means) for p in parts)}",
+            f"its header claims {count} splats, its sections hold "
+            f"{sum(len(p.means) for p in parts)}",
         )
     most = max(p.sh_rest.shape[1] for p in parts)
     parts = [
@@ -149,7 +151,9 @@ def _read_section(
 
 
 def _bucket_centres(data: bytes, offset: int, s: _Section, path: Path) -> np.ndarray:
-    """[count, 3] centre of each splat's bucket: full buckets first, then those whose sizes are listed."""
+    """[count, 3] centre of each splat's bucket: full buckets first, then those whose sizes are
+    listed.
+    """
     if s.bucket_bytes < 12 or s.bucket_size < 1 or s.full + s.partial > s.buckets:
         raise damaged(path, "its bucket table does not fit")
     sizes = np.concatenate(

@@ -8,9 +8,11 @@ _OTHERS = np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])
 
 
 def smallest_three(quats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Quaternions [n, 4] of any norm but zero -> index of the largest component [n], and the others [n, 3] in their order.
+    """Quaternions [n, 4] of any norm but zero -> index of the largest component [n], and the others
+    [n, 3] in their order.
 
-    Of the two signs of a rotation, the one with a positive largest component; the others lie in +-sqrt(1/2).
+    Of the two signs of a rotation, the one with a positive largest component; the others lie in
+    +-sqrt(1/2).
     """
     q = quats / np.linalg.norm(quats, axis=1, keepdims=True)
     rows = np.arange(len(q))
@@ -20,7 +22,9 @@ def smallest_three(quats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def from_smallest_three(largest: np.ndarray, three: np.ndarray) -> np.ndarray:
-    """The unit quaternions [n, 4] float32 of which `smallest_three` kept (index [n], three [n, 3])."""
+    """The unit quaternions [n, 4] float32 of which `smallest_three` kept (index [n], three [n,
+    3]).
+    """
     rows = np.arange(len(largest))
     quats = np.empty((len(largest), 4), np.float32)
     quats[rows[:, None], _OTHERS[largest]] = three

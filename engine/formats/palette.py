@@ -22,11 +22,12 @@ _BLOCK = 1 << 11
 
 
 def codebook(values: np.ndarray) -> np.ndarray:
-    """[256] ascending float32 that stand for `values` (any shape, finite) with little squared error.
+    """[256] ascending float32 that stand for `values` (any shape, finite) with little squared
+    error.
 
-    Lloyd's algorithm on a sorted sample. It begins with half of the levels spread evenly, for the rare
-    far values (a giant splat is one in a thousand and all over the picture), and half by the cube root
-    of the density, the optimum for many levels (Panter and Dite, 1951).
+    Lloyd's algorithm on a sorted sample. It begins with half of the levels spread evenly, for the
+    rare far values (a giant splat is one in a thousand and all over the picture), and half by the
+    cube root of the density, the optimum for many levels (Panter and Dite, 1951).
     """
     flat = np.ravel(values)
     sample = np.sort(flat[:: max(1, len(flat) // _SAMPLE)].astype(np.float64))
@@ -57,7 +58,9 @@ def nearest_level(values: np.ndarray, book: np.ndarray) -> np.ndarray:
 
 
 def palette(vectors: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """At most `size` vectors [p, d] that stand for `vectors` [n, d] float32, and the entry of each [n] (int64)."""
+    """At most `size` vectors [p, d] that stand for `vectors` [n, d] float32, and the entry of each
+    [n] (int64).
+    """
     n = len(vectors)
     if n <= size:
         return vectors, np.arange(n)
@@ -91,7 +94,9 @@ def palette(vectors: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _shares(vectors: np.ndarray, members: list[np.ndarray], size: int) -> np.ndarray:
-    """Entries of each group: by its share of the squared error, no more than it has vectors, one at least if it has any."""
+    """Entries of each group: by its share of the squared error, no more than it has vectors, one at
+    least if it has any.
+    """
     count = np.array([len(rows) for rows in members])
     error = np.array(
         [

@@ -50,7 +50,9 @@ def _number(text: str | None) -> float:
 
 
 def provenance(metadata: Metadata) -> list[str]:
-    """Comment lines that let our own reader undo axes, units and colour space; others ignore them."""
+    """Comment lines that let our own reader undo axes, units and colour space; others ignore
+    them.
+    """
     lines = list(metadata.comments)
     if metadata.axes not in ("opencv", "supersplat"):
         lines.append(f"scene_splatter axes {metadata.axes}")

@@ -11,7 +11,9 @@ from .scene import SplatScene
 
 
 def lost(name: str, scene: SplatScene, *, as_spz: bool = False) -> list[str]:
-    """What a write of the prepared `scene` in the format `name` changes, a phrase each; empty if every bit stays."""
+    """What a write of the prepared `scene` in the format `name` changes, a phrase each; empty if
+    every bit stays.
+    """
     if as_spz or name == "spz":
         return _spz(scene.splats)
     measure = {

@@ -44,7 +44,9 @@ class Metadata:
 
 @dataclass(frozen=True)
 class SplatScene:
-    """Splats with what is known about them; cameras and background picture when the file has them."""
+    """Splats with what is known about them; cameras and background picture when the file has
+    them.
+    """
 
     splats: Splats
     metadata: Metadata = field(default_factory=Metadata)

@@ -49,7 +49,9 @@ Loader = Callable[[str, int], bytes]
 
 
 def read(path: Path) -> SplatScene:
-    """A .sog, a meta.json, or the folder of one. UserError for damage, lies about sizes and paths that lead out."""
+    """A .sog, a meta.json, or the folder of one. UserError for damage, lies about sizes and paths
+    that lead out.
+    """
     path = Path(path)
     if path.is_dir():
         path = path / "meta.json"
@@ -223,7 +225,9 @@ def _harmonics(
 
 
 def write(path: Path, scene: SplatScene) -> None:
-    """A bundled .sog, or a meta.json with its pictures beside it. UserError when the files cannot be written."""
+    """A bundled .sog, or a meta.json with its pictures beside it. UserError when the files cannot
+    be written.
+    """
     path = Path(path)
     files = _encoded(scene)
     if path.name == "meta.json":
@@ -240,7 +244,9 @@ def write(path: Path, scene: SplatScene) -> None:
 
 
 def _encoded(scene: SplatScene) -> dict[str, bytes]:
-    """Name -> bytes of every file, meta.json last. Splats go in Morton order, so that neighbours are alike."""
+    """Name -> bytes of every file, meta.json last. Splats go in Morton order, so that neighbours
+    are alike.
+    """
     s = Splats(
         *(array[order] for order in (morton_order(scene.splats.means),) for array in scene.splats)
     )

@@ -1,9 +1,10 @@
-"""Niantic's SPZ: versions 2 and 3 (one gzip stream), version 4 (zstd streams behind a plain header).
+"""Niantic's SPZ: versions 2 and 3 (one gzip stream), version 4 (zstd streams behind a plain
+header).
 
 Quantised attributes, one stream each: positions 3 x 24-bit fixed point, opacities 8 bit, colours
-3 x 8 bit around 0.5 with gain 0.15 on the raw DC coefficient, log scales 3 x 8 bit (1/16, from -10),
-rotations (version 2: x y z as bytes; later: the three smallest of x y z w in 10 bits each), SH
-8 bit, colour channel fastest. Axes are x right, y up, z back unless an extension record names
+3 x 8 bit around 0.5 with gain 0.15 on the raw DC coefficient, log scales 3 x 8 bit (1/16, from
+-10), rotations (version 2: x y z as bytes; later: the three smallest of x y z w in 10 bits each),
+SH 8 bit, colour channel fastest. Axes are x right, y up, z back unless an extension record names
 others. From the public format description in the SPZ repository's README (MIT).
 """
 
@@ -127,7 +128,9 @@ def _parse_header(data: bytes, path: Path | str, file_size: int) -> _Header:
 
 
 def decode(data: bytes, path: Path | str = "the SPZ data") -> tuple[Splats, Metadata]:
-    """SPZ bytes -> splats in the stored axes ("gltf" unless the file says otherwise, then turned to it)."""
+    """SPZ bytes -> splats in the stored axes ("gltf" unless the file says otherwise, then turned to
+    it).
+    """
     extension_axes = None
     if data[:2] == b"\x1f\x8b":
         header, streams = _legacy_streams(data, path)
@@ -151,7 +154,9 @@ def decode(data: bytes, path: Path | str = "the SPZ data") -> tuple[Splats, Meta
 
 
 def read(path: Path) -> SplatScene:
-    """Raises UserError for damaged files, unknown versions and headers that lie about their size."""
+    """Raises UserError for damaged files, unknown versions and headers that lie about their
+    size.
+    """
     splats, metadata = decode(read_bytes(path), path)
     return SplatScene(splats, metadata)
 
@@ -293,12 +298,16 @@ def _pack_first_three(quats: np.ndarray) -> np.ndarray:
 
 
 def _fraction_bits(farthest: float) -> int | None:
-    """Most fraction bits (at most 16) with which this coordinate still fits 24 bits; None if none do."""
+    """Most fraction bits (at most 16) with which this coordinate still fits 24 bits; None if none
+    do.
+    """
     return next((bits for bits in range(16, -1, -1) if farthest * (1 << bits) <= _MOST_FIXED), None)
 
 
 def placed(splats: Splats) -> tuple[int, Splats, list[str]]:
-    """Fraction bits, the splats as those bits can hold them, and a sentence if floaters had to be moved."""
+    """Fraction bits, the splats as those bits can hold them, and a sentence if floaters had to be
+    moved.
+    """
     far = floaters(splats.means)
     everything = float(np.abs(splats.means).max())
     bits, core = _fraction_bits(everything), _fraction_bits(float(np.abs(splats.means[~far]).max()))

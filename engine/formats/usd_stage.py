@@ -1,7 +1,8 @@
-"""What an OpenUSD stage holds, read in the guard process that `usd_guard` starts; no other process opens one.
+"""What an OpenUSD stage holds, read in the guard process that `usd_guard` starts; no other process
+opens one.
 
-Composition stops at the file itself: layers, references and payloads are followed inside a .usdz, and
-in a file's own reference to itself, and nowhere else. What was not followed is named.
+Composition stops at the file itself: layers, references and payloads are followed inside a .usdz,
+and in a file's own reference to itself, and nowhere else. What was not followed is named.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ _MOST_PRIMS = 200_000
 
 
 def scene_of(path: Path) -> SplatScene:
-    """All Gaussian particle fields of a stage, transforms applied; the first camera if there is one. Raises UserError."""
+    """All Gaussian particle fields of a stage, transforms applied; the first camera if there is
+    one. Raises UserError.
+    """
     with _complaints_of_usd(path):
         stage, left_out = opened(path)
         return _read_stage(stage, path, left_out)
@@ -46,7 +49,9 @@ def cameras_of(path: Path) -> CameraPath | None:
 
 
 def opened(path: Path) -> tuple[Any, list[str]]:
-    """The stage with every way out of the file cut, and the names that were cut. Raises UserError."""
+    """The stage with every way out of the file cut, and the names that were cut. Raises
+    UserError.
+    """
     root = Sdf.Layer.FindOrOpen(str(path))
     if root is None:
         raise damaged(path, "USD cannot read it")
@@ -87,7 +92,9 @@ def _members(path: Path) -> frozenset[str]:
 
 
 def _inside(asset: str, folder: str, members: frozenset[str], path: Path) -> str | None:
-    """The member of the package that an asset path means, "" for the file itself, None for all else."""
+    """The member of the package that an asset path means, "" for the file itself, None for all
+    else.
+    """
     if not members:
         own = asset.removeprefix("./") == path.name
         return "" if own else None
@@ -104,7 +111,9 @@ def _inside(asset: str, folder: str, members: frozenset[str], path: Path) -> str
 
 
 def _prims(layer: Any) -> int:
-    """How many prims a layer's references to itself compose into: a short text can double at every level."""
+    """How many prims a layer's references to itself compose into: a short text can double at every
+    level.
+    """
     sizes: dict[Any, int] = {}
 
     def size(place: Any, depth: int) -> int:
@@ -173,7 +182,8 @@ def _read_stage(stage: Any, path: Path, left_out: list[str]) -> SplatScene:
     if not fields:
         if left_out:
             raise UserError(
-                f"{path} holds no Gaussian particle field itself, but refers to other files ({left_out[0]}).",
+                f"{path} holds no Gaussian particle field itself, but refers to other files "
+                f"({left_out[0]}).",
                 "Flatten the stage (usdcat --flatten), or pack it as .usdz.",
             )
         raise UserError(

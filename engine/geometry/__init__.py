@@ -22,7 +22,8 @@ def make_depth_source(
     folder: Path | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> DepthSource:
-    """The depth source that `settings.depth` names: "small", "box", a depth map file, or a learned model.
+    """The depth source that `settings.depth` names: "small", "box", a depth map file, or a learned
+    model.
 
     A relative file name is looked for in `folder` first. `image_size` (width, height) is the
     whole picture's, for a depth map's aspect. Raises UserError for a name that is none of these,

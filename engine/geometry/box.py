@@ -128,7 +128,8 @@ class Box:
             box_depth=s.box_depth,
         )
         notes = (
-            "depth is a plain box, not read from the picture: what stands on its floor is smeared along it",
+            "depth is a plain box, not read from the picture: what stands on its floor is "
+            "smeared along it",
             sentence,
         )
         return DepthEstimate(

@@ -46,7 +46,8 @@ def complete_depth(depth: Tensor, known: Tensor, *, holes: bool = True) -> Tenso
 
 
 def _far_side_weight(inverse: Tensor, known: Tensor) -> Tensor:
-    """[h, w]: 1 for known pixels around holes, little for those much nearer than their surroundings, 0 elsewhere.
+    """[h, w]: 1 for known pixels around holes, little for those much nearer than their
+    surroundings, 0 elsewhere.
 
     An affine fit continues a plane exactly whatever the weights, so floors do not suffer.
     """
@@ -62,7 +63,8 @@ def _far_side_weight(inverse: Tensor, known: Tensor) -> Tensor:
 
 
 def _row_limit(inverse: Tensor, known: Tensor) -> Tensor:
-    """[h, w]: the far end of the hole that a pixel lies in, along its row; infinite where one end is open.
+    """[h, w]: the far end of the hole that a pixel lies in, along its row; infinite where one end
+    is open.
 
     Behind an object the ground and the walls keep their depth along a row, while a fit would ramp.
     """
@@ -84,9 +86,11 @@ def _square_max(values: Tensor, radius: int) -> Tensor:
 
 
 def _pyramid_fit(value: Tensor, weight: Tensor) -> Tensor:
-    """Value of the local affine fits at every pixel, [h, w] (the finest level with enough support wins).
+    """Value of the local affine fits at every pixel, [h, w] (the finest level with enough support
+    wins).
 
-    The moments of a cell are about its own centre, so that float32 suffices whatever the size of the picture.
+    The moments of a cell are about its own centre, so that float32 suffices whatever the size of
+    the picture.
     """
     h, w = value.shape
     unit = 1.0 / max(h, w)  # a pixel
@@ -129,8 +133,8 @@ def _pyramid_fit(value: Tensor, weight: Tensor) -> Tensor:
 def _gathered(moments: Tensor, side: int, cell: float) -> Tensor:
     """Moments [9, h, w] of cells summed over side x side of them, about the middle of those.
 
-    side 2: every cell of the next coarser level; 3: every cell with its neighbours. `cell` is a cell's side.
-    The rows are those of 1, u, v, uu, uv, vv and of d, ud, vd.
+    side 2: every cell of the next coarser level; 3: every cell with its neighbours. `cell` is a
+    cell's side. The rows are those of 1, u, v, uu, uv, vv and of d, ud, vd.
     """
     at = (torch.arange(side) - 0.5 * (side - 1)) * cell
     v, u = torch.meshgrid(at, at, indexing="ij")
@@ -146,13 +150,16 @@ def _gathered(moments: Tensor, side: int, cell: float) -> Tensor:
 
 
 def _affine(moments: Tensor) -> tuple[Tensor, Tensor]:
-    """[9, h, w] moments -> trust [h, w] in [0, 1] and [3, h, w]: value at the middle and the two slopes of the weighted fit."""
+    """[9, h, w] moments -> trust [h, w] in [0, 1] and [3, h, w]: value at the middle and the two
+    slopes of the weighted fit.
+    """
     k, ku, kv, kuu, kuv, kvv, kd, kud, kvd = moments
     n = k.clamp(min=1e-12)
     mu, mv, md = ku / n, kv / n, kd / n
     cuu, cuv, cvv = kuu / n - mu * mu, kuv / n - mu * mv, kvv / n - mv * mv
     cud, cvd = kud / n - mu * md, kvd / n - mv * md
-    # 1 for support spread evenly over the plane, 0 for support on a line, which knows no slope across it
+    # 1 for support spread evenly over the plane, 0 for support on a line, which knows no slope
+    # across it
     evenness = 4.0 * (cuu * cvv - cuv * cuv) / ((cuu + cvv) ** 2).clamp(min=1e-18)
     trust = (k / _SUPPORT).clamp(0.0, 1.0) * (evenness / _EVENNESS).clamp(0.0, 1.0)
     ridge = _RIDGE * (cuu + cvv) + 1e-9

@@ -57,7 +57,8 @@ def read_depth(path: str | Path, unit_m: float = 0.0) -> np.ndarray:
         )
     if known.size < _FEWEST * depth.size:
         raise UserError(
-            f"{path.name} knows the depth of only {100 * known.size / depth.size:.1f} % of its pixels.",
+            f"{path.name} knows the depth of only {100 * known.size / depth.size:.1f} % of its "
+            "pixels.",
             "At least 5 % must be above 0.",
         )
     if known.min() == known.max():
@@ -75,7 +76,9 @@ def read_depth(path: str | Path, unit_m: float = 0.0) -> np.ndarray:
 
 
 def read_values(path: Path) -> np.ndarray:
-    """The numbers of a depth file as they are, [h, w] or whatever shape an NPY has. UserError for any other bytes."""
+    """The numbers of a depth file as they are, [h, w] or whatever shape an NPY has. UserError for
+    any other bytes.
+    """
     readers = {".exr": _from_exr, ".png": _from_png, ".npy": _from_npy}
     with reading(path, "Export the depth map again."):
         refuse_foreign(path, "a depth map", ("picture", "table"))
@@ -156,7 +159,9 @@ class DepthFile:
     def __init__(
         self, path: str | Path, unit_m: float = 0.0, image_size: tuple[int, int] | None = None
     ) -> None:
-        """`image_size` (width, height) is the whole picture's, if it is not the one given to `estimate`."""
+        """`image_size` (width, height) is the whole picture's, if it is not the one given to
+        `estimate`.
+        """
         self.name = f"depth map {Path(path).name}"
         self._path, self._unit_m, self._image_size = Path(path), unit_m, image_size
 
@@ -176,8 +181,10 @@ class DepthFile:
         full = self._image_size or (width, height)
         if abs(w * full[1] / (h * full[0]) - 1) > _ASPECT_TOLERANCE:
             raise UserError(
-                f"{self._path.name} is {w}x{h}, the picture is {full[0]}x{full[1]}: the shapes differ.",
-                "Give a depth map of the picture itself, at its size or another size of the same shape.",
+                f"{self._path.name} is {w}x{h}, the picture is {full[0]}x{full[1]}: the shapes "
+                "differ.",
+                "Give a depth map of the picture itself, at its size or another size of the same "
+                "shape.",
             )
         notes = (
             [f"The depth map was resampled from {w}x{h} to {width}x{height}."]
@@ -190,7 +197,8 @@ class DepthFile:
         holes = depth == 0
         if bool(holes.any()):
             notes.append(
-                f"Holes in the depth map were filled ({100 * float(holes.float().mean()):.1f} % of the picture)."
+                f"Holes in the depth map were filled ({100 * float(holes.float().mean()):.1f} % "
+                "of the picture)."
             )
             depth = _filled(depth, holes)
         return DepthEstimate(

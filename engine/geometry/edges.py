@@ -33,7 +33,8 @@ class Band(NamedTuple):
 
 
 def depth_edges(inverse: Tensor) -> Tensor:
-    """Far sides of edges: bool [4, h, w], a pixel whose neighbour to the left, right, above or below is nearer.
+    """Far sides of edges: bool [4, h, w], a pixel whose neighbour to the left, right, above or
+    below is nearer.
 
     An edge is a jump of inverse depth [h, w] by over 6 % between two neighbours that is over
     three times the change of the same sign just before and after it.
@@ -55,7 +56,8 @@ def depth_edges(inverse: Tensor) -> Tensor:
 
 
 def cleaned(inverse: Tensor) -> Tensor:
-    """Inverse depth [h, w] with soft edges made hard: pixels hanging between two surfaces join the closer one.
+    """Inverse depth [h, w] with soft edges made hard: pixels hanging between two surfaces join the
+    closer one.
 
     A pixel hangs if the surfaces _REACH pixels to both sides, each continued to it, differ much
     more than they slope, and it is like neither.
@@ -102,7 +104,8 @@ def grow_behind(inverse: Tensor, colour: Tensor, edges: Tensor, reach: int) -> B
     """Continue the far side of edges behind the near side, `reach` pixels far.
 
     inverse [h, w], colour [h, w, 3], edges as `depth_edges` gives them. Step by step, a pixel
-    takes the mean of its filled neighbours, each continued by its slope, as long as that lies behind it.
+    takes the mean of its filled neighbours, each continued by its slope, as long as that lies
+    behind it.
     """
     h, w = inverse.shape
     slopes = torch.stack([_smooth_slope(inverse, edges, dim) for dim in (1, 0)])
@@ -129,7 +132,9 @@ def grow_behind(inverse: Tensor, colour: Tensor, edges: Tensor, reach: int) -> B
 
 
 def _smoothed(colour: Tensor, mask: Tensor, source: Tensor) -> Tensor:
-    """Colours [3, h, w] of the mask averaged among themselves and their sources: copies of a pixel make streaks."""
+    """Colours [3, h, w] of the mask averaged among themselves and their sources: copies of a pixel
+    make streaks.
+    """
     weight = (mask | source)[None].float()
     for _ in range(_SMOOTHINGS):
         total = F.avg_pool2d((colour * weight)[None], _SMOOTH_PX, 1, _SMOOTH_PX // 2)[0]
@@ -139,7 +144,9 @@ def _smoothed(colour: Tensor, mask: Tensor, source: Tensor) -> Tensor:
 
 
 def _smooth_slope(inverse: Tensor, edges: Tensor, dim: int) -> Tensor:
-    """Slope of inverse depth along an axis, averaged over the pixels around that lie on the same surface."""
+    """Slope of inverse depth along an axis, averaged over the pixels around that lie on the same
+    surface.
+    """
     step = torch.diff(inverse, dim=dim)
     n = step.shape[dim]
     first, second = (0, 1) if dim == 1 else (2, 3)

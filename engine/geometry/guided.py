@@ -1,7 +1,7 @@
 """Brings a coarse map to a picture's size along the picture's own edges.
 
-Joint bilateral upsampling (Kopf et al., SIGGRAPH 2007), doubling the size step by step: a pixel takes
-the values of the coarse cells around that have its colour.
+Joint bilateral upsampling (Kopf et al., SIGGRAPH 2007), doubling the size step by step: a pixel
+takes the values of the coarse cells around that have its colour.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ def first_gaussians(
 ) -> First:
     """What `settings.initialiser` names, in the axes of the picture's camera (OpenCV, metres).
 
-    image [3, h, w] in 0..1, depth_m [h, w] metres above 0 (inf: sky), K [3, 3] pixels. A relative .ply is
-    looked for in `folder` first. Raises UserError.
+    image [3, h, w] in 0..1, depth_m [h, w] metres above 0 (inf: sky), K [3, 3] pixels. A relative
+    .ply is looked for in `folder` first. Raises UserError.
     """
     name = settings.initialiser.strip()
     if name == "layers":
@@ -86,14 +86,18 @@ def _given(path: Path, device: torch.device, sh_degree: int) -> First:
     in_front = float((given.means[:, 2] > 0).float().mean())
     if in_front < _IN_FRONT:
         raise UserError(
-            f"Only {100 * in_front:.0f} % of the Gaussians of {path.name} lie before the picture's camera.",
-            "They must be in the camera's axes: x right, y down, z forward, in metres, as SHARP writes them.",
+            f"Only {100 * in_front:.0f} % of the Gaussians of {path.name} lie before the "
+            "picture's camera.",
+            "They must be in the camera's axes: x right, y down, z forward, in metres, as SHARP "
+            "writes them.",
         )
     return First(of_degree(given, sh_degree), f"{given.count} Gaussians from {path.name}")
 
 
 def of_degree(gaussians: Gaussians, degree: int) -> Gaussians:
-    """The same Gaussians with spherical harmonics of this degree: higher ones are dropped, lacking ones are 0."""
+    """The same Gaussians with spherical harmonics of this degree: higher ones are dropped, lacking
+    ones are 0.
+    """
     wanted = (degree + 1) ** 2 - 1
     rest = gaussians.sh_rest[:, :wanted]
     return gaussians._replace(sh_rest=F.pad(rest, (0, 0, 0, wanted - rest.shape[1])).contiguous())

@@ -1,4 +1,5 @@
-"""The first Gaussians: one for each pixel of a picture with depth, and a second layer behind the edges.
+"""The first Gaussians: one for each pixel of a picture with depth, and a second layer behind the
+edges.
 
 World axes are the camera's (OpenCV: x right, y down, z forward), metres.
 
@@ -110,7 +111,8 @@ def with_sky(depth_m: Tensor) -> Tensor:
 def _check(image: Tensor, depth_m: Tensor, layers: int, border: float) -> None:
     if image.ndim != 3 or image.shape[0] != 3 or depth_m.shape != image.shape[1:]:
         raise ValueError(
-            f"expected image [3, h, w] and depth_m [h, w], got {tuple(image.shape)} and {tuple(depth_m.shape)}"
+            f"expected image [3, h, w] and depth_m [h, w], got {tuple(image.shape)} and "
+            f"{tuple(depth_m.shape)}"
         )
     if not bool((depth_m > 0).all()) or bool(torch.isinf(depth_m).all()):
         raise ValueError("depth_m: expected values above 0 everywhere, and not sky alone")
@@ -133,7 +135,8 @@ def _discs(
     ray = torch.stack(
         [(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], torch.ones_like(u)], dim=-1
     )
-    # The point seen is ray * z; along u it moves by e_x z / fx + ray * dz/du, with dz/du = -z^2 d(1/z)/du.
+    # The point seen is ray * z; along u it moves by e_x z / fx + ray * dz/du, with dz/du = -z^2
+    # d(1/z)/du.
     width_m = depth / torch.sqrt(K[0, 0] * K[1, 1])
     axes = []
     for dim, focal in ((1, K[0, 0]), (0, K[1, 1])):
@@ -158,7 +161,9 @@ def _discs(
 
 
 def _least_slope(x: Tensor, dim: int) -> Tensor:
-    """Derivative along an axis from the side where it is smaller; 0 where the sides disagree in sign (minmod)."""
+    """Derivative along an axis from the side where it is smaller; 0 where the sides disagree in
+    sign (minmod).
+    """
     step = torch.diff(x, dim=dim)
     before = torch.cat([step.narrow(dim, 0, 1), step], dim)
     after = torch.cat([step, step.narrow(dim, step.shape[dim] - 1, 1)], dim)
@@ -170,7 +175,8 @@ def _least_slope(x: Tensor, dim: int) -> Tensor:
 
 
 def _principal_axes(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The ellipse spanned by a and b [n, 3] as rotation (quaternions w x y z, [n, 4]) and radii [n, 3].
+    """The ellipse spanned by a and b [n, 3] as rotation (quaternions w x y z, [n, 4]) and radii [n,
+    3].
 
     Turning (a, b) by half the angle of (|a|^2 - |b|^2, 2 a.b) makes them orthogonal: these are
     the axes of the covariance a a^T + b b^T.
@@ -242,7 +248,9 @@ def _underlay(inverse: Tensor, colour: Tensor, K: Tensor, sh_degree: int) -> Gau
 def _sharpened(
     everything: Gaussians, seen: Gaussians, image: Tensor, K: Tensor, blending: str
 ) -> Gaussians:
-    """The seen layer (first in `everything`) with colours for which the drawing equals image [3, h, w]."""
+    """The seen layer (first in `everything`) with colours for which the drawing equals image [3, h,
+    w].
+    """
     h, w = image.shape[1:]
     wanted = image.permute(1, 2, 0)
     colour, eye = wanted.clone(), torch.eye(4)[None]

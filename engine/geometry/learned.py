@@ -29,13 +29,17 @@ _FOV_DEG = (5.0, 170.0)  # a model that says otherwise is not to be believed
 
 
 def network_size(h: int, w: int, wanted: tuple[int, int], multiple: int) -> tuple[int, int]:
-    """(height, width) close to h x w in aspect, scaled as little as possible to fit one side of `wanted`, in multiples."""
+    """(height, width) close to h x w in aspect, scaled as little as possible to fit one side of
+    `wanted`, in multiples.
+    """
     scale = min(wanted[0] / h, wanted[1] / w, key=lambda s: abs(1.0 - s))
     return tuple(max(round(side * scale / multiple), 1) * multiple for side in (h, w))  # type: ignore[return-value]
 
 
 class _DepthAnything:
-    """Depth Anything V2 (arXiv 2406.09414), metric: sides of about 518 in steps of 14, aspect kept."""
+    """Depth Anything V2 (arXiv 2406.09414), metric: sides of about 518 in steps of 14, aspect
+    kept.
+    """
 
     def __init__(self, network: nn.Module, outdoor: bool) -> None:
         self.network, self.outdoor = network, outdoor
@@ -78,7 +82,9 @@ class _ZoeDepth:
 
 
 class _DepthPro:
-    """Depth Pro (arXiv 2410.02073): 1536 x 1536, inverse depth for a canonical camera, and the field of view."""
+    """Depth Pro (arXiv 2410.02073): 1536 x 1536, inverse depth for a canonical camera, and the
+    field of view.
+    """
 
     SIDE = 1536
 
@@ -122,7 +128,9 @@ class LearnedDepth:
         self._last: tuple[Tensor, Reading] | None = None
 
     def intrinsics(self, image: Tensor) -> Tensor | None:
-        """K [3, 3] from the model's field of view, with square pixels and the centre in the middle."""
+        """K [3, 3] from the model's field of view, with square pixels and the centre in the
+        middle.
+        """
         return self._own_camera(self._look(image), image)
 
     def estimate(self, image: Tensor, K_hint: Tensor | None) -> DepthEstimate:
@@ -151,7 +159,9 @@ class LearnedDepth:
 
     @torch.no_grad()
     def _look(self, image: Tensor) -> Reading:
-        """The network's answer, kept: field of view and depth of a picture are asked for one after the other."""
+        """The network's answer, kept: field of view and depth of a picture are asked for one after
+        the other.
+        """
         if self._last is None or self._last[0] is not image:
             self._last = (image, self._model(image.to(self._device, torch.float32)))
         return self._last[1]
@@ -174,7 +184,9 @@ def _camera(fov_deg: float, image: Tensor) -> Tensor:
 
 
 def load(name: str, folder: Path, device: torch.device) -> LearnedDepth:
-    """The model `name` of LEARNED from its weights folder. Raises UserError for what is wrong with it."""
+    """The model `name` of LEARNED from its weights folder. Raises UserError for what is wrong with
+    it.
+    """
     row = weights.known(name)
     model = registry.factory(row, __package__)(name, folder, device)
     return LearnedDepth(name, row.licence, device, model)

@@ -25,7 +25,9 @@ NAMES = {
 
 
 class Identity(NamedTuple):
-    """A job's settings by name, and the SHA-256 of its inputs by their part in it (keys of NAMES)."""
+    """A job's settings by name, and the SHA-256 of its inputs by their part in it (keys of
+    NAMES).
+    """
 
     settings: dict[str, Any]
     inputs: dict[str, str]
@@ -47,7 +49,9 @@ def digest(file: Path) -> str:
 
 
 def of(settings: dict[str, Any], inputs: Mapping[str, Any]) -> Identity:
-    """The identity of flat settings {name: value} and inputs, files or `Text`, by their part in the job."""
+    """The identity of flat settings {name: value} and inputs, files or `Text`, by their part in the
+    job.
+    """
     return Identity(
         settings,
         {
@@ -101,7 +105,9 @@ def from_json(data: Any) -> Identity | None:
 
 
 def of_older_engine(settings_json: Any, files: list[Path]) -> str:
-    """The one number that job.json of version 0.1 holds: over settings.json and all input files, by their names."""
+    """The one number that job.json of version 0.1 holds: over settings.json and all input files, by
+    their names.
+    """
     taken = hashlib.sha256(json.dumps(settings_json, sort_keys=True).encode())
     for file in sorted(files):
         taken.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())

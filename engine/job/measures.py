@@ -9,12 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 PERFECT_DB = 99.0  # what PSNR says of two equal images, so that means stay finite
-_AROUND = 0.1  # how far from a hole the known pixels tell what detail to expect in it, as a share of the longer side
+# how far from a hole the known pixels tell what detail to expect in it, as a share of the longer
+# side
+_AROUND = 0.1
 _SAME_DEPTH = 1.05  # two frames see the same surface where their depths agree to this factor
 
 
 def psnr(image: Tensor, truth: Tensor, where: Tensor | None = None) -> float:
-    """Peak signal-to-noise ratio in dB over all pixels, or over those `where` [..., h, w] is true."""
+    """Peak signal-to-noise ratio in dB over all pixels, or over those `where` [..., h, w] is
+    true.
+    """
     error = (image.clamp(0.0, 1.0) - truth).square().mean(dim=-3)
     if where is not None:
         error = error[where]
@@ -32,10 +36,12 @@ def gradient_energy(frames: Tensor) -> Tensor:
 
 
 def gradient_ratio(frames: Tensor, unknown: Tensor) -> float | None:
-    """Detail of the invented pixels over detail of the known ones around them; None where either is missing.
+    """Detail of the invented pixels over detail of the known ones around them; None where either is
+    missing.
 
-    frames [f, 3, h, w], unknown [f, h, w] bool. Near 0: the unseen stayed blank or blurry. Around: within
-    _AROUND of the longer side, for a sky that goes on as sky owes nothing to a house elsewhere.
+    frames [f, 3, h, w], unknown [f, h, w] bool. Near 0: the unseen stayed blank or blurry. Around:
+    within _AROUND of the longer side, for a sky that goes on as sky owes nothing to a house
+    elsewhere.
     """
     energy, reach = gradient_energy(frames), max(2, round(_AROUND * max(frames.shape[2:])))
     near = F.max_pool2d(unknown[:, None].float(), (1, 2 * reach + 1), stride=1, padding=(0, reach))
@@ -53,7 +59,8 @@ def drift_psnr(frames: Tensor, renders: Tensor, known: Tensor) -> float | None:
 
 
 def seam_ratio(before: Tensor, after: Tensor) -> float | None:
-    """Change of the shared frames from one segment to the next, relative to the change between neighbouring frames.
+    """Change of the shared frames from one segment to the next, relative to the change between
+    neighbouring frames.
 
     before [n, 3, h, w] the shared frames as the earlier segment left them, after [f, 3, h, w] with
     f >= n. About 1 or below: the boundary is not visible. None without shared frames.
@@ -66,9 +73,11 @@ def seam_ratio(before: Tensor, after: Tensor) -> float | None:
 
 
 class Agreement:
-    """How well neighbouring frames agree, given one after another; holds two frames, whatever the path.
+    """How well neighbouring frames agree, given one after another; holds two frames, whatever the
+    path.
 
-    Each frame is warped into the next by the scene's depth and compared where both see the same surface.
+    Each frame is warped into the next by the scene's depth and compared where both see the same
+    surface.
     """
 
     def __init__(self) -> None:
@@ -76,7 +85,9 @@ class Agreement:
         self._error, self._shared, self._pixels = 0.0, 0, 0
 
     def add(self, frame: Tensor, depth: Tensor, K: Tensor, camera_from_world: Tensor) -> None:
-        """The next frame [3, h, w], its depth [h, w] in metres (0 or infinite: none), K [3, 3], camera [4, 4]."""
+        """The next frame [3, h, w], its depth [h, w] in metres (0 or infinite: none), K [3, 3],
+        camera [4, 4].
+        """
         last, self._last = self._last, (frame, depth, K, camera_from_world)
         if last is None:
             return
@@ -92,7 +103,9 @@ class Agreement:
 
     @property
     def psnr(self) -> float:
-        """PSNR in dB over all pixels that two neighbours see; NaN where no two see the same surface."""
+        """PSNR in dB over all pixels that two neighbours see; NaN where no two see the same
+        surface.
+        """
         if self._shared == 0:
             return math.nan
         return -10.0 * math.log10(max(self._error / self._shared, 1e-9))
@@ -106,7 +119,9 @@ class Agreement:
 def warp(
     frame: Tensor, depth: Tensor, next_depth: Tensor, K: Tensor, camera_from_world: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """A frame looked up from the next one's pixels: (picture [3, h, w], where both see the same surface [h, w])."""
+    """A frame looked up from the next one's pixels: (picture [3, h, w], where both see the same
+    surface [h, w]).
+    """
     h, w = depth.shape
     y, x = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
     pixels = torch.stack([x, y, torch.ones_like(x)]).to(frame).flatten(1)

@@ -34,7 +34,8 @@ _REFIT_VIEWS = 64  # renders held at once
 
 
 def write(job: Job, start: Start, gaussians: Gaussians, report: Report) -> dict[str, str]:
-    """scene.ply, cameras.json, frames/, flythrough.mp4, report.json, report.html. Returns name -> file.
+    """scene.ply, cameras.json, frames/, flythrough.mp4, report.json, report.html. Returns name ->
+    file.
 
     One camera at a time: a path of a thousand frames takes the memory of one of ten.
     """
@@ -109,7 +110,9 @@ def to_splats(gaussians: Gaussians) -> Splats:
 
 
 def _write_scene(job: Job, start: Start, gaussians: Gaussians, report: Report) -> None:
-    """scene.ply for viewers that blend display values; scene_linear.ply beside it where the job blends in linear light."""
+    """scene.ply for viewers that blend display values; scene_linear.ply beside it where the job
+    blends in linear light.
+    """
     notes = [f"scene_splatter {key}: {value}" for key, value in start.facts.items()]
     if job.settings.output.blending == "linear":
         splat_file.write_ply(

@@ -32,7 +32,9 @@ _FILE_SETTINGS = {  # settings that may name a file: (part in the job, what it i
 
 
 class Asked(NamedTuple):
-    """What a job shall be made of. Of a job that is resumed, `inputs` has only those that were given."""
+    """What a job shall be made of. Of a job that is resumed, `inputs` has only those that were
+    given.
+    """
 
     settings: SceneSettings
     inputs: dict[str, Path | Text]
@@ -50,7 +52,8 @@ def prepared_job(
     restart: bool = False,
     patience_s: float = 0.0,
 ) -> Iterator[Job]:
-    """A locked job folder with copies of the inputs, each read once before: bad input leaves nothing behind.
+    """A locked job folder with copies of the inputs, each read once before: bad input leaves
+    nothing behind.
 
     With `resume` the job that is there is taken up; what is None or not among `values` is as it has
     it, what is given must be the same. With `restart` it is kept under a number and begins anew,
@@ -137,7 +140,8 @@ def _camera_path(path: str, picture_size: tuple[int, int]) -> Text:
 
 
 def run_job(folder: Path, report: Any, _: Any = None) -> dict[str, str]:
-    """Run the job in a folder that has settings.json and input/; finished segments are not computed again.
+    """Run the job in a folder that has settings.json and input/; finished segments are not computed
+    again.
 
     `report(stage, done, total, text="", preview=None)` may raise `Cancelled`. Returns the
     results, name -> file. Raises UserError, also while another engine works there.
@@ -261,7 +265,9 @@ def _learn_speed(folder: Path, clock: Any) -> None:
 
 
 def _log_to(folder: Path) -> logging.Handler:
-    """The job's own log: what this engine has to say, whatever the console shows, and the warnings of its libraries."""
+    """The job's own log: what this engine has to say, whatever the console shows, and the warnings
+    of its libraries.
+    """
     handler = logging.FileHandler(folder / "engine.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)

@@ -1,4 +1,6 @@
-"""The record of a run in its job folder: frames, maps, numbers and previews of each segment, and what a resume reads."""
+"""The record of a run in its job folder: frames, maps, numbers and previews of each segment, and
+what a resume reads.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""OpenEXR in and out: the channels of any flat file, checked against its header before memory is taken."""
+"""OpenEXR in and out: the channels of any flat file, checked against its header before memory is
+taken.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,11 @@ _REMEDY = "Render or export it again as a scan-line EXR."
 
 
 def read_exr(path: str | Path) -> dict[str, np.ndarray]:
-    """Channels of all parts of an EXR file (Blender writes a part for each pass from 5.0 on): name -> [h, w] float32.
+    """Channels of all parts of an EXR file (Blender writes a part for each pass from 5.0 on): name
+    -> [h, w] float32.
 
-    Channels keep the file's names ("R", "Z", "ViewLayer.Depth.Z", ...); one that an earlier part has too
-    bears its part's name before its own. Raises UserError.
+    Channels keep the file's names ("R", "Z", "ViewLayer.Depth.Z", ...); one that an earlier part
+    has too bears its part's name before its own. Raises UserError.
     """
     path = Path(path)
     if not path.exists():
@@ -75,7 +78,8 @@ def _check_size(parts: Any, path: Path) -> None:
 
 
 def depth_channel(channels: dict[str, np.ndarray], path: Path) -> np.ndarray:
-    """The depth [h, w] among an EXR's channels: Depth.Z of a layer, else Z, Depth, V, Y or R. UserError when there is none.
+    """The depth [h, w] among an EXR's channels: Depth.Z of a layer, else Z, Depth, V, Y or R.
+    UserError when there is none.
 
     A Z beside an X is a component of a vector, such as a normal, and no depth.
     """
@@ -105,7 +109,8 @@ def write_exr(path: str | Path, channels: dict[str, np.ndarray]) -> None:
         or any(np.ndim(v) != 2 for v in channels.values())
     ):
         raise ValueError(
-            f"channels: expected [h, w] arrays of one shape, got { {k: np.shape(v) for k, v in channels.items()} }"
+            "channels: expected [h, w] arrays of one shape, got "
+            f"{ {k: np.shape(v) for k, v in channels.items()} }"
         )
     header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
     try:

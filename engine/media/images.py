@@ -1,4 +1,5 @@
-"""Pictures at the size of the work, and out again: PNG and MP4. Reading them is `photos`, EXR is `exr`.
+"""Pictures at the size of the work, and out again: PNG and MP4. Reading them is `photos`, EXR is
+`exr`.
 
 Inside the engine a picture is float32 [3, h, w] in 0..1, display-referred (sRGB-coded).
 """
@@ -48,10 +49,11 @@ _ASPECT_KEPT = 0.01  # how far the aspect of a working size may be off, where it
 
 
 def working_size(image_size: tuple[int, int], longer: int, multiple: int) -> tuple[int, int]:
-    """(width, height) of the picture's aspect, multiples of `multiple`, the longer side near `longer` pixels.
+    """(width, height) of the picture's aspect, multiples of `multiple`, the longer side near
+    `longer` pixels.
 
-    Where sizes within a quarter of `longer` keep the aspect to 1 %, the nearest of them; else the one
-    that keeps it best. A picture on its side has the same size on its side.
+    Where sizes within a quarter of `longer` keep the aspect to 1 %, the nearest of them; else the
+    one that keeps it best. A picture on its side has the same size on its side.
     """
     ratio = min(image_size) / max(image_size)
     steps = {longer // multiple, -(-longer // multiple)} | {
@@ -81,7 +83,8 @@ def shown_size(image_size: tuple[int, int], longer: int) -> tuple[int, int]:
 
 
 def resize(pixels: Tensor, width: int, height: int) -> Tensor:
-    """[..., c, h, w] or [c, h, w] to another size with antialiasing; edges of the frame stay edges of the frame.
+    """[..., c, h, w] or [c, h, w] to another size with antialiasing; edges of the frame stay edges
+    of the frame.
 
     What becomes smaller is averaged in light, as a lens far away would: leaves against a sky and
     lamps at night keep their brightness.
@@ -155,7 +158,9 @@ def save_video(path: str | Path, frames: Iterable[Tensor], fps: float) -> int:
 def _encoder(
     path: Path, width: int, height: int, fps: float, log: IO[bytes]
 ) -> subprocess.Popen[bytes]:
-    """ffmpeg, reading rgb24 frames. BT.709 is converted to and named: players guess BT.601 for small pictures else."""
+    """ffmpeg, reading rgb24 frames. BT.709 is converted to and named: players guess BT.601 for
+    small pictures else.
+    """
     source = [
         "-f",
         "rawvideo",

@@ -1,4 +1,5 @@
-"""Pictures in: any photo as plain sRGB, upright, whatever kind, mode, depth and profile its file has.
+"""Pictures in: any photo as plain sRGB, upright, whatever kind, mode, depth and profile its file
+has.
 
 Inside the engine a picture is float32 [3, h, w] in 0..1, display-referred (sRGB-coded).
 """
@@ -51,8 +52,8 @@ def load_image(path: str | Path) -> ImageFile:
 
     Grey is repeated, CMYK and other profiles become sRGB (by what the profile holds, not by its
     name), 16 bits keep their precision, and transparent parts are laid over white. The light in an
-    EXR becomes what Blender's Standard view shows of it. Raises UserError for a file that is missing,
-    empty, cut off, of a foreign kind, a film, a panorama, or over 100 megapixels.
+    EXR becomes what Blender's Standard view shows of it. Raises UserError for a file that is
+    missing, empty, cut off, of a foreign kind, a film, a panorama, or over 100 megapixels.
     """
     path = Path(path)
     data = _bytes_of(path)
@@ -121,7 +122,8 @@ def _refuse_raw(image: Image.Image, path: Path) -> None:
     if _DNG_VERSION in tags or tags.get(_SUBFILE) == 1:
         raise UserError(
             f"{path} is a raw photo (only its small preview could be read).",
-            "Develop it (in a raw converter or a photo program), and save it as JPEG or 16-bit PNG.",
+            "Develop it (in a raw converter or a photo program), and save it as JPEG or 16-bit "
+            "PNG.",
         )
 
 
@@ -147,7 +149,9 @@ def _odd_tiff(data: bytes, path: Path) -> UserError:
 
 
 def _refuse_panorama(image: Image.Image, data: bytes, path: Path) -> None:
-    """A 360 degree panorama is no picture of a camera: told by its metadata, or by its shape, seam and poles."""
+    """A 360 degree panorama is no picture of a camera: told by its metadata, or by its shape, seam
+    and poles.
+    """
     start = data[: 1 << 20]
     told = b"GPano" in start and b"equirectangular" in start
     if not told and abs(image.width / image.height - 2) > 0.004:
@@ -160,7 +164,9 @@ def _refuse_panorama(image: Image.Image, data: bytes, path: Path) -> None:
 
 
 def _wraps_round(image: Image.Image) -> bool:
-    """Whether a 2:1 picture goes on from its right edge to its left and is of one colour along its poles."""
+    """Whether a 2:1 picture goes on from its right edge to its left and is of one colour along its
+    poles.
+    """
     if image.width < 64:
         return False
     small = image.copy()
@@ -176,7 +182,9 @@ def _wraps_round(image: Image.Image) -> bool:
 
 
 def _light(path: Path) -> ImageFile:
-    """An EXR picture of scene light with Rec. 709 primaries and, where it has alpha, premultiplied colours."""
+    """An EXR picture of scene light with Rec. 709 primaries and, where it has alpha, premultiplied
+    colours.
+    """
     channels = exr.read_exr(path)
     layer = next(
         (
@@ -262,7 +270,9 @@ def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _deep_colour(image: Image.Image, data: bytes) -> tuple[np.ndarray | None, list[str]]:
-    """[h, w, 3] uint16 of a PNG or TIFF with 16 bits a colour, which Pillow reads as 8; None for all others."""
+    """[h, w, 3] uint16 of a PNG or TIFF with 16 bits a colour, which Pillow reads as 8; None for
+    all others.
+    """
     bits = image.tag_v2.get(_BITS) if isinstance(image, TiffImageFile) else None
     png = image.format == "PNG" and len(data) > 25 and data[24] == 16 and data[25] in (2, 4, 6)
     tiff = bits is not None and set(bits) == {16} and len(bits) in (3, 4) and image.mode != "CMYK"
@@ -293,7 +303,9 @@ def _deep_colour(image: Image.Image, data: bytes) -> tuple[np.ndarray | None, li
 
 
 def _plain_values(image: Image.Image, profile: bytes | None) -> tuple[np.ndarray, list[str]]:
-    """Any picture as [h, w, 1 or 3] of uint8 or float, in its own colours, without transparency; and notes."""
+    """Any picture as [h, w, 1 or 3] of uint8 or float, in its own colours, without transparency;
+    and notes.
+    """
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _deep_grey(image), ["A greyscale picture."]
     notes = []
@@ -314,7 +326,9 @@ def _plain_values(image: Image.Image, profile: bytes | None) -> tuple[np.ndarray
 
 
 def _deep_grey(image: Image.Image) -> np.ndarray:
-    """16 or 32 bits of grey -> [h, w, 1] in 0..1. Floats are in 0..1, or are scaled by their largest."""
+    """16 or 32 bits of grey -> [h, w, 1] in 0..1. Floats are in 0..1, or are scaled by their
+    largest.
+    """
     grey = np.asarray(image, np.float32)
     grey = np.nan_to_num(grey, nan=0.0, posinf=0.0, neginf=0.0)
     full = 65535.0 if image.mode != "F" and grey.max() <= 65535 else max(1.0, float(grey.max()))

@@ -1,7 +1,7 @@
 """Colour profiles judged by what they hold, not by what they are called (ICC.1:2022).
 
-A profile of curves and a matrix is worked out here in floats, so 16 bits and linear light keep their
-precision; profiles of tables go through LittleCMS.
+A profile of curves and a matrix is worked out here in floats, so 16 bits and linear light keep
+their precision; profiles of tables go through LittleCMS.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class Matrix(NamedTuple):
     matrix: np.ndarray  # [3, c], to linear light with sRGB's primaries
 
     def to_srgb(self, values: np.ndarray) -> np.ndarray:
-        """[..., c] in 0..1 -> [..., 3] sRGB-coded in 0..1, float32; colours outside sRGB are cut off."""
+        """[..., c] in 0..1 -> [..., 3] sRGB-coded in 0..1, float32; colours outside sRGB are cut
+        off.
+        """
         flat = values.reshape(-1, len(self.curves))
         out = np.empty((len(flat), 3), np.float32)
         grid = np.linspace(0, 1, len(self.curves[0]))
@@ -59,7 +61,9 @@ def _coded(light: np.ndarray) -> np.ndarray:
 
 
 def parsed(profile: bytes) -> Matrix | None:
-    """The curves and matrix of an RGB or grey profile; None for one of tables, or that is damaged."""
+    """The curves and matrix of an RGB or grey profile; None for one of tables, or that is
+    damaged.
+    """
     try:
         space, tags = profile[16:20], _tags(profile)
         if space == b"GRAY" and b"kTRC" in tags:

@@ -1,8 +1,9 @@
-"""Adding and removing Gaussians while they are optimised: the density control of 3DGS (Kerbl et al. 2023, section 5).
+"""Adding and removing Gaussians while they are optimised: the density control of 3DGS (Kerbl et al.
+2023, section 5).
 
-Where the projected mean is pulled strongly, detail is missing: a small Gaussian is cloned, a large one split in
-two. What has become transparent, or covers far too much, goes. One step selects survivors and adds newcomers
-for every tensor and for Adam's moments.
+Where the projected mean is pulled strongly, detail is missing: a small Gaussian is cloned, a large
+one split in two. What has become transparent, or covers far too much, goes. One step selects
+survivors and adds newcomers for every tensor and for Adam's moments.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from ..scene.gaussians import Gaussians
 
 @dataclass(frozen=True)
 class Densify:
-    """Numbers of the paper (supplement Table 1; lengths per scene_scale, its extent of 10 being twice the scale of 5)."""
+    """Numbers of the paper (supplement Table 1; lengths per scene_scale, its extent of 10 being
+    twice the scale of 5).
+    """
 
     start: int = 500  # first step, counted from 1
     every: int = 100
@@ -35,7 +38,8 @@ class Densify:
     max_scale: float = 0.2  # 0.1 x extent
     reset_every: int = 3000
     reset_opacity: float = 0.01
-    # Not the paper's: a reset close to the end leaves a fog of half-grown opacities, and newcomers need time to settle.
+    # Not the paper's: a reset close to the end leaves a fog of half-grown opacities, and newcomers
+    # need time to settle.
     reset_needs_steps: int = 1500
     settle_steps: int = 300
 
@@ -72,7 +76,9 @@ def densify(
     max_gaussians: int,
     generator: torch.Generator,
 ) -> Gaussians | None:
-    """What is due after `step` (counted from 1) of `steps`: new parameters, already in the optimiser, or None."""
+    """What is due after `step` (counted from 1) of `steps`: new parameters, already in the
+    optimiser, or None.
+    """
     changed = None
     growing = numbers.start < step < min(numbers.stop, steps - numbers.settle_steps)
     if growing and step % numbers.every == 0:
@@ -151,7 +157,9 @@ def _replace(
     newcomers: Gaussians,
     order: Tensor,
 ) -> Gaussians:
-    """Survivors with their moments and newcomers with none, in the given order, in the optimiser's groups."""
+    """Survivors with their moments and newcomers with none, in the given order, in the optimiser's
+    groups.
+    """
     fresh = []
     for group, before, current, new in zip(
         optimizer.param_groups, old, params, newcomers, strict=True

@@ -66,7 +66,8 @@ def enhance(
         generator.device
     )  # the embedded prior computes on the CPU whatever draws the Gaussians
     condition = prior.condition(clip)
-    # holes are black for networks that were trained so, but must not darken what latents mix with them
+    # holes are black for networks that were trained so, but must not darken what latents mix with
+    # them
     source = filled_clip(views.rgb, known > 0)[padded].to(generator.device)
     latents = prior.encode(source)
     if cells is None:
@@ -105,7 +106,9 @@ def enhance(
 
 
 def picture_cells(prior: VideoPrior, image: Tensor) -> Tensor:
-    """What Eq. (10) compares with in every segment: features [d, m] of a sample of the picture's cells."""
+    """What Eq. (10) compares with in every segment: features [d, m] of a sample of the picture's
+    cells.
+    """
     device = prior.generator(0).device
     features = prior.features(prior.encode(image[None].to(device))).flatten(1)
     return features[:, momentum.sampled(torch.arange(features.shape[1], device=features.device))]
@@ -114,7 +117,9 @@ def picture_cells(prior: VideoPrior, image: Tensor) -> Tensor:
 def _latent_coefficient(
     prior: VideoPrior, latents: Tensor, picture: Tensor, cover: Tensor, settings: SceneSettings
 ) -> Tensor:
-    """lambda [f', h', w'] for every latent cell, Eq. (10): likeness to the picture and to the segment's first frames."""
+    """lambda [f', h', w'] for every latent cell, Eq. (10): likeness to the picture and to the
+    segment's first frames.
+    """
     knobs = settings.method
     size = (latents.shape[2], latents.shape[3])
     if knobs.momentum in ("pixel", "none"):

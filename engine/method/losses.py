@@ -1,11 +1,13 @@
 """The photometric loss of refinement, Eq. (20): (1 - g) L1 + g (1 - SSIM).
 
-SSIM after Wang et al. 2004 with the window of 3DGS: 11 x 11 Gaussian of sigma 1.5, zero padding, per channel.
-Notation (name here -> symbol): g -> gamma, mu_x, mu_y -> window means, p -> E[x^2], r -> E[x y], and
-S = (2 mu_x mu_y + C1)(2 (r - mu_x mu_y) + C2) / ((mu_x^2 + mu_y^2 + C1)(p - mu_x^2 + var_y + C2)).
+SSIM after Wang et al. 2004 with the window of 3DGS: 11 x 11 Gaussian of sigma 1.5, zero padding,
+per channel. Notation (name here -> symbol): g -> gamma, mu_x, mu_y -> window means, p -> E[x^2], r
+-> E[x y], and S = (2 mu_x mu_y + C1)(2 (r - mu_x mu_y) + C2) / ((mu_x^2 + mu_y^2 + C1)(p - mu_x^2 +
+var_y + C2)).
 
 Two forms of one function: plain torch, any device and precision, and a fused CPU kernel that also
-writes the gradient. Both weigh every pixel's loss by `pixel_weights` before the mean over all pixels.
+writes the gradient. Both weigh every pixel's loss by `pixel_weights` before the mean over all
+pixels.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ def prepare_target(image: Tensor) -> Target:
 def photometric_loss(
     image: Tensor, target: Target, ssim_weight: float = 0.2, pixel_weights: Tensor | None = None
 ) -> Tensor:
-    """Eq. (20), a scalar: image [3, h, w] in 0..1 against a prepared frame; pixel_weights [1, h, w] >= 0."""
+    """Eq. (20), a scalar: image [3, h, w] in 0..1 against a prepared frame; pixel_weights [1, h, w]
+    >= 0.
+    """
     if image.shape != target.image.shape:
         raise ValueError(
             f"image and target differ in shape: {list(image.shape)}, {list(target.image.shape)}"

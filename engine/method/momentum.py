@@ -40,7 +40,8 @@ def noised_source(latents: Tensor, eps: Tensor, level: Level, scale: float = 1.0
 def latent_momentum(free: Tensor, source: Tensor, lam: Tensor) -> Tensor:
     """Pull a denoising step towards the noised render, Eq. (9).
 
-    free, source [..., c, f, h, w]; lam broadcasts to them, in [0, 1]. 0 gives `free`, 1 gives `source`.
+    free, source [..., c, f, h, w]; lam broadcasts to them, in [0, 1]. 0 gives `free`, 1 gives
+    `source`.
     """
     return torch.lerp(free, source, lam.expand_as(free))
 
@@ -67,7 +68,9 @@ def similarity(features: Tensor, pool: Tensor, place: Tensor | None = None) -> T
 
 
 def sampled(cells: Tensor) -> Tensor:
-    """At most POOL of the cells [m] (their numbers), the same ones for the same m, spread over all."""
+    """At most POOL of the cells [m] (their numbers), the same ones for the same m, spread over
+    all.
+    """
     if cells.shape[0] <= POOL:
         return cells
     chosen = torch.randperm(cells.shape[0], generator=torch.Generator().manual_seed(0))[:POOL]
@@ -75,7 +78,8 @@ def sampled(cells: Tensor) -> Tensor:
 
 
 def first_cells(coverage: Tensor, frames: int) -> Tensor:
-    """Numbers of the cells that Eq. (10) compares with beside the picture: a sample of the known ones of the first frames.
+    """Numbers of the cells that Eq. (10) compares with beside the picture: a sample of the known
+    ones of the first frames.
 
     coverage [f, h, w] in [0, 1] says how well a cell is known -> [m].
     """
@@ -112,7 +116,8 @@ def pixel_momentum(free: Tensor, consistent: Tensor, mu: Tensor) -> Tensor:
 
 
 def pool_to_latent(pixels: Tensor, t_factor: int, size: tuple[int, int]) -> Tensor:
-    """A map per pixel as a map per latent cell: minimum over the frames of a latent, mean over its area.
+    """A map per pixel as a map per latent cell: minimum over the frames of a latent, mean over its
+    area.
 
     pixels [f, h, w] -> [f', *size]. Frame 0 has a latent of its own, then `t_factor` frames share
     one; a latent is trusted only if all its frames are.

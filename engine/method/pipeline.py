@@ -58,7 +58,9 @@ class Record(Protocol):
 def generate(
     inputs: Inputs, prior: VideoPrior | None, settings: SceneSettings, record: Record
 ) -> Gaussians:
-    """Run all segments that are not finished yet and return the final Gaussians. Without a prior nothing is invented."""
+    """Run all segments that are not finished yet and return the final Gaussians. Without a prior
+    nothing is invented.
+    """
     m, most = inputs.K.shape[0], settings.refine.max_gaussians
     segments = plan_segments(m, settings.cameras.segment_length, settings.cameras.overlap)
     image, gaussians = inputs.image, at_most(record.gaussians(inputs.gaussians), most)

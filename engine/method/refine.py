@@ -1,12 +1,12 @@
 """Refining Gaussians on frames: two recipes, one loop.
 
-"paper" is the optimisation of Scene Splatter (arXiv 2504.02764, supplement Table 1), which is 3DGS's
-(Kerbl et al. 2023) with smaller rates. "few_views" is for a dense initialisation and a handful of frames:
-the rates of InstantSplat (NVlabs, arXiv 2403.20309: colour, scale and rotation x10, no densification) with
-gsplat's position rate x10, decayed over the steps really taken.
+"paper" is the optimisation of Scene Splatter (arXiv 2504.02764, supplement Table 1), which is
+3DGS's (Kerbl et al. 2023) with smaller rates. "few_views" is for a dense initialisation and a
+handful of frames: the rates of InstantSplat (NVlabs, arXiv 2403.20309: colour, scale and rotation
+x10, no densification) with gsplat's position rate x10, decayed over the steps really taken.
 
-A call starts its own optimiser, as the paper does per segment, so nothing but the Gaussians passes from
-one call to the next: a run that was interrupted between segments goes on to the same bits.
+A call starts its own optimiser, as the paper does per segment, so nothing but the Gaussians passes
+from one call to the next: a run that was interrupted between segments goes on to the same bits.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.densify is not None and self.largest_px is not None:
             raise ValueError(
-                "largest_px is worked out once, for the Gaussians given: it does not go with densify"
+                "largest_px is worked out once, for the Gaussians given: it does not go with "
+                "densify"
             )
 
 
@@ -92,7 +93,8 @@ RECIPES: dict[str, Recipe] = {
         densify=None,
         largest_px=1.5,
     ),
-    # Supplement Table 1: 3e-5 -> 1.6e-6 and a spatial scale of 5; frames one after another, as published.
+    # Supplement Table 1: 3e-5 -> 1.6e-6 and a spatial scale of 5; frames one after another, as
+    # published.
     "paper": Recipe(
         means=3e-5,
         means_final=1.6e-6,
@@ -159,16 +161,17 @@ def refine(
 ) -> RefineResult:
     """Optimise Gaussians on supervised frames, one frame a step, with the loss of Eq. (20).
 
-    `frame_weights` are shares of the steps (any sum; default equal): a frame of weight 2 is looked at twice as
-    often. `pixel_weights` multiply each pixel's loss; `known_only` leaves out what the Gaussians did not cover when
-    a frame was first looked at. `sh_degree` is the degree in use; missing coefficients start
-    at zero, stored ones above it are kept but not trained. `scene_scale` (metres) scales the position rate and, in
-    densification, lengths. With blending "linear" the rendering is encoded to sRGB before it is compared.
-    `antialiased` as in `rasterize`. The result depends only on the arguments, on the CPU to the bit; Gaussians come
-    back in the order given unless the recipe densifies.
+    `frame_weights` are shares of the steps (any sum; default equal): a frame of weight 2 is looked
+    at twice as often. `pixel_weights` multiply each pixel's loss; `known_only` leaves out what the
+    Gaussians did not cover when a frame was first looked at. `sh_degree` is the degree in use;
+    missing coefficients start at zero, stored ones above it are kept but not trained. `scene_scale`
+    (metres) scales the position rate and, in densification, lengths. With blending "linear" the
+    rendering is encoded to sRGB before it is compared. `antialiased` as in `rasterize`. The result
+    depends only on the arguments, on the CPU to the bit; Gaussians come back in the order given
+    unless the recipe densifies.
 
-    Raises ValueError for shapes that do not fit, FloatingPointError if the loss stops being finite, and whatever
-    `report` raises.
+    Raises ValueError for shapes that do not fit, FloatingPointError if the loss stops being finite,
+    and whatever `report` raises.
     """
     f, height, width = _check(frames, K, camera_from_world, frame_weights, pixel_weights, steps)
     chosen = RECIPES[recipe] if isinstance(recipe, str) else recipe
@@ -180,13 +183,15 @@ def refine(
     generator = torch.Generator().manual_seed(seed)
     looked_at = sorted(set(schedule))
     everything = _with_degree(gaussians.map(lambda t: t.detach()), degree)
-    # What no camera sees has no gradient: a step costs what its part of the scene does, not the whole path.
+    # What no camera sees has no gradient: a step costs what its part of the scene does, not the
+    # whole path.
     at_work = torch.arange(gaussians.count, device=gaussians.means.device)
     if chosen.densify is None and steps:
         cameras = K[looked_at], camera_from_world[looked_at]
         at_work = in_view(everything, *cameras, width, height).nonzero()[:, 0]
     gaussians = everything.select(at_work)
-    # Neighbours in space beside each other in memory: 1.2 times as fast where they come in no order.
+    # Neighbours in space beside each other in memory: 1.2 times as fast where they come in no
+    # order.
     order = _spatial_order(gaussians.means.detach())
     gaussians = gaussians.select(order)
     params = gaussians.map(lambda t: t.contiguous().requires_grad_())
@@ -289,7 +294,8 @@ def refine_segment(
     index: int,
     report: Callable[[int, int], None],
 ) -> RefineResult:
-    """Eq. (20) on all frames so far, in fixed shares of the steps; what is then too faint to be drawn goes.
+    """Eq. (20) on all frames so far, in fixed shares of the steps; what is then too faint to be
+    drawn goes.
 
     However long the path is, the segment's new frames, the picture and the others that see the same
     get the same shares.
@@ -324,7 +330,8 @@ def frame_shares(
     height: int,
     segment: Segment,
 ) -> Tensor:
-    """Share of the steps for each of the frames so far, [f]: NEW for the segment's new ones, PICTURE for frame 0.
+    """Share of the steps for each of the frames so far, [f]: NEW for the segment's new ones,
+    PICTURE for frame 0.
 
     The rest goes evenly to the other frames that see at least RELATED of what the segment's cameras
     see. A picture that sees none of it would teach it nothing: its steps go to them.
@@ -354,7 +361,9 @@ def frame_shares(
 def in_view(
     gaussians: Gaussians, K: Tensor, camera_from_world: Tensor, width: int, height: int
 ) -> Tensor:
-    """Which Gaussians any of the cameras [f, ...] may see, [n] bool; their size counts, occlusion does not."""
+    """Which Gaussians any of the cameras [f, ...] may see, [n] bool; their size counts, occlusion
+    does not.
+    """
     seen = torch.zeros(gaussians.count, dtype=torch.bool, device=gaussians.means.device)
     for intrinsics, camera in zip(K, camera_from_world, strict=True):
         left = (~seen).nonzero()[:, 0]
@@ -380,18 +389,22 @@ def _inside(gaussians: Gaussians, K: Tensor, camera: Tensor, width: int, height:
 
 
 def _spread(K: Tensor, camera_from_world: Tensor, looked_at: list[int]) -> tuple[Tensor, Tensor]:
-    """The cameras that are looked at, and some of all others, evenly: who may come close to a Gaussian."""
+    """The cameras that are looked at, and some of all others, evenly: who may come close to a
+    Gaussian.
+    """
     others = torch.linspace(0, K.shape[0] - 1, min(K.shape[0], _NEAREST_OF)).round().long().tolist()
     chosen = sorted({*looked_at, *others})
     return K[chosen], camera_from_world[chosen]
 
 
 def frame_schedule(weights: Tensor, steps: int, seed: int, shuffled: bool) -> list[int]:
-    """Which frame each step looks at: after any number of steps every frame is within one of its exact share.
+    """Which frame each step looks at: after any number of steps every frame is within one of its
+    exact share.
 
-    Turn k of a frame with share s comes after step (k - 1) / s, and among the frames whose turn has come the
-    one whose next turn is nearest goes first (earliest pseudo-deadline, Baruah et al. 1996). Equals go by a
-    seeded order, or by index if not `shuffled`; equal weights thus give plain rounds.
+    Turn k of a frame with share s comes after step (k - 1) / s, and among the frames whose turn has
+    come the one whose next turn is nearest goes first (earliest pseudo-deadline, Baruah et al.
+    1996). Equals go by a seeded order, or by index if not `shuffled`; equal weights thus give plain
+    rounds.
     """
     share = (weights.double() / weights.double().sum()).tolist()
     f = len(share)
@@ -444,10 +457,12 @@ def size_limits(
     height: int,
     pixels: float,
 ) -> SizeLimits:
-    """Limits: `pixels` of the nearest camera that sees a Gaussian, and LONGEST_RATIO times that for its longest axis.
+    """Limits: `pixels` of the nearest camera that sees a Gaussian, and LONGEST_RATIO times that for
+    its longest axis.
 
-    In flat regions growing costs the loss nothing, but the scale map of Eq. (14) would call them unseen, and the
-    next segment would invent them anew. That map looks at the middle axis; the longest one is what draws edges.
+    In flat regions growing costs the loss nothing, but the scale map of Eq. (14) would call them
+    unseen, and the next segment would invent them anew. That map looks at the middle axis; the
+    longest one is what draws edges.
     """
     nearest = torch.full((gaussians.count,), -math.inf, device=gaussians.means.device)
     means = gaussians.means.detach()
@@ -511,7 +526,9 @@ def _with_degree(gaussians: Gaussians, degree: int) -> Gaussians:
 
 
 class _Targets:
-    """Prepared frames. What fits into a fixed amount of memory is kept; a random one makes room, for turns come in rounds."""
+    """Prepared frames. What fits into a fixed amount of memory is kept; a random one makes room,
+    for turns come in rounds.
+    """
 
     def __init__(self, frames: Frames, device: torch.device) -> None:
         self._frames, self._device = frames, device

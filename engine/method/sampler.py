@@ -19,7 +19,9 @@ from . import momentum
 
 
 class Clips(NamedTuple):
-    """Clean latents [c, f, h, w] of the runs; `free` is the same tensor as `consistent` where only one was asked for."""
+    """Clean latents [c, f, h, w] of the runs; `free` is the same tensor as `consistent` where only
+    one was asked for.
+    """
 
     consistent: Tensor
     free: Tensor
@@ -28,13 +30,16 @@ class Clips(NamedTuple):
 def initial_noise(
     shape: tuple[int, ...], generator: torch.Generator, level: Level
 ) -> tuple[Tensor, Tensor]:
-    """(eps, x_T) for a clip of latents [c, f, h, w]. x_T is b * eps: pure noise at the first level."""
+    """(eps, x_T) for a clip of latents [c, f, h, w]. x_T is b * eps: pure noise at the first
+    level.
+    """
     eps = torch.randn(shape, generator=generator, device=generator.device)
     return eps, level.b * eps
 
 
 def posterior_noise(now: Level, then: Level, eta: float) -> float:
-    """Standard deviation q of the noise that a stochastic step adds: eta times that of the posterior.
+    """Standard deviation q of the noise that a stochastic step adds: eta times that of the
+    posterior.
 
     q(x' | x, x0) of every process x = a x0 + b eps has the standard deviation
     b' sqrt(1 - (a b' / (a' b))^2). For a^2 + b^2 = 1 it is DDIM's (Song et al. 2021, Eq. 16).

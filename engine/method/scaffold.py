@@ -1,10 +1,11 @@
 """Geometry for what no frame has seen yet, before the video prior paints it.
 
-Every hole pixel (`masks`) of a segment gets one Gaussian of its own: at the depth that the scene has
-there, where it is only too coarse, else at the depth of the surfaces around it, continued
-(`geometry.completion`). All frames then agree on where the unseen lies, so the prior can agree on how
-it looks, and its frames have Gaussians to refine: with the paper's schedule alone, a hole has none
-until densification happens to grow some. Coarse Gaussians in whose place finer ones come are left out.
+Every hole pixel (`masks`) of a segment gets one Gaussian of its own: at the depth that the scene
+has there, where it is only too coarse, else at the depth of the surfaces around it, continued
+(`geometry.completion`). All frames then agree on where the unseen lies, so the prior can agree on
+how it looks, and its frames have Gaussians to refine: with the paper's schedule alone, a hole has
+none until densification happens to grow some. Coarse Gaussians in whose place finer ones come are
+left out.
 
 Only the new Gaussians are drawn here: what the scene shows is known from the segment's views.
 """
@@ -55,7 +56,8 @@ def build_scaffold(
     camera_from_world: Tensor,
     settings: SceneSettings,
 ) -> Built:
-    """Cover every hole that the cameras of a segment see: views of the scene from K [f, 3, 3], camera_from_world [f, 4, 4].
+    """Cover every hole that the cameras of a segment see: views of the scene from K [f, 3, 3],
+    camera_from_world [f, 4, 4].
 
     With `max_gaussians` nearly reached it still makes a tenth of that; others must then go.
     """
@@ -68,7 +70,8 @@ def build_scaffold(
     filled = torch.zeros_like(hole)
     waiting = [f for f in _far_frames_first(K.shape[0]) if holed[f]]
     for turn in (waiting, sorted(waiting)):
-        # once more, in the path's order: a view that saw too little to continue from has more to go on by then
+        # once more, in the path's order: a view that saw too little to continue from has more to go
+        # on by then
         for f in turn:
             if bool(filled[f].any()) or room <= 0:
                 continue
@@ -155,7 +158,9 @@ def _at_most(pixels: tuple[Tensor, ...], room: int) -> tuple[Tensor, Tensor]:
 def _too_coarse(
     scene: Gaussians, replaced: Tensor, depth: Tensor, K: Tensor, cameras: Tensor, tau: float
 ) -> Tensor:
-    """[n] bool: larger than tau pixels in a view and centred on a pixel that finer ones replace [f, h, w]."""
+    """[n] bool: larger than tau pixels in a view and centred on a pixel that finer ones replace [f,
+    h, w].
+    """
     coarse = torch.zeros(scene.count, dtype=torch.bool, device=scene.means.device)
     size = scene.scales_log.median(dim=1).values.exp()
     h, w = replaced.shape[1:]
@@ -179,7 +184,8 @@ def pixel_gaussians(
 ) -> Gaussians:
     """One round, grey Gaussian for each pixel, as large as the pixel at its depth.
 
-    row, column [m] pixel indices, depth [m] metres along the camera's z, K [3, 3], camera_from_world [4, 4].
+    row, column [m] pixel indices, depth [m] metres along the camera's z, K [3, 3],
+    camera_from_world [4, 4].
     """
     m = row.shape[0]
     pixels = torch.stack([column + 0.5, row + 0.5, torch.ones_like(depth)], dim=1)

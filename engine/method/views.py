@@ -33,11 +33,13 @@ def render(
     *,
     pin_first: bool = False,
 ) -> Views:
-    """Draw a window of cameras, one at a time, with the scale map; `pin_first` puts the input image in frame 0.
+    """Draw a window of cameras, one at a time, with the scale map; `pin_first` puts the input image
+    in frame 0.
 
     K [f, 3, 3] pixels, cameras [f, 4, 4] camera from world, image [3, h, w] of the size to draw.
     """
-    # the middle axis: the longest of a disc seen at a grazing angle says nothing of the size of its picture
+    # the middle axis: the longest of a disc seen at a grazing angle says nothing of the size of its
+    # picture
     size = gaussians.scales_log.detach().median(dim=1, keepdim=True).values.exp()
     each = [
         _drawn(gaussians, size, K[f : f + 1], cameras[f : f + 1], image, settings)

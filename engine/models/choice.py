@@ -1,7 +1,8 @@
-"""Which models a job uses: the best that its machine can run, from what is there and what may be used.
+"""Which models a job uses: the best that its machine can run, from what is there and what may be
+used.
 
-`prior` and `depth` may say "auto"; `licences` may ask for weights that are free for commercial use alone.
-Both are settled here, once, before the work starts. Standard library only.
+`prior` and `depth` may say "auto"; `licences` may ask for weights that are free for commercial use
+alone. Both are settled here, once, before the work starts. Standard library only.
 """
 
 from __future__ import annotations
@@ -34,10 +35,12 @@ def suitable(
     size: tuple[int, int] | None = None,
     frames: int = 0,
 ) -> list[Model]:
-    """Candidates, best first, that fit `free_bytes` of GPU memory (None: no GPU, where only the patch prior is of use).
+    """Candidates, best first, that fit `free_bytes` of GPU memory (None: no GPU, where only the
+    patch prior is of use).
 
-    `size` (width, height) of the frames at work, else each prior's own: priors trained at about this width come first.
-    `frames` at a time; `commercial` leaves out whatever may not be used commercially without further ado.
+    `size` (width, height) of the frames at work, else each prior's own: priors trained at about
+    this width come first. `frames` at a time; `commercial` leaves out whatever may not be used
+    commercially without further ado.
     """
     gib = 0.0 if free_bytes is None else free_bytes / GIB
     fit = [
@@ -61,7 +64,9 @@ def near(candidate: Model, longer: int) -> bool:
 
 
 def needed_gib(candidate: Model, size: tuple[int, int] | None) -> float:
-    """GPU memory that a prior is taken to need at frames of `size` (width, height), None: as trained."""
+    """GPU memory that a prior is taken to need at frames of `size` (width, height), None: as
+    trained.
+    """
     if size is None or candidate.trained[1] == 0:
         return candidate.least_gib
     share = size[0] * size[1] / (candidate.trained[1] ** 2 * 9 / 16)
@@ -80,13 +85,17 @@ def best_here(
     size: tuple[int, int] | None = None,
     frames: int = 0,
 ) -> str:
-    """The name of the best prior that fits and whose weights are there. Never fails: the patch prior always is."""
+    """The name of the best prior that fits and whose weights are there. Never fails: the patch
+    prior always is.
+    """
     candidates = suitable(free_bytes, commercial=commercial, size=size, frames=frames)
     return next(c.name for c in candidates if not any(weights.missing(n) for n in c.weights))
 
 
 def best_depth(*, commercial: bool = False) -> str:
-    """The name of the best learned depth model whose weights are there, else "small", which ships with the program."""
+    """The name of the best learned depth model whose weights are there, else "small", which ships
+    with the program.
+    """
     allowed = (name for name in DEPTHS if weights.known(name).commercial_use or not commercial)
     return next((name for name in allowed if not weights.missing(name)), "small")
 
@@ -110,8 +119,10 @@ def check(settings: SceneSettings) -> None:
         entry = weights.known(name)
         if not entry.commercial_use:
             raise UserError(
-                f"{purpose} is not free for commercial use ({entry.licence}), and licences is set to commercial.",
-                "Choose another model (python -m engine weights list tells which), auto, or set licences to any.",
+                f"{purpose} is not free for commercial use ({entry.licence}), and licences is "
+                "set to commercial.",
+                "Choose another model (python -m engine weights list tells which), auto, or set "
+                "licences to any.",
             )
 
 
@@ -123,9 +134,9 @@ def settle(
 ) -> Chosen:
     """The settings with a prior and a depth source in place of "auto", and what to tell of it.
 
-    `size` (width, height) of the frames at work, about; `free_bytes` of GPU memory, None without a GPU; `earlier` {"prior", "depth"}
-    that the job was begun with, so that a resumed job goes on with the same. Raises UserError as `check` does, and where
-    weights are missing.
+    `size` (width, height) of the frames at work, about; `free_bytes` of GPU memory, None without a
+    GPU; `earlier` {"prior", "depth"} that the job was begun with, so that a resumed job goes on
+    with the same. Raises UserError as `check` does, and where weights are missing.
     """
     earlier, commercial, facts = earlier or {}, settings.video.licences == "commercial", {}
     if settings.video.prior == AUTO:
@@ -156,8 +167,10 @@ def _require(names: list[str]) -> None:
     if len(absent) > 1:
         entries = {name: weights.known(name) for name in absent}
         raise UserError(
-            f"Weights not found: {'; '.join(f'{e.title} ({e.size_gb:g} GB; {e.licence})' for e in entries.values())}.",
-            f"Run, for each of {', '.join(absent)}: python -m engine weights download NAME. Place: {weights.folder()}",
+            "Weights not found: "
+            f"{'; '.join(f'{e.title} ({e.size_gb:g} GB; {e.licence})' for e in entries.values())}.",
+            f"Run, for each of {', '.join(absent)}: python -m engine weights download NAME. "
+            f"Place: {weights.folder()}",
         )
     for name in names:
         weights.require(name)
@@ -170,7 +183,10 @@ def _why_prior(name: str, begun: bool, free_bytes: int | None) -> str:
         return f"{name}, because there is no GPU that can be used, and every other prior needs one"
     gpu = f"{free_bytes / GIB:.1f} GiB of GPU memory are free"
     if name == "patch":
-        return f"{name}, because {gpu} and the weights of no prior that fits are here (see python -m engine weights recommend)"
+        return (
+            f"{name}, because {gpu} and the weights of no prior that fits are here (see "
+            "python -m engine weights recommend)"
+        )
     return f"{name}, the best whose weights are here and that fits: {gpu}"
 
 
@@ -178,7 +194,10 @@ def _why_depth(name: str, begun: bool) -> str:
     if begun:
         return f"{name}, with which this job was begun"
     if name == "small":
-        return f"{name}, the small network that ships, because the weights of no large depth model are here (python -m engine weights download moge_2_small gets one)"
+        return (
+            f"{name}, the small network that ships, because the weights of no large depth "
+            "model are here (python -m engine weights download moge_2_small gets one)"
+        )
     return f"{name}, the best depth model whose weights are here"
 
 

@@ -8,7 +8,8 @@ from ..bridge.errors import UserError
 
 
 def choose(wish: str) -> torch.device:
-    """The device of the setting `device`: "cuda" where there is one and "auto" or "cuda" is asked for, else "cpu".
+    """The device of the setting `device`: "cuda" where there is one and "auto" or "cuda" is asked
+    for, else "cpu".
 
     Raises UserError for "cuda" on a machine without one.
     """

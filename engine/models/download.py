@@ -133,7 +133,9 @@ def stays_inside(path: str) -> bool:
 
 
 def download(name: str, report: Report = lambda stage, done, total, text: None) -> Path:
-    """Fetch what is missing of a model and return its folder. `report` may raise to stop; what has arrived stays usable."""
+    """Fetch what is missing of a model and return its folder. `report` may raise to stop; what has
+    arrived stays usable.
+    """
     home = weights.folder() / name
     files = listing(name)
     total = sum(f.size for f in files)
@@ -190,8 +192,10 @@ def _require_space(home: Path, rest: int) -> None:
         raise _disk_error(error, home) from error
     if rest > 0 and rest + _SPARE_BYTES > free:
         raise UserError(
-            f"Not enough disk space: {rest / 1e9:.1f} GB to fetch, {free / 1e9:.1f} GB free in {home}.",
-            f"Free some space, or choose another weights folder (preferences, or {weights.FOLDER_VARIABLE}).",
+            f"Not enough disk space: {rest / 1e9:.1f} GB to fetch, {free / 1e9:.1f} GB free in "
+            f"{home}.",
+            "Free some space, or choose another weights folder (preferences, or "
+            f"{weights.FOLDER_VARIABLE}).",
         )
 
 
@@ -224,7 +228,8 @@ def _fetch(name: str, file: RemoteFile, target: Path, step: Callable[[int], None
         failures = failures + 1 if part.stat().st_size <= before else 0
         if failures == _ATTEMPTS:
             raise UserError(
-                f"The connection keeps breaking; {file.path} stopped at {part.stat().st_size / 1e9:.2f} of {file.size / 1e9:.2f} GB.",
+                f"The connection keeps breaking; {file.path} stopped at "
+                f"{part.stat().st_size / 1e9:.2f} of {file.size / 1e9:.2f} GB.",
                 "Download again later; it continues where it stopped.",
             )
         time.sleep(0.5 * failures)
@@ -239,7 +244,8 @@ def _fetch(name: str, file: RemoteFile, target: Path, step: Callable[[int], None
 
 def _append(name: str, file: RemoteFile, part: Path, step: Callable[[int], None]) -> None:
     start = part.stat().st_size
-    url = f"{endpoint()}/{weights.known(name).repository}/resolve/main/{urllib.parse.quote(file.path)}"
+    repository = weights.known(name).repository
+    url = f"{endpoint()}/{repository}/resolve/main/{urllib.parse.quote(file.path)}"
     with _open(url, name, start) as answer:
         resumed = answer.status == http.client.PARTIAL_CONTENT
         place = str(answer.headers.get("Content-Range", ""))
@@ -257,7 +263,9 @@ def _append(name: str, file: RemoteFile, part: Path, step: Callable[[int], None]
 
 
 def _open(url: str, name: str, start: int = 0) -> Any:
-    """The answer to a GET, from byte `start` if the server can. Raises UserError for what a person can mend."""
+    """The answer to a GET, from byte `start` if the server can. Raises UserError for what a person
+    can mend.
+    """
     if os.environ.get("HF_HUB_OFFLINE", "").strip().upper() in ("1", "ON", "YES", "TRUE"):
         raise UserError(
             "HF_HUB_OFFLINE is set: nothing is fetched from the network.",

@@ -30,7 +30,9 @@ class TorchChoice(NamedTuple):
 
 
 def nvidia_devices() -> list[tuple[str, str]]:
-    """(name, compute capability such as "9.0") of every device that the NVIDIA driver offers; [] without a driver."""
+    """(name, compute capability such as "9.0") of every device that the NVIDIA driver offers; []
+    without a driver.
+    """
     driver = _cuda_driver()
     count = ctypes.c_int(0)
     if driver is None or driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
@@ -81,9 +83,10 @@ def choose_torch(
 ) -> TorchChoice:
     """The build of torch for a machine: pure, so that every machine can be tried in a test.
 
-    `system` as platform.system() says it; `capabilities` of the NVIDIA devices (9.0 for an H100), empty
-    without any; `driver` the newest CUDA that the driver speaks; `wanted` auto, cpu, cuda, cu126 or cu130.
-    CUDA 13 needs a driver for 13 and a device from 7.5 on; CUDA 12.6 has kernels up to 9.0.
+    `system` as platform.system() says it; `capabilities` of the NVIDIA devices (9.0 for an H100),
+    empty without any; `driver` the newest CUDA that the driver speaks; `wanted` auto, cpu, cuda,
+    cu126 or cu130. CUDA 13 needs a driver for 13 and a device from 7.5 on; CUDA 12.6 has kernels up
+    to 9.0.
     """
     default_is_cpu = (
         system != "Linux"
@@ -120,12 +123,15 @@ def choose_torch(
             "Update the driver, or use --cuda cpu.",
         )
     return cpu._replace(
-        why=f"for CPUs: the NVIDIA driver speaks only CUDA {driver[0]}.{driver[1]}; update it to use the GPU"
+        why=f"for CPUs: the NVIDIA driver speaks only CUDA {driver[0]}.{driver[1]}; update "
+        "it to use the GPU"
     )
 
 
 def torch_build() -> tuple[str, str | None] | None:
-    """(version, CUDA version or None) of the torch that this interpreter would import; None without one."""
+    """(version, CUDA version or None) of the torch that this interpreter would import; None without
+    one.
+    """
     spec = importlib.util.find_spec("torch")
     if spec is None or not spec.origin:
         return None
@@ -140,7 +146,9 @@ def torch_build() -> tuple[str, str | None] | None:
 
 
 def likely_device() -> str:
-    """One line for a person, e.g. "cpu (8 cores)" or "cuda (NVIDIA H100, 9.0)"; the engine decides when it starts."""
+    """One line for a person, e.g. "cpu (8 cores)" or "cuda (NVIDIA H100, 9.0)"; the engine decides
+    when it starts.
+    """
     build = torch_build()
     devices = nvidia_devices() if build and build[1] else []
     if devices:

@@ -1,4 +1,5 @@
-"""Fits a video prior into the memory there is: a ladder from the fastest arrangement to the leanest.
+"""Fits a video prior into the memory there is: a ladder from the fastest arrangement to the
+leanest.
 
 The rung is chosen from the free memory before the work starts, is told to the user, and is
 left for the next lower one if the device runs out of memory all the same. Results do not
@@ -44,7 +45,9 @@ class Rung:
     """One arrangement."""
 
     branches: int  # branches in one network call
-    offload: str  # "none"; "parts": only the networks at work are on the device; "layers": the denoiser's layers are streamed
+    # "none"; "parts": only the networks at work are on the device; "layers": the denoiser's layers
+    # are streamed
+    offload: str
     tiling: bool = False
     store_8bit: bool = False
     estimate: int = 0  # bytes
@@ -102,8 +105,10 @@ def plan(free_bytes: int, demand: Demand) -> Rung:
             return rung
     need = rungs[-1].estimate / (1.0 - _RESERVE) / GIB
     raise UserError(
-        f"Too little GPU memory: {free_bytes / GIB:.1f} GiB free, at least {need:.1f} GiB needed at this size.",
-        "Close other programs that use the GPU, lower the width, take a smaller prior, or set the device to cpu.",
+        f"Too little GPU memory: {free_bytes / GIB:.1f} GiB free, at least {need:.1f} GiB needed "
+        "at this size.",
+        "Close other programs that use the GPU, lower the width, take a smaller prior, or set "
+        "the device to cpu.",
     )
 
 
@@ -116,7 +121,9 @@ def free_bytes(device: str) -> int | None:
 
 
 def described(prior: object) -> dict[str, str]:
-    """A line for the report and the screen: how a prior was fitted into the GPU's memory. Empty on the CPU."""
+    """A line for the report and the screen: how a prior was fitted into the GPU's memory. Empty on
+    the CPU.
+    """
     home = getattr(prior, "residence", None)
     if home is None or home.device.type == "cpu":
         return {}
@@ -124,7 +131,9 @@ def described(prior: object) -> dict[str, str]:
 
 
 class Residence:
-    """Keeps the networks of one prior where its rung says, and steps down once when memory runs out."""
+    """Keeps the networks of one prior where its rung says, and steps down once when memory runs
+    out.
+    """
 
     def __init__(
         self,
@@ -137,7 +146,8 @@ class Residence:
         self.device = torch.device(device)
         self._rungs = ladder(demand)
         free = free_bytes(device)
-        # On the CPU there is nothing to move; one branch at a time keeps the peak low and costs no time.
+        # On the CPU there is nothing to move; one branch at a time keeps the peak low and costs no
+        # time.
         self.rung = rung or (Rung(1, "none") if free is None else plan(free, demand))
         self._denoiser, self._companions = denoiser, companions
         self._stepped_down = False
@@ -160,7 +170,9 @@ class Residence:
         self._place(self._companions, away=False)
 
     def run(self, work: Callable[[Rung], _T]) -> _T:
-        """work(rung); if the device runs out of memory, once more on the next rung. Then UserError."""
+        """work(rung); if the device runs out of memory, once more on the next rung. Then
+        UserError.
+        """
         try:
             return work(self.rung)
         except torch.OutOfMemoryError as error:

@@ -1,4 +1,5 @@
-"""Reads models that lie on disk as diffusers keeps them: a folder a part, model_index.json beside them.
+"""Reads models that lie on disk as diffusers keeps them: a folder a part, model_index.json beside
+them.
 
 Everything is read from the disk alone, from safetensors alone, and every weight must be
 there: the libraries would only warn and go on with random numbers.
@@ -51,7 +52,9 @@ def require(folder: Path, *pipelines: str) -> None:
 
 
 def part(folder: Path, name: str, kind: type[_M], dtype: torch.dtype) -> _M:
-    """One network of a pipeline's folder, in `dtype` on the CPU, ready for use. Raises UserError for damaged or missing weights."""
+    """One network of a pipeline's folder, in `dtype` on the CPU, ready for use. Raises UserError
+    for damaged or missing weights.
+    """
     home = folder / name
     if not (home / "config.json").is_file():
         raise UserError(f"Weights not found: {home}.", "The model is not whole. " + _AGAIN)
@@ -90,7 +93,8 @@ def part(folder: Path, name: str, kind: type[_M], dtype: torch.dtype) -> _M:
         names = sorted(str(n) for n in info[key])
         if names:
             raise UserError(
-                f"{home} {text} {len(names)} tensors: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}.",
+                f"{home} {text} {len(names)} tensors: "
+                f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}.",
                 _AGAIN,
             )
     return model.eval().requires_grad_(False)

@@ -21,6 +21,7 @@ _SVD = "Stability AI Community License: commercial use has conditions; read it o
 _COG = "CogVideoX License: commercial use has conditions; read it on the model's page"
 _LTX = "LTX-Video Open Weights License: commercial use has conditions; read it on the model's page"
 _APPLE = "Apple Machine Learning Research Model License: research only"
+_LIGHTX2V = "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors"
 _FLASH3D = (
     "hub tag MIT, but holds UniDepth (CC BY-NC 4.0) and an encoder of Monodepth2 "
     "(non-commercial): research only"
@@ -277,12 +278,10 @@ MODELS: tuple[Model, ...] = (
         "lora",
         "Distilled LoRA for Wan 2.1 14B: 4 steps",
         repository="lightx2v/Wan2.1-Distill-Loras",
-        files=("wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors",),
-        needs=("wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors",),
+        files=(_LIGHTX2V,),
+        needs=(_LIGHTX2V,),
         size_gb=0.631,
-        sha256={
-            "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors": "1c918df9eaa102766d8f99104209ce55"
-        },
+        sha256={_LIGHTX2V: "1c918df9eaa102766d8f99104209ce55"},
         licence=_APACHE,
     ),
     Model(
@@ -387,7 +386,9 @@ def prior(name: str) -> Model:
 
 
 def factory(row: Model, room: str) -> Callable:
-    """The function that makes a model; its module, in `room` ("engine.priors"), is imported here."""
+    """The function that makes a model; its module, in `room` ("engine.priors"), is imported
+    here.
+    """
     import importlib
 
     module, function = row.factory.split(":")

@@ -22,8 +22,9 @@ _ENDINGS = (".ckpt", ".pt", ".pth", ".safetensors")
 def read(path: Path, again: str) -> dict[str, Any]:
     """What a .safetensors or PyTorch file holds, on the CPU, mapped from the file where possible.
 
-    `again` says how to get the file. Raises UserError, naming what is wrong, for a folder, a file that is absent, truncated, a
-    Git LFS pointer or a web page, and for one that holds more than tensors and plain values.
+    `again` says how to get the file. Raises UserError, naming what is wrong, for a folder, a file
+    that is absent, truncated, a Git LFS pointer or a web page, and for one that holds more than
+    tensors and plain values.
     """
     _require_file(path, again)
     with reading(path, again):
@@ -60,7 +61,8 @@ def _unpickle(path: Path, again: str) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} holds more than tensors, or is damaged; it was not opened ({_first_line(error)}).",
+            f"{path} holds more than tensors, or is damaged; it was not opened "
+            f"({_first_line(error)}).",
             again,
         ) from error
     except (RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError) as error:
@@ -93,7 +95,9 @@ def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def fill(
     module: nn.Module, state: dict[str, Tensor], dtype: torch.dtype, what: str, again: str
 ) -> None:
-    """Give `module` the tensors of `state`, ready for use; every name and shape must agree. Raises UserError naming the first five."""
+    """Give `module` the tensors of `state`, ready for use; every name and shape must agree. Raises
+    UserError naming the first five.
+    """
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     for text, names in (
         ("lacks", sorted(wanted.keys() - state.keys())),
@@ -106,7 +110,8 @@ def fill(
         if names:
             listed = ", ".join(names[:5])
             raise UserError(
-                f"{what} {text} {len(names)} of {len(wanted)} tensors: {listed}{', ...' if len(names) > 5 else ''}.",
+                f"{what} {text} {len(names)} of {len(wanted)} tensors: "
+                f"{listed}{', ...' if len(names) > 5 else ''}.",
                 "The file is damaged or belongs to another model. " + again,
             )
     module.load_state_dict(

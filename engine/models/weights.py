@@ -46,7 +46,9 @@ def known(name: str) -> Model:
 
 
 def missing(name: str) -> list[str]:
-    """Files that should be there and are not, or are shorter than they should be; [] if the model can be used."""
+    """Files that should be there and are not, or are shorter than they should be; [] if the model
+    can be used.
+    """
     entry, home = known(name), folder() / name
     try:
         listed = manifest(home)
@@ -65,7 +67,9 @@ def missing(name: str) -> list[str]:
 
 
 def require(name: str) -> Path:
-    """The folder of a model whose files are there. Raises UserError, saying how to get them, otherwise."""
+    """The folder of a model whose files are there. Raises UserError, saying how to get them,
+    otherwise.
+    """
     entry, home = known(name), folder() / name
     if home.is_file():
         raise UserError(
@@ -84,13 +88,16 @@ def require(name: str) -> Path:
         )
         raise UserError(
             f"Weights not found: {entry.title} ({entry.size_gb:g} GB; {entry.licence}).{begun}",
-            f"Run: python -m engine weights download {name} - or press Download in the add-on's preferences. Place: {home}",
+            f"Run: python -m engine weights download {name} - or press Download in the add-on's "
+            f"preferences. Place: {home}",
         )
     return home
 
 
 def checkpoint_in(name: str, home: Path) -> Path:
-    """The one file of a single-file model: the released name, else any one checkpoint in its folder."""
+    """The one file of a single-file model: the released name, else any one checkpoint in its
+    folder.
+    """
     for wanted in known(name).needs:
         if (home / wanted).is_file():
             return home / wanted
@@ -103,7 +110,9 @@ def checkpoint_in(name: str, home: Path) -> Path:
 
 
 def _by_another_name(name: str) -> Path | None:
-    """The one checkpoint in a single-file model's folder, if it was put there by hand under another name."""
+    """The one checkpoint in a single-file model's folder, if it was put there by hand under another
+    name.
+    """
     entry, home = known(name), folder() / name
     ending = Path(entry.needs[0]).suffix
     if len(entry.needs) > 1 or ending == ".json" or (home / entry.needs[0]).exists():
@@ -123,7 +132,9 @@ def selected(name: str, files: list[str]) -> list[str]:
 
 
 def manifest(home: Path) -> dict[str, dict]:
-    """{file: {"size", "sha256" or "sha1"}} as the download left it; {} if the files were put there by hand."""
+    """{file: {"size", "sha256" or "sha1"}} as the download left it; {} if the files were put there
+    by hand.
+    """
     path = home / MANIFEST
     if not path.is_file():
         return {}
@@ -153,7 +164,9 @@ def digest(path: Path, kind: str, step: Callable[[int], None] = lambda size: Non
 
 
 def verify(name: str, step: Callable[[int], None] = lambda size: None) -> list[str]:
-    """Read every file and compare checksums; a list of what is wrong, [] if nothing. `step(bytes read)` may raise to stop."""
+    """Read every file and compare checksums; a list of what is wrong, [] if nothing. `step(bytes
+    read)` may raise to stop.
+    """
     entry, home = known(name), folder() / name
     absent = missing(name)
     problems = [f"{file} is missing or too short" for file in absent]
@@ -170,7 +183,9 @@ def verify(name: str, step: Callable[[int], None] = lambda size: None) -> list[s
 
 
 def checksums(name: str) -> dict[str, str]:
-    """SHA-256 of a model's large files, as far as it is known: of the released files, or as the download noted it; some are beginnings."""
+    """SHA-256 of a model's large files, as far as it is known: of the released files, or as the
+    download noted it; some are beginnings.
+    """
     noted = {
         file: facts["sha256"]
         for file, facts in manifest(folder() / name).items()

@@ -1,10 +1,11 @@
-"""A proxy mesh of a splat scene, for shadows, collisions and snapping: TSDF fusion of rendered depth.
+"""A proxy mesh of a splat scene, for shadows, collisions and snapping: TSDF fusion of rendered
+depth.
 
 Depth is rendered from many cameras and fused into a truncated signed distance on a voxel grid
 (Curless and Levoy 1996); its zero set is taken by scikit-image's marching cubes (Lewiner) and cut
-down to the face budget by fast-simplification (quadric error, Garland and Heckbert 1997), smoothed before. Both
-libraries are small wheels; Open3D does all three steps but is 400 MB and lags behind Python.
-Surfaces exist only where some camera saw them from outside.
+down to the face budget by fast-simplification (quadric error, Garland and Heckbert 1997), smoothed
+before. Both libraries are small wheels; Open3D does all three steps but is 400 MB and lags behind
+Python. Surfaces exist only where some camera saw them from outside.
 """
 
 from __future__ import annotations
@@ -63,10 +64,11 @@ def proxy(
     views: int = 24,
     report: Report = _silent,
 ) -> Mesh:
-    """The surface that `cameras` see (at most `views` of them), or a ring of cameras round the scene without.
+    """The surface that `cameras` see (at most `views` of them), or a ring of cameras round the
+    scene without.
 
-    `resolution` is the number of voxels along the longest side. `max_depth_m` 0 takes nine tenths of
-    the depths seen. UserError when nothing solid is seen.
+    `resolution` is the number of voxels along the longest side. `max_depth_m` 0 takes nine tenths
+    of the depths seen. UserError when nothing solid is seen.
     """
     if faces < 4 or not 8 <= resolution <= 768 or views < 1:
         raise UserError(
@@ -129,7 +131,9 @@ def around(scene: Drawable, count: int) -> CameraPath:
 
 
 def solid_depth(scene: Drawable, path: CameraPath, index: int) -> np.ndarray:
-    """[h, w] metres; 0 where alpha is low or where depth jumps, since expected depth floats between surfaces there."""
+    """[h, w] metres; 0 where alpha is low or where depth jumps, since expected depth floats between
+    surfaces there.
+    """
     drawn = render(scene, path.K[index], path.world_from_camera[index], path.width, path.height)
     depth = (
         torch.where(drawn.alpha > _SOLID_ALPHA, drawn.depth, 0.0).cpu().numpy().astype(np.float32)
@@ -178,7 +182,9 @@ def fuse(
     max_depth_m: float,
     report: Report = _silent,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean truncated distance [x, y, z] in units of the truncation (positive outside) and where it was observed."""
+    """Mean truncated distance [x, y, z] in units of the truncation (positive outside) and where it
+    was observed.
+    """
     total, weight = np.zeros(shape, np.float32).reshape(-1), np.zeros(shape, np.float32).reshape(-1)
     truncation = _TRUNCATION_VOXELS * voxel
     for number, view in enumerate(maps):
@@ -201,7 +207,9 @@ def fuse(
 
 
 def _sampled(view: DepthView, local: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Depth at the pixel each point [n, 3] falls into (0 outside the picture) and the points' own depth."""
+    """Depth at the pixel each point [n, 3] falls into (0 outside the picture) and the points' own
+    depth.
+    """
     z = local[:, 2]
     safe = np.maximum(z, 1e-6)
     u = np.floor(np.clip(local[:, 0] / safe * view.K[0, 0] + view.K[0, 2], -1, 1e6)).astype(
@@ -264,7 +272,9 @@ def without_dust(mesh: Mesh) -> Mesh:
 
 
 def smoothed(mesh: Mesh, rounds: int = 10) -> Mesh:
-    """The mesh without the ripple of single voxels; shape and size stay (Taubin 1995: a step in, a longer step out)."""
+    """The mesh without the ripple of single voxels; shape and size stay (Taubin 1995: a step in, a
+    longer step out).
+    """
     from scipy.sparse import coo_matrix, diags
 
     a, b = mesh.faces[:, [0, 1, 2]].reshape(-1), mesh.faces[:, [1, 2, 0]].reshape(-1)
@@ -303,11 +313,14 @@ def simplified(mesh: Mesh, faces: int) -> Mesh:
 
 
 def write(path: Path, mesh: Mesh) -> None:
-    """Binary little-endian .ply with vertices and triangles. UserError when it cannot be written."""
+    """Binary little-endian .ply with vertices and triangles. UserError when it cannot be
+    written.
+    """
     from ..bridge.whole_file import replacing
 
     header = (
-        f"ply\nformat binary_little_endian 1.0\ncomment scene_splatter proxy mesh\nelement vertex {len(mesh.vertices)}\n"
+        "ply\nformat binary_little_endian 1.0\ncomment scene_splatter proxy mesh\nelement "
+        f"vertex {len(mesh.vertices)}\n"
         "property float x\nproperty float y\nproperty float z\n"
         f"element face {len(mesh.faces)}\nproperty list uchar int vertex_indices\nend_header\n"
     )

@@ -42,7 +42,9 @@ class Passes(NamedTuple):
 
 
 def drawable(scene: SplatScene, device: torch.device, blending: str = "auto") -> Drawable:
-    """Bring a scene of any axes, unit and colour coding to the device. blending "auto": as the file says."""
+    """Bring a scene of any axes, unit and colour coding to the device. blending "auto": as the file
+    says.
+    """
     scene = in_colour_space(scene.in_axes("opencv", 1.0), DISPLAY)
     splats = scene.splats
     thinnest = splats.scales_log.argmin(axis=1)
@@ -83,7 +85,8 @@ def render(
     holdout_m: np.ndarray | None = None,
     holdout_levels: int = 32,
 ) -> Passes:
-    """Draw one camera (K [3, 3], world_from_camera [4, 4] OpenCV) with colours linear or display-coded.
+    """Draw one camera (K [3, 3], world_from_camera [4, 4] OpenCV) with colours linear or
+    display-coded.
 
     `holdout_m` [h, w] is the depth of the scene's own objects, metres along the axis, inf or
     NOTHING_DEPTH_M where there is none: splats whose centres lie behind it are left out. Each
@@ -137,7 +140,8 @@ def _depth_map(holdout_m: np.ndarray, width: int, height: int, device: torch.dev
 
 def _held_out(draw, centre_depth: Tensor, holdout: Tensor, levels: int) -> _Sums:
     """Blending front to back gives each splat a weight that only those before it change, so drawing
-    the splats nearer than t is the whole scene cut at t. Cuts at the map's own depths, mixed between."""
+    the splats nearer than t is the whole scene cut at t. Cuts at the map's own depths, mixed
+    between."""
     open_pixels = torch.isinf(holdout)
     depths = torch.unique(holdout[~open_pixels])
     if len(depths) > levels:

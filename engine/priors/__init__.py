@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def make_prior(settings: SceneSettings, image: Tensor, device: str) -> VideoPrior | None:
-    """The prior that `settings.video.prior` names, for the picture `image` [3, h, w] in [0, 1] at working size; None for "none"."""
+    """The prior that `settings.video.prior` names, for the picture `image` [3, h, w] in [0, 1] at
+    working size; None for "none".
+    """
     name = settings.video.prior
     check(name)
     if name == NO_PRIOR:
@@ -26,7 +28,9 @@ def make_prior(settings: SceneSettings, image: Tensor, device: str) -> VideoPrio
 
 
 def check(name: str) -> None:
-    """Raise UserError where no prior has this name. "auto" is none: it is for choice.py to settle."""
+    """Raise UserError where no prior has this name. "auto" is none: it is for choice.py to
+    settle.
+    """
     if name == "auto":
         raise UserError(
             "The video prior is still to be chosen.", f"Name one here: {', '.join(PRIORS)}."
@@ -39,5 +43,7 @@ def check(name: str) -> None:
 
 
 def working_multiple(name: str) -> int:
-    """What the working width and height must divide by for a prior: known before the prior is made."""
+    """What the working width and height must divide by for a prior: known before the prior is
+    made.
+    """
     return PRIORS[name].multiple if name in PRIORS else 8

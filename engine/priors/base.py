@@ -40,11 +40,14 @@ class PriorSpec:
     sees: frozenset[str]  # of {"render", "mask", "camera", "image", "text"}
     licence: str  # SPDX id or the model's own licence name
     commercial_use: bool
-    starts_from_render: bool = False  # the network sees no render, so that sampling starts from the noised one, not from noise
+    # the network sees no render, so that sampling starts from the noised one, not from noise
+    starts_from_render: bool = False
 
 
 def frames_in_steps(name: str, factor: int, most: int) -> Callable[[int], int]:
-    """The rule of a model that makes factor * k + 1 frames: n -> the next such number; above `most` a UserError."""
+    """The rule of a model that makes factor * k + 1 frames: n -> the next such number; above `most`
+    a UserError.
+    """
 
     def rule(n: int) -> int:
         if n > most:

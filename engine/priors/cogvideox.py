@@ -1,4 +1,5 @@
-"""CogVideoX image to video (arXiv 2408.06072): continues a picture; like SVD it sees no render and no camera.
+"""CogVideoX image to video (arXiv 2408.06072): continues a picture; like SVD it sees no render and
+no camera.
 
 Family: variance preserving, zero terminal signal-to-noise ratio, v-prediction, with CogVideoX's
 shift of the signal-to-noise ratio. Four frames share a latent after the first. The path of the
@@ -31,7 +32,8 @@ PROMPT = "A steady camera moves through a static scene. Photograph, sharp detail
 START_NOISE = 10.0  # b / a at which sampling starts from the render, as in svd.py
 _TEXT_TOKENS = 226
 _TRAIN_STEPS = 1000
-_FRAMES_APART = 8  # the decoder takes latents in pairs behind the first: 8 k + 1 frames, though 4 share a latent
+# the decoder takes latents in pairs behind the first: 8 k + 1 frames, though 4 share a latent
+_FRAMES_APART = 8
 _TOKEN_BYTES = 60  # of one branch, per token and channel of the network: estimate
 _DECODER_BYTES = 25_000  # per pixel of a frame: estimate
 
@@ -46,7 +48,9 @@ class Condition:
 
 
 def cumulative_alphas(first: float, last: float, snr_shift: float) -> Tensor:
-    """[1000] float64: abar_t, shifted (arXiv 2408.06072, section 2.3), then rescaled to abar_999 = 0 (arXiv 2305.08891)."""
+    """[1000] float64: abar_t, shifted (arXiv 2408.06072, section 2.3), then rescaled to abar_999 =
+    0 (arXiv 2305.08891).
+    """
     betas = torch.linspace(first**0.5, last**0.5, _TRAIN_STEPS, dtype=torch.float64) ** 2
     abar = (1.0 - betas).cumprod(0)
     abar = abar / (snr_shift + (1.0 - snr_shift) * abar)
@@ -116,7 +120,9 @@ class CogVideoX(NetworkPrior):
 
     @torch.no_grad()
     def condition(self, clip: Clip) -> Condition:
-        """The clip's own first frame is what is continued: the user's picture in the first segment."""
+        """The clip's own first frame is what is continued: the user's picture in the first
+        segment.
+        """
         first = self.encode(clip.render[:1])
         if self._vae.config.invert_scale_latents:  # type: ignore[union-attr]
             first = first / self._scale**2  # these were trained with the factor the wrong way round
@@ -129,7 +135,9 @@ class CogVideoX(NetworkPrior):
         )
 
     def _rotary(self, frames: int, height: int, width: int) -> tuple[Tensor, Tensor] | None:
-        """Rotary positions of the tokens: the grid is laid over the trained one, as large as fits, in the middle."""
+        """Rotary positions of the tokens: the grid is laid over the trained one, as large as fits,
+        in the middle.
+        """
         from diffusers.models.embeddings import get_3d_rotary_pos_embed
 
         config: Any = self._transformer.config
@@ -232,7 +240,9 @@ def load(
     guidance: float = -1.0,
     rung: Rung | None = None,
 ) -> CogVideoX:
-    """The prior from a folder in diffusers' layout, for clips of `frames` frames of `size` (height, width)."""
+    """The prior from a folder in diffusers' layout, for clips of `frames` frames of `size` (height,
+    width).
+    """
     from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
     from transformers import T5EncoderModel
 

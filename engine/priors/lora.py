@@ -1,4 +1,5 @@
-"""Low-rank additions to a Wan transformer, e.g. the distilled ones that need 4 steps and no guidance.
+"""Low-rank additions to a Wan transformer, e.g. the distilled ones that need 4 steps and no
+guidance.
 
 They are added to the weights once, W + (alpha / rank) * up @ down, so that they cost nothing
 afterwards. Files name layers as Wan's authors do; diffusers' names are taken too.
@@ -45,14 +46,18 @@ _LAYERS = (
 
 
 def layer_name(name: str) -> str:
-    """A layer's name in Wan's own code -> its name in diffusers; names of diffusers stay as they are."""
+    """A layer's name in Wan's own code -> its name in diffusers; names of diffusers stay as they
+    are.
+    """
     for pattern, replacement in _LAYERS:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def read(path: Path) -> dict[str, dict[str, Tensor]]:
-    """{layer in diffusers' naming: {"down", "up", "alpha", "weight", "bias"}} of a .safetensors file. Raises UserError."""
+    """{layer in diffusers' naming: {"down", "up", "alpha", "weight", "bias"}} of a .safetensors
+    file. Raises UserError.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -83,7 +88,9 @@ def read(path: Path) -> dict[str, dict[str, Tensor]]:
 
 @torch.no_grad()
 def fuse(transformer: nn.Module, path: Path, strength: float = 1.0) -> int:
-    """Add the file's layers to the weights of `transformer`; the number of layers changed. Raises UserError if one does not fit."""
+    """Add the file's layers to the weights of `transformer`; the number of layers changed. Raises
+    UserError if one does not fit.
+    """
     layers = read(path)
     modules = dict(transformer.named_modules())
     misfits = [name for name, parts in layers.items() if not _fits(modules.get(name), parts)]

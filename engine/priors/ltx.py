@@ -1,4 +1,5 @@
-"""LTX-Video (arXiv 2501.00103): a fast model of strongly compressed latents that continues a picture.
+"""LTX-Video (arXiv 2501.00103): a fast model of strongly compressed latents that continues a
+picture.
 
 Family: rectified flow with a time of its own for every token. Eight frames share a latent after
 the first, 32 x 32 pixels a cell. The first frame is shown clean, at time 0; the path of the
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
 STEPS = 40
 GUIDANCE = 3.0
 MOST_FRAMES = 161
-PROMPT = "A steady camera moves slowly through a static scene. Photograph, sharp details, natural light, nothing moves."
+PROMPT = (
+    "A steady camera moves slowly through a static scene. Photograph, sharp details, natural "
+    "light, nothing moves."
+)
 NEGATIVE = "worst quality, inconsistent motion, blurry, jittery, distorted, people walking"
 START_SIGMA = 0.909  # ten parts noise to one part render, as in svd.py
 _TEXT_TOKENS = 256
@@ -47,7 +51,9 @@ class Condition:
 
 
 def coordinates(frames: int, height: int, width: int) -> Tensor:
-    """[3, frames * height * width]: second, row and column in pixels of every latent cell, as the network is told them."""
+    """[3, frames * height * width]: second, row and column in pixels of every latent cell, as the
+    network is told them.
+    """
     t, y, x = torch.meshgrid(
         torch.arange(frames), torch.arange(height), torch.arange(width), indexing="ij"
     )
@@ -127,7 +133,9 @@ class LTXVideo(NetworkPrior):
 
     @torch.no_grad()
     def condition(self, clip: Clip) -> Condition:
-        """The clip's own first frame is what is continued: the user's picture in the first segment."""
+        """The clip's own first frame is what is continued: the user's picture in the first
+        segment.
+        """
         return Condition(self.encode(clip.render[:1]), self._text["embeddings"], self._text["mask"])
 
     @torch.no_grad()
@@ -193,7 +201,9 @@ def load(
     guidance: float = -1.0,
     rung: Rung | None = None,
 ) -> LTXVideo:
-    """The prior from a folder in diffusers' layout, for clips of `frames` frames of `size` (height, width)."""
+    """The prior from a folder in diffusers' layout, for clips of `frames` frames of `size` (height,
+    width).
+    """
     from diffusers import AutoencoderKLLTXVideo, LTXVideoTransformer3DModel
     from transformers import T5EncoderModel
 

@@ -16,7 +16,9 @@ _T = TypeVar("_T")
 
 
 class NetworkPrior:
-    """Base of the adapters. They turn clips into latents and conditions, and a network's output into (x0_hat, eps_hat)."""
+    """Base of the adapters. They turn clips into latents and conditions, and a network's output
+    into (x0_hat, eps_hat).
+    """
 
     def __init__(self, spec: PriorSpec, residence: Residence, guidance: float) -> None:
         """`guidance` 1: the unconditional branch is not computed."""
@@ -36,7 +38,9 @@ class NetworkPrior:
         return torch.Generator(self.residence.device).manual_seed(seed)
 
     def _coded(self, work: Callable[[Rung], _T]) -> _T:
-        """work(rung) with encoders and decoder ready; `rung.tiling` says whether to decode in tiles."""
+        """work(rung) with encoders and decoder ready; `rung.tiling` says whether to decode in
+        tiles.
+        """
 
         def ready(rung: Rung) -> _T:
             self.residence.companions()
@@ -56,9 +60,10 @@ class NetworkPrior:
     ) -> Tensor:
         """The network's output for the runs x [runs, ...], guided, as x in kind and place.
 
-        network(*rows of `of_runs`, *rows of `of_sides`) is called for every run on every side of the guidance, as many together
-        as memory allows. `of_runs` [runs, ...] are the same on both sides; `of_sides` [2, ...], unconditional first, for all runs.
-        `scale` (default: the guidance) must fit the output, which may have other axes than x behind the first.
+        network(*rows of `of_runs`, *rows of `of_sides`) is called for every run on every side of
+        the guidance, as many together as memory allows. `of_runs` [runs, ...] are the same on both
+        sides; `of_sides` [2, ...], unconditional first, for all runs. `scale` (default: the
+        guidance) must fit the output, which may have other axes than x behind the first.
         """
         runs, device = x.shape[0], self.residence.device
         sides = [0, 1] if self._guidance != 1.0 else [1]

@@ -17,7 +17,9 @@ from .base import Level
 
 
 def from_velocity(v: Tensor, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-    """(x0_hat, eps_hat) of a variance-preserving v-prediction, v = a * eps - b * x0 (Salimans & Ho 2022)."""
+    """(x0_hat, eps_hat) of a variance-preserving v-prediction, v = a * eps - b * x0 (Salimans & Ho
+    2022).
+    """
     return level.a * x - level.b * v, level.a * v + level.b * x
 
 
@@ -27,7 +29,9 @@ def from_flow(u: Tensor, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
 
 
 def from_edm_velocity(v: Tensor, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-    """(x0_hat, eps_hat) of a variance-exploding v-prediction, a = 1, b = sigma (Karras et al. 2022)."""
+    """(x0_hat, eps_hat) of a variance-exploding v-prediction, a = 1, b = sigma (Karras et al.
+    2022).
+    """
     variance = level.b**2 + 1.0
     x0_hat = x / variance - v * (level.b / variance**0.5)
     return x0_hat, (x - x0_hat) / level.b
@@ -36,9 +40,11 @@ def from_edm_velocity(v: Tensor, x: Tensor, level: Level) -> tuple[Tensor, Tenso
 def guided(
     with_condition: Tensor, without: Tensor, scale: float | Tensor, rescale: float = 0.0
 ) -> Tensor:
-    """Classifier-free guidance, with the rescale of Lin et al. 2023 (arXiv 2305.08891), Eq. (15-16).
+    """Classifier-free guidance, with the rescale of Lin et al. 2023 (arXiv 2305.08891), Eq.
+    (15-16).
 
-    `rescale` pulls the standard deviation of each run's result back to that of the conditional output.
+    `rescale` pulls the standard deviation of each run's result back to that of the conditional
+    output.
     """
     result = without + scale * (with_condition - without)
     if rescale == 0.0:
@@ -49,13 +55,16 @@ def guided(
 
 
 def in_parts(network: Callable[..., Tensor], at_once: int, *batch: Tensor) -> Tensor:
-    """network(*batch) computed `at_once` rows at a time, so that branches need not fit in memory together."""
+    """network(*batch) computed `at_once` rows at a time, so that branches need not fit in memory
+    together.
+    """
     parts = zip(*(t.split(at_once) for t in batch), strict=True)
     return torch.cat([network(*part) for part in parts])
 
 
 def patch_features(latents: Tensor) -> Tensor:
-    """Latents [c, f, h, w] -> features [9 c, f, h, w] for Eq. (10): the 3 x 3 neighbourhood of every cell.
+    """Latents [c, f, h, w] -> features [9 c, f, h, w] for Eq. (10): the 3 x 3 neighbourhood of
+    every cell.
 
     A cosine of bare latents hardly differs from 1: among a thousand vectors of four numbers
     one always points the same way. A neighbourhood has enough numbers to tell places apart;

@@ -102,7 +102,9 @@ class StableVideo(NetworkPrior):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """The decoder looks along time: as many frames together as memory allows, never an uneven rest."""
+        """The decoder looks along time: as many frames together as memory allows, never an uneven
+        rest.
+        """
         count = latents.shape[1]
 
         def work(rung: Rung) -> Tensor:
@@ -118,7 +120,9 @@ class StableVideo(NetworkPrior):
 
     @torch.no_grad()
     def condition(self, clip: Clip) -> Condition:
-        """The clip's own first frame is what is continued: the user's picture in the first segment."""
+        """The clip's own first frame is what is continued: the user's picture in the first
+        segment.
+        """
         return self._coded(lambda rung: self._look(clip))
 
     def _look(self, clip: Clip) -> Condition:

@@ -1,4 +1,6 @@
-"""The transformer of a video model: read, a LoRA added, its memory counted, put where the device has room."""
+"""The transformer of a video model: read, a LoRA added, its memory counted, put where the device
+has room.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ _M = TypeVar("_M", bound=nn.Module)
 
 
 def load(folder: Path, kind: type[_M], dtype: torch.dtype, added_lora: Path | None = None) -> _M:
-    """The transformer of a diffusers folder, on the CPU, with a LoRA (.safetensors) added. Raises UserError."""
+    """The transformer of a diffusers folder, on the CPU, with a LoRA (.safetensors) added. Raises
+    UserError.
+    """
     network = model_folder.part(folder, "transformer", kind, dtype)
     if added_lora is not None:
         _log.info("%s: %d layers changed", added_lora.name, lora.fuse(network, added_lora))
@@ -27,7 +31,9 @@ def load(folder: Path, kind: type[_M], dtype: torch.dtype, added_lora: Path | No
 
 
 def demand(network: Any, companions: int, *, tokens: int, token_bytes: int, decode: int) -> Demand:
-    """Memory at a working size: `tokens` of a clip, `token_bytes` that each takes a channel, `companions` and `decode` in bytes."""
+    """Memory at a working size: `tokens` of a clip, `token_bytes` that each takes a channel,
+    `companions` and `decode` in bytes.
+    """
     config = network.config
     return Demand(
         denoiser=model_folder.in_16_bits(network),
@@ -47,7 +53,9 @@ def settle(
     guidance: float,
     rung: Rung | None = None,
 ) -> Residence:
-    """Fit the networks into memory; weights go to 8 bits here if the rung says so. Without guidance a step has half the branches."""
+    """Fit the networks into memory; weights go to 8 bits here if the rung says so. Without guidance
+    a step has half the branches.
+    """
     if guidance == 1.0:
         demand = replace(demand, branches=demand.branches // 2)
     residence = Residence(device, demand, network, companions, rung)

@@ -1,4 +1,5 @@
-"""One signature for drawing Gaussians; gsplat or Warp on CUDA, a CPU backend, and a small reference.
+"""One signature for drawing Gaussians; gsplat or Warp on CUDA, a CPU backend, and a small
+reference.
 
     rendering = rasterize(gaussians, K, camera_from_world, width, height)
     rendering.rgb.sum().backward()
@@ -28,7 +29,9 @@ BACKENDS = ("auto", "cpu", "gsplat", "warp", "reference")
 class RenderInfo(NamedTuple):
     """What densification asks of a rendering."""
 
-    radii: Tensor  # [c, n] px, half the longer side of the box a Gaussian can touch; 0 if not drawn. [c, 0] without offsets_px
+    # [c, n] px, half the longer side of the box a Gaussian can touch; 0 if not drawn. [c, 0]
+    # without offsets_px
+    radii: Tensor
     backend: str  # the one that drew
 
 
@@ -61,18 +64,18 @@ def rasterize(
 ) -> Rendering:
     """Draw Gaussians (stored forms) into c cameras.
 
-    `sh_degree` is the degree in use, at most the stored one (default). `blending` "display" blends colours as
-    they are, as 3DGS does; "linear" decodes each Gaussian's colour from sRGB first and returns linear light.
-    `antialiased` scales opacity by the area that blurring adds (Yu et al. 2024, as in gsplat). `offsets_px` is
-    added to the projected means: pass zeros to receive their gradient. `depth=False` saves that channel; depth is
-    then empty [c, h, w, 0].
+    `sh_degree` is the degree in use, at most the stored one (default). `blending` "display" blends
+    colours as they are, as 3DGS does; "linear" decodes each Gaussian's colour from sRGB first and
+    returns linear light. `antialiased` scales opacity by the area that blurring adds (Yu et al.
+    2024, as in gsplat). `offsets_px` is added to the projected means: pass zeros to receive their
+    gradient. `depth=False` saves that channel; depth is then empty [c, h, w, 0].
 
-    `backend` "auto" is, for CUDA tensors, the first of gsplat and warp that runs, else cpu (with one warning that
-    says why); "warp" runs on the CPU too, for tests; "reference" is slow, takes float64 and differentiates
-    everything by autograd.
+    `backend` "auto" is, for CUDA tensors, the first of gsplat and warp that runs, else cpu (with
+    one warning that says why); "warp" runs on the CPU too, for tests; "reference" is slow, takes
+    float64 and differentiates everything by autograd.
 
-    Raises ValueError for shapes that do not fit and for parameters that are not finite (the cpu backend looks at
-    higher SH and extra channels of what is in view only); UserError if gsplat is
+    Raises ValueError for shapes that do not fit and for parameters that are not finite (the cpu
+    backend looks at higher SH and extra channels of what is in view only); UserError if gsplat is
     wanted and cannot be used.
     """
     sh_degree = _check(
@@ -114,7 +117,9 @@ def rasterize(
 
 @functools.cache
 def choose_backend(device: torch.device) -> str:
-    """The backend for tensors on a device: on CUDA gsplat, else Warp, else, with a warning that says why, the CPU."""
+    """The backend for tensors on a device: on CUDA gsplat, else Warp, else, with a warning that
+    says why, the CPU.
+    """
     if device.type != "cuda":
         return "cpu"
     from . import gsplat_backend
@@ -137,9 +142,11 @@ def choose_backend(device: torch.device) -> str:
 def compile_all(
     channels: tuple[int, ...] = (3, 4, 5, 7), backward_channels: tuple[int, ...] = (3,)
 ) -> float:
-    """Compile and keep every CPU kernel that a job needs; returns the seconds it took. For the installer.
+    """Compile and keep every CPU kernel that a job needs; returns the seconds it took. For the
+    installer.
 
-    Channels are 3 colours, 1 for depth, and the extra ones; other numbers are compiled when first used.
+    Channels are 3 colours, 1 for depth, and the extra ones; other numbers are compiled when first
+    used.
     """
     started = time.perf_counter()
     from .cpu import backend, blend  # noqa: F401 - importing compiles
@@ -262,7 +269,8 @@ def _check(
         raise ValueError("K must have positive focal lengths and no skew")
     if blending not in ("display", "linear") or backend not in BACKENDS:
         raise ValueError(
-            f"blending must be display or linear and backend one of {BACKENDS}, got {blending!r}, {backend!r}"
+            f"blending must be display or linear and backend one of {BACKENDS}, got "
+            f"{blending!r}, {backend!r}"
         )
     stored = gaussians.sh_degree
     degree = stored if sh_degree is None else sh_degree

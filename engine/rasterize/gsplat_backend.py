@@ -1,10 +1,10 @@
 """The CUDA backend: gsplat's kernels behind our signature. gsplat is Apache-2.0 and optional.
 
-Version 1.5.3 is pinned: later ones cap alpha at 0.99 instead of 0.999 and look different. PyPI's wheel holds
-sources only; those with kernels that its authors publish end at Python 3.10 and PyTorch 2.4. Importing gsplat
-where its kernels are missing, or do not fit this torch, compiles for minutes without asking. So nothing here
-imports it before `why_unusable` has seen kernels that load, or the environment variable
-SCENE_SPLATTER_COMPILE_GSPLAT=1 has allowed the compilation.
+Version 1.5.3 is pinned: later ones cap alpha at 0.99 instead of 0.999 and look different. PyPI's
+wheel holds sources only; those with kernels that its authors publish end at Python 3.10 and PyTorch
+2.4. Importing gsplat where its kernels are missing, or do not fit this torch, compiles for minutes
+without asking. So nothing here imports it before `why_unusable` has seen kernels that load, or the
+environment variable SCENE_SPLATTER_COMPILE_GSPLAT=1 has allowed the compilation.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ _JIT_NAME = "gsplat_cuda"
 
 @functools.cache
 def why_unusable() -> str:
-    """In words why gsplat cannot draw here, "" if it can. Imports gsplat only if that compiles nothing or is allowed to."""
+    """In words why gsplat cannot draw here, "" if it can. Imports gsplat only if that compiles
+    nothing or is allowed to.
+    """
     if not torch.cuda.is_available():
         return "this torch sees no CUDA device"
     try:
@@ -51,7 +53,9 @@ def why_unusable() -> str:
 
 
 def why_no_kernels() -> str:
-    """In words why no compiled kernels of gsplat load here, "" if some do: the wheel's, or those of an earlier compilation."""
+    """In words why no compiled kernels of gsplat load here, "" if some do: the wheel's, or those of
+    an earlier compilation.
+    """
     package = importlib.util.find_spec("gsplat")
     folder = (
         Path(package.submodule_search_locations[0])
@@ -81,7 +85,9 @@ def why_no_kernels() -> str:
 
 
 def _load_wheel_kernels(file: Path) -> None:
-    """Load gsplat.csrc alone, where `import gsplat` finds it again. ImportError if it does not fit."""
+    """Load gsplat.csrc alone, where `import gsplat` finds it again. ImportError if it does not
+    fit.
+    """
     name = "gsplat.csrc"
     if name not in sys.modules:
         loader = importlib.machinery.ExtensionFileLoader(name, str(file))
@@ -126,9 +132,11 @@ def draw(
     offsets_px: Tensor | None,
     options: tuple,
 ):
-    """See `rasterize`: rgb [c, 3, h, w], alpha [c, 1, h, w], depth sum, extra channels, radii [c, n].
+    """See `rasterize`: rgb [c, 3, h, w], alpha [c, 1, h, w], depth sum, extra channels, radii [c,
+    n].
 
-    SH is evaluated in torch, so that colour, depth and extra channels take one pass. UserError if gsplat is unusable.
+    SH is evaluated in torch, so that colour, depth and extra channels take one pass. UserError if
+    gsplat is unusable.
     """
     reason = why_unusable()
     if reason:

@@ -1,4 +1,5 @@
-"""Every Gaussian against every pixel in plain torch: slow, differentiable, any precision. The other backends' oracle.
+"""Every Gaussian against every pixel in plain torch: slow, differentiable, any precision. The other
+backends' oracle.
 
 Written from the formulas alone; it shares only `constants` with the fast paths.
 """
@@ -15,7 +16,9 @@ from . import constants as k
 
 
 def project(gaussians, K: Tensor, camera_from_world: Tensor, width: int, height: int, near: float):
-    """Means in pixels [n, 2], covariances [n, 2, 2] in px^2 before blur, depths [n], of one camera; EWA (Zwicker et al. 2001)."""
+    """Means in pixels [n, 2], covariances [n, 2, 2] in px^2 before blur, depths [n], of one camera;
+    EWA (Zwicker et al. 2001).
+    """
     R, t = camera_from_world[:3, :3], camera_from_world[:3, 3]
     m = gaussians.means @ R.T + t
     z = torch.where(m[:, 2] >= near, m[:, 2], torch.ones_like(m[:, 2]))
@@ -49,7 +52,9 @@ def render(
     linear,
     offsets_px,
 ):
-    """One camera. Returns channels [3 + depth + e, h, w] before any background, and alpha [1, h, w]."""
+    """One camera. Returns channels [3 + depth + e, h, w] before any background, and alpha [1, h,
+    w].
+    """
     means, covariance, depths = project(gaussians, K, camera_from_world, width, height, near)
     if offsets_px is not None:
         means = means + offsets_px

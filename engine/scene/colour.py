@@ -1,4 +1,6 @@
-"""The sRGB transfer function (IEC 61966-2-1), both ways, and frames brought back to the colours of others."""
+"""The sRGB transfer function (IEC 61966-2-1), both ways, and frames brought back to the colours of
+others.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +29,13 @@ def linear_to_srgb(linear: Tensor) -> Tensor:
 
 
 def match_colours(frames: Tensor, reference: Tensor, where: Tensor) -> Tensor:
-    """Frames with mean and spread of each channel as in `reference`, taken where both show the same.
+    """Frames with mean and spread of each channel as in `reference`, taken where both show the
+    same.
 
-    frames, reference [f, 3, h, w] display-referred in [0, 1], where [f, h, w] bool -> [f, 3, h, w] in [0, 1].
-    The moments' transfer of Reinhard et al. 2001, channel by channel of each frame; the gain stays within
-    LARGEST_GAIN. A frame of which less than LEAST_SHARE is shared is left as it is.
+    frames, reference [f, 3, h, w] display-referred in [0, 1], where [f, h, w] bool -> [f, 3, h, w]
+    in [0, 1]. The moments' transfer of Reinhard et al. 2001, channel by channel of each frame; the
+    gain stays within LARGEST_GAIN. A frame of which less than LEAST_SHARE is shared is left as it
+    is.
     """
     share = where.to(frames).mean(dim=(1, 2))[:, None, None, None]
     weight = where[:, None].to(frames) / (share * where[0].numel()).clamp(min=1.0)

@@ -102,7 +102,9 @@ class Outcome:
 
 
 def content(path: Path) -> str:
-    """SHA-256 of a file, or of all files of a folder with their names; "gone" where there is neither."""
+    """SHA-256 of a file, or of all files of a folder with their names; "gone" where there is
+    neither.
+    """
     from ..job import identity
 
     if path.is_file():
@@ -180,7 +182,9 @@ def _request(job: Any, defaults: dict[str, Any], index: int, path: Path) -> Requ
 
 
 def _place(here: Path, value: Any, name: str) -> Path:
-    """A file that a batch names, relative to the batch file; written on Windows, it is found elsewhere too."""
+    """A file that a batch names, relative to the batch file; written on Windows, it is found
+    elsewhere too.
+    """
     text = str(value)
     if os.name != "nt" and not (here / text).exists():
         if PureWindowsPath(text).drive:
@@ -196,7 +200,8 @@ def _place(here: Path, value: Any, name: str) -> Path:
 
 
 def work(folder: Path, request: Request, restart: bool = False) -> Outcome:
-    """Do a job in its folder, in this process, and write its outcome. Never raises for a job's own failure.
+    """Do a job in its folder, in this process, and write its outcome. Never raises for a job's own
+    failure.
 
     Raises UserError where another batch is at work in the folder, or the folder is not a job's.
     """
@@ -308,7 +313,9 @@ def _save(folder: Path, outcome: Outcome) -> Outcome:
 
 
 def finished(folder: Path, request: Request) -> Outcome | None:
-    """The outcome of an earlier run that went well, of the very same request and with all its outputs; or None."""
+    """The outcome of an earlier run that went well, of the very same request and with all its
+    outputs; or None.
+    """
     outcome = _read_outcome(folder)
     if outcome is None or outcome.status != "done" or outcome.request != request.fingerprint():
         return None
@@ -380,7 +387,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """This process's own, in which workers find the engine, and nothing by way of the current folder."""
+    """This process's own, in which workers find the engine, and nothing by way of the current
+    folder.
+    """
     places = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(p)]
     path = os.pathsep.join([str(_ROOT), *places])
     return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
@@ -473,8 +482,10 @@ def _on_ray(
                 letter.isspace() for letter in sys.executable
             ):  # its shell command for a worker is not quoted: it would wait for ever
                 raise UserError(
-                    f"Ray cannot start workers with {sys.executable}: there is a space in the path.",
-                    "Put the engine's environment elsewhere (install_deps.py --venv), or leave out --ray.",
+                    f"Ray cannot start workers with {sys.executable}: there is a space in the "
+                    "path.",
+                    "Put the engine's environment elsewhere (install_deps.py --venv), or leave "
+                    "out --ray.",
                 )
             ray.init(
                 num_cpus=workers,
@@ -545,13 +556,16 @@ def table(outcomes: list[Outcome]) -> str:
     for o in outcomes:
         result = o.error or str(o.outputs.get("scene") or next(iter(o.outputs.values()), ""))
         lines.append(
-            f"| {o.name} | {o.status} | {o.seconds:.1f} | {o.attempts} | {o.worker} | {result.replace('|', '/')} |"
+            f"| {o.name} | {o.status} | {o.seconds:.1f} | {o.attempts} | {o.worker} | "
+            f"{result.replace('|', '/')} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def _leave_with_the_batch() -> None:
-    """Wait for the end of standard input, which the batch holds open, then end this process and its children."""
+    """Wait for the end of standard input, which the batch holds open, then end this process and its
+    children.
+    """
     while os.read(0, 4096):
         pass
     if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
@@ -563,7 +577,9 @@ def _leave_with_the_batch() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """A worker process: FOLDER REQUEST_JSON restart|resume. Exit code 75 where another one holds the folder."""
+    """A worker process: FOLDER REQUEST_JSON restart|resume. Exit code 75 where another one holds
+    the folder.
+    """
     threading.Thread(target=_leave_with_the_batch, daemon=True).start()
     logging.basicConfig(
         level=logging.INFO,

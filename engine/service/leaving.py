@@ -15,7 +15,9 @@ INTERRUPT_S = 1.2  # then an interrupted command is ended wherever it is; it pro
 
 
 def leave(code: int) -> NoReturn:
-    """End the process with an exit code, after flushing what was said. Nothing else of Python's shutdown is run."""
+    """End the process with an exit code, after flushing what was said. Nothing else of Python's
+    shutdown is run.
+    """
     with contextlib.suppress(Exception):
         logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
@@ -25,7 +27,8 @@ def leave(code: int) -> NoReturn:
 
 
 def end_soon_after_an_interrupt(code: int) -> None:
-    """Ctrl-C raises KeyboardInterrupt as ever; a command that has not ended INTERRUPT_S later is ended with `code`.
+    """Ctrl-C raises KeyboardInterrupt as ever; a command that has not ended INTERRUPT_S later is
+    ended with `code`.
 
     What it was writing is not yet under its name, and the next start clears it away.
     """

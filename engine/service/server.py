@@ -49,9 +49,11 @@ JOB_MODULES = {  # each has run_job(folder, report, settings)
     "mesh": "..commands.mesh",
     "rehearsal": ".rehearsal",
 }
-LEAVE_S = 0.4  # a job that does not notice its cancellation for so long is left behind when the engine leaves
+# a job that does not notice its cancellation for so long is left behind when the engine leaves
+LEAVE_S = 0.4
 _DISK_ERRORS = {
-    errno.ENOSPC: "Free some disk space and start the job again; it goes on from its last finished segment.",
+    errno.ENOSPC: "Free some disk space and start the job again; it goes on from its last finished "
+    "segment.",
     errno.EROFS: "Choose a folder that can be written.",
     errno.EACCES: "Choose a folder that can be written.",
 }
@@ -242,10 +244,15 @@ def answered(job: str, kind: str, folder: Path, work: Callable[[], dict[str, Any
 
 
 def describe_failure(error: BaseException) -> tuple[str, str]:
-    """(message, remedy) of an error that nobody foresaw; the remedy is empty where only the log helps."""
+    """(message, remedy) of an error that nobody foresaw; the remedy is empty where only the log
+    helps.
+    """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         place = "graphics memory" if type(error).__name__ == "OutOfMemoryError" else "memory"
-        remedy = "Lower width, max_gaussians or segment_length, close other programs, or choose the preset draft."
+        remedy = (
+            "Lower width, max_gaussians or segment_length, close other programs, or choose "
+            "the preset draft."
+        )
         return f"The machine ran out of {place}.", remedy
     if isinstance(error, OSError) and error.errno is not None and error.errno in _DISK_ERRORS:
         return f"{error.strerror}: {error.filename or 'the job folder'}.", _DISK_ERRORS[error.errno]

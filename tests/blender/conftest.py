@@ -48,7 +48,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Leave at once: with an operator registered, bpy 4.2 crashes and 4.5 hangs in the interpreter's own exit."""
+    """Leave at once: with an operator registered, bpy 4.2 crashes and 4.5 hangs in the
+    interpreter's own exit.
+    """
     if "bpy" in sys.modules:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -110,7 +112,9 @@ def _animated_camera(scene: Any, name: str = "Camera") -> Any:
 
 @pytest.fixture
 def ready(empty_scene, tmp_path, monkeypatch):
-    """A saved scene in which Generate can be pressed: a camera on its way, a picture, an interpreter for the engine."""
+    """A saved scene in which Generate can be pressed: a camera on its way, a picture, an
+    interpreter for the engine.
+    """
     import bpy
 
     monkeypatch.setenv("SCENE_SPLATTER_ENGINE_PYTHON", sys.executable)

@@ -1,4 +1,5 @@
-"""Gaussians drawn by numpy in float64, every Gaussian against every pixel: the oracle of the Blender renders.
+"""Gaussians drawn by numpy in float64, every Gaussian against every pixel: the oracle of the
+Blender renders.
 
 Written from the formulas, with no code of the add-on or the engine. Cameras are OpenCV's.
 """
@@ -34,7 +35,9 @@ def rotations(quats: np.ndarray) -> np.ndarray:
 
 
 def real_sh(direction: np.ndarray) -> np.ndarray:
-    """[n, 3] unit -> [n, 16], from Legendre's functions with 3DGS's signs (Condon-Shortley phase, order m = -l..l)."""
+    """[n, 3] unit -> [n, 16], from Legendre's functions with 3DGS's signs (Condon-Shortley phase,
+    order m = -l..l).
+    """
     from math import factorial, pi, sqrt
 
     x, y, z = direction.T
@@ -110,7 +113,9 @@ def draw(
 def _projected(
     mean: np.ndarray, half: np.ndarray, camera: Camera, u: np.ndarray, v: np.ndarray, blur: float
 ) -> np.ndarray:
-    """Squared distance from the projected mean in standard deviations; u, v are slopes of the pixels' rays."""
+    """Squared distance from the projected mean in standard deviations; u, v are slopes of the
+    pixels' rays.
+    """
     fx, fy, cx, cy = camera.K[0, 0], camera.K[1, 1], camera.K[0, 2], camera.K[1, 2]
     slope = mean[:2] / mean[2]
     low = -np.array([cx + MARGIN * camera.width, cy + MARGIN * camera.height]) / (fx, fy)
@@ -127,7 +132,9 @@ def _projected(
 def _along_ray(
     mean: np.ndarray, half: np.ndarray, camera: Camera, u: np.ndarray, v: np.ndarray, blur: float
 ) -> np.ndarray:
-    """Squared distance of the ray from the mean where the Gaussian is a unit sphere; blur widens the scales as a pixel at z."""
+    """Squared distance of the ray from the mean where the Gaussian is a unit sphere; blur widens
+    the scales as a pixel at z.
+    """
     lengths = np.linalg.norm(half, axis=0)
     wide = np.sqrt(lengths**2 + blur * mean[2] ** 2 / (camera.K[0, 0] * camera.K[1, 1]))
     whiten = (half / lengths / wide).T

@@ -15,7 +15,9 @@ EEVEE = "BLENDER_EEVEE_NEXT" if bpy.app.version < (5, 0, 0) else "BLENDER_EEVEE"
 
 
 def random_splats(n: int = 400, k: int = 15, seed: int = 0) -> Splats:
-    """Anisotropic Gaussians in the view of a camera at the origin that looks along +z, 2 to 6 m away."""
+    """Anisotropic Gaussians in the view of a camera at the origin that looks along +z, 2 to 6 m
+    away.
+    """
     rng = np.random.default_rng(seed)
     z = rng.uniform(2, 6, n)
     means = np.stack([rng.uniform(-0.5, 0.5, n) * z, rng.uniform(-0.4, 0.4, n) * z, z], 1)
@@ -31,7 +33,9 @@ def random_splats(n: int = 400, k: int = 15, seed: int = 0) -> Splats:
 
 
 def empty_scene(width: int = 128, height: int = 96) -> bpy.types.Scene:
-    """A scene with nothing but a camera at the origin that looks along Blender's +y, rendering exactly one sample a pixel."""
+    """A scene with nothing but a camera at the origin that looks along Blender's +y, rendering
+    exactly one sample a pixel.
+    """
     bpy.ops.wm.read_factory_settings(use_empty=True)
     scene = bpy.context.scene
     camera = bpy.data.objects.new("Camera", bpy.data.cameras.new("Camera"))
@@ -59,7 +63,9 @@ def empty_scene(width: int = 128, height: int = 96) -> bpy.types.Scene:
 
 
 def opencv_camera(scene: bpy.types.Scene, ob: bpy.types.Object) -> Camera:
-    """The scene camera in the object's space by Blender's own projection matrix, not by our formulas."""
+    """The scene camera in the object's space by Blender's own projection matrix, not by our
+    formulas.
+    """
     render, graph = scene.render, bpy.context.evaluated_depsgraph_get()
     width, height = (
         int(size * render.resolution_percentage / 100)

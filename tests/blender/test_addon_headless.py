@@ -1,4 +1,6 @@
-"""The same without a window: the function for scripts and the command for farms, with exit codes."""
+"""The same without a window: the function for scripts and the command for farms, with exit
+codes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A job and what happens around it: undo, other files, a crash of Blender, a second start. Rehearsal jobs, real engine process.
+"""A job and what happens around it: undo, other files, a crash of Blender, a second start.
+Rehearsal jobs, real engine process.
 
 Timers do not fire without a window, so the tests call `pump` as the timer would.
 """
@@ -157,7 +158,9 @@ def test_reverting_the_file_keeps_the_job_with_it(saved: Path) -> None:
 
 
 def test_after_a_crash_of_blender_the_reopened_file_offers_to_resume(saved: Path) -> None:
-    """The file was not saved after the start, and the engine's pipe broke: only the job folder knows."""
+    """The file was not saved after the start, and the engine's pipe broke: only the job folder
+    knows.
+    """
     folder = start(steps=1000, step_s=0.02)
     until_running()
     delivery.session.close()  # what the end of a process does: the pipe closes, the lock is gone
@@ -199,7 +202,9 @@ VICTIM = """
 import importlib.util, os, sys, time
 from pathlib import Path
 root, blend = Path(sys.argv[1]), sys.argv[2]
-spec = importlib.util.spec_from_file_location("scene_splatter", root / "__init__.py", submodule_search_locations=[str(root)])
+spec = importlib.util.spec_from_file_location(
+    "scene_splatter", root / "__init__.py", submodule_search_locations=[str(root)]
+)
 package = importlib.util.module_from_spec(spec)
 sys.modules["scene_splatter"] = package
 spec.loader.exec_module(package)
@@ -367,7 +372,9 @@ def test_a_deleted_object_is_not_replaced_but_made_anew(saved: Path) -> None:
 
 
 def test_undo_and_redo_are_believed(saved: Path) -> None:
-    """Undone, the panel does not say Finished; redone, the result is the last one again; and it can be imported again."""
+    """Undone, the panel does not say Finished; redone, the result is the last one again; and it can
+    be imported again.
+    """
     bpy.ops.ed.undo_push(message="before")
     start()
     finish()

@@ -1,4 +1,6 @@
-"""Preferences: install, check and weights, as far as that goes without a network. Timers do not fire here: `pump`."""
+"""Preferences: install, check and weights, as far as that goes without a network. Timers do not
+fire here: `pump`.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +117,9 @@ def test_a_licence_with_conditions_must_be_accepted_first(
 def test_an_engine_of_ones_own_choice(
     addon: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the variable of the farm the preference decides; here the extension is not enabled, so its own engine it is."""
+    """Without the variable of the farm the preference decides; here the extension is not enabled,
+    so its own engine it is.
+    """
     monkeypatch.delenv(places.PYTHON_VARIABLE, raising=False)
     assert places.engine_python(bpy.context) == places.own_python()
     assert "press Install" in places.why_no_engine(bpy.context)

@@ -1,4 +1,6 @@
-"""Transforms put into the data of splats; Blender's own Apply found out and made up for; clouds of Blender's own importer."""
+"""Transforms put into the data of splats; Blender's own Apply found out and made up for; clouds of
+Blender's own importer.
+"""
 
 from __future__ import annotations
 

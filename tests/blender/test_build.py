@@ -1,4 +1,6 @@
-"""The built zip: what is in it, Blender's own validation, and the installed and enabled extension."""
+"""The built zip: what is in it, Blender's own validation, and the installed and enabled
+extension.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ def run_tool(*arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The repository as it would be committed now, with the rubbish that a working tree collects."""
+    """The repository as it would be committed now, with the rubbish that a working tree
+    collects.
+    """
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("not a git checkout, or git is not installed")
     folder = tmp_path_factory.mktemp("source")
@@ -147,12 +151,15 @@ def test_the_add_on_imports_no_torch_and_nothing_absolute_of_ours() -> None:
 INSTALL = """
 import json, os, pathlib, sys, tempfile, time
 import bpy
-bpy.ops.extensions.package_install_files(filepath=sys.argv[1], repo="user_default", enable_on_install=True, overwrite=True)
+bpy.ops.extensions.package_install_files(
+    filepath=sys.argv[1], repo="user_default", enable_on_install=True, overwrite=True
+)
 name = "bl_ext.user_default.scene_splatter"
 found = {"enabled": name in bpy.context.preferences.addons}
 found["panel"] = hasattr(bpy.types, "SCENESPLATTER_PT_main")
 found["property"] = bpy.context.scene.scene_splatter.settings.segment_length
-found["wheel"] = any(pathlib.Path(os.environ["BLENDER_USER_RESOURCES"]).rglob("site-packages/plyfile.py"))
+resources = pathlib.Path(os.environ["BLENDER_USER_RESOURCES"])
+found["wheel"] = any(resources.rglob("site-packages/plyfile.py"))
 found["torch"] = "torch" in sys.modules
 addon = sys.modules[name + ".blender_addon.jobs.places"]
 found["package"] = str(addon.PACKAGE)
@@ -171,11 +178,15 @@ while session.status.phase.value not in ("delivering", "idle") and time.monotoni
 found["rehearsal"] = session.status.outputs.get("steps")
 session.close()
 bpy.ops.preferences.addon_disable(module=name)
-found["gone"] = not hasattr(bpy.types, "SCENESPLATTER_PT_main") and not hasattr(bpy.types.Scene, "scene_splatter")
+found["gone"] = not (
+    hasattr(bpy.types, "SCENESPLATTER_PT_main") or hasattr(bpy.types.Scene, "scene_splatter")
+)
 bpy.ops.preferences.addon_enable(module=name)
 found["again"] = hasattr(bpy.types, "SCENESPLATTER_PT_main")
 repositories = [repository.module for repository in bpy.context.preferences.extensions.repos]
-bpy.ops.extensions.package_uninstall(repo_index=repositories.index("user_default"), pkg_id="scene_splatter")
+bpy.ops.extensions.package_uninstall(
+    repo_index=repositories.index("user_default"), pkg_id="scene_splatter"
+)
 found["uninstalled"] = not hasattr(bpy.types, "SCENESPLATTER_PT_main")
 print("FOUND", json.dumps(found), flush=True)
 os._exit(0)
@@ -185,7 +196,9 @@ os._exit(0)
 def test_the_zip_installs_enables_runs_its_engine_disables_and_uninstalls(
     built: Path, tmp_path: Path
 ) -> None:
-    """In a process of its own, with user folders of its own whose name has a space and an umlaut."""
+    """In a process of its own, with user folders of its own whose name has a space and an
+    umlaut.
+    """
     user = tmp_path / "user ü"
     user.mkdir()
     environment = {**os.environ, "BLENDER_USER_RESOURCES": str(user)}

@@ -74,7 +74,8 @@ def test_random_cameras_reproject_to_a_hundredth_of_a_pixel(scene) -> None:
         bpy.context.view_layer.update()
         path = conversion.export(scene, camera, [1])
         for point in points_in_view(camera, rng, 5):
-            # world_to_camera_view works in single precision: far-off pixels of strong shifts carry its rounding
+            # world_to_camera_view works in single precision: far-off pixels of strong shifts carry
+            # its rounding
             assert (
                 np.abs(project(path, 0, point) - blender_pixel(scene, camera, point)).max() < 0.01
             )
@@ -267,7 +268,9 @@ def test_only_untouched_objects_of_the_default_file_are_hidden() -> None:
 
 
 def test_a_photo_held_upright_gives_an_upright_render_and_its_lens(scene) -> None:
-    """Orientation 6: the file has 4000 x 3000 pixels, and is to be turned by a quarter clockwise."""
+    """Orientation 6: the file has 4000 x 3000 pixels, and is to be turned by a quarter
+    clockwise.
+    """
     image = bpy.data.images.new("photo", 40, 30)
     conversion.match_camera_to_image(scene, scene.camera, image, Header(3000, 4000, 6, 53.0))
     assert (scene.render.resolution_x, scene.render.resolution_y) == (
@@ -294,7 +297,9 @@ _PARENTS = (None, (1, 1, 1), (2, 2, 2), (0.5, 0.5, 0.5))
 @pytest.mark.parametrize("spec", ["dolly:0.5", "dolly:1+truck:0.3", "tilt:190", SUM])
 @pytest.mark.parametrize("parent", _PARENTS)
 def test_a_sum_of_moves_is_the_command_lines(scene, mode: str, spec: str, parent) -> None:
-    """Ordinary keys, metres of the world under scaled parents and in other units, all terms at once."""
+    """Ordinary keys, metres of the world under scaled parents and in other units, all terms at
+    once.
+    """
     camera = scene.camera
     camera.rotation_mode = mode
     scene.unit_settings.scale_length = 0.1

@@ -1,4 +1,6 @@
-"""How much of a path has to be invented. Needs no bpy; the box is compared with the engine's where torch is."""
+"""How much of a path has to be invented. Needs no bpy; the box is compared with the engine's where
+torch is.
+"""
 
 from __future__ import annotations
 

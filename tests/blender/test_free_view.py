@@ -1,4 +1,6 @@
-"""Splats in a free view: quads turned to the eye and sorted for it, as the render draws them through a camera there."""
+"""Splats in a free view: quads turned to the eye and sorted for it, as the render draws them
+through a camera there.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def viewport_mesh(ob: bpy.types.Object) -> bpy.types.Object:
 
 
 def test_quads_face_any_eye_exactly(addon, tmp_path: Path) -> None:
-    """From 60 degrees beside the scene camera, where its own quads would be off, on a turned and scaled object."""
+    """From 60 degrees beside the scene camera, where its own quads would be off, on a turned and
+    scaled object.
+    """
     scene, splats = empty_scene(), random_splats(300, 15)
     ob = add_splats(splats)
     ob.matrix_world = Matrix.LocRotScale(

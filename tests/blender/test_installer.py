@@ -98,7 +98,9 @@ def test_an_interpreter_that_is_missing_is_a_plain_message(tmp_path: Path) -> No
 
 
 def test_only_a_whole_installation_of_this_version_counts(tmp_path: Path) -> None:
-    """install_deps.py makes the interpreter first and its stamp last; between them a cancelled installation lies."""
+    """install_deps.py makes the interpreter first and its stamp last; between them a cancelled
+    installation lies.
+    """
     environment, wants = tmp_path / "engine", ROOT / "pyproject.toml"
     assert "is not installed: press Install" in why_incomplete(environment, wants)
     python_in(environment).parent.mkdir(parents=True)

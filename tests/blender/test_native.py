@@ -1,4 +1,6 @@
-"""From node-drawn splats to Blender's own and back; the first half can only run where Blender has some."""
+"""From node-drawn splats to Blender's own and back; the first half can only run where Blender has
+some.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ def test_upgrading_and_going_back_keeps_every_bit(splats):
 
 
 def test_blenders_own_drawing_has_the_same_light_and_alpha_as_ours(addon, tmp_path):
-    """In a form that its noise leaves: means over the picture. A material that reads the wrong attribute is black."""
+    """In a form that its noise leaves: means over the picture. A material that reads the wrong
+    attribute is black.
+    """
     if not splat_object.is_native():
         pytest.skip("this Blender has no native splats: 5.3 and later have them")
     scene = empty_scene(64, 48)
@@ -84,7 +88,9 @@ def test_blenders_own_drawing_has_the_same_light_and_alpha_as_ours(addon, tmp_pa
 
 
 def test_the_screen_filter_widens_every_gaussian_by_its_share_of_a_pixel(addon):
-    """3DGS adds 0.3 px^2 to the image; here to the scale, at the depth that each has in the frame's camera."""
+    """3DGS adds 0.3 px^2 to the image; here to the scale, at the depth that each has in the frame's
+    camera.
+    """
     if not splat_object.is_native():
         pytest.skip("this Blender has no native splats: 5.3 and later have them")
     scene, made = empty_scene(320, 200), random_splats(60, 0)
@@ -106,7 +112,9 @@ def test_the_screen_filter_widens_every_gaussian_by_its_share_of_a_pixel(addon):
 
 @pytest.mark.slow
 def test_the_filtered_formula_of_blenders_splats_is_the_engines_picture_to_45_db(addon, tmp_path):
-    """At 512 wide and 35 mm, without the noise of Blender's own: our nodes can draw the same formula exactly."""
+    """At 512 wide and 35 mm, without the noise of Blender's own: our nodes can draw the same
+    formula exactly.
+    """
     scene, ob, _ = load("linear", 1)
     scene.render.resolution_x, scene.render.resolution_y = 512, 341
     engines = render(scene, "CYCLES", tmp_path / "a.exr")  # as projected: 69 dB of the engine's
@@ -168,7 +176,9 @@ def test_splats_of_blenders_own_layout_are_read_and_drawn_by_nodes(addon):
 
 
 def test_what_an_older_blender_stored_as_colour_gets_this_blenders_type(addon):
-    """Before 5.2 there is no FLOAT4, so radiance:base is a colour; upgrading and replacing write it anew."""
+    """Before 5.2 there is no FLOAT4, so radiance:base is a colour; upgrading and replacing write it
+    anew.
+    """
     empty_scene()
     made = random_splats(60, 3)
     ob = _cloud_of_the_documented_layout("older", made, "FLOAT_COLOR")

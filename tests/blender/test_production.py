@@ -86,7 +86,9 @@ def _shown(sh_dc: np.ndarray) -> np.ndarray:
 
 @pytest.mark.slow
 def test_splats_that_blender_imported_itself_go_to_every_format(splats, tmp_path):
-    """Blender 5.3 reads .ply of splats and writes them to none; compared with what was imported, upright."""
+    """Blender 5.3 reads .ply of splats and writes them to none; compared with what was imported,
+    upright.
+    """
     if not splat_object.is_native():
         pytest.skip("this Blender imports no splats: 5.3 and later do")
     made = random_splats(200, 8)
@@ -159,10 +161,12 @@ def test_the_proxy_lies_on_the_splats_and_is_replaced(splats):
     assert (vertices > means.min(axis=0) - 0.5).all() and (vertices < means.max(axis=0) + 0.5).all()
 
 
-def test_a_shadow_catcher_does_not_touch_the_picture_of_the_splats_and_catches_in_a_layer_of_its_own(
+def test_a_shadow_catcher_leaves_the_splats_picture_alone_and_catches_in_a_layer_of_its_own(
     splats, tmp_path
 ):
-    """Beside the splats it would hide those behind it. A roof above the splats darkens the proxy's layer, and that alone."""
+    """Beside the splats it would hide those behind it. A roof above the splats darkens the proxy's
+    layer, and that alone.
+    """
     scene = bpy.context.scene
     cycles = "CYCLES"
     before = render(scene, cycles, tmp_path / "before.exr")
@@ -186,7 +190,9 @@ def test_a_shadow_catcher_does_not_touch_the_picture_of_the_splats_and_catches_i
 
 
 def test_a_published_proxy_is_not_rendered_and_a_new_one_can_be_made_for_the_link(splats, tmp_path):
-    """The set goes into a library, the proxy with it; whoever links it has no view layer that keeps the two apart."""
+    """The set goes into a library, the proxy with it; whoever links it has no view layer that keeps
+    the two apart.
+    """
     splat_file.write_ply(tmp_path / "scene.ply", random_splats(200, 0))
     ob = results.add(bpy.context.scene, results.read(tmp_path / "scene.ply"), shot="shot")
     bpy.context.view_layer.update()

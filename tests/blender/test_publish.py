@@ -1,4 +1,6 @@
-"""Publishing a set: what the library holds, what stays editable, and what a new version does to those who link it."""
+"""Publishing a set: what the library holds, what stays editable, and what a new version does to
+those who link it.
+"""
 
 from __future__ import annotations
 
@@ -188,7 +190,9 @@ def test_an_object_of_the_users_own_is_neither_moved_nor_removed(shot, tmp_path)
 
 
 def test_what_used_the_set_uses_its_link_afterwards(shot, tmp_path):
-    """The scene's camera, a marker's camera, a child and a constraint of the user's own; for the first version and the next."""
+    """The scene's camera, a marker's camera, a child and a constraint of the user's own; for the
+    first version and the next.
+    """
     root = bpy.data.collections["SS_shot_v001"]
     camera = bpy.data.objects.new(
         "SS_shot_v001 camera", bpy.data.cameras.new("SS_shot_v001 camera")

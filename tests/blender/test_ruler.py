@@ -20,7 +20,9 @@ from tests.blender.splat_scene import empty_scene, random_splats  # noqa: E402
 
 @pytest.fixture
 def tilted_set(addon):
-    """A set with splats and an animated camera, tilted by 26 degrees, as an unknown camera makes it."""
+    """A set with splats and an animated camera, tilted by 26 degrees, as an unknown camera makes
+    it.
+    """
     scene = empty_scene()
     root = collections.new_set(scene, "room")
     ob = splat_object.create(

@@ -1,4 +1,6 @@
-"""Numbered .ply files as one object: which file a frame shows, the handler, Blender 5.3's nodes, files out of an animation."""
+"""Numbered .ply files as one object: which file a frame shows, the handler, Blender 5.3's nodes,
+files out of an animation.
+"""
 
 from __future__ import annotations
 
@@ -128,7 +130,9 @@ os._exit(0)
 @pytest.mark.slow
 @pytest.mark.parametrize("reader", READERS)
 def test_a_farm_renders_the_saved_file(files: list[Path], reader: str, tmp_path: Path) -> None:
-    """Another process opens the .blend and renders its frames: nodes need no add-on there, the handler does."""
+    """Another process opens the .blend and renders its frames: nodes need no add-on there, the
+    handler does.
+    """
     scene = bpy.context.scene
     ob = bring_in(files[0], start=1, reader=reader)
     scene.frame_start, scene.frame_end = 2, 3

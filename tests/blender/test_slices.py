@@ -1,4 +1,6 @@
-"""Work in slices: between two of them the scene is the user's, and whatever ends it leaves nothing behind."""
+"""Work in slices: between two of them the scene is the user's, and whatever ends it leaves nothing
+behind.
+"""
 
 from __future__ import annotations
 

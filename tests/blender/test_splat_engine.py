@@ -25,7 +25,9 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "splat_renders.npz"
 
 
 def load(blending: str, lens_index: int):
-    """The scene in Blender, seen by the golden camera; the engine's picture [h, w, 4]; the lens in mm."""
+    """The scene in Blender, seen by the golden camera; the engine's picture [h, w, 4]; the lens in
+    mm.
+    """
     data = np.load(GOLDEN)
     splats = Splats(*(data[name] for name in Splats._fields))
     expected = data[blending][lens_index].astype(np.float32)
@@ -60,7 +62,9 @@ def test_eevee_agrees_with_the_engine_to_40_db(tmp_path: Path, lens: int) -> Non
 
 
 def test_the_picture_under_the_standard_view_is_the_engines_display_picture(tmp_path: Path) -> None:
-    """An artist's PNG: 8 bits, colour managed, against the engine's linear picture coded as sRGB."""
+    """An artist's PNG: 8 bits, colour managed, against the engine's linear picture coded as
+    sRGB.
+    """
     scene, _, expected = load("linear", 1)
     scene.render.film_transparent = False
     scene.world = None  # black

@@ -183,7 +183,8 @@ def test_a_job_arrives_as_a_set_where_its_camera_saw_it(tmp_path: Path, scene) -
         "nothing new lies in the scene's own collection"
     )
     assert scene.camera.data.background_images[0].image.size[:] == (32, 24)
-    # the result's axes are those of the first camera: one metre ahead of it is one metre ahead of Blender's
+    # the result's axes are those of the first camera: one metre ahead of it is one metre ahead of
+    # Blender's
     bpy.context.view_layer.update()
     ahead = ob.matrix_world @ Vector((0.25, 0.5, 1))
     assert np.allclose(ahead, scene.camera.matrix_world @ Vector((0.25, -0.5, -1)), atol=1e-5)

@@ -1,4 +1,6 @@
-"""Gaussians as objects: the layout of Blender 5.3, bit for bit back, replaced in place, one undo step."""
+"""Gaussians as objects: the layout of Blender 5.3, bit for bit back, replaced in place, one undo
+step.
+"""
 
 from __future__ import annotations
 

@@ -165,7 +165,8 @@ def test_depth_of_field_blurs_what_is_out_of_focus(tmp_path: Path) -> None:
     lens.dof.use_dof, lens.dof.aperture_fstop, lens.dof.focus_distance = True, 0.06, 4.0
     scene.cycles.samples = 256
     blurred = render(scene, "CYCLES", tmp_path / "b.exr")
-    # The mean over the lens: pinhole pictures from points of the aperture, sheared so that the plane in focus stands still.
+    # The mean over the lens: pinhole pictures from points of the aperture, sheared so that the
+    # plane in focus stands still.
     radius = lens.lens / 1000 / lens.dof.aperture_fstop / 2
     camera = opencv_camera(scene, bpy.data.objects["splats"])
     rng, pictures = np.random.default_rng(0), []

@@ -1,4 +1,6 @@
-"""Splats keep their colours under the scene's own view transform, and meshes beside them stay as they are lit."""
+"""Splats keep their colours under the scene's own view transform, and meshes beside them stay as
+they are lit.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ VIEWS = [("AgX", 0.0, 1.0), ("AgX", -0.8, 1.2), ("Filmic", 0.0, 1.0), ("Standard
 
 
 def shown(scene: bpy.types.Scene, light: np.ndarray, folder: Path) -> np.ndarray:
-    """[h, w, 3] scene-linear -> what Blender's own colour management puts on the screen, 16 bits."""
+    """[h, w, 3] scene-linear -> what Blender's own colour management puts on the screen, 16
+    bits.
+    """
     height, width = light.shape[:2]
     image = bpy.data.images.new("light", width, height, float_buffer=True)
     pixels = np.ones((height, width, 4), np.float32)

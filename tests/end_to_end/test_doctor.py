@@ -1,4 +1,6 @@
-"""The doctor, as a process: what it says of this machine, and what it says where something is missing."""
+"""The doctor, as a process: what it says of this machine, and what it says where something is
+missing.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def ask(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
     """Run the doctor in a process of its own, after the statement `before`."""
-    program = f"{before}\nimport sys\nfrom engine.__main__ import main\nsys.exit(main(['doctor', *sys.argv[1:]]))"
+    program = (
+        f"{before}\nimport sys\nfrom engine.__main__ import main\nsys.exit(main(['doctor', "
+        "*sys.argv[1:]]))"
+    )
     return subprocess.run(
         [sys.executable, "-c", program, *arguments],
         cwd=ROOT,

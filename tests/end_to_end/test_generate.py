@@ -1,4 +1,6 @@
-"""The real command on small pictures: results, resume to the same bits, cancel, kill, and bad input."""
+"""The real command on small pictures: results, resume to the same bits, cancel, kill, and bad
+input.
+"""
 
 from __future__ import annotations
 

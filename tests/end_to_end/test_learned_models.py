@@ -91,7 +91,9 @@ def test_a_scene_is_made_with_each_prior(weights, picture, tmp_path, prior):
 @pytest.mark.slow
 @pytest.mark.parametrize("prior", ["viewcrafter_25", "wan_vace_1.3b", "svd"])
 def test_without_momentum_both_clips_are_the_free_run(weights, picture, tmp_path, prior):
-    """lambda = 0; the other end, lambda = 1, is in unit/test_every_prior.py on latents: autoencoders of random weights keep nothing."""
+    """lambda = 0; the other end, lambda = 1, is in unit/test_every_prior.py on latents:
+    autoencoders of random weights keep nothing.
+    """
     done = generate(
         weights,
         picture,
@@ -116,7 +118,9 @@ def test_without_momentum_both_clips_are_the_free_run(weights, picture, tmp_path
 
 @pytest.mark.slow
 def test_the_default_tells_what_it_chose_and_resumes_with_it(weights, picture, tmp_path):
-    """Without a GPU that is the patch prior, however many weights are here; depth is the learned model that is here."""
+    """Without a GPU that is the patch prior, however many weights are here; depth is the learned
+    model that is here.
+    """
     out = tmp_path / "out"
     done = generate(weights, picture, out, "--preset", "commercial-safe")
     assert done.returncode == 0, done.stderr[-2000:]

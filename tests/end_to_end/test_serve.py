@@ -1,4 +1,6 @@
-"""The seam between Blender and the engine, with the real process: every way a job and an engine can end."""
+"""The seam between Blender and the engine, with the real process: every way a job and an engine can
+end.
+"""
 
 from __future__ import annotations
 

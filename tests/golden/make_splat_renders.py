@@ -1,4 +1,5 @@
-"""Make splat_renders.npz: a small scene of the engine and its own pictures of it, for the tests in Blender.
+"""Make splat_renders.npz: a small scene of the engine and its own pictures of it, for the tests in
+Blender.
 
 Run from the repository root with the engine's Python: python -m tests.golden.make_splat_renders
 The picture is a formula, the depth the built-in box: no outside data.

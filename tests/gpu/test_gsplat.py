@@ -1,4 +1,6 @@
-"""gsplat against the dense float64 reference, and against the CPU backend at full size. Needs a CUDA device and gsplat."""
+"""gsplat against the dense float64 reference, and against the CPU backend at full size. Needs a
+CUDA device and gsplat.
+"""
 
 from __future__ import annotations
 

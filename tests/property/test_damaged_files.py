@@ -33,7 +33,9 @@ _WORDS = (b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\0\0\0", b"\0\0\0\x80", 
 
 
 def _damaged(data: bytes, rng: random.Random) -> bytes:
-    """One to four of: a flipped bit, a telling byte or word, a cut, bytes lost, added or repeated. Headers are hit most."""
+    """One to four of: a flipped bit, a telling byte or word, a cut, bytes lost, added or repeated.
+    Headers are hit most.
+    """
     out = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 4))):
         at = rng.randrange(min(len(out), rng.choice((32, 128, 1024, len(out)))))

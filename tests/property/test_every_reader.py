@@ -1,6 +1,7 @@
 """Every reader of the engine on damaged files: a result or a UserError, in time and within memory.
 
-The same readers and damages as `benchmarks/damaged_files.py`, which tries thousands; here a few each.
+The same readers and damages as `benchmarks/damaged_files.py`, which tries thousands; here a few
+each.
 """
 
 from __future__ import annotations

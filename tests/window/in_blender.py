@@ -1,4 +1,6 @@
-"""Started by run_window_test.py inside Blender, with plan.json beside it: walks through the story that the plan names."""
+"""Started by run_window_test.py inside Blender, with plan.json beside it: walks through the story
+that the plan names.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Run in a second Blender, without a window, while the first one works on a job of the same file."""
+"""Run in a second Blender, without a window, while the first one works on a job of the same
+file.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Generate from the panel with a click, and look at everything on the way: panels, viewports, rendered frames."""
+"""Generate from the panel with a click, and look at everything on the way: panels, viewports,
+rendered frames.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ MOMENTS = {
     "2_during_preview": lambda status: bool(status.preview),
 }
 
-# What takes longer than 50 ms, and why: Blender itself evaluates a new point cloud; a real import cannot be cut into pieces.
+# What takes longer than 50 ms, and why: Blender itself evaluates a new point cloud; a real import
+# cannot be cut into pieces.
 EXCEPTIONS = {"pump while delivering", "SCENESPLATTER_OT_import_splats.execute"}
 
 
@@ -88,7 +91,9 @@ def watch_job(session: Any) -> Iterator[float]:
 
 
 def look_at_result() -> Iterator[float]:
-    """The panel afterwards; the viewport in colour, exact and as points from another side, thinned and cropped."""
+    """The panel afterwards; the viewport in colour, exact and as points from another side, thinned
+    and cropped.
+    """
     _, area = view3d()
     scene, space = bpy.context.scene, area.spaces.active
     cloud = scene.scene_splatter.last_object

@@ -1,4 +1,5 @@
-"""What goes wrong while a job runs: cancelling, a crash of the engine, undo, a second Blender, another file, a crash of Blender.
+"""What goes wrong while a job runs: cancelling, a crash of the engine, undo, a second Blender,
+another file, a crash of Blender.
 
 Ends with Blender killed in mid job; story_return.py goes on from there.
 """
@@ -137,7 +138,9 @@ def clouds() -> list[str]:
 
 
 def second_blender() -> Iterator[float]:
-    """A second Blender opens the file while a job runs: it leaves that job alone and runs one of its own."""
+    """A second Blender opens the file while a job runs: it leaves that job alone and runs one of
+    its own.
+    """
     bpy.ops.wm.save_mainfile()
     press("generate")
     yield from until_refining()

@@ -1,4 +1,6 @@
-"""After the crash of Blender: the file is opened again, the unfinished job is offered, resumed and imported."""
+"""After the crash of Blender: the file is opened again, the unfinished job is offered, resumed and
+imported.
+"""
 
 from __future__ import annotations
 

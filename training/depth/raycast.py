@@ -1,6 +1,8 @@
-"""Ray casting of boxes, ellipsoids, cylinders and gabled roofs with sun or lamp: picture and true depth.
+"""Ray casting of boxes, ellipsoids, cylinders and gabled roofs with sun or lamp: picture and true
+depth.
 
-World axes: x right, y up, z ahead, metres. A primitive is one row of numbers, columns as named below.
+World axes: x right, y up, z ahead, metres. A primitive is one row of numbers, columns as named
+below.
 """
 
 from __future__ import annotations
@@ -428,7 +430,9 @@ def render(
 
 @njit(fastmath=True, cache=True)
 def _smoothed(values, depth, r):
-    """Mean over the pixels around that lie at about the same depth: the noise of single rays goes."""
+    """Mean over the pixels around that lie at about the same depth: the noise of single rays
+    goes.
+    """
     H, W = values.shape
     out = np.empty((H, W))
     for j in range(H):

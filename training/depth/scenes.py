@@ -1,8 +1,8 @@
 """Makes random scenes of simple solids and photographs them: picture, true depth, sky and camera.
 
-Rooms, halls, streets, facades, gardens, landscapes, tables and single things close by. What varies on
-purpose is what real photographs vary in: lens, pitch, height of the camera, light, exposure, textures
-that say nothing of the shape, bright walls, dark skies, reflections, clutter.
+Rooms, halls, streets, facades, gardens, landscapes, tables and single things close by. What varies
+on purpose is what real photographs vary in: lens, pitch, height of the camera, light, exposure,
+textures that say nothing of the shape, bright walls, dark skies, reflections, clutter.
 
     python training/depth/scenes.py textures.npy sheet.png      draws a sheet of examples
 """
@@ -393,7 +393,9 @@ def house(s: Scene, x, z, w, h, d, yaw) -> None:
 
 
 def portal(s: Scene, x, z, yaw, w, h, t, m: Material) -> None:
-    """A wall w wide with an opening, sometimes an arch of straight pieces, sometimes shut by a door."""
+    """A wall w wide with an opening, sometimes an arch of straight pieces, sometimes shut by a
+    door.
+    """
     r = s.rng
     ow, oh = w * r.uniform(0.2, 0.6), h * r.uniform(0.5, 0.85)
     off = r.uniform(-0.2, 0.2) * w

@@ -1,10 +1,12 @@
 """Scores a depth source on real pictures with true cameras, by the protocol of the trial.
 
-Pictures at 256 wide, the camera from the set's file, depth of every pixel with truth (RGB-D) or of the
-projected sparse points, scaled by the median of truth over prediction; AbsRel = mean |p - g| / g,
-delta = share with max(p / g, g / p) < 1.25; mean over up to six frames a set, then over the sets.
+Pictures at 256 wide, the camera from the set's file, depth of every pixel with truth (RGB-D) or of
+the projected sparse points, scaled by the median of truth over prediction; AbsRel = mean |p - g| /
+g, delta = share with max(p / g, g / p) < 1.25; mean over up to six frames a set, then over the
+sets.
 
-    python -m training.depth.score POSED_FOLDER [--weights FILE or CHECKPOINT] [--box] [--sheet out.png]
+    python -m training.depth.score POSED_FOLDER [--weights FILE or CHECKPOINT] [--box] [--sheet
+    out.png]
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Sources (none of them is a picture that depth is judged on):
 - OpenArena's textures, Debian's openarena-081-textures, GPL-2.0-or-later;
-- scikit-image's astronaut, brick, camera, chelsea, coffee, grass, gravel, moon: CC0 or public domain;
+- scikit-image's astronaut, brick, camera, chelsea, coffee, grass, gravel, moon: CC0 or public
+domain;
 - Blender's eight studio lights for world shading, CC0.
 
     python training/depth/textures.py OPENARENA_FOLDER BLENDER_DATAFILES_FOLDER textures.npy

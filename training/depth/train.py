@@ -1,9 +1,10 @@
-"""Trains the small depth network on scenes that are made while it learns. Stops and goes on at any time.
+"""Trains the small depth network on scenes that are made while it learns. Stops and goes on at any
+time.
 
     python -m training.depth.train textures.npy RUN_FOLDER --samples 150000 [--device cuda]
 
-RUN_FOLDER holds the checkpoint, the pool of made pictures and curve.csv. One thread, unless --threads
-says otherwise. Ctrl-C or a kill lose at most --save-every seconds.
+RUN_FOLDER holds the checkpoint, the pool of made pictures and curve.csv. One thread, unless
+--threads says otherwise. Ctrl-C or a kill lose at most --save-every seconds.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ _FAR_M = 400.0
 
 
 class Pool:
-    """The newest made pictures of one shape, on disk, shown several times each in changing light."""
+    """The newest made pictures of one shape, on disk, shown several times each in changing
+    light.
+    """
 
     def __init__(self, folder: Path, w: int, h: int, size: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +62,9 @@ class Pool:
 
 
 def changed(image: Tensor, rng: np.random.Generator) -> Tensor:
-    """Pictures [n, 3, h, w] in other light, through other cameras: nothing of their shapes changes."""
+    """Pictures [n, 3, h, w] in other light, through other cameras: nothing of their shapes
+    changes.
+    """
     n, _, h, w = image.shape
 
     def draw(low: float, high: float) -> Tensor:
@@ -288,7 +293,8 @@ def main() -> None:
                     ]
                 )
             print(
-                f"{seen} of {total} seen, {made} made, loss {a:.3f}, relative {b:.3f}, {(seen - begun_seen) / (time.time() - begun):.1f}/s",
+                f"{seen} of {total} seen, {made} made, loss {a:.3f}, relative {b:.3f}, "
+                f"{(seen - begun_seen) / (time.time() - begun):.1f}/s",
                 flush=True,
             )
             save(path, net, mean, optimiser, seen, made, steps, pools)

@@ -1,7 +1,8 @@
-"""Depth Anything 3, metric (arXiv 2511.10647): metres for a known focal length, and sky, from one picture.
+"""Depth Anything 3, metric (arXiv 2511.10647): metres for a known focal length, and sky, from one
+picture.
 
-DINOv2, the pyramid of Depth Anything (as in the transformers library) and two answers: depth for a camera of
-300 pixels, and sky. Names are those of the released state dict.
+DINOv2, the pyramid of Depth Anything (as in the transformers library) and two answers: depth for a
+camera of 300 pixels, and sky. Names are those of the released state dict.
 """
 
 from __future__ import annotations
@@ -42,10 +43,14 @@ _NAMES = (
 
 
 class DepthAnything3(nn.Module):
-    """[1, 3, 14 r, 14 c] normalised -> depth [14 r, 14 c] for the canonical camera, sky [14 r, 14 c], 0 where there is none."""
+    """[1, 3, 14 r, 14 c] normalised -> depth [14 r, 14 c] for the canonical camera, sky [14 r, 14
+    c], 0 where there is none.
+    """
 
     def __init__(self, backbone: nn.Module, widths: tuple[int, ...], fused: int, last: int) -> None:
-        """`widths` of the four levels, `fused` channels after the pyramid, `last` channels before an answer."""
+        """`widths` of the four levels, `fused` channels after the pyramid, `last` channels before
+        an answer.
+        """
         super().__init__()
         self.backbone = backbone
         width = backbone.config.hidden_size  # type: ignore[union-attr]
@@ -124,7 +129,9 @@ def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def of_sizes(state: dict[str, Tensor], where: str) -> DepthAnything3:
-    """The network without weights, its sizes read off the released file's tensors. Raises UserError."""
+    """The network without weights, its sizes read off the released file's tensors. Raises
+    UserError.
+    """
     backbone = dinov2.empty(tensor_file.part(state, _BACKBONE), _TAKEN, where, last_norm_eps=1e-5)
     try:
         widths = tuple(state[f"{_HEAD}projects.{k}.weight"].shape[0] for k in range(4))

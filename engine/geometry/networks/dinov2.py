@@ -65,9 +65,11 @@ def names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def empty(
     state: dict[str, Tensor], taken: Sequence[int] | int, what: str, *, last_norm_eps: float = 1e-6
 ) -> nn.Module:
-    """The backbone without weights, of the size of `state`: [1, 3, 14 h, 14 w] -> feature maps [1, 1 + h w, d], class token first.
+    """The backbone without weights, of the size of `state`: [1, 3, 14 h, 14 w] -> feature maps [1,
+    1 + h w, d], class token first.
 
-    `taken` are the blocks whose normalised outputs are wanted (a number: so many of the last). Raises UserError.
+    `taken` are the blocks whose normalised outputs are wanted (a number: so many of the last).
+    Raises UserError.
     """
     try:
         width, positions = state["pos_embed"].shape[2], state["pos_embed"].shape[1] - 1

@@ -1,4 +1,5 @@
-"""Flash3D (arXiv 2406.04343): first Gaussians predicted from a picture and its depth, two for every pixel.
+"""Flash3D (arXiv 2406.04343): first Gaussians predicted from a picture and its depth, two for every
+pixel.
 
 The architecture is written from its description and the released state dict: a ResNet-50
 over colour and depth, a decoder for the distance of the second layer behind the first, and a
@@ -68,7 +69,9 @@ class _Bottleneck(nn.Module):
 
 
 class _Encoder(nn.Module):
-    """[b, 4, h, w] -> features at 1/2, 1/4, ..., 1/32; the first ones before their norm, which would lose absolute colour."""
+    """[b, 4, h, w] -> features at 1/2, 1/4, ..., 1/32; the first ones before their norm, which
+    would lose absolute colour.
+    """
 
     def __init__(self, config: Flash3DConfig) -> None:
         super().__init__()
@@ -114,7 +117,9 @@ class _ConvELU(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """Features -> a map at full size: five times a convolution, doubling, the encoder's features, a convolution."""
+    """Features -> a map at full size: five times a convolution, doubling, the encoder's features, a
+    convolution.
+    """
 
     def __init__(
         self,
@@ -158,7 +163,9 @@ class Flash3D(nn.Module):
         self.models = nn.ModuleDict(decoders)
 
     def forward(self, image: Tensor, depth_m: Tensor) -> tuple[Tensor, Tensor]:
-        """image [1, 3, h, w], depth_m [1, 1, h, w], sides multiples of 32 -> depth [2, h, w] of the layers, raw maps [2, 23, h, w]."""
+        """image [1, 3, h, w], depth_m [1, 1, h, w], sides multiples of 32 -> depth [2, h, w] of the
+        layers, raw maps [2, 23, h, w].
+        """
         features = self.encoder["encoder"](torch.cat([image, depth_m / _DEPTH_UNIT_M], dim=1))
         distance = self.models["depth"](features).clamp(*_DISTANCE_LOG).exp()
         depths = torch.cat([depth_m, distance], dim=1).cumsum(dim=1)[0]
@@ -195,7 +202,8 @@ def gaussians_of(depths: Tensor, raw: Tensor, K: Tensor) -> Gaussians:
 def predict(network: Flash3D, image: Tensor, depth_m: Tensor, K: Tensor) -> Gaussians:
     """First Gaussians in the axes of the picture's camera.
 
-    image [3, h, w] in 0..1, depth_m [h, w] metres above 0 (inf: sky, put beyond the rest), K [3, 3] pixels.
+    image [3, h, w] in 0..1, depth_m [h, w] metres above 0 (inf: sky, put beyond the rest), K [3, 3]
+    pixels.
     """
     h, w = depth_m.shape
     finite = depth_m[torch.isfinite(depth_m)]
@@ -217,7 +225,9 @@ def predict(network: Flash3D, image: Tensor, depth_m: Tensor, K: Tensor) -> Gaus
 
 
 def load(path: Path, config: Flash3DConfig | None = None) -> Flash3D:
-    """The network from the released file, on the CPU. Raises UserError for what is wrong with it; nothing but tensors is unpickled."""
+    """The network from the released file, on the CPU. Raises UserError for what is wrong with it;
+    nothing but tensors is unpickled.
+    """
     content = tensor_file.read(path, _AGAIN)
     if not isinstance(content.get("model"), dict):
         raise UserError(f"{path} is no Flash3D checkpoint.", _AGAIN)

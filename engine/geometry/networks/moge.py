@@ -1,9 +1,10 @@
 """MoGe-2 (arXiv 2507.02546): points in metres and the field of view from one picture.
 
-Written from the paper and the released state dict: DINOv2, a pyramid of convolutions ("neck") and one more for
-each answer: points up to a shift along the axis of view, a mask of what has a distance, and the scale in metres.
-Shift and focal length are those under which the points project to their own pixels. The checkpoint
-tells its own sizes, so every released size of the model is read.
+Written from the paper and the released state dict: DINOv2, a pyramid of convolutions ("neck") and
+one more for each answer: points up to a shift along the axis of view, a mask of what has a
+distance, and the scale in metres. Shift and focal length are those under which the points project
+to their own pixels. The checkpoint tells its own sizes, so every released size of the model is
+read.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 @dataclass(frozen=True)
 class StackConfig:
-    """Sizes of one pyramid, under the names of the checkpoint's own description; coarsest level first."""
+    """Sizes of one pyramid, under the names of the checkpoint's own description; coarsest level
+    first.
+    """
 
     dim_in: tuple[int | None, ...]
     dim_res_blocks: tuple[int, ...]
@@ -108,7 +111,9 @@ def _twice_as_fine(kind: str, c_in: int, c_out: int) -> nn.Sequential:
 
 
 class _Stack(nn.Module):
-    """A pyramid: features of every level in, features of every level out, each level twice as fine as the one before."""
+    """A pyramid: features of every level in, features of every level out, each level twice as fine
+    as the one before.
+    """
 
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
@@ -151,7 +156,9 @@ def _mlp(widths: Sequence[int]) -> nn.Sequential:
 
 
 def view_plane(rows: int, columns: int, aspect: float) -> Tensor:
-    """[2, rows, columns]: where cells lie on the picture, x right and y down, half its diagonal being 1."""
+    """[2, rows, columns]: where cells lie on the picture, x right and y down, half its diagonal
+    being 1.
+    """
     diagonal = (1.0 + aspect**2) ** 0.5
     x, y = (
         torch.linspace(-1.0, 1.0, n) * (span / diagonal * (n - 1) / n) if n > 1 else torch.zeros(1)
@@ -189,7 +196,9 @@ class _Encoder(nn.Module):
 
 
 class MoGe(nn.Module):
-    """Picture -> points [3, h, w] up to scale and shift, mask [h, w] in 0..1 of what has a distance, metres of one unit."""
+    """Picture -> points [3, h, w] up to scale and shift, mask [h, w] in 0..1 of what has a
+    distance, metres of one unit.
+    """
 
     def __init__(self, config: dict[str, Any], backbone: nn.Module) -> None:
         """`config` is the checkpoint's own description."""
@@ -229,10 +238,12 @@ class MoGe(nn.Module):
 def shift_and_focal(
     points: Tensor, mask: Tensor, focal: float | None = None
 ) -> tuple[float, float]:
-    """(shift along z, focal length in half diagonals) that best project points [3, h, w] to their own pixels.
+    """(shift along z, focal length in half diagonals) that best project points [3, h, w] to their
+    own pixels.
 
-    Least squares of focal * (x, y) / (z + shift) - (u, v) over a coarse grid of the pixels of `mask` [h, w] bool;
-    `focal`: if it is known, only the shift is looked for. (0, 1) where there is too little to tell.
+    Least squares of focal * (x, y) / (z + shift) - (u, v) over a coarse grid of the pixels of
+    `mask` [h, w] bool; `focal`: if it is known, only the shift is looked for. (0, 1) where there is
+    too little to tell.
     """
     from scipy.optimize import least_squares
 
@@ -291,7 +302,9 @@ def load(path: Path) -> MoGe:
 
 
 def of_description(config: dict[str, Any], state: dict[str, Tensor], where: str) -> MoGe:
-    """The network without weights that a checkpoint describes. `where` names the file in messages. Raises UserError."""
+    """The network without weights that a checkpoint describes. `where` names the file in messages.
+    Raises UserError.
+    """
     lacking = [
         name
         for name in ("encoder", "neck", "points_head", "mask_head", "scale_head")
@@ -299,7 +312,8 @@ def of_description(config: dict[str, Any], state: dict[str, Tensor], where: str)
     ]
     if lacking:
         raise UserError(
-            f"{where} is no MoGe-2 checkpoint with metres: its description lacks {', '.join(lacking)}.",
+            f"{where} is no MoGe-2 checkpoint with metres: its description lacks "
+            f"{', '.join(lacking)}.",
             _AGAIN,
         )
     backbone = dinov2.empty(
@@ -315,7 +329,9 @@ def of_description(config: dict[str, Any], state: dict[str, Tensor], where: str)
 
 
 def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A checkpoint's tensors under the names that they have here, without those that are not used."""
+    """A checkpoint's tensors under the names that they have here, without those that are not
+    used.
+    """
     unused = ("normal_head.", "encoder.image_mean", "encoder.image_std", _BACKBONE)
     kept = {name: t for name, t in state.items() if not name.startswith(unused)}
     return kept | {

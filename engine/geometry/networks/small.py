@@ -25,7 +25,8 @@ class Answer(NamedTuple):
     log_depth: Tensor  # [n, h, w] natural logarithm of metres along z
     log_doubt: Tensor  # [n, h, w] logarithm of the expected error of log_depth
     sky: Tensor  # [n, h, w] logit
-    camera: Tensor  # [n, 6] pitch, roll (rad), log(focal / longer side), then the logarithms of their doubts
+    # [n, 6] pitch, roll (rad), log(focal / longer side), then the logarithms of their doubts
+    camera: Tensor
 
 
 class Look(NamedTuple):
@@ -118,7 +119,9 @@ class SmallDepth(nn.Module):
         nn.init.zeros_(self.camera[-1].weight)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor, rays: Tensor) -> Answer:
-        """image [n, 3, h, w] in 0..1, rays [n, 3, h / 4, w / 4] as `ray_field` gives them; h, w multiples of 8."""
+        """image [n, 3, h, w] in 0..1, rays [n, 3, h / 4, w / 4] as `ray_field` gives them; h, w
+        multiples of 8.
+        """
         size = image.shape[2:]
         x2 = self.enter2((image - 0.45) * 4.0)
         x4 = torch.cat([self.enter4(x2), rays], 1)

@@ -59,7 +59,8 @@ def build(picture: Tensor) -> list[Scale]:
     """The bank of a picture [3, h, w] in [-1, 1], coarse to fine."""
     if picture.ndim != 3 or picture.shape[0] != 3 or min(picture.shape[1:]) < SIDE:
         raise ValueError(
-            f"build: expected a picture [3, h, w] of at least {SIDE} pixels a side, got {tuple(picture.shape)}"
+            f"build: expected a picture [3, h, w] of at least {SIDE} pixels a side, got "
+            f"{tuple(picture.shape)}"
         )
     steps = factors(*picture.shape[1:])
     whole = pad_to(picture[None], steps[0])

@@ -1,4 +1,6 @@
-"""What the patch prior precomputes of a clip: which place is invented in which frame, and how others see it."""
+"""What the patch prior precomputes of a clip: which place is invented in which frame, and how
+others see it.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class Tie:
 
 @dataclass(frozen=True)
 class Queries:
-    """Patches of one frame at one scale that touch what it invents, with the parts of the target that never change."""
+    """Patches of one frame at one scale that touch what it invents, with the parts of the target
+    that never change.
+    """
 
     rows: NDArray[np.int64]  # [q]
     columns: NDArray[np.int64]
@@ -108,7 +112,9 @@ def _draw_from(
     left: Tensor,
     ties: list[list[Tie]],
 ) -> None:
-    """Tie the unknown pixels of other frames that see what frame f invents; updates depth, filled, left, ties."""
+    """Tie the unknown pixels of other frames that see what frame f invents; updates depth, filled,
+    left, ties.
+    """
     use = F.max_pool2d(own.float()[None], 5, stride=1, padding=2)[0] > 0
     for g in range(left.shape[0]):
         if not bool(left[g].any()):
@@ -142,7 +148,9 @@ def _draw_from(
 def _close_slits(
     seen: Tensor, source: Tensor, take: Tensor, left: Tensor, reach: int = 2
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Extend a drawn surface by `reach` pixels where something is unknown beside it, so that no slits are left."""
+    """Extend a drawn surface by `reach` pixels where something is unknown beside it, so that no
+    slits are left.
+    """
     for _ in range(reach):
         grow = (F.max_pool2d(take.float()[None], 3, stride=1, padding=1)[0] > 0) & left & ~take
         if not bool(grow.any()):
@@ -170,7 +178,9 @@ def _close_slits(
 def queries_at(
     factor: int, render: Tensor, trust: Tensor, own: Tensor, tied: Tensor, expected: Tensor
 ) -> Queries:
-    """Queries of one frame at one scale. render and expected [3, h, w], the others [1, h, w], all padded to the scale."""
+    """Queries of one frame at one scale. render and expected [3, h, w], the others [1, h, w], all
+    padded to the scale.
+    """
     pooled = F.avg_pool2d(torch.cat([render * trust, trust, own, tied, expected])[None], factor)[0]
     known, mine, others = pooled[3], pooled[4], pooled[5]
     near = F.max_pool2d((mine > 0).float()[None], 2 * RADIUS + 1, stride=1, padding=RADIUS)[0] > 0
@@ -183,10 +193,12 @@ def queries_at(
 
 
 def expected_colour(render: Tensor, trust: Tensor) -> Tensor:
-    """Colour to expect at every pixel from the known ones, [3, h, w]: inverse distance weighting (Shepard 1968).
+    """Colour to expect at every pixel from the known ones, [3, h, w]: inverse distance weighting
+    (Shepard 1968).
 
     Worked out on at most EXPECT_CELLS cells a side, where columns count as nearer than rows: what a
-    move uncovers at a side continues along rows. render [3, h, w], trust [1, h, w]; 0 where nothing is known.
+    move uncovers at a side continues along rows. render [3, h, w], trust [1, h, w]; 0 where nothing
+    is known.
     """
     h, w = render.shape[-2:]
     factor = -(-max(h, w) // EXPECT_CELLS)
@@ -209,7 +221,9 @@ def expected_colour(render: Tensor, trust: Tensor) -> Tensor:
 
 @njit(**_OPTIONS)
 def _sample(picture, x, y, out):  # type: ignore[no-untyped-def]
-    """Catmull-Rom samples of picture [3, h, w] at (x, y) in pixels with centres at + 0.5; out [3, n]."""
+    """Catmull-Rom samples of picture [3, h, w] at (x, y) in pixels with centres at + 0.5; out [3,
+    n].
+    """
     h, w = picture.shape[1], picture.shape[2]
     wx = np.empty(4, np.float32)
     wy = np.empty(4, np.float32)
@@ -239,7 +253,9 @@ def _weights(t, w):  # type: ignore[no-untyped-def]
 
 
 def look(ties: list[Tie], frames: Tensor, base: Tensor) -> Tensor:
-    """`base` [3, h, w] with every tied pixel taken from the frame that invents it. frames [f, 3, h, w]."""
+    """`base` [3, h, w] with every tied pixel taken from the frame that invents it. frames [f, 3, h,
+    w].
+    """
     if not ties:
         return base
     result = base.numpy().copy()

@@ -1,4 +1,5 @@
-"""The denoiser of the patch prior: from one noisy frame to the posterior mean of what it must invent.
+"""The denoiser of the patch prior: from one noisy frame to the posterior mean of what it must
+invent.
 
 Notation: `sigma` = b / a, the noise of x / a. A cell of scale s is the mean of s x s pixels, so
 its noise is sigma / s. The exponent of the posterior is a sum over the cells of a patch of
@@ -30,7 +31,8 @@ S_EXPECTED = 1.0  # of an invented cell's colour around that which the known one
 S_HEIGHT = 0.15  # of the height in the frame, in heights of the frame
 FLOOR = 0.1  # least noise in the exponent
 HANDOVER = 1.5  # noise per cell at which the next finer scale takes over
-SOFT = 1.0  # noise per cell above which the mean is taken over the whole bank, below it over the candidates
+# noise per cell above which the mean is taken over the whole bank, below it over the candidates
+SOFT = 1.0
 BONUS = (
     0.2  # share of its energy that a patch is let off for each of 4 neighbours that it continues
 )
@@ -41,7 +43,9 @@ SOFTNESS = 0.02  # variance added to that of a posterior before its inverse weig
 
 
 class Evidence(NamedTuple):
-    """What is known of the cells of a frame at a scale, padded by RADIUS with cells of precision 0."""
+    """What is known of the cells of a frame at a scale, padded by RADIUS with cells of precision
+    0.
+    """
 
     colour: NDArray[np.float32]  # [h + 6, w + 6, 3]
     precision: NDArray[np.float32]  # [h + 6, w + 6]
@@ -87,7 +91,8 @@ def invent(
     """
     h, w = noisy.shape[-2:]
     last = scale_for(bank, sigma)
-    # candidates come down from a scale that is searched as a whole, so nothing is carried between levels
+    # candidates come down from a scale that is searched as a whole, so nothing is carried between
+    # levels
     first = min(last, max(k for k, scale in enumerate(bank) if scale.patches is not None))
     packed = pad_to(torch.cat([noisy * own, own, seen * tied, tied])[None], bank[0].factor)
     found: Posterior | None = None
@@ -111,7 +116,9 @@ def invent(
 
 
 def _gather_evidence(packed: Tensor, noise: float, factor: int, queries: Queries) -> Evidence:
-    """Precision-weighted mean of the latents, the render, the other frames and the colour to expect. packed [1, 8, h, w]: see `invent`."""
+    """Precision-weighted mean of the latents, the render, the other frames and the colour to
+    expect. packed [1, 8, h, w]: see `invent`.
+    """
     pooled = F.avg_pool2d(packed, factor)[0]
     observed = pooled[:3] / pooled[3].clamp(min=1e-6)
     told = pooled[4:7] / pooled[7].clamp(min=1e-6)
@@ -220,7 +227,9 @@ def _propagate(
 
 
 def _vote(queries: Queries, found: Posterior) -> Tensor:
-    """The overlapping posterior means as one picture [3, h, w]; the render where there is no query."""
+    """The overlapping posterior means as one picture [3, h, w]; the render where there is no
+    query.
+    """
     h, w = queries.index.shape
     total = np.zeros((h + 2 * RADIUS, w + 2 * RADIUS, 3), np.float32)
     mass = np.zeros((h + 2 * RADIUS, w + 2 * RADIUS), np.float32)

@@ -99,7 +99,9 @@ class PatchPrior:
         return torch.Generator().manual_seed(seed)
 
     def condition(self, clip: Clip) -> PatchCondition:
-        """Share out what is unknown among the frames and prepare the queries of those that invent."""
+        """Share out what is unknown among the frames and prepare the queries of those that
+        invent.
+        """
         if tuple(clip.render.shape[-2:]) != self.size:
             raise ValueError(
                 f"condition: the picture is {self.size}, the render {tuple(clip.render.shape[-2:])}"
@@ -124,7 +126,9 @@ class PatchPrior:
         return condition
 
     def predict(self, x: Tensor, i: int, condition: PatchCondition) -> tuple[Tensor, Tensor]:
-        """x [runs, 3, f, h, w] at level i -> (x0_hat, eps_hat) with x = a * x0_hat + b * eps_hat."""
+        """x [runs, 3, f, h, w] at level i -> (x0_hat, eps_hat) with x = a * x0_hat + b *
+        eps_hat.
+        """
         level = self._levels[i]
         runs = x.transpose(1, 2)
         x0 = [self._denoise(runs[0], level, i, condition)]
@@ -139,7 +143,9 @@ class PatchPrior:
         return x0_hat, (x - level.a * x0_hat) / level.b
 
     def _denoise(self, x: Tensor, level: Level, i: int, condition: PatchCondition) -> Tensor:
-        """One run: x [f, 3, h, w] -> x0_hat. Frames that invent come first, in their order; the others look."""
+        """One run: x [f, 3, h, w] -> x0_hat. Frames that invent come first, in their order; the
+        others look.
+        """
         result = condition.render.clone()
         lookers = [f for f in range(x.shape[0]) if f not in condition.queries and condition.ties[f]]
         for f in condition.order + lookers:
@@ -162,11 +168,12 @@ class PatchPrior:
         return result
 
     def features(self, latents: Tensor) -> Tensor:
-        """Latents [3, f, h, w] -> [78, f, h', w']: what surrounds a cell, for the cosines of Eq. (10).
+        """Latents [3, f, h, w] -> [78, f, h', w']: what surrounds a cell, for the cosines of Eq.
+        (10).
 
-        A cell is 4 x 4 pixels, or more where the longer side would have more than FEATURE_CELLS of them. 5 x 5
-        cells without their mean (75) tell textures and edges apart; the mean colour against that of the
-        picture (3) speaks where both are flat.
+        A cell is 4 x 4 pixels, or more where the longer side would have more than FEATURE_CELLS of
+        them. 5 x 5 cells without their mean (75) tell textures and edges apart; the mean colour
+        against that of the picture (3) speaks where both are flat.
         """
         _, frames, h, w = latents.shape
         side = max(4, -(-max(h, w) // FEATURE_CELLS))

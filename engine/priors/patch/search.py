@@ -94,7 +94,8 @@ def posterior_all(
     """Exact posterior mean and variance over the whole bank, and its best candidates.
 
     target [h+6, w+6, 3] and weight [h+6, w+6], padded by RADIUS; rows, columns [q];
-    bank [n, 147] patches, bank_code [n], bank_v [n] their heights in [0, 1]; v_scale = 1 / (2 s_v^2);
+    bank [n, 147] patches, bank_code [n], bank_v [n] their heights in [0, 1]; v_scale = 1 / (2
+    s_v^2);
     -> mean [q, 147], variance [q] (mean over the patch), codes, energies [q, CANDIDATES].
     """
     n = bank.shape[0]
@@ -223,7 +224,8 @@ def descend(
     codes,
     energies,
 ):  # type: ignore[no-untyped-def]
-    """Candidates at a scale from those of the scale twice as coarse: the same place, the same offset.
+    """Candidates at a scale from those of the scale twice as coarse: the same place, the same
+    offset.
 
     picture [m, H, W*3]; parent [q', CANDIDATES] codes in a bank picture of width `parent_width`
     and half the height, parent_index [h', w'] which query a coarse cell is.
@@ -288,7 +290,8 @@ def search(
     codes,
     energies,
 ):  # type: ignore[no-untyped-def]
-    """One sweep: offer every query its own candidates again, its neighbours', and a few hashed places near its best.
+    """One sweep: offer every query its own candidates again, its neighbours', and a few hashed
+    places near its best.
 
     index [h, w] which query a cell is, -1 none; old [q, CANDIDATES] the codes before the sweep;
     codes, energies are written for this query alone.
@@ -343,7 +346,9 @@ def search(
 
 @njit(**_OPTIONS)
 def _advice(y, x, side, hops, k, index, old, picture_height, picture_width):  # type: ignore[no-untyped-def]
-    """The patch that the k-th candidate of the neighbour `hops` cells away would continue to here, or -1."""
+    """The patch that the k-th candidate of the neighbour `hops` cells away would continue to here,
+    or -1.
+    """
     dy = (side - 1) * hops if side % 2 == 0 else 0
     dx = (side - 2) * hops if side % 2 == 1 else 0
     ny, nx = y + dy, x + dx

@@ -80,7 +80,8 @@ def _triangle(au, av, az, ax, ay, bu, bv, bz, bx, by, cu, cv, cz, cx, cy, best, 
 def project(
     depth: Tensor, K_from: Tensor, world_from_a: Tensor, K_to: Tensor, world_from_b: Tensor
 ) -> Tensor:
-    """Every pixel of view a, at its depth, in view b: [3, h, w] of (u, v) in pixels and depth in metres.
+    """Every pixel of view a, at its depth, in view b: [3, h, w] of (u, v) in pixels and depth in
+    metres.
 
     depth [h, w]; K_from, K_to [3, 3]; world_from_a, world_from_b [4, 4].
     """

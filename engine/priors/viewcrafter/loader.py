@@ -73,7 +73,9 @@ class Parts(NamedTuple):
 
 
 def config_beside(checkpoint: Path) -> ModelConfig:
-    """Sizes from `<checkpoint without ending>.json` if there is such a file, else those of the released models."""
+    """Sizes from `<checkpoint without ending>.json` if there is such a file, else those of the
+    released models.
+    """
     path = checkpoint.with_suffix(".json")
     if not path.is_file():
         return ModelConfig()
@@ -102,7 +104,8 @@ def _dataclass_from(default: Any, data: dict[str, Any]) -> Any:
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint by their released names, on the CPU, mapped from the file where possible.
+    """All tensors of a checkpoint by their released names, on the CPU, mapped from the file where
+    possible.
 
     Three layouts exist: {"state_dict": ...}, DeepSpeed's {"module": ...} with 16 characters
     before every name, and an older name of the frame-rate embedding. A .safetensors file
@@ -130,7 +133,9 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 def build(
     state: dict[str, Tensor], config: ModelConfig, *, dtype: torch.dtype, where: str
 ) -> Parts:
-    """The networks with the tensors of `state`, in `dtype` on the CPU. `where` names the file in messages."""
+    """The networks with the tensors of `state`, in `dtype` on the CPU. `where` names the file in
+    messages.
+    """
     with torch.device("meta"):
         unet, resampler = ViewCrafterUNet(config.unet), Resampler(config.resampler)
         vae, vision = _empty_vae(config.vae), _empty_vision(config)
@@ -216,7 +221,9 @@ _VAE_NAMES = (
 
 
 def vae_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Latent-diffusion names -> diffusers' names of the same autoencoder. Decoder blocks count from the other end."""
+    """Latent-diffusion names -> diffusers' names of the same autoencoder. Decoder blocks count from
+    the other end.
+    """
     levels = 1 + max(
         (int(m[1]) for name in state if (m := re.match(r"decoder\.up\.(\d+)\.", name))), default=0
     )
@@ -242,7 +249,9 @@ _TOWER_NAMES = (
 
 
 def _tower_keys(state: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
-    """open_clip's names -> transformers'; `names` are those outside the blocks. Query, key and value come apart."""
+    """open_clip's names -> transformers'; `names` are those outside the blocks. Query, key and
+    value come apart.
+    """
     result = {}
     for name, tensor in state.items():
         name = names.get(name, name)
@@ -258,7 +267,9 @@ def _tower_keys(state: dict[str, Tensor], names: dict[str, str]) -> dict[str, Te
 
 
 def vision_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of open_clip's image tower -> those of CLIPVisionModel. The projection is not used here."""
+    """Names of open_clip's image tower -> those of CLIPVisionModel. The projection is not used
+    here.
+    """
     names = {
         "class_embedding": "embeddings.class_embedding",
         "positional_embedding": "embeddings.position_embedding.weight",
@@ -287,7 +298,9 @@ def text_keys(state: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
 
 
 def build_text_tower(state: dict[str, Tensor], config: ModelConfig, *, where: str) -> nn.Module:
-    """CLIP's text tower in float32 on the CPU: tokens [n, 77] -> last_hidden_state [n, 77, width]."""
+    """CLIP's text tower in float32 on the CPU: tokens [n, 77] -> last_hidden_state [n, 77,
+    width].
+    """
     from transformers import CLIPTextConfig, CLIPTextModel
 
     sizes = _tower(dataclasses.replace(config.text, layers=config.text_layers_used))

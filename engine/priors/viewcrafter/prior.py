@@ -47,7 +47,8 @@ _BETA = (0.00085, 0.012)  # first and last of the schedule, before the rescale
 _LATENT_SCALE = 0.18215
 # The two sentences that are always needed, as CLIP's tokens, so that no tokenizer is.
 _TOKENS = {PROMPT: (49406, 32265, 1093, 539, 320, 3562, 49407), "": (49406, 49407)}
-_CELL_BYTES = 57_000  # of one branch per latent cell: slope through the authors' three figures (23.5, 18.3, 13.8 GB)
+# of one branch per latent cell: slope through the authors' three figures (23.5, 18.3, 13.8 GB)
+_CELL_BYTES = 57_000
 _DECODER_BYTES = 4_000  # per pixel, of one frame: estimate
 
 
@@ -67,7 +68,9 @@ def variant_of(name: str) -> Variant:
 
 @dataclass(frozen=True)
 class Condition:
-    """What the network is told of a clip; the first entry of text and image is the unconditional one."""
+    """What the network is told of a clip; the first entry of text and image is the unconditional
+    one.
+    """
 
     render: Tensor  # [1, 4, f, h, w] latents
     text: Tensor  # [2, 77, d]
@@ -75,7 +78,9 @@ class Condition:
 
 
 def cumulative_alphas() -> Tensor:
-    """[1000] float64: abar_t of the schedule, rescaled so that abar_999 is 0 (arXiv 2305.08891, Algorithm 1)."""
+    """[1000] float64: abar_t of the schedule, rescaled so that abar_999 is 0 (arXiv 2305.08891,
+    Algorithm 1).
+    """
     betas = torch.linspace(_BETA[0] ** 0.5, _BETA[1] ** 0.5, _TRAIN_STEPS, dtype=torch.float64) ** 2
     root = (1.0 - betas).cumprod(0).sqrt()
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
@@ -91,7 +96,9 @@ def timesteps(steps: int) -> list[int]:
 
 
 class ViewCrafter(NetworkPrior):
-    """A video prior (see base.py). All networks come as arguments, so that tests can pass small ones."""
+    """A video prior (see base.py). All networks come as arguments, so that tests can pass small
+    ones.
+    """
 
     def __init__(
         self,
@@ -109,7 +116,9 @@ class ViewCrafter(NetworkPrior):
         self._encoded: tuple[Tensor, Tensor] | None = None
 
     def levels(self, steps: int) -> list[Level]:
-        """v-prediction levels; the last is abar_0, whose noise of 0.029 the decoder takes for granted."""
+        """v-prediction levels; the last is abar_0, whose noise of 0.029 the decoder takes for
+        granted.
+        """
         steps_left = [*timesteps(steps), 0]
         self._levels = [
             Level(t, float(self._abar[t].sqrt()), float((1.0 - self._abar[t]).sqrt()))
@@ -198,7 +207,8 @@ class ViewCrafter(NetworkPrior):
 def text_embeddings(
     checkpoint: Path, config: ModelConfig, prompt: str, state: dict[str, Tensor] | None = None
 ) -> Tensor:
-    """[2, 77, d] float32: the empty sentence and `prompt`, kept in a small file beside the checkpoint.
+    """[2, 77, d] float32: the empty sentence and `prompt`, kept in a small file beside the
+    checkpoint.
 
     Without that file CLIP's text tower is read from the checkpoint once, on the CPU.
     """
@@ -277,7 +287,8 @@ def load(
     guidance: float = -1.0,
     rung: Rung | None = None,
 ) -> ViewCrafter:
-    """The prior `name` of the registry from a checkpoint file, for frames of `size` (height, width).
+    """The prior `name` of the registry from a checkpoint file, for frames of `size` (height,
+    width).
 
     A file `<checkpoint>.json` beside it gives other sizes of the networks. Raises UserError
     for whatever is wrong with the file, or if it is another variant's.

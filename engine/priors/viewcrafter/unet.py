@@ -117,7 +117,8 @@ class _Attention(nn.Module):
         return self.to_out[0](text + image)
 
     def _cross(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        # Tokens that all frames of a run share need no copies: the frames' queries become one sequence.
+        # Tokens that all frames of a run share need no copies: the frames' queries become one
+        # sequence.
         return attend(q.reshape(k.shape[0], -1, q.shape[-1]), k, v, self.heads).reshape(q.shape)
 
 
@@ -185,7 +186,8 @@ class _TemporalTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.norm = _GroupNorm(channels, 1e-6)
-        # The first one projects with convolutions of kernel 1: the same product, one more axis in the weight.
+        # The first one projects with convolutions of kernel 1: the same product, one more axis in
+        # the weight.
         self.proj_in = nn.Conv1d(channels, width, 1) if convolutions else nn.Linear(channels, width)
         self.transformer_blocks = nn.ModuleList([_Block(width, width // head_channels, None)])
         self.proj_out = (

@@ -1,7 +1,8 @@
 """Wan 2.1 Fun InP: Wan's image-to-video network, trained on further to complete any masked video.
 
-Family, latents and levels as in wan.py. Beside its noisy latents the network is given the latents of the
-render with its unknown pixels grey, a mask of four frames for every latent, and CLIP's view of the picture.
+Family, latents and levels as in wan.py. Beside its noisy latents the network is given the latents
+of the render with its unknown pixels grey, a mask of four frames for every latent, and CLIP's view
+of the picture.
 
 The transformer's file names its layers as Wan's authors do and is converted here; autoencoder and
 text encoder are those of Wan VACE 1.3B, the image encoder that of Wan I2V: the same networks
@@ -54,7 +55,9 @@ class Condition:
 
 
 def mask_channels(known: Tensor) -> Tensor:
-    """[f, 1, h, w] in 0..1, f = 4 k + 1 -> [4, f', h/8, w/8]: for each latent its four frames; the first frame counts four times."""
+    """[f, 1, h, w] in 0..1, f = 4 k + 1 -> [4, f', h/8, w/8]: for each latent its four frames; the
+    first frame counts four times.
+    """
     small = F.interpolate(known, scale_factor=0.125, mode="bilinear", align_corners=False)[:, 0]
     return torch.cat([small[:1].expand(4, -1, -1), small[1:]]).unflatten(0, (-1, 4)).transpose(0, 1)
 
@@ -126,7 +129,9 @@ def tensor_name(name: str) -> str:
 
 
 def load_transformer(folder: Path, dtype: torch.dtype) -> nn.Module:
-    """The transformer of `diffusion_pytorch_model.safetensors` with Wan's own names; sizes from its tensors and config.json."""
+    """The transformer of `diffusion_pytorch_model.safetensors` with Wan's own names; sizes from its
+    tensors and config.json.
+    """
     from accelerate import init_empty_weights
     from diffusers import WanTransformer3DModel
     from safetensors import SafetensorError
@@ -186,7 +191,9 @@ def load(
     guidance: float = -1.0,
     rung: Rung | None = None,
 ) -> WanInP:
-    """The prior, for clips of `frames` frames of `size` (height, width); autoencoder and text encoder are taken from `vace_folder`."""
+    """The prior, for clips of `frames` frames of `size` (height, width); autoencoder and text
+    encoder are taken from `vace_folder`.
+    """
     from diffusers import AutoencoderKLWan
     from transformers import CLIPVisionModel
 

@@ -56,7 +56,9 @@ class Condition:
 
 
 def flow_levels(steps: int, shift: float) -> list[Level]:
-    """Rectified-flow levels a = 1 - s, b = s, t = 1000 s with s = shift u / (1 + (shift - 1) u), u from 1 to 0 evenly."""
+    """Rectified-flow levels a = 1 - s, b = s, t = 1000 s with s = shift u / (1 + (shift - 1) u), u
+    from 1 to 0 evenly.
+    """
     if steps < 1:
         raise UserError(f"steps is {steps}.", "Take at least 1.")
     u = [1.0 - k / steps for k in range(steps + 1)]
@@ -90,7 +92,9 @@ class WanLatents:
 
 
 def mask_channels(unknown: Tensor, factor: int) -> Tensor:
-    """[f, 1, h, w] 0/1 -> [64, f', h/8, w/8]: the 8 x 8 pixels of a cell as channels, frames picked by nearest."""
+    """[f, 1, h, w] 0/1 -> [64, f', h/8, w/8]: the 8 x 8 pixels of a cell as channels, frames picked
+    by nearest.
+    """
     f, _, h, w = unknown.shape
     cells = (
         unknown.reshape(f, h // 8, 8, w // 8, 8)
@@ -204,7 +208,9 @@ class WanVACE(Wan):
 
 
 def text_embeddings(folder: Path, prompt: str) -> Tensor:
-    """[2, 512, d] float32: the negative sentence and the prompt ("": the default), zeros where the sentence has ended."""
+    """[2, 512, d] float32: the negative sentence and the prompt ("": the default), zeros where the
+    sentence has ended.
+    """
     from transformers import UMT5EncoderModel
 
     text = model_folder.sentence_embeddings(
@@ -243,7 +249,9 @@ def load(
     added_lora: Path | None = None,
     rung: Rung | None = None,
 ) -> WanVACE:
-    """The prior `name` of the registry from a folder in diffusers' layout, for clips of `frames` frames of `size` (height, width)."""
+    """The prior `name` of the registry from a folder in diffusers' layout, for clips of `frames`
+    frames of `size` (height, width).
+    """
     from diffusers import AutoencoderKLWan, WanVACETransformer3DModel
 
     model_folder.require(folder, "WanVACEPipeline")

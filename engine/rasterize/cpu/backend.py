@@ -195,8 +195,10 @@ def _draw_backward(
 
 
 class RasterizeCpu(torch.autograd.Function):
-    """(means, quats, scales_log, opacities_logit, sh_dc, sh_rest, extra [n, e], offsets_px [c, n, 2] or empty, cameras, options)
-    -> rgb [c, 3, h, w], alpha [c, 1, h, w], depth sum [c, 0 or 1, h, w], extra [c, e, h, w], radii [c, n], [c, 0] without offsets."""
+    """(means, quats, scales_log, opacities_logit, sh_dc, sh_rest, extra [n, e], offsets_px [c, n,
+    2] or empty, cameras, options)
+    -> rgb [c, 3, h, w], alpha [c, 1, h, w], depth sum [c, 0 or 1, h, w], extra [c, e, h, w], radii
+    [c, n], [c, 0] without offsets."""
 
     @staticmethod
     def forward(

@@ -25,7 +25,8 @@ U = np.uint64
 _ZERO, _HALF, _ONE, _TWO = F32(0), F32(0.5), F32(1), F32(2)
 _T_MIN, _ALPHA_MAX = F32(T_MIN), F32(ALPHA_MAX)
 _ROUNDING_PX = F32(0.02)
-# exp(-u) on [0, 0.7], relative error 8e-8; cubing its square root three times gives exp(-8u) for the whole range s <= ln 255.
+# exp(-u) on [0, 0.7], relative error 8e-8; cubing its square root three times gives exp(-8u) for
+# the whole range s <= ln 255.
 _E0, _E1, _E2 = F32(0.9999999205160792), F32(-0.9999925393757), F32(0.49988258769289223)
 _E3, _E4, _E5 = F32(-0.1659739761310856), F32(0.039772562189470284), F32(-0.005846760101313533)
 _EIGHTH = F32(0.125)
@@ -33,7 +34,8 @@ _EIGHTH = F32(0.125)
 
 @inline()
 def _gather(first, count, end, size, pairs, records, x0, y0, loc, lo, hi):
-    """Copy `count` records beside each other and find the pixel rows lo..hi (times TILE_W) of the tile that each one touches.
+    """Copy `count` records beside each other and find the pixel rows lo..hi (times TILE_W) of the
+    tile that each one touches.
 
     The records of the batch after it, which lie anywhere, are asked for.
     """
@@ -50,8 +52,10 @@ def _gather(first, count, end, size, pairs, records, x0, y0, loc, lo, hi):
         o = b * U(size)
         mx, my, ha, cb, hc = loc[o], loc[o + U(1)], loc[o + U(2)], loc[o + U(3)], loc[o + U(4)]
         s_max, det = loc[o + U(6)], loc[o + U(7)]
-        # Highest and lowest point of the ellipse ha dx^2 + cb dx dy + hc dy^2 = s_max lie at dx = -+ (cb / 2 ha) dy; where those
-        # are outside the tile's columns, the column nearest to them decides, because the ellipse is convex.
+        # Highest and lowest point of the ellipse ha dx^2 + cb dx dy + hc dy^2 = s_max lie at dx =
+        # -+ (cb / 2 ha) dy; where those
+        # are outside the tile's columns, the column nearest to them decides, because the ellipse is
+        # convex.
         top = math.sqrt(_TWO * s_max * _TWO * ha / det)
         tip = cb / (_TWO * ha) * top
         up = min(max(-tip, left - mx), right - mx)
@@ -60,11 +64,13 @@ def _gather(first, count, end, size, pairs, records, x0, y0, loc, lo, hi):
         du, dd = _TWO * s_max * c - det * up * up, _TWO * s_max * c - det * down * down
         high = my + (math.sqrt(max(du, _ZERO)) - cb * up) / c + _ROUNDING_PX
         low = my - (math.sqrt(max(dd, _ZERO)) + cb * down) / c - _ROUNDING_PX
-        # First row whose centre is at or below `low`, and one past the last: conversions cut towards 0 (a ceiling or
+        # First row whose centre is at or below `low`, and one past the last: conversions cut
+        # towards 0 (a ceiling or
         # floor would be a call, and the loop one row at a time).
         r0 = _TH - np.int32(min(max(y0 + F32(_TH) + _HALF - low, _ZERO), F32(_TH)))
         r1 = np.int32(min(max(high - y0 + _HALF, _ZERO), F32(_TH)))
-        # A needle's square root may just miss zero by rounding; such rows are drawn, the exponent decides.
+        # A needle's square root may just miss zero by rounding; such rows are drawn, the exponent
+        # decides.
         r0 = r0 if r1 > r0 else r1
         lo[b] = U(r0) * U(_TW)
         hi[b] = U(r1) * U(_TW)
@@ -99,10 +105,12 @@ def _any_light(buf):
 
 @functools.cache
 def forward_kernel(channels: int) -> Callable:
-    """Compiled `forward(tile_start, tile_stop, tiles_x, tile_first, pairs, records, image)` for a number of channels.
+    """Compiled `forward(tile_start, tile_stop, tiles_x, tile_first, pairs, records, image)` for a
+    number of channels.
 
-    image [channels + 1, h, w] receives the blended channels and, last, alpha. The first 8 channels are blended in
-    the one loop over pixels, their colours held in registers; any more take the stored weights in loops of their own.
+    image [channels + 1, h, w] receives the blended channels and, last, alpha. The first 8 channels
+    are blended in the one loop over pixels, their colours held in registers; any more take the
+    stored weights in loops of their own.
     """
     C = channels
     SIZE = RECORD + channels
@@ -186,7 +194,9 @@ def _write_tile(tile, tiles_x, width, height, channels, buf, image):
 
 @inline()
 def _read_gradient(tile, tiles_x, width, height, channels, image, gradient, buf):
-    """R = g . C - g_alpha T_end into plane 3 and the channels' gradients into the planes from 6 on."""
+    """R = g . C - g_alpha T_end into plane 3 and the channels' gradients into the planes from 6
+    on.
+    """
     x0, y0 = U((tile % tiles_x) * _TW), U((tile // tiles_x) * _TH)
     columns, rows = min(U(_TW), width - x0), min(U(_TH), height - y0)
     for k in range(U(3 * _PX), U((6 + channels) * _PX)):
@@ -247,11 +257,13 @@ def _far_sums(channels, lo, hi, row, buf, sums):
 
 @functools.cache
 def backward_kernel(channels: int) -> Callable:
-    """Compiled `backward(tile_start, tile_stop, tiles_x, tile_first, pairs, records, image, gradient, sums)`.
+    """Compiled `backward(tile_start, tile_stop, tiles_x, tile_first, pairs, records, image,
+    gradient, sums)`.
 
-    Walks front to back like `forward`, from the stored image: with q = g . colour and R what is still to come,
-    dL/da = T q - R / (1 - a). Every pair has its own row in `sums`: no two threads add to one number, and
-    rows are written one after another (rows in the order of Gaussians waited for memory: 1.5 times as long).
+    Walks front to back like `forward`, from the stored image: with q = g . colour and R what is
+    still to come, dL/da = T q - R / (1 - a). Every pair has its own row in `sums`: no two threads
+    add to one number, and rows are written one after another (rows in the order of Gaussians waited
+    for memory: 1.5 times as long).
     """
     C = channels
     SIZE = RECORD + channels

@@ -5,11 +5,11 @@ Notation (name here -> symbol): m -> mean in camera axes, J -> Jacobian of the p
 screen covariance is T T^T. Working with the 2x3 factor T keeps det(T T^T) = |T_0 x T_1|^2 exact for
 needles, where ac - b^2 cancels. After Zwicker et al. 2001 (EWA splatting) and Kerbl et al. 2023.
 
-Matrices are tuples, row by row: they live in registers. Small arrays in their place, which the compiler must
-write to memory, took 2 to 2.5 times as long.
+Matrices are tuples, row by row: they live in registers. Small arrays in their place, which the
+compiler must write to memory, took 2 to 2.5 times as long.
 
-The camera arrives as one float32 array: R row-major 0..8, t 9..11, centre 12..14, fx fy cx cy 15..18,
-width height 19..20, near 21, slope limits x-, x+, y-, y+ 22..25, blur 26.
+The camera arrives as one float32 array: R row-major 0..8, t 9..11, centre 12..14, fx fy cx cy
+15..18, width height 19..20, near 21, slope limits x-, x+, y-, y+ 22..25, blur 26.
 """
 
 from __future__ import annotations
@@ -176,7 +176,9 @@ def _unit_quaternion(i, quats):
 
 @inline()
 def _factor(x, y, z, q, s0, s1, s2, cam):
-    """(half, t, j00, j11, j02, j12, x free, y free) of a mean in camera axes, a unit quaternion and scales."""
+    """(half, t, j00, j11, j02, j12, x free, y free) of a mean in camera axes, a unit quaternion and
+    scales.
+    """
     qw, qx, qy, qz, _ = q
     rotation = (
         _ONE - _TWO * (qy * qy + qz * qz),
@@ -260,7 +262,9 @@ def _raw_colour(i, sh_dc, sh_rest, sh_count, basis):
 
 @inline()
 def _reach(s_max, variance):
-    """Half the side of the box around the ellipse, a hair larger so that rounding cannot lose a pixel on its rim."""
+    """Half the side of the box around the ellipse, a hair larger so that rounding cannot lose a
+    pixel on its rim.
+    """
     return math.sqrt(_TWO * s_max * variance) * F32(1.0001) + F32(1e-3)
 
 
@@ -273,7 +277,9 @@ def _ceiling(x):
 
 @inline()
 def _usable(i, means, quats, scales_log, opacities_logit, sh_dc):
-    """All finite (a sum of absolute values is, exactly then, short of overflow) and a quaternion with a direction."""
+    """All finite (a sum of absolute values is, exactly then, short of overflow) and a quaternion
+    with a direction.
+    """
     q = (
         quats[i, 0] * quats[i, 0]
         + quats[i, 1] * quats[i, 1]
@@ -311,11 +317,13 @@ def project(
     radii,
     bad,
 ):
-    """Fill record, depth, tile rectangle (x, y, w, h), tile count and radius of Gaussians start..stop; 0 tiles means not seen.
+    """Fill record, depth, tile rectangle (x, y, w, h), tile count and radius of Gaussians
+    start..stop; 0 tiles means not seen.
 
     records[i] = x, y, A/2, B, C/2, opacity, s_max, det(conic), then channels r g b [depth] extra...
-    with conic (A B; B C), and s_max = ln(255 opacity): where the exponent passes it, alpha is under 1/255.
-    bad[0] becomes 1 where a parameter is not finite, a quaternion is zero or the colour of a Gaussian in view is not finite.
+    with conic (A B; B C), and s_max = ln(255 opacity): where the exponent passes it, alpha is under
+    1/255. bad[0] becomes 1 where a parameter is not finite, a quaternion is zero or the colour of a
+    Gaussian in view is not finite.
     """
     basis, cam = np.empty(16, np.float32), _camera(camera)
     has_offset, linear = offsets_px.shape[0] > 0, (flags & FLAG_LINEAR) != 0
@@ -393,7 +401,8 @@ def _sum(old, new, first):
 
 @inline()
 def _covariance_gradient(u, conic, a, b, c, det, det0, opacity, opacity0, antialiased, blur):
-    """Gradient (00, 01, 11) of the loss with respect to the symmetric matrix T T^T, both off-diagonals as one half each.
+    """Gradient (00, 01, 11) of the loss with respect to the symmetric matrix T T^T, both
+    off-diagonals as one half each.
 
     u: a Gaussian's summed pairs; conic (A, B, C).
     """
@@ -489,7 +498,9 @@ def _quaternion_gradient(q, v):
 
 @inline()
 def _colour_gradient(i, v, raw, linear, first, sh_rest, sh_count, basis, vb, g_dc, g_rest):
-    """Gradients of the SH coefficients from v, that of the record's colour; vb[j] becomes that of basis j."""
+    """Gradients of the SH coefficients from v, that of the record's colour; vb[j] becomes that of
+    basis j.
+    """
     r, g, b = v
     r, g, b = (
         _ZERO if raw[0] < _ZERO else r,
@@ -558,7 +569,9 @@ def _sum_pairs(start, stop, pairs_of, sums):
 
 @inline()
 def _prefetch_pairs(i, first_of, pairs_of, sums):
-    """Rows of a Gaussian lie in as many places as it has tiles: asked for ahead, they are there in time (2 to 3 times as fast)."""
+    """Rows of a Gaussian lie in as many places as it has tiles: asked for ahead, they are there in
+    time (2 to 3 times as fast).
+    """
     for k in range(U(first_of[i]), U(first_of[i + U(1)])):
         j = U(pairs_of[k])
         prefetch(sums, j, U(0))
@@ -611,7 +624,8 @@ def project_backward(
 ):
     """Sum each Gaussian's pairs and carry them to its parameters; `first` writes, otherwise adds.
 
-    A row of `sums` holds, for one tile: sums of u, u dx, u dy, u dx^2, u dx dy, u dy^2 (u = alpha dL/dalpha), then one per channel.
+    A row of `sums` holds, for one tile: sums of u, u dx, u dy, u dx^2, u dx dy, u dy^2 (u = alpha
+    dL/dalpha), then one per channel.
     """
     basis, vb, g_dir, cam = (
         np.empty(16, np.float32),

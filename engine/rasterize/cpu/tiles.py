@@ -21,10 +21,11 @@ U = np.uint64
 
 @kernel("int64(int32[::1],float32[::1],int32[::1],uint32[::1],int64[::1])")
 def compact(tiles, depths, seen, keys, first_of):
-    """List the Gaussians that touch a tile, their depth bits, and where each one's pairs begin; return the pairs.
+    """List the Gaussians that touch a tile, their depth bits, and where each one's pairs begin;
+    return the pairs.
 
-    `seen[k]`, `keys[k]` are filled for k < number seen, which is put into first_of[n]; depths are positive,
-    so their bits sort as unsigned integers.
+    `seen[k]`, `keys[k]` are filled for k < number seen, which is put into first_of[n]; depths are
+    positive, so their bits sort as unsigned integers.
     """
     bits = depths.view(np.uint32)
     n = U(tiles.shape[0])
@@ -79,7 +80,9 @@ def sort_by_depth(
     values: np.ndarray,
     values_spare: np.ndarray,
 ) -> np.ndarray:
-    """Values [count] in the stable ascending order of their keys, in one of the two arrays; three counting passes of 11 bits."""
+    """Values [count] in the stable ascending order of their keys, in one of the two arrays; three
+    counting passes of 11 bits.
+    """
     pieces = thread_count() if count >= _SMALLEST_SORT else 1
     counts, starts = np.empty((pieces, _BINS), np.int64), np.empty(_BINS + 1, np.int64)
     for shift in (0, _DIGIT, 2 * _DIGIT):
@@ -105,7 +108,9 @@ def count_pairs(piece_start, piece_stop, seen_count, pieces, order, rects, tiles
 
 @kernel("void(int64[:,::1],int64[::1])")
 def place_pieces(counts, tile_start):
-    """Turn counts into the place where each piece begins within each tile; tile_start gets one entry more than tiles."""
+    """Turn counts into the place where each piece begins within each tile; tile_start gets one
+    entry more than tiles.
+    """
     total = 0
     for t in range(U(counts.shape[1])):
         tile_start[t] = total
@@ -132,7 +137,9 @@ def fill_pairs(
     pairs,
     pairs_of,
 ):
-    """pairs: for each tile in turn, the Gaussians that touch it, near to far. pairs_of: for each Gaussian in turn, its places in pairs."""
+    """pairs: for each tile in turn, the Gaussians that touch it, near to far. pairs_of: for each
+    Gaussian in turn, its places in pairs.
+    """
     for p in range(piece_start, piece_stop):
         for k in range(U(seen_count * p // pieces), U(seen_count * (p + 1) // pieces)):
             i = U(order[k])

@@ -1,7 +1,7 @@
 """Adam (Kingma and Ba 2015) for CPU tensors on this package's threads.
 
-torch's fused step is as fast per core, but wakes torch's OpenMP threads, which then spin beside ours for a
-while after every step; on a busy or small machine that cost more than the whole step.
+torch's fused step is as fast per core, but wakes torch's OpenMP threads, which then spin beside
+ours for a while after every step; on a busy or small machine that cost more than the whole step.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ _SMALLEST = 1 << 15  # numbers a range should have
     "void(int64,int64,float32[::1],float32[::1],float32[::1],float32[::1],float32,float32,float32,float32,float32)"
 )
 def _step(start, stop, p, g, m, v, rate, beta1, beta2, eps, root):
-    """p -= rate * m' / (sqrt(v') * root + eps); rate and root carry the corrections of the first steps."""
+    """p -= rate * m' / (sqrt(v') * root + eps); rate and root carry the corrections of the first
+    steps.
+    """
     for i in range(np.uint64(start), np.uint64(stop)):
         gi = g[i]
         mi = m[i] + (F32(1) - beta1) * (gi - m[i])
@@ -31,7 +33,8 @@ def _step(start, stop, p, g, m, v, rate, beta1, beta2, eps, root):
 
 
 class Adam(torch.optim.Adam):
-    """torch's Adam with the same state and, for float32 tensors on the CPU, our own step; torch's fused one elsewhere.
+    """torch's Adam with the same state and, for float32 tensors on the CPU, our own step; torch's
+    fused one elsewhere.
 
     Only what refinement uses: no weight decay, no amsgrad.
     """

@@ -2,7 +2,8 @@
 
 Kernels are numba functions without the interpreter lock, compiled for the processor they run
 on when first asked for and kept on disk. numba keeps them beside the source; where that folder
-cannot be written (a read-only install) in the user's cache folder. `NUMBA_CACHE_DIR` overrides both.
+cannot be written (a read-only install) in the user's cache folder. `NUMBA_CACHE_DIR` overrides
+both.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ FAST_MATH = {"contract", "reassoc", "nsz", "arcp", "afn"}
 
 
 def writable(folder: Path) -> bool:
-    """Whether a file can really be made in `folder` (permission bits lie on network drives and for root)."""
+    """Whether a file can really be made in `folder` (permission bits lie on network drives and for
+    root).
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -35,8 +38,8 @@ def writable(folder: Path) -> bool:
 def choose_cache_folder(package: Path, home: Path) -> Path | None:
     """Where compiled code goes if numba's own rule would fail: None leaves the rule to numba.
 
-    numba looks beside the source, then in the user's cache folder, and refuses to import where neither
-    can be written. In that last case a folder in the system's temporary directory is used.
+    numba looks beside the source, then in the user's cache folder, and refuses to import where
+    neither can be written. In that last case a folder in the system's temporary directory is used.
     """
     if writable(package / "__pycache__") or writable(home / ".cache" / "numba"):
         return None
@@ -56,7 +59,8 @@ _prepare_cache()
 def kernel(signature: str) -> Callable[[Callable], Callable]:
     """Decorator: compile for exactly this signature, from the cache where it is there.
 
-    One signature means that a strided or read-only array is an error at the call, not a second compile.
+    One signature means that a strided or read-only array is an error at the call, not a second
+    compile.
     """
     return numba.njit(
         signature,
@@ -82,7 +86,9 @@ def inline() -> Callable[[Callable], Callable]:
 
 @intrinsic
 def prefetch(typing_context, array, row, column):
-    """Ask for the cache line of array[row, column] without waiting for it; array is C-ordered, the indices are unsigned."""
+    """Ask for the cache line of array[row, column] without waiting for it; array is C-ordered, the
+    indices are unsigned.
+    """
 
     def generate(context, builder, signature, arguments):
         view = context.make_array(signature.args[0])(context, builder, arguments[0])

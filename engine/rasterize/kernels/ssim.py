@@ -1,7 +1,9 @@
-"""The loss of `engine.method.losses` as fused CPU kernels: value and gradient in two sweeps over bands of rows.
+"""The loss of `engine.method.losses` as fused CPU kernels: value and gradient in two sweeps over
+bands of rows.
 
-The blur is separable: rows into a band buffer, then columns. x, x^2 and x y are blurred on the way to S,
-and dS/dmu_x, dS/dp, dS/dr on the way back (the window is symmetric, so its adjoint is itself).
+The blur is separable: rows into a band buffer, then columns. x, x^2 and x y are blurred on the way
+to S, and dS/dmu_x, dS/dp, dS/dr on the way back (the window is symmetric, so its adjoint is
+itself).
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ U = np.uint64
 
 @inline()
 def _blur_rows(source, count, width, out, out_at):
-    """Blur padded rows source[r * (width + 10) ...] horizontally into out[out_at + r * width ...]."""
+    """Blur padded rows source[r * (width + 10) ...] horizontally into out[out_at + r * width
+    ...].
+    """
     for r in range(U(count)):
         s = r * (U(width) + U(10))
         o = U(out_at) + r * U(width)
@@ -86,7 +90,9 @@ def _statistics(start, stop, bands, height, y, mean, variance):
     "float32[:,:,:,::1],float64[::1])"
 )
 def _similarity(start, stop, bands, x, y, mean, variance, weights, slopes, sums):
-    """sums[item] += weighted (1 - S) of the band; slopes [3, 3, h, w] = weight * dS/d(mu_x, p, r)."""
+    """sums[item] += weighted (1 - S) of the band; slopes [3, 3, h, w] = weight * dS/d(mu_x, p,
+    r).
+    """
     height, width = x.shape[1], U(x.shape[2])
     stride = (U(_BAND) + U(10)) * width
     row, square, product = (
@@ -145,7 +151,9 @@ def _similarity(start, stop, bands, x, y, mean, variance, weights, slopes, sums)
     "float32[:,:,::1],float64[::1])"
 )
 def _gradient(start, stop, bands, l1_scale, ssim_scale, x, y, weights, slopes, gradient, sums):
-    """gradient = l1_scale * weight * sign(x - y) - ssim_scale * dS/dx summed; sums[item] = weighted |x - y| of the band."""
+    """gradient = l1_scale * weight * sign(x - y) - ssim_scale * dS/dx summed; sums[item] = weighted
+    |x - y| of the band.
+    """
     height, width = x.shape[1], U(x.shape[2])
     stride = (U(_BAND) + U(10)) * width
     row, buf = np.zeros(width + U(10), np.float32), np.empty(U(3) * stride, np.float32)

@@ -22,7 +22,8 @@ _pools: dict[
 
 
 def thread_count() -> int:
-    """Threads to use: the environment's SCENE_SPLATTER_THREADS, else the cores this process may use.
+    """Threads to use: the environment's SCENE_SPLATTER_THREADS, else the cores this process may
+    use.
 
     Raises ValueError when the variable is not a positive whole number.
     """

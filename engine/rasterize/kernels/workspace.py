@@ -54,7 +54,9 @@ SCRATCH = (
 
 
 class Frame:
-    """Arrays borrowed together; they return to the workspace when the frame is dropped or closed."""
+    """Arrays borrowed together; they return to the workspace when the frame is dropped or
+    closed.
+    """
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
@@ -85,7 +87,9 @@ class _Lent:
 
 
 def lent_tensor(workspace: Workspace, shape: tuple[int, ...]) -> torch.Tensor:
-    """Uninitialised float32 tensor whose memory returns to the workspace when the tensor is gone."""
+    """Uninitialised float32 tensor whose memory returns to the workspace when the tensor is
+    gone.
+    """
     if 0 in shape:
         return torch.empty(shape)
     return torch.from_numpy(np.asarray(_Lent(workspace, tuple(shape))))

@@ -1,4 +1,5 @@
-"""The rasteriser in NVIDIA Warp: CUDA on every card from Turing on without a compiler, and the same source on the CPU for tests.
+"""The rasteriser in NVIDIA Warp: CUDA on every card from Turing on without a compiler, and the same
+source on the CPU for tests.
 
 It imports `rasterize.constants`, `scene` and `bridge`. Only `rasterize` may import it.
 """

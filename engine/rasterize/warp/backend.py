@@ -1,8 +1,9 @@
-"""The Warp backend behind our signature: launches in order, and their gradient as one autograd function.
+"""The Warp backend behind our signature: launches in order, and their gradient as one autograd
+function.
 
-NVIDIA Warp (Apache-2.0) compiles the kernels with the compiler that its wheel brings, once a machine, and keeps
-them. On CUDA everything runs on torch's stream; a draw waits for the device once, to learn how many tiles all
-Gaussians touch together.
+NVIDIA Warp (Apache-2.0) compiles the kernels with the compiler that its wheel brings, once a
+machine, and keeps them. On CUDA everything runs on torch's stream; a draw waits for the device
+once, to learn how many tiles all Gaussians touch together.
 """
 
 from __future__ import annotations
@@ -79,9 +80,11 @@ def draw(
     offsets_px: Tensor | None,
     options: tuple,
 ):
-    """See `rasterize`: rgb [c, 3, h, w], alpha [c, 1, h, w], depth sum, extra channels, radii [c, n].
+    """See `rasterize`: rgb [c, 3, h, w], alpha [c, 1, h, w], depth sum, extra channels, radii [c,
+    n].
 
-    Takes float32 tensors, on CUDA or on the CPU. Raises UserError where Warp cannot draw on the GPU.
+    Takes float32 tensors, on CUDA or on the CPU. Raises UserError where Warp cannot draw on the
+    GPU.
     """
     if any(t.dtype != torch.float32 for t in gaussians):
         raise ValueError("the warp backend takes float32 tensors")
@@ -271,8 +274,10 @@ def _draw_backward(
 
 
 class RasterizeWarp(torch.autograd.Function):
-    """(means, quats, scales_log, opacities_logit, sh_dc, sh_rest, extra [n, e], offsets_px [c, n, 2] or empty, K, poses, options)
-    -> rgb [c, 3, h, w], alpha [c, 1, h, w], depth sum [c, 0 or 1, h, w], extra [c, e, h, w], radii [c, n]."""
+    """(means, quats, scales_log, opacities_logit, sh_dc, sh_rest, extra [n, e], offsets_px [c, n,
+    2] or empty, K, poses, options)
+    -> rgb [c, 3, h, w], alpha [c, 1, h, w], depth sum [c, 0 or 1, h, w], extra [c, e, h, w], radii
+    [c, n]."""
 
     @staticmethod
     def forward(

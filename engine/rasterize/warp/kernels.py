@@ -1,19 +1,25 @@
 """Warp kernels that draw Gaussians: project, bound, list, blend, and the gradient of blending.
 
-The gradient of projecting is Warp's own adjoint of `project`. Notation as in `cpu.project`: H = R_camera R_q S,
-T = J H, screen covariance T T^T + blur (Zwicker et al. 2001, EWA splatting; Kerbl et al. 2023). A Gaussian's
-record is x, y, A, B, C, opacity, then its channels, with the conic (A B; B C).
+The gradient of projecting is Warp's own adjoint of `project`. Notation as in `cpu.project`: H =
+R_camera R_q S, T = J H, screen covariance T T^T + blur (Zwicker et al. 2001, EWA splatting; Kerbl
+et al. 2023). A Gaussian's record is x, y, A, B, C, opacity, then its channels, with the conic (A B;
+B C).
 
-Cost of blending on CUDA, C channels, L = 6 + C floats a record, one block of 256 threads a tile of 16 x 16 pixels:
+Cost of blending on CUDA, C channels, L = 6 + C floats a record, one block of 256 threads a tile of
+16 x 16 pixels:
 
-    forward    reads 4 L bytes a Gaussian and tile (staged once in shared memory), 16 to 20 + 2 C operations a pixel
+    forward    reads 4 L bytes a Gaussian and tile (staged once in shared memory), 16 to 20 + 2 C
+    operations a pixel
                of it, writes 4 (C + 1) bytes a pixel
-    backward   the same reads, about 40 + 4 C operations a pixel, and one sum over the block: 5 L shuffles a warp, 8 L
-               floats through shared memory, L atomic additions a Gaussian and tile (a fused one a pixel would be 256 L)
+    backward   the same reads, about 40 + 4 C operations a pixel, and one sum over the block: 5 L
+    shuffles a warp, 8 L
+               floats through shared memory, L atomic additions a Gaussian and tile (a fused one a
+               pixel would be 256 L)
     sort       16 bytes a Gaussian and tile, eight passes over 64-bit keys
 
-At a million Gaussians, three tiles each and C = 5, that is 0.13 GB read for each direction and about 0.4 GB for the
-sort: memory is not the limit on any card from Turing on, the operations of blending are.
+At a million Gaussians, three tiles each and C = 5, that is 0.13 GB read for each direction and
+about 0.4 GB for the sort: memory is not the limit on any card from Turing on, the operations of
+blending are.
 """
 
 from __future__ import annotations
@@ -121,7 +127,9 @@ def project(
     records: wp.array2d(dtype=float),
     reach: wp.array(dtype=wp.vec4),
 ):
-    """Fill each Gaussian's record, and reach = (half width, half height, depth, 0); depth 0 means not seen."""
+    """Fill each Gaussian's record, and reach = (half width, half height, depth, 0); depth 0 means
+    not seen.
+    """
     i = wp.tid()
     camera = cameras[0]
     m = camera.R @ means[i] + camera.t
@@ -210,7 +218,9 @@ def bound(
     counts: wp.array(dtype=int),
     radii: wp.array(dtype=float),
 ):
-    """Tiles (x, y, width, height) whose pixel centres a Gaussian's box holds, how many, and its radius in pixels."""
+    """Tiles (x, y, width, height) whose pixel centres a Gaussian's box holds, how many, and its
+    radius in pixels.
+    """
     i = wp.tid()
     r = reach[i]
     counts[i] = 0
@@ -241,7 +251,9 @@ def list_pairs(
     keys: wp.array(dtype=wp.int64),
     owners: wp.array(dtype=int),
 ):
-    """One key (tile, then depth) and one owner for every tile that a Gaussian touches; in the order of Gaussians."""
+    """One key (tile, then depth) and one owner for every tile that a Gaussian touches; in the order
+    of Gaussians.
+    """
     i = wp.tid()
     if counts[i] > 0:
         at = stops[i] - wp.int64(counts[i])
@@ -256,7 +268,9 @@ def list_pairs(
 
 @wp.kernel(enable_backward=False, module="unique")
 def start_tiles(keys: wp.array(dtype=wp.int64), count: int, first: wp.array(dtype=int)):
-    """first[t] = place of tile t's first pair in the sorted keys; one thread for every tile and one more."""
+    """first[t] = place of tile t's first pair in the sorted keys; one thread for every tile and one
+    more.
+    """
     tile = wp.tid()
     wanted = wp.int64(tile) << wp.int64(32)
     low = int(0)
@@ -279,10 +293,11 @@ class Blending(NamedTuple):
 
 
 def _add_over_block(length: int) -> Any:
-    """A native function: add a vector of every thread of the block to a row of `sums`, with one atomic a number.
+    """A native function: add a vector of every thread of the block to a row of `sums`, with one
+    atomic a number.
 
-    Every thread of the block must come here, as often as the others. `turn` picks one of two buffers, so that one
-    barrier a call is enough beside that of the vote.
+    Every thread of the block must come here, as often as the others. `turn` picks one of two
+    buffers, so that one barrier a call is enough beside that of the vote.
     """
     cuda = f"""
     #if defined(__CUDA_ARCH__)
@@ -323,7 +338,9 @@ def _add_over_block(length: int) -> Any:
 
 @functools.cache
 def blending(channels: int, cuda: bool) -> Blending:
-    """The two kernels for a number of channels; compiled by Warp at their first launch and kept in its cache."""
+    """The two kernels for a number of channels; compiled by Warp at their first launch and kept in
+    its cache.
+    """
     length = GEOMETRY + channels
     stage = PX if cuda else CPU_STAGE
     STAGE, LENGTH, CHANNELS = wp.constant(stage), wp.constant(length), wp.constant(channels)
@@ -396,8 +413,10 @@ def blending(channels: int, cuda: bool) -> Blending:
         gradient: wp.array2d(dtype=float),  # [channels + 1, h w] of the image
         sums: wp.array(dtype=float),  # [n length], receives the gradient of the records
     ):
-        # Front to back like `forward`, from the stored image: with q = g . colour and R what is still to come,
-        # dL/da = T q - R / (1 - a). So a pixel ends where it ended in `forward`, and no list of it is kept.
+        # Front to back like `forward`, from the stored image: with q = g . colour and R what is
+        # still to come,
+        # dL/da = T q - R / (1 - a). So a pixel ends where it ended in `forward`, and no list of it
+        # is kept.
         tid = wp.tid()
         tile = tid // _PX
         local = tid - tile * _PX
@@ -471,7 +490,9 @@ class Figures(NamedTuple):
 
 
 def compile_for(arch: int, channels: int, folder: Path) -> dict[str, Figures]:
-    """Compile every kernel for a compute capability (75, 86, ...) into `folder`; no GPU is needed. Figures by kernel."""
+    """Compile every kernel for a compute capability (75, 86, ...) into `folder`; no GPU is needed.
+    Figures by kernel.
+    """
     blend = blending(channels, cuda=True)
     kernels = [project, bound, list_pairs, start_tiles, blend.forward, blend.backward]
     found: dict[str, Figures] = {}
@@ -488,7 +509,9 @@ _REGISTERS, _FRAME = 0x2F, 0x11  # attributes of a cubin's .nv.info: register co
 
 
 def figures_of(cubin: bytes) -> dict[str, Figures]:
-    """Figures of the kernels in a cubin, an ELF file of 64 bits. Raises ValueError for anything else."""
+    """Figures of the kernels in a cubin, an ELF file of 64 bits. Raises ValueError for anything
+    else.
+    """
     if cubin[:5] != b"\x7fELF\x02":
         raise ValueError("not a cubin: expected a 64-bit ELF file")
     (table,) = struct.unpack_from("<Q", cubin, 40)

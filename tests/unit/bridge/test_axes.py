@@ -37,7 +37,9 @@ PLACES = {
 
 
 def _asymmetric() -> SplatScene:
-    """A splat stretched to the right, flat in depth, turned by 0.3 rad about the up axis, red when seen from the right."""
+    """A splat stretched to the right, flat in depth, turned by 0.3 rad about the up axis, red when
+    seen from the right.
+    """
     quat = np.array([[np.cos(0.15), 0, np.sin(0.15), 0]], np.float32)
     rest = np.zeros((1, 3, 3), np.float32)
     rest[0, 2, 0] = -1.0  # band 1, m = +1: -x
@@ -99,7 +101,9 @@ def _any_similarities() -> list[np.ndarray]:
 
 @pytest.mark.parametrize("matrix", _any_similarities())
 def test_centre_shape_and_colour_move_as_the_space_does(matrix):
-    """M C M^T for the covariance, and the same colour along the moved line of sight; mirrors included."""
+    """M C M^T for the covariance, and the same colour along the moved line of sight; mirrors
+    included.
+    """
     splats = random_splats(30, 3)
     moved = transform_splats(splats, matrix)
     linear = matrix[:3, :3]
@@ -122,7 +126,9 @@ def test_centre_shape_and_colour_move_as_the_space_does(matrix):
 
 
 def test_the_naive_mirror_would_fail_the_covariance_law():
-    """Control: leaving the quaternion alone, or mirroring only the centre, is caught by the law above."""
+    """Control: leaving the quaternion alone, or mirroring only the centre, is caught by the law
+    above.
+    """
     splats = random_splats(30, 0)
     mirror = np.diag([1.0, -1.0, 1.0])
     wanted = mirror @ covariances(splats) @ mirror

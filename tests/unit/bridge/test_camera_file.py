@@ -1,4 +1,6 @@
-"""engine/bridge/camera_file.py: what is written reads back; what cannot be a camera path is refused by name."""
+"""engine/bridge/camera_file.py: what is written reads back; what cannot be a camera path is refused
+by name.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,9 @@ MIRRORS = [r @ np.diag([1, 1, -1]) for r in ROTATIONS]
 
 
 def test_the_basis_is_the_real_part_scheme_of_the_complex_harmonics():
-    """Oracle: scipy's complex Y_l^m with the Condon-Shortley phase, sqrt(2) Re for m > 0, sqrt(2) Im for m < 0."""
+    """Oracle: scipy's complex Y_l^m with the Condon-Shortley phase, sqrt(2) Re for m > 0, sqrt(2)
+    Im for m < 0.
+    """
     directions = sphere_directions(50)
     theta, phi = np.arccos(directions[:, 2]), np.arctan2(directions[:, 1], directions[:, 0])
     values = basis(directions, 3)

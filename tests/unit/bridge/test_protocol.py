@@ -1,4 +1,6 @@
-"""The wire's messages: a round trip loses nothing, and what is no message is refused with its text."""
+"""The wire's messages: a round trip loses nothing, and what is no message is refused with its
+text.
+"""
 
 from __future__ import annotations
 

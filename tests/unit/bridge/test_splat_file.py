@@ -1,4 +1,6 @@
-"""The .ply of Gaussian splats: bit-exact round trips, every dialect, plain words for broken files."""
+"""The .ply of Gaussian splats: bit-exact round trips, every dialect, plain words for broken
+files.
+"""
 
 from __future__ import annotations
 
@@ -391,7 +393,8 @@ def test_files_that_are_no_splats_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="8 f_rest"):
         read_ply(raw_ply(tmp_path / "a.ply", {k: v for k, v in columns.items() if k != "f_rest_3"}))
     (tmp_path / "mesh.ply").write_text(
-        "ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nproperty float y\nproperty float z\n"
+        "ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nproperty float y\nproperty "
+        "float z\n"
         "element face 1\nproperty list uchar int vertex_indices\nend_header\n0 0 0\n3 0 0 0\n"
     )
     for name, content in {

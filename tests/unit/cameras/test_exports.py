@@ -53,7 +53,9 @@ def test_every_format_comes_back(tmp_path, name, shift, zoom):
 
 
 def test_the_world_turns_with_the_splats(tmp_path):
-    """A point seen at some pixel is seen there too when both world and cameras are exported in other axes."""
+    """A point seen at some pixel is seen there too when both world and cameras are exported in
+    other axes.
+    """
     path = _path()
     point = np.array([0.3, -0.2, 4.0])
     export(tmp_path / "transforms.json", path, axes="blender")

@@ -1,4 +1,6 @@
-"""Camera paths as other programs really write them: read whole and in order, with a line about what was left out."""
+"""Camera paths as other programs really write them: read whole and in order, with a line about what
+was left out.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""engine/cameras/trajectory.py: every format gives the same cameras, scale rules hold, segments cover the path."""
+"""engine/cameras/trajectory.py: every format gives the same cameras, scale rules hold, segments
+cover the path.
+"""
 
 from __future__ import annotations
 
@@ -575,7 +577,9 @@ def test_official_npz_and_json_agree_with_their_own_relative_poses(shared_data: 
 
 @pytest.mark.parametrize("name", ["cyprus_arch", "banana", "lund_door"])
 def test_colmap_models_agree_with_their_transforms(shared_data: Path, name: str) -> None:
-    """Two files, two axis conventions, two worlds: the cameras are the same after applied_transform and applied_scale."""
+    """Two files, two axis conventions, two worlds: the cameras are the same after applied_transform
+    and applied_scale.
+    """
     folder = shared_data / "posed" / name
     a, b = trajectory.load(folder / "transforms.json"), trajectory.load(folder / "sparse" / "0")
     data = json.loads((folder / "transforms.json").read_text())

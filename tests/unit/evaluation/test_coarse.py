@@ -78,7 +78,8 @@ def test_the_denoiser_is_exact_for_clips_that_scatter_round_the_truth(frames):
     x = level.a * x0 + level.b * torch.randn(x0.shape, generator=draw)
     x0_hat, eps_hat = prior.predict(x[None], 5, mean)
     assert torch.allclose(level.a * x0_hat + level.b * eps_hat, x[None], atol=1e-4)
-    # the posterior mean: its error is uncorrelated with what it was told, and of the posterior's size
+    # the posterior mean: its error is uncorrelated with what it was told, and of the posterior's
+    # size
     error, told = x0_hat[0] - x0, x - level.a * mean.mean
     assert abs(float((error * told).mean())) < 0.01
     variance = 0.09 * level.b**2 / (level.a**2 * 0.09 + level.b**2)

@@ -14,7 +14,9 @@ W, H = 96, 56
 
 @pytest.mark.parametrize("name", sorted(drawn.SCENES))
 def test_a_point_that_both_cameras_see_has_one_colour(name):
-    """The second picture, looked up from the first along its depth, is the first where the mask says seen."""
+    """The second picture, looked up from the first along its depth, is the first where the mask
+    says seen.
+    """
     scene, path = drawn.SCENES[name](), drawn.path(name, 60, W, H)
     K = torch.from_numpy(path.K[0]).float()
     first, world = (torch.from_numpy(path.world_from_camera[i]).float() for i in (0, 10))

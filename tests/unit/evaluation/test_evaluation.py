@@ -1,4 +1,6 @@
-"""The evaluation measures what it says: metrics against other implementations, scenes against their own geometry."""
+"""The evaluation measures what it says: metrics against other implementations, scenes against their
+own geometry.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +106,9 @@ def _points_of(view: scenes.View) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
 
 @pytest.mark.parametrize("name", NAMES)
 def test_depth_cameras_and_masks_of_a_shipped_scene_agree_with_its_pictures(name):
-    """Each true frame's seen pixels, found through the input's depth alone, have the input's colours."""
+    """Each true frame's seen pixels, found through the input's depth alone, have the input's
+    colours.
+    """
     view = scenes.load_scene(SCENES / name, "small")
     image, depth, K, cameras = _points_of(view)
     depth = torch.where(torch.isfinite(depth), depth, torch.tensor(1e4))

@@ -1,4 +1,6 @@
-"""Broken, lying and hostile files: one clear error, no crash, no flood of memory, nothing half written."""
+"""Broken, lying and hostile files: one clear error, no crash, no flood of memory, nothing half
+written.
+"""
 
 from __future__ import annotations
 

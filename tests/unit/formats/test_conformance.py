@@ -1,4 +1,6 @@
-"""Our files in the hands of others: splat-transform, usd-core, plyfile, the glTF validator; and theirs in ours."""
+"""Our files in the hands of others: splat-transform, usd-core, plyfile, the glTF validator; and
+theirs in ours.
+"""
 
 from __future__ import annotations
 
@@ -163,7 +165,9 @@ def _sources(shared_data):
 @pytest.mark.parametrize("name", ["train1000", "leica"])
 @pytest.mark.parametrize("ending", [".ply", ".compressed.ply", ".spz", ".splat", ".sog"])
 def test_splat_transform_reads_our_files_splat_by_splat(tmp_path, shared_data, name, ending):
-    """Ours -> splat-transform -> .ply, read by plyfile's dialect, against what our own reader sees."""
+    """Ours -> splat-transform -> .ply, read by plyfile's dialect, against what our own reader
+    sees.
+    """
     node_folder()
     scene = formats.read(_sources(shared_data)[name])
     ours, theirs = tmp_path / f"ours{ending}", tmp_path / "theirs.ply"
@@ -239,7 +243,8 @@ new NodeIO().read(process.argv[1]).then((document) => {
   for (const mesh of document.getRoot().listMeshes()) for (const primitive of mesh.listPrimitives())
     for (const name of primitive.listSemantics()) {
       const values = new Float32Array(primitive.getAttribute(name).getArray());
-      fs.writeFileSync(process.argv[2] + '/' + name.replace(':', '+'), new Uint8Array(values.buffer));
+      const to = process.argv[2] + '/' + name.replace(':', '+');
+      fs.writeFileSync(to, new Uint8Array(values.buffer));
     }
 });
 """
@@ -248,7 +253,9 @@ new NodeIO().read(process.argv[1]).then((document) => {
 @pytest.mark.parametrize("ending", [".glb", ".gltf"])
 @pytest.mark.parametrize("name", ["train1000", "leica"])
 def test_gltf_transform_reads_our_gltf_splat_by_splat(tmp_path, shared_data, name, ending):
-    """A general glTF library, which knows nothing of splats, finds the numbers of the .ply under the extension's names."""
+    """A general glTF library, which knows nothing of splats, finds the numbers of the .ply under
+    the extension's names.
+    """
     folder = node_folder()
     s = formats.read(_sources(shared_data)[name]).splats
     target = tmp_path / f"a{ending}"
@@ -300,7 +307,8 @@ const fs = require('fs'), v = require('gltf-validator'), path = require('path');
 const file = process.argv[1];
 v.validateBytes(new Uint8Array(fs.readFileSync(file)), {
   uri: path.basename(file), maxIssues: 1000,
-  externalResourceFunction: (uri) => Promise.resolve(new Uint8Array(fs.readFileSync(path.join(path.dirname(file), uri))))
+  externalResourceFunction: (uri) =>
+    Promise.resolve(new Uint8Array(fs.readFileSync(path.join(path.dirname(file), uri))))
 }).then((report) => console.log(JSON.stringify(report.issues)));
 """
 
@@ -308,7 +316,9 @@ v.validateBytes(new Uint8Array(fs.readFileSync(file)), {
 @pytest.mark.parametrize("ending", [".glb", ".gltf"])
 @pytest.mark.parametrize("compressed", [False, True])
 def test_the_khronos_validator_finds_no_error(tmp_path, ending, compressed):
-    """Camera, animation and image plane included. The validator does not know the extension's attribute names yet."""
+    """Camera, animation and image plane included. The validator does not know the extension's
+    attribute names yet.
+    """
     from PIL import Image
 
     from tests.unit.formats.test_round_trips import _camera_path

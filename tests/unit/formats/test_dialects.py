@@ -1,4 +1,6 @@
-"""Splat files as other tools write them: read as what they are, with what was left out said, or named."""
+"""Splat files as other tools write them: read as what they are, with what was left out said, or
+named.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +30,18 @@ def _ply(
     after: bytes = b"",
     head: str = "",
 ) -> Path:
-    """A little-endian .ply with the columns' own types; raw bytes and header lines of other elements around them."""
+    """A little-endian .ply with the columns' own types; raw bytes and header lines of other
+    elements around them.
+    """
     table = np.zeros(len(next(iter(columns.values()))), [(n, c.dtype) for n, c in columns.items()])
     for name, column in columns.items():
         table[name] = column
     kinds = {"f4": "float", "f8": "double", "u1": "uchar", "i4": "int"}
     lines = "".join(f"property {kinds[c.dtype.str[1:]]} {n}\n" for n, c in columns.items())
-    text = f"ply\nformat binary_little_endian 1.0\n{head}element vertex {len(table)}\n{lines}end_header\n"
+    text = (
+        f"ply\nformat binary_little_endian 1.0\n{head}element vertex "
+        f"{len(table)}\n{lines}end_header\n"
+    )
     path.write_bytes(text.encode() + before + table.tobytes() + after)
     return path
 
@@ -81,7 +88,9 @@ def test_discs_of_2dgs_lie_flat_across_their_third_axis(tmp_path):
 
 
 def test_the_mip_splatting_filter_is_fused(tmp_path):
-    """Sigma + f^2 I, and the opacity times the ratio of the volumes, worked out from the covariances."""
+    """Sigma + f^2 I, and the opacity times the ratio of the volumes, worked out from the
+    covariances.
+    """
     splats = random_splats(30, 0)
     f = np.random.default_rng(1).uniform(0, 2, 30).astype(np.float32)
     found = splat_file.read(_ply(tmp_path / "a.ply", _columns(splats) | {"filter_3D": f})).splats

@@ -1,4 +1,6 @@
-"""A scene looks the same after a trip through a format: 60 dB for lossless ones, 35 dB for lossy ones."""
+"""A scene looks the same after a trip through a format: 60 dB for lossless ones, 35 dB for lossy
+ones.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +88,9 @@ def test_splat_agrees_with_the_scene_without_its_harmonics(tmp_path, scene):
 
 @pytest.mark.parametrize("ending", [".glb", ".usdc", ".ply"])
 def test_linear_blending_looks_the_same_after_the_trip(tmp_path, scene, ending):
-    """Display-coded, linearly blended splats leave as linear colours and come back; degree 0 is exact."""
+    """Display-coded, linearly blended splats leave as linear colours and come back; degree 0 is
+    exact.
+    """
     flat = dataclasses.replace(
         scene,
         splats=scene.splats._replace(sh_rest=scene.splats.sh_rest[:, :0]),

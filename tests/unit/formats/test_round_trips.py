@@ -31,7 +31,8 @@ PROMISES = {
     ".splat": (0, 1e-4, 1e-6, 0.5 / 255 + 1e-6, 0.5 / 255 / SH_C0 + 1e-6, None),
     # 11-bit positions and scales inside chunks of at most the whole scene
     ".compressed.ply": (0.012, 1e-5, 0.01, 0.5 / 255 + 1e-6, 0.02, 1 / 32 + 1e-6),
-    # 16-bit positions on a logarithmic scale, codebooks of 256, 8-bit rotations; a palette promises nothing of random SH
+    # 16-bit positions on a logarithmic scale, codebooks of 256, 8-bit rotations; a palette promises
+    # nothing of random SH
     ".sog": (6e-4, 3e-5, 0.05, 0.5 / 255 + 1e-6, 0.02, None),
 }
 
@@ -238,7 +239,9 @@ def test_glb_carries_the_animated_camera(tmp_path):
 
 
 def test_linear_blending_is_said_where_a_format_can_say_it(tmp_path):
-    """Display-coded colours blended in linear light become linear colours in glTF and USD: each splat's colour is the same light."""
+    """Display-coded colours blended in linear light become linear colours in glTF and USD: each
+    splat's colour is the same light.
+    """
     splats = random_splats(200, 0)
     for ending in (".glb", ".usdc"):
         path = tmp_path / f"a{ending}"
@@ -325,7 +328,9 @@ def test_metadata_names_the_format_read(tmp_path):
 
 
 def test_spz_that_names_its_axes_is_turned(tmp_path):
-    """The coordinate-system extension of version 4: record 0xADBE0003, 6 is x right, y down, z forward."""
+    """The coordinate-system extension of version 4: record 0xADBE0003, 6 is x right, y down, z
+    forward.
+    """
     from engine.formats import spz
 
     splats = random_splats(30, 3)

@@ -1,4 +1,6 @@
-"""USD is read in a process of its own: it follows nothing outside the file, and its bombs end nobody."""
+"""USD is read in a process of its own: it follows nothing outside the file, and its bombs end
+nobody.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ def secret(tmp_path: Path) -> Path:
         "#usda 1.0\n(\n    subLayers = [@{0}@]\n)\n",
         '#usda 1.0\ndef "a" (\n    references = @{0}@</scene>\n)\n{{\n}}\n',
         '#usda 1.0\ndef "a" (\n    payload = @{0}@</scene>\n)\n{{\n}}\n',
-        '#usda 1.0\ndef "a" (\n    variants = {{ string v = "x" }}\n    prepend variantSets = "v"\n)\n{{\n'
+        '#usda 1.0\ndef "a" (\n    variants = {{ string v = "x" }}\n    prepend variantSets = '
+        '"v"\n)\n{{\n'
         '    variantSet "v" = {{ "x" ( references = @{0}@</scene> ) {{ }} }}\n}}\n',
     ],
 )
@@ -61,7 +64,8 @@ def test_a_package_may_refer_to_what_is_in_it(tmp_path):
 
     formats.write(tmp_path / "part.usdc", SplatScene(random_splats(6, 0)))
     (tmp_path / "top.usda").write_text(
-        '#usda 1.0\n(\n    defaultPrim = "a"\n    upAxis = "Y"\n)\ndef "a" (\n    references = @./part.usdc@</scene>\n)\n{\n}\n'
+        '#usda 1.0\n(\n    defaultPrim = "a"\n    upAxis = "Y"\n)\ndef "a" (\n    references = '
+        "@./part.usdc@</scene>\n)\n{\n}\n"
     )
     assert UsdUtils.CreateNewUsdzPackage(
         Sdf.AssetPath(str(tmp_path / "top.usda")), str(tmp_path / "a.usdz")
@@ -79,7 +83,8 @@ def test_a_layer_that_is_a_pipe_does_not_hang(tmp_path):
 
 def test_a_text_that_doubles_at_every_level_ends_in_an_error(tmp_path):
     levels = "".join(
-        f'class "l{i}"\n{{\n    def "a" ( references = </l{i + 1}> ) {{ }}\n    def "b" ( references = </l{i + 1}> ) {{ }}\n}}\n'
+        f'class "l{i}"\n{{\n    def "a" ( references = </l{i + 1}> ) {{ }}\n    def "b" ( '
+        f"references = </l{i + 1}> ) {{ }}\n}}\n"
         for i in range(21)
     )
     text = f'#usda 1.0\n{levels}class "l21"\n{{\n}}\ndef "top" ( references = </l0> )\n{{\n}}\n'

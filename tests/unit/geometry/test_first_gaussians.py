@@ -83,7 +83,9 @@ def test_full_size_flash3d_has_the_released_names_and_shapes():
 
 
 def test_a_gaussian_lies_where_its_pixel_looks(tmp_path):
-    """Pixels become a list with channels last: colours and places of two far-apart pixels are their own."""
+    """Pixels become a list with channels last: colours and places of two far-apart pixels are their
+    own.
+    """
     raw = torch.zeros(2, 23, 4, 6)
     raw[1, 11:14, 3, 5] = torch.tensor(
         [0.1, 0.2, 0.3]

@@ -1,4 +1,6 @@
-"""geometry/layers.py and edges.py: the picture comes out again, planes are planes, nothing bridges an edge."""
+"""geometry/layers.py and edges.py: the picture comes out again, planes are planes, nothing bridges
+an edge.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,9 @@ def test_the_source_view_is_the_picture_without_holes_at_the_right_depth(
 
 
 def test_linear_blending_gives_the_picture_too() -> None:
-    """Each Gaussian's colour is decoded and blended in linear light; coded again, it is the picture."""
+    """Each Gaussian's colour is decoded and blended in linear light; coded again, it is the
+    picture.
+    """
     gaussians = gaussians_from_depth(picture(), room(), K, blending="linear").gaussians
     light, _, _ = draw(gaussians, blending="linear")
     coded = torch.where(
@@ -145,7 +149,9 @@ def covariance(g: Gaussians) -> torch.Tensor:
 
 
 def test_discs_project_to_round_pixels_and_lie_in_their_plane() -> None:
-    """On a slanted plane every disc's footprint in the source view is the same circle, however slanted."""
+    """On a slanted plane every disc's footprint in the source view is the same circle, however
+    slanted.
+    """
     v, u = torch.meshgrid(torch.arange(H) + 0.5, torch.arange(W) + 0.5, indexing="ij")
     normal = torch.nn.functional.normalize(torch.tensor([0.5, -0.6, -1.0]), dim=0)
     ray = torch.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], torch.ones_like(u)], -1)
@@ -171,7 +177,9 @@ def test_discs_project_to_round_pixels_and_lie_in_their_plane() -> None:
 
 
 def test_nothing_bridges_an_edge() -> None:
-    """No rubber sheet: seen from the side, nothing of the first layer lies between the panel and the wall."""
+    """No rubber sheet: seen from the side, nothing of the first layer lies between the panel and
+    the wall.
+    """
     g = gaussians_from_depth(picture(), step(), K, layers=1).gaussians
     reach = torch.sqrt(covariance(g)[:, 2, 2])
     assert (
@@ -352,7 +360,9 @@ def test_every_shared_picture_comes_out_again_at_over_30_db(shared_data: Path) -
 
 
 def test_the_motorcycle_seen_by_the_other_camera(shared_data: Path) -> None:
-    """Real depth, a real second view: where the first layer covers it, the drawing agrees with the photograph."""
+    """Real depth, a real second view: where the first layer covers it, the drawing agrees with the
+    photograph.
+    """
     folder = shared_data / "posed" / "motorcycle_stereo"
     left, right = (
         images.load_image(folder / "images" / name).pixels for name in ("left.png", "right.png")

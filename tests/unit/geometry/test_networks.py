@@ -1,4 +1,6 @@
-"""MoGe-2 and Depth Anything 3: the originals' numbers, names and sizes; metres and field of view of a known camera."""
+"""MoGe-2 and Depth Anything 3: the originals' numbers, names and sizes; metres and field of view of
+a known camera.
+"""
 
 from __future__ import annotations
 
@@ -174,7 +176,9 @@ def test_depth_anything_3_sizes_are_its_authors_rule():
 
 
 def test_positions_are_stretched_a_tenth_of_a_patch_too_far(tmp_path):
-    """As F.interpolate does for the authors' scale; the library's own way asks for a size and differs."""
+    """As F.interpolate does for the authors' scale; the library's own way asks for a size and
+    differs.
+    """
     state = tiny.seeded(
         {
             n: tuple(s)

@@ -137,7 +137,9 @@ def test_an_upright_room_is_its_own_layout() -> None:
 
 
 def test_an_edge_of_the_picture_becomes_an_edge_of_the_map() -> None:
-    """A soft step two coarse cells off its edge in the picture ends on the edge, and values stay in range."""
+    """A soft step two coarse cells off its edge in the picture ends on the edge, and values stay in
+    range.
+    """
     image = torch.zeros(3, 128, 192)
     image[:, :, 101:] = 0.8
     coarse = torch.linspace(0, 1, 5).repeat(16, 1)

@@ -1,4 +1,6 @@
-"""Depth sources: the box is exact, depth files are read or refused by name, fields of view have an order."""
+"""Depth sources: the box is exact, depth files are read or refused by name, fields of view have an
+order.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ ROOM = {"horizon": 0.4, "camera_height": 1.6, "box_width": 5.0, "box_height": 2.
 
 
 def upright_points(depth: torch.Tensor, K: torch.Tensor, horizon: float) -> torch.Tensor:
-    """[h, w, 3] points in axes with y along gravity: the camera is pitched so that the horizon lies where it is said to."""
+    """[h, w, 3] points in axes with y along gravity: the camera is pitched so that the horizon lies
+    where it is said to.
+    """
     h, w = depth.shape
     v, u = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
     points = (

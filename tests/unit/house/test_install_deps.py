@@ -108,7 +108,8 @@ def wheel(folder: Path, name: str = "tiny", version: str = "1.0") -> Path:
         f"{name}.py": f"VALUE = {version!r}\n",
         f"{name}_data/kernel.so": "not really a library",
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\n"
+        "Root-Is-Purelib: true\nTag: py3-none-any\n",
     }
     rows = []
     path = folder / f"{name}-{version}-py3-none-any.whl"
@@ -144,7 +145,9 @@ class Silent(install_deps.Told):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """One real environment with the wheel in it; making one takes seconds, so most tests work on a copy."""
+    """One real environment with the wheel in it; making one takes seconds, so most tests work on a
+    copy.
+    """
     folder = tmp_path_factory.mktemp("ä b é")
     (folder / "wheels").mkdir()
     wheel(folder / "wheels")
@@ -160,7 +163,9 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture
 def target(prepared, tmp_path, monkeypatch):
-    """An environment to be, in a folder with spaces and letters beyond ASCII; pip sees only the wheels made here."""
+    """An environment to be, in a folder with spaces and letters beyond ASCII; pip sees only the
+    wheels made here.
+    """
     shutil.copytree(prepared / "wheels", tmp_path / "wheels")
     only_these_wheels(monkeypatch, tmp_path / "wheels")
     folder = tmp_path / "ö c ñ" / ".venv"
@@ -322,13 +327,16 @@ def test_a_python_that_cannot_make_environments_is_a_user_error_with_the_remedy(
 
 
 def test_a_python_without_ensurepip_borrows_pip(target, tmp_path, monkeypatch):
-    """As Debian's: `-m venv` fails, `-m venv --without-pip` works, and the interpreter has a pip of its own."""
+    """As Debian's: `-m venv` fails, `-m venv --without-pip` works, and the interpreter has a pip of
+    its own.
+    """
     if os.name == "nt":
         pytest.skip("the stand-in is a shell script")
     real = Path(sys.executable)
     crippled = tmp_path / "python-without-ensurepip"
     crippled.write_text(
-        f'#!/bin/sh\ncase "$*" in *--without-pip*) ;; *"-m venv"*) echo "ensurepip is not available"; exit 1;; esac\nexec "{real}" "$@"\n'
+        '#!/bin/sh\ncase "$*" in *--without-pip*) ;; *"-m venv"*) echo "ensurepip is not '
+        f'available"; exit 1;; esac\nexec "{real}" "$@"\n'
     )
     crippled.chmod(0o755)
     bundled = next(Path(__import__("ensurepip").__file__).parent.glob("_bundled/pip-*.whl"))
@@ -357,16 +365,19 @@ def test_a_package_that_is_not_there_is_named(made, requirement, words):
     ("output", "words"),
     [
         (
-            "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device",
+            "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on "
+            "device",
             "disk is full",
         ),
         (
-            "WARNING: Retrying: NewConnectionError: [Errno -2]\nERROR: No matching distribution found for torch==2.13.0",
+            "WARNING: Retrying: NewConnectionError: [Errno -2]\nERROR: No matching distribution "
+            "found for torch==2.13.0",
             "cannot be reached",
         ),
         ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]", "certificate"),
         (
-            "ERROR: Could not install packages due to an OSError: [Errno 13] Permission denied: 'x'",
+            "ERROR: Could not install packages due to an OSError: [Errno 13] Permission denied: "
+            "'x'",
             "cannot be written",
         ),
         ("ERROR: something new", "could not install"),

@@ -1,4 +1,6 @@
-"""The README's settings table is the one that settings.py declares. `python tests/unit/house/test_readme.py` rewrites it."""
+"""The README's settings table is the one that settings.py declares. `python
+tests/unit/house/test_readme.py` rewrites it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""One version everywhere, a workflow that runs the README's commands, documents that name real files."""
+"""One version everywhere, a workflow that runs the README's commands, documents that name real
+files.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ def test_the_workflow_installs_the_versions_that_are_pinned():
 
 @pytest.mark.parametrize("document", ["ARCHITECTURE.md", "CONTRIBUTING.md"])
 def test_files_that_a_document_names_exist(document):
-    """Names with a folder in backticks; `NAME` and other words in capitals stand for the reader's own."""
+    """Names with a folder in backticks; `NAME` and other words in capitals stand for the reader's
+    own.
+    """
     named = re.findall(r"`([\w.{},-]+/[\w./{},-]*)`", read(document))
     absent = []
     for name in named:

@@ -55,7 +55,8 @@ def files_of(folder: str) -> list[Path]:
 def imports_of(path: Path, *, when_called: bool = True) -> frozenset[str]:
     """Absolute names, and files of this repository for relative names, that a module imports.
 
-    Imports for type checking alone are left out; with `when_called` False, imports inside functions too.
+    Imports for type checking alone are left out; with `when_called` False, imports inside functions
+    too.
     """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found: set[str] = set()
@@ -265,7 +266,9 @@ def test_the_root_package_imports_nothing_until_called():
 
 
 def test_only_install_deps_decides_versions():
-    """Everything the engine imports is pinned in pyproject.toml (or is a part of what is pinned)."""
+    """Everything the engine imports is pinned in pyproject.toml (or is a part of what is
+    pinned).
+    """
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -1,4 +1,6 @@
-"""From a job's files to the method's inputs: one camera for geometry, path, film and size limits."""
+"""From a job's files to the method's inputs: one camera for geometry, path, film and size
+limits.
+"""
 
 from __future__ import annotations
 

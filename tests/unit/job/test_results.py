@@ -40,7 +40,9 @@ def _wall() -> Gaussians:
 
 @pytest.fixture
 def finished(tmp_path):
-    """make(frames, **settings) -> (job, start): a job folder whose segments, of ten frames, are there."""
+    """make(frames, **settings) -> (job, start): a job folder whose segments, of ten frames, are
+    there.
+    """
 
     def make(count: int, **chosen: object):
         h, w = SIZE

@@ -1,4 +1,6 @@
-"""Pictures of every depth, profile and kind: the same colours whatever a profile is called, or a name and a remedy."""
+"""Pictures of every depth, profile and kind: the same colours whatever a profile is called, or a
+name and a remedy.
+"""
 
 from __future__ import annotations
 
@@ -201,7 +203,9 @@ def test_foreign_pictures_are_named_with_a_remedy(tmp_path, name, data, words):
 
 
 def _panorama(width: int = 512) -> np.ndarray:
-    """A room painted round: everything has the period of the whole turn, and fades to one colour at the poles."""
+    """A room painted round: everything has the period of the whole turn, and fades to one colour at
+    the poles.
+    """
     u, v = np.meshgrid(np.arange(width) / width, np.arange(width // 2) / (width / 2))
     waves = sum(np.sin(2 * np.pi * k * u + k * k) / k for k in range(1, 9))
     grey = 0.5 + 0.15 * waves * np.sin(np.pi * v) ** 2 + 0.2 * np.cos(np.pi * v)

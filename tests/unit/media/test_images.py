@@ -249,7 +249,9 @@ def test_working_sizes_keep_the_aspect(size: tuple[int, int], longer: int, multi
 
 
 def test_resize_keeps_a_linear_ramp_and_the_frame() -> None:
-    """Halving and doubling must not shift: a ramp over pixel centres stays that ramp, away from the edges."""
+    """Halving and doubling must not shift: a ramp over pixel centres stays that ramp, away from the
+    edges.
+    """
     ramp = ((torch.arange(64) + 0.5) / 64).expand(3, 48, 64)
     for width, height in ((32, 24), (128, 96)):
         out = images.resize(ramp, width, height)
@@ -318,7 +320,9 @@ def test_exr_round_trip_keeps_names_and_bits(tmp_path: Path) -> None:
 
 
 def test_all_parts_of_an_exr_are_read(tmp_path: Path) -> None:
-    """As Blender writes them from 5.0 on: a part for each pass. Parts of other programs repeat plain channel names."""
+    """As Blender writes them from 5.0 on: a part for each pass. Parts of other programs repeat
+    plain channel names.
+    """
     OpenEXR = pytest.importorskip("OpenEXR")
     values = {name: np.full((4, 6), i, np.float32) for i, name in enumerate("ABCD")}
     parts = [

@@ -1,4 +1,6 @@
-"""A window enhanced with a network whose latent cells are as coarse as those of real ones: 8 x 8 pixels, 4 frames."""
+"""A window enhanced with a network whose latent cells are as coarse as those of real ones: 8 x 8
+pixels, 4 frames.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +106,9 @@ def test_a_known_pixel_beside_a_hole_keeps_its_colour(columns, coverage):
 
 
 def test_a_network_that_starts_from_the_render_starts_from_no_hole():
-    """SVD, LTX and CogVideoX keep at large scale what they start from: a black hole would stay one."""
+    """SVD, LTX and CogVideoX keep at large scale what they start from: a black hole would stay
+    one.
+    """
     generator = torch.Generator().manual_seed(0)
     truth = 0.6 + 0.3 * torch.rand(COUNT, 3, H, W, generator=generator)
     prior = Perfect(truth, dataclasses.replace(SPEC, starts_from_render=True))
@@ -127,7 +131,9 @@ def test_what_the_network_is_shown_has_its_holes_black():
 
 
 def test_lambda_differs_from_place_to_place():
-    """Eq. (10) compares with a sample, and no cell with itself: over textures lambda has a spread."""
+    """Eq. (10) compares with a sample, and no cell with itself: over textures lambda has a
+    spread.
+    """
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(COUNT, 3, H // CELL, W // CELL, generator=generator)
     truth = F.interpolate(coarse, scale_factor=CELL)

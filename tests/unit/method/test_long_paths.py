@@ -48,7 +48,9 @@ class _Drawn:
 
 
 def _wall(f: int) -> tuple[Gaussians, _Drawn, torch.Tensor, torch.Tensor]:
-    """A painted wall along a path of f frames; what only the last 15 see has wrong colours. The last 96 columns are always the same."""
+    """A painted wall along a path of f frames; what only the last 15 see has wrong colours. The
+    last 96 columns are always the same.
+    """
     generator = torch.Generator().manual_seed(0)
     columns = W + STEP_PX * (f - 1)
     tile = F.interpolate(
@@ -128,7 +130,9 @@ def test_frames_are_read_when_they_are_looked_at():
 
 
 def test_limits_of_size_do_not_move_with_the_principal_point():
-    """A lens shift, cy 20 of 100 rows: at 7f06cef a Gaussian in row 90 counted as seen by nobody and might not grow."""
+    """A lens shift, cy 20 of 100 rows: at 7f06cef a Gaussian in row 90 counted as seen by nobody
+    and might not grow.
+    """
     one = pixel_gaussians(
         torch.tensor([90]), torch.tensor([24]), torch.tensor([2.0]), K1, torch.eye(4), 0
     )

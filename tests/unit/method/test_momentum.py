@@ -1,4 +1,6 @@
-"""The momentum equations hold at their ends, are bounded, and equal loops written from the formulas."""
+"""The momentum equations hold at their ends, are bounded, and equal loops written from the
+formulas.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,8 @@ def test_a_sample_is_the_same_every_time_and_of_all_parts():
 
 
 def test_eq_10_stays_small_at_real_sizes():
-    """25 frames at 1024 x 576 of the embedded prior: at most 200 MB more, and 2 % of its minute and more.
+    """25 frames at 1024 x 576 of the embedded prior: at most 200 MB more, and 2 % of its minute and
+    more.
 
     At 7f06cef: 13 GB and three quarters of an hour.
     """

@@ -61,7 +61,9 @@ def path(f: int) -> torch.Tensor:
 
 
 def scene(seed: int, f: int = 7) -> tuple[Gaussians, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(wrong start, frames of the truth, K, cameras): depth is off by some per cent, colours are those of the middle frame."""
+    """(wrong start, frames of the truth, K, cameras): depth is off by some per cent, colours are
+    those of the middle frame.
+    """
     truth, cameras, K = relief(seed), path(f), K1.repeat(f, 1, 1)
     frames = rasterize(truth, K, cameras, W, H).rgb.permute(0, 3, 1, 2).clamp(0, 1)
     u = torch.arange(W * H) / W
@@ -360,7 +362,9 @@ def test_paper_recipe_densifies_within_its_cap() -> None:
 def detailed_truth(
     kind: str, width: int, height: int, f_px: float
 ) -> tuple[Gaussians, torch.Tensor]:
-    """(one Gaussian per pixel of a finely textured surface, its relative depth error): relief, steps or floor and wall."""
+    """(one Gaussian per pixel of a finely textured surface, its relative depth error): relief,
+    steps or floor and wall.
+    """
     g = torch.Generator().manual_seed(0)
     texture = torch.full((1, 3, height, width), -0.4)
     for size, share in ((8, 0.63), (20, 0.54), (40, 0.36), (80, 0.27)):
@@ -394,7 +398,8 @@ def detailed_truth(
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["relief", "steps", "floor"])
 def test_few_views_recipe_beats_gsplat_defaults_on_held_out_views(kind: str) -> None:
-    """By 5 dB after 300 steps on four of seven views, as shipped: with the limit on sizes, which serves the scale map.
+    """By 5 dB after 300 steps on four of seven views, as shipped: with the limit on sizes, which
+    serves the scale map.
 
     gsplat's position rate is per camera extent and decays over 30 000 steps.
     """
@@ -464,8 +469,8 @@ def test_gaussians_come_back_in_the_order_given() -> None:
 
 @pytest.mark.slow
 def test_flat_regions_stay_seen_from_segment_to_segment() -> None:
-    """Frames with noise, a flat sky and floor, a camera that goes forward: with the limit on sizes the scale map calls
-    nothing unseen that is covered; without it a tenth and more of it."""
+    """Frames with noise, a flat sky and floor, a camera that goes forward: with the limit on sizes
+    the scale map calls nothing unseen that is covered; without it a tenth and more of it."""
     width, height, f_px, views = 96, 64, 80.0, 21
     truth, error = detailed_truth("floor", width, height, f_px)
     colours = truth.sh_dc.reshape(height, width, 3).clone()

@@ -200,7 +200,9 @@ def test_noise_keeps_its_variance_under_momentum():
 
 @pytest.mark.parametrize("schedule", [variance_preserving, variance_exploding, rectified_flow])
 def test_stochastic_noise_is_that_of_the_posterior(schedule):
-    """Bayes for x' given x0 and x, where x adds noise to x': the oracle knows nothing of the closed form."""
+    """Bayes for x' given x0 and x, where x adds noise to x': the oracle knows nothing of the closed
+    form.
+    """
     for now, then in itertools.pairwise(schedule(9)):
         if then.b == 0.0:
             assert posterior_noise(now, then, 1.0) == 0.0

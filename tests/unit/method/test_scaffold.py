@@ -97,7 +97,9 @@ def test_a_turn_away_from_everything_is_bridged_by_the_frames_between():
 
 
 def test_every_unknown_pixel_gets_gaussians_where_a_blurred_border_covers_it():
-    """With border 0.25 nothing is a hole by coverage, yet all beyond the frame is unknown: 0 scaffold Gaussians at 7f06cef."""
+    """With border 0.25 nothing is a hole by coverage, yet all beyond the frame is unknown: 0
+    scaffold Gaussians at 7f06cef.
+    """
     w, h = 96, 56
     lens = torch.tensor([[80.0, 0, w / 2], [0, 80.0, h / 2], [0, 0, 1]])
     image = torch.rand(3, h, w, generator=torch.Generator().manual_seed(0))

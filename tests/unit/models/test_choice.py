@@ -1,4 +1,6 @@
-"""The chosen models fit, are allowed, are there, and are told; a job goes on with those it was begun with."""
+"""The chosen models fit, are allowed, are there, and are told; a job goes on with those it was
+begun with.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,9 @@ def test_every_depth_model_is_ranked_once():
 
 
 def test_what_is_chosen_fits(monkeypatch):
-    """With the memory that a prior is said to need, memory.py finds an arrangement for it: at its trained size and below."""
+    """With the memory that a prior is said to need, memory.py finds an arrangement for it: at its
+    trained size and below.
+    """
     from benchmarks import prior_memory
 
     ranked = dict(PRIORS)

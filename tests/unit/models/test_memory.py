@@ -52,7 +52,9 @@ def test_the_plan_fits_and_nothing_faster_would(demand, free):
 
 
 def test_viewcrafter_on_known_cards():
-    """The authors need 23.5 GB for one branch with everything in 32 bits; in 16 bits 16 GB cards should do."""
+    """The authors need 23.5 GB for one branch with everything in 32 bits; in 16 bits 16 GB cards
+    should do.
+    """
     assert memory.plan(80 * GIB, VIEWCRAFTER) == memory.ladder(VIEWCRAFTER)[0]
     assert memory.plan(22 * GIB, VIEWCRAFTER).branches == 1
     assert memory.plan(17 * GIB, VIEWCRAFTER).offload in ("parts", "layers")
@@ -63,8 +65,8 @@ def test_viewcrafter_on_known_cards():
 def test_the_user_reads_what_was_chosen():
     text = Rung(1, "parts", True, True, 9 * GIB).text()
     assert (
-        text
-        == "1 branch at a time, idle networks in main memory, decoding in tiles, weights in 8 bits; about 9.0 GiB"
+        text == "1 branch at a time, idle networks in main memory, decoding in tiles, weights in "
+        "8 bits; about 9.0 GiB"
     )
     assert Rung(4, "none", estimate=GIB).text() == "4 branches at a time; about 1.0 GiB"
 

@@ -356,7 +356,9 @@ def test_a_folder_in_place_of_the_file_is_told(tmp_path, monkeypatch):
 
 
 def test_a_download_goes_through_a_proxy(hub, monkeypatch):
-    """The hub has a name that nobody can look up: the proxy, which here is the same server, gets the whole address."""
+    """The hub has a name that nobody can look up: the proxy, which here is the same server, gets
+    the whole address.
+    """
     server = download.endpoint()
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
     monkeypatch.setenv("http_proxy", server)

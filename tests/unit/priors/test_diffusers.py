@@ -1,4 +1,6 @@
-"""Priors on diffusers' networks: loaded from disk as released, equal to the stock pipelines, and lawful."""
+"""Priors on diffusers' networks: loaded from disk as released, equal to the stock pipelines, and
+lawful.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ FRAMES, SIZE = 5, (32, 64)
 
 
 def make_clip(seed: int = 0, frames: int = FRAMES, size: tuple[int, int] = SIZE) -> Clip:
-    """A smooth picture that moves, in 8-bit values, with a hole on the right of the later frames."""
+    """A smooth picture that moves, in 8-bit values, with a hole on the right of the later
+    frames.
+    """
     g = torch.Generator().manual_seed(seed)
     h, w = size
     wide = torch.nn.functional.interpolate(
@@ -173,7 +177,9 @@ def pictures(frames: Tensor) -> list[Image.Image]:
 
 
 def test_vace_without_references_equals_the_stock_pipeline(priors, folders):
-    """Same networks, same noise, flow-match Euler: our loop and diffusers' give the same latents."""
+    """Same networks, same noise, flow-match Euler: our loop and diffusers' give the same
+    latents.
+    """
     from diffusers import (
         AutoencoderKLWan,
         FlowMatchEulerDiscreteScheduler,
@@ -331,7 +337,9 @@ def test_svd_from_pure_noise_equals_the_stock_pipeline(priors, folders, monkeypa
 
 
 def test_svd_follows_the_camera_by_starting_from_the_render(priors):
-    """The network sees no render, yet the free run of a moving render differs from that of a still one as the render does."""
+    """The network sees no render, yet the free run of a moving render differs from that of a still
+    one as the render does.
+    """
     prior, moving = priors["svd"], make_clip()
     still = dataclasses.replace(moving, render=moving.render[:1].expand(FRAMES, -1, -1, -1))
     assert prior.spec.starts_from_render and "render" not in prior.spec.sees

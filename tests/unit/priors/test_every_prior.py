@@ -1,4 +1,5 @@
-"""Every registered prior, made from the settings and small weights on disk, keeps the engine's promises.
+"""Every registered prior, made from the settings and small weights on disk, keeps the engine's
+promises.
 
 A new prior needs one more line in `SAVERS`; without it the first test fails.
 """

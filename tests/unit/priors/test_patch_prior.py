@@ -32,7 +32,9 @@ def picture(height: int = H, width: int = W, seed: int = 0) -> torch.Tensor:
 def clip_of(
     image: torch.Tensor, frames: int = 1, unknown_columns: int = 12, step_m: float = 0.0
 ) -> Clip:
-    """A camera that moves to the right before a wall 4 m away; a band at the right is unknown and grows."""
+    """A camera that moves to the right before a wall 4 m away; a band at the right is unknown and
+    grows.
+    """
     _, h, w = image.shape
     known = torch.ones(frames, 1, h, w)
     cameras = torch.eye(4).repeat(frames, 1, 1)
@@ -117,7 +119,9 @@ def brute_force(
     s_v: float,
     height: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(energies [n], bank patches [n, 147]) in float64, straight from the formula, with loops over the pictures."""
+    """(energies [n], bank patches [n, 147]) in float64, straight from the formula, with loops over
+    the pictures.
+    """
     energies, patches = [], []
     t = target[y : y + SIDE, x : x + SIDE].astype(np.float64)
     w = weight[y : y + SIDE, x : x + SIDE].astype(np.float64)
@@ -169,7 +173,9 @@ def test_posterior_mean_is_the_softmax_over_all_patches(noise: float) -> None:
 
 
 def test_search_finds_the_best_patches_from_a_bad_start() -> None:
-    """Queries are patches of the bank itself at a constant offset; random starts must converge to that offset."""
+    """Queries are patches of the bank itself at a constant offset; random starts must converge to
+    that offset.
+    """
     scale = bank.build(2 * picture(40, 60) - 1)[-1]
     image = scale.picture[0].reshape(40, 60, 3)
     target = np.pad(image[10:26, 20:44], ((RADIUS, RADIUS), (RADIUS, RADIUS), (0, 0)))
@@ -255,7 +261,9 @@ def test_nothing_known_at_all_still_gives_a_picture() -> None:
 
 
 def test_a_regular_texture_is_continued() -> None:
-    """Stripes are known on three quarters of the frame; the rest must be the same stripes in phase."""
+    """Stripes are known on three quarters of the frame; the rest must be the same stripes in
+    phase.
+    """
     x = torch.arange(64).float()
     image = (0.5 + 0.4 * torch.sin(2 * math.pi * x / 8)).expand(3, 32, 64).contiguous()
     prior = PatchPrior(image)
@@ -281,7 +289,9 @@ def test_bits_do_not_depend_on_runs_or_threads() -> None:
 
 
 def test_each_run_of_a_batch_equals_that_run_alone() -> None:
-    """Also where runs differ in known cells only, which is computed once, or in invented ones, which is not."""
+    """Also where runs differ in known cells only, which is computed once, or in invented ones,
+    which is not.
+    """
     image = picture()
     prior = PatchPrior(image)
     clip = clip_of(image)
@@ -331,7 +341,9 @@ def test_expected_colours_are_means_of_the_known_ones_and_follow_the_rows() -> N
 
 
 def test_a_wall_goes_on_as_a_wall() -> None:
-    """Half of the picture is an object that belongs at the left; a hole in the wall at the right must not fill with it."""
+    """Half of the picture is an object that belongs at the left; a hole in the wall at the right
+    must not fill with it.
+    """
     image = torch.full((3, 32, 64), 0.8)
     image[:, :, :32] = 0.1 + 0.2 * torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
     prior = PatchPrior(image)
@@ -476,7 +488,9 @@ def test_features_of_flat_places_compare_their_colour() -> None:
 
 
 def test_features_tell_places_apart() -> None:
-    """The cosine of a place with itself under a little noise is far above that with another place."""
+    """The cosine of a place with itself under a little noise is far above that with another
+    place.
+    """
     image = picture()
     prior = PatchPrior(image)
     noisy = (

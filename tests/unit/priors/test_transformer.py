@@ -1,4 +1,6 @@
-"""The transformer of a video model: a LoRA is added to its weights; 8 bits change its answer a little."""
+"""The transformer of a video model: a LoRA is added to its weights; 8 bits change its answer a
+little.
+"""
 
 from __future__ import annotations
 

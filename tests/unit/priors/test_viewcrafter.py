@@ -1,4 +1,6 @@
-"""A ViewCrafter checkpoint on disk, in every layout and every way to be broken, and the prior made of it."""
+"""A ViewCrafter checkpoint on disk, in every layout and every way to be broken, and the prior made
+of it.
+"""
 
 from __future__ import annotations
 
@@ -110,7 +112,8 @@ def test_missing_unknown_and_misshapen_tensors_are_named():
     lacking = {n: t for n, t in state.items() if n not in names}
     with pytest.raises(
         UserError,
-        match=r"UNet lacks 4 of \d+ tensors: out\.0\.bias, out\.0\.weight, out\.2\.bias, out\.2\.weight\.",
+        match=r"UNet lacks 4 of \d+ tensors: out\.0\.bias, out\.0\.weight, out\.2\.bias, "
+        r"out\.2\.weight\.",
     ):
         loader.build(lacking, tiny.VIEWCRAFTER, dtype=torch.float32, where="x")
     extra = state | {f"image_proj_model.extra{k}": torch.zeros(1) for k in range(7)}

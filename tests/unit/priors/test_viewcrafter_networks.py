@@ -190,7 +190,9 @@ def test_full_size_networks_have_exactly_the_released_names_and_shapes():
 
 
 def test_full_size_checkpoints_load_without_memory():
-    """Names and shapes of a whole released checkpoint go through the converters and fill every network."""
+    """Names and shapes of a whole released checkpoint go through the converters and fill every
+    network.
+    """
     config = loader.ModelConfig()
     with torch.device("meta"):
         vae_state = {n: torch.empty(s) for n, s in tiny.vae_shapes(config.vae).items()}

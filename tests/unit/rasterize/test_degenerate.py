@@ -1,4 +1,6 @@
-"""Scenes at the edge of what can be drawn: the CPU backend must agree with the reference or show nothing, and stay finite."""
+"""Scenes at the edge of what can be drawn: the CPU backend must agree with the reference or show
+nothing, and stay finite.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def gaussians(
 
 
 def both(g: Gaussians, **options) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """(images, gradients) of the CPU backend, checked to be finite, and images of the float64 reference."""
+    """(images, gradients) of the CPU backend, checked to be finite, and images of the float64
+    reference.
+    """
     leaves = g.map(lambda t: t.clone().requires_grad_())
     drawn = rasterize(leaves, K, CAMERA, WIDTH, HEIGHT, **options)
     (drawn.rgb.square().sum() + drawn.depth.sum() + drawn.alpha.sum()).backward()
@@ -110,7 +114,9 @@ def test_full_opacity_is_capped_and_gives_no_opacity_gradient() -> None:
 
 
 def test_thousands_on_one_pixel() -> None:
-    """Many faint Gaussians on one spot: blending stops when the light is used up, not before and not after."""
+    """Many faint Gaussians on one spot: blending stops when the light is used up, not before and
+    not after.
+    """
     n = 3000
     means = [[0.0125, 0.0125, 1 + 0.001 * i] for i in range(n)]
     assert_close(gaussians(means, [0.002] * 3, opacity_logit=-4.0), 1e-5)

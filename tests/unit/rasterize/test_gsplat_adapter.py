@@ -1,6 +1,8 @@
-"""Our calls of gsplat against gsplat's own signatures and its own equations in torch, which need no GPU.
+"""Our calls of gsplat against gsplat's own signatures and its own equations in torch, which need no
+GPU.
 
-gsplat's projection and tile lists exist in torch; only its blending does not, so that is done here, pixel by pixel of a tile.
+gsplat's projection and tile lists exist in torch; only its blending does not, so that is done here,
+pixel by pixel of a tile.
 """
 
 from __future__ import annotations

@@ -19,7 +19,9 @@ GRADIENT_TOLERANCE = 1e-5  # relative L2
 
 
 def cloud(n: int, degree: int, seed: int = 5) -> Gaussians:
-    """A random cloud around z = 3 whose depths do not tie; some behind the camera, some off the image."""
+    """A random cloud around z = 3 whose depths do not tie; some behind the camera, some off the
+    image.
+    """
     g = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -47,7 +49,9 @@ def cameras() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def draw_and_differentiate(backend: str, dtype: torch.dtype, degree: int, channels: int, **options):
-    """Images and the gradients of a random weighing of all of them, with respect to everything differentiable."""
+    """Images and the gradients of a random weighing of all of them, with respect to everything
+    differentiable.
+    """
     leaves = [t.to(dtype).requires_grad_() for t in cloud(150, degree)]
     g = torch.Generator().manual_seed(1)
     extra = torch.rand(150, channels, generator=g).to(dtype).requires_grad_()

@@ -1,4 +1,6 @@
-"""Start-up: what is compiled is kept, where it is kept, how many threads there are, and gsplat's absence in words."""
+"""Start-up: what is compiled is kept, where it is kept, how many threads there are, and gsplat's
+absence in words.
+"""
 
 from __future__ import annotations
 

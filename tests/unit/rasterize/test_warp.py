@@ -1,4 +1,6 @@
-"""The Warp backend, on Warp's CPU device: the same source as on CUDA, and what its compiler makes of it for every card."""
+"""The Warp backend, on Warp's CPU device: the same source as on CUDA, and what its compiler makes
+of it for every card.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Frames brought back to the colours of a render: what is shared decides, what is invented follows."""
+"""Frames brought back to the colours of a render: what is shared decides, what is invented
+follows.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ from engine.commands.render import frame_numbers
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "docs" / "flamenco" / "scene_splatter.js"
 
-# The few things that a Flamenco Manager gives to a job type, as its documentation names them, writing down what is asked of them.
+# The few things that a Flamenco Manager gives to a job type, as its documentation names them,
+# writing down what is asked of them.
 _MANAGER = """
 const fs = require('fs'), nodePath = require('path');
 const tasks = [];
@@ -33,13 +34,18 @@ global.author = {
 };
 global.frameChunker = (frames, size) => {
   const [first, last] = frames.split('-').map(Number), chunks = [];
-  for (let i = first; i <= last; i += size) { const end = Math.min(i + size - 1, last); chunks.push(i === end ? `${i}` : `${i}-${end}`); }
+  for (let i = first; i <= last; i += size) {
+    const end = Math.min(i + size - 1, last);
+    chunks.push(i === end ? `${i}` : `${i}-${end}`);
+  }
   return chunks;
 };
 const settings = JSON.parse(process.argv[2]);
 const source = fs.readFileSync(process.argv[1], 'utf8') + '; [JOB_TYPE, compileJob]';
 const [type, compile] = (0, eval)(source);
-for (const s of type.settings) { if (!(s.key in settings) && 'default' in s) settings[s.key] = s.default; }
+for (const s of type.settings) {
+  if (!(s.key in settings) && 'default' in s) settings[s.key] = s.default;
+}
 compile({ settings, addTask: (t) => tasks.push(t) });
 console.log(JSON.stringify({ type, tasks }));
 """
