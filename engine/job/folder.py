@@ -31,6 +31,7 @@ import torch
 from ..bridge import lock
 from ..bridge import settings as settings_module
 from ..bridge.errors import UserError
+from ..bridge.reading import parsed_json
 from ..bridge.settings import SceneSettings
 from ..bridge.whole_file import is_partial, refuse_links, sweep, whole_file
 from ..scene.gaussians import Gaussians
@@ -74,8 +75,9 @@ def write_json(path: Path, data: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read JSON; a file that is not JSON is a UserError that names it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # bytes that are no text are a ValueError too
+        remedy = "Delete the folder and start the job again."
+        return parsed_json(path.read_text(encoding="utf-8"), str(path), remedy)
+    except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is not valid JSON: {error}.", "Delete the folder and start the job again."
         ) from None

@@ -166,9 +166,9 @@ def _request(job: Any, defaults: dict[str, Any], index: int, path: Path) -> Requ
     for key in _MAYBE_FILES:
         if kind == "generate" and settings.get(key):
             place = _place(here, settings[key], name)
-            settings[key] = str(place) if place.is_file() else settings[key]
+            settings[key] = str(place) if os.path.isfile(place) else settings[key]
     camera_path = str(values.get("path", "dolly:1.0"))
-    if "\\" in camera_path or (here / camera_path).exists():
+    if "\\" in camera_path or os.path.exists(here / camera_path):
         camera_path = str(_place(here, camera_path, name))
     image = str(_place(here, values["image"], name)) if kind == "generate" else ""
     return Request(
@@ -186,7 +186,7 @@ def _place(here: Path, value: Any, name: str) -> Path:
     elsewhere too.
     """
     text = str(value)
-    if os.name != "nt" and not (here / text).exists():
+    if os.name != "nt" and not os.path.exists(here / text):  # which bears names of any length
         if PureWindowsPath(text).drive:
             raise UserError(
                 f"Job {name} names {text}, a place on a Windows machine.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import time
@@ -332,3 +333,35 @@ def test_a_crop_box_holds_the_splats_and_the_viewport_shows_what_is_inside(tmp_p
     bpy.context.view_layer.update()
     assert len(shown()) == 0
     assert not bpy.ops.scene_splatter.show_colours.poll()  # there is no 3D view here
+
+
+def test_a_file_with_broken_splats_comes_in_without_them_and_a_packed_one_too(
+    tmp_path: Path,
+) -> None:
+    splats = random_splats(9, 0)
+    splats.means[4, 1] = np.nan
+    splats.quats[2] = 0
+    names = [name for name, _ in splat_file._columns(splats)]
+    table = np.stack([column for _, column in splat_file._columns(splats)], axis=1).astype("<f4")
+    head = "ply\nformat binary_little_endian 1.0\ncomment Stra\xdfe\nelement vertex 9\n"
+    head += "".join(f"property float {name}\n" for name in names) + "end_header\n"
+    (tmp_path / "a.ply").write_bytes(head.encode("latin-1") + table.tobytes())
+    (tmp_path / "b.ply.gz").write_bytes(gzip.compress((tmp_path / "a.ply").read_bytes()))
+    for name in ("a.ply", "b.ply.gz"):
+        assert len(run_import(tmp_path / name).data.points) == 8
+        assert len(results.read(tmp_path / name).notes) == 2
+
+
+def test_the_cameras_of_a_training_come_in(tmp_path: Path, scene) -> None:
+    if scene.camera is not None:
+        bpy.data.objects.remove(scene.camera)
+    entry = {"width": 320, "height": 240, "fx": 300.0, "fy": 300.0, "rotation": np.eye(3).tolist()}
+    cameras = [
+        entry | {"id": i, "img_name": f"{i:05d}", "position": [0.1 * i, 0.0, 0.0]} for i in range(3)
+    ]
+    path = tmp_path / "cameras.json"
+    path.write_text(json.dumps(cameras[1:] + cameras[:1]))
+    assert bpy.ops.scene_splatter.import_camera_path(filepath=str(path)) == {"FINISHED"}
+    first = scene.frame_start
+    again = conversion.export(scene, scene.camera, [first, first + 1, first + 2])
+    np.testing.assert_allclose(again.world_from_camera[:, 0, 3], [0.0, 0.1, 0.2], atol=1e-5)
