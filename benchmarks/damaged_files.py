@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import io
 import json
 import logging
@@ -131,15 +132,15 @@ def _odd_json(value: Any, rng: random.Random) -> bytes:
                 places += [(thing, key) for key in keys]
                 waiting += [thing[key] for key in keys]
         if not places:
-            return json.dumps(rng.choice(ODD)).encode("utf-8", "surrogatepass")
+            return json.dumps(copy.deepcopy(rng.choice(ODD))).encode("utf-8", "surrogatepass")
         holder, key = rng.choice(places)
         kind = rng.randrange(8)
         if kind == 0:
             del holder[key]
         elif kind == 1 and isinstance(holder, list):
-            holder.insert(key, rng.choice(ODD))
+            holder.insert(key, copy.deepcopy(rng.choice(ODD)))
         else:
-            holder[key] = rng.choice(ODD)
+            holder[key] = copy.deepcopy(rng.choice(ODD))
     text = json.dumps(value)
     if rng.random() < 0.03:
         text = text.replace("0", "[" * 20_000, 1)

@@ -379,7 +379,7 @@ def make(preset: str = "standard", **values: Any) -> SceneSettings:
 
 def _checked(row: Setting, value: Any) -> Any:
     if row.type is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 10**300 else math.inf
     kind: type = type(value)  # exactly: True is no number
     if kind is not row.type:
         raise UserError(f"{row.name} must be of type {row.type.__name__}, not {value!r}.")
