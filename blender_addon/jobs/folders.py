@@ -10,18 +10,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ...engine.bridge import camera_file, estimate
+from ...engine.bridge import camera_file, estimate, lock
 from ...engine.bridge.errors import UserError
 from ...engine.bridge.estimate import Work
 from ...engine.bridge.segments import kept_frames
 from ...engine.bridge.settings import from_json
+from ...engine.bridge.whole_file import whole_file
 
 TICKET = "blender.json"
 LOCK = "blender.lock"
@@ -50,41 +50,23 @@ class Claim:
         """Raises UserError where another Blender works in that folder or it cannot be written."""
         self.folder = folder
         try:
-            self._file: IO[bytes] | None = open(folder / LOCK, "ab")  # noqa: SIM115 (held open on purpose)
+            self._file: IO[bytes] | None = lock.hold(folder / LOCK)
+        except BlockingIOError:
+            raise UserError(
+                f"The job in {folder.name} is running in another Blender.",
+                "Wait for it there, or cancel it there.",
+            ) from None
         except OSError as error:
             raise UserError(
                 f"The job folder cannot be written: {error}.",
                 "Free some space, or save the file in another place.",
             ) from error
-        if not _lock(self._file):
-            self._file.close()
-            self._file = None
-            raise UserError(
-                f"The job in {folder.name} is running in another Blender.",
-                "Wait for it there, or cancel it there.",
-            )
 
     def release(self) -> None:
         """Let another Blender have it. May be called twice."""
         if self._file is not None:
             self._file.close()  # closing gives the lock back
             self._file = None
-
-
-def _lock(file: IO[bytes]) -> bool:
-    """Take the whole file for this process, without waiting. False if another one has it."""
-    try:
-        if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        else:
-            import fcntl
-
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def is_claimed(folder: Path) -> bool:
@@ -117,16 +99,10 @@ def new_folder(parent: Path, shot: str) -> Path:
 
 def write_json(path: Path, data: Any) -> None:
     """Write JSON so that the file is whole or not there. Raises UserError, e.g. where the disk is full."""
-    partial = path.with_name(path.name + ".partial")
     try:
-        with open(partial, "w", encoding="utf-8") as file:
-            json.dump(data, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            partial.write_text(json.dumps(data, indent=2), encoding="utf-8")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise UserError(
             f"{path.name} could not be written: {error.strerror}.", "Free some space on that disk."
         ) from error
@@ -143,13 +119,23 @@ def read_ticket(folder: Path) -> Ticket | None:
         data = json.loads((folder / TICKET).read_text(encoding="utf-8"))
         known = {field.name for field in dataclasses.fields(Ticket)}
         return Ticket(**{name: value for name, value in data.items() if name in known})
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 
 def result_of(folder: Path) -> Path | None:
     """The splat file that Blender imports from a job, None as long as there is none."""
     return next((folder / name for name in RESULTS if (folder / name).is_file()), None)
+
+
+def is_whole(result: Path) -> bool:
+    """Whether a result of a job is as long as the engine made it; of older engines that is not known, and believed."""
+    try:
+        job = json.loads((result.parent / "job.json").read_text(encoding="utf-8"))
+        expected = job["results"]["bytes"][result.name]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return True
+    return bool(result.stat().st_size == expected)
 
 
 @dataclass(frozen=True)
@@ -168,7 +154,8 @@ def look_at(folder: Path) -> Leftover | None:
         return None
     if not (folder / "settings.json").is_file():
         return None  # its inputs were never complete
-    return Leftover(folder, ticket, ticket.done and result_of(folder) is not None)
+    result = result_of(folder)
+    return Leftover(folder, ticket, ticket.done and result is not None and is_whole(result))
 
 
 def last_changed(folder: Path) -> float:

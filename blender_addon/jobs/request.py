@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import shutil
 from collections.abc import Generator, Iterator
@@ -18,6 +19,7 @@ from ...engine.bridge.camera_file import CameraPath
 from ...engine.bridge.colour import linear_to_srgb
 from ...engine.bridge.errors import UserError
 from ...engine.bridge.segments import ASPECT_TOLERANCE, Segment, kept_frames, plan_segments
+from ...engine.bridge.settings import SceneSettings
 from ..cameras import blockout, conversion, picture_header
 from ..cameras.picture_header import Header
 from ..ui import properties
@@ -255,7 +257,7 @@ def make_in_slices(
         group = (
             context.scene.scene_splatter
         )  # asked for anew: an undo between two slices makes new objects
-        settings = properties.read(group, depth)
+        settings = _with_first_gaussians(properties.read(group, depth), folder)
         folders.write_json(folder / "settings.json", engine_settings.to_json(settings))
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
@@ -275,6 +277,16 @@ def make_in_slices(
             bpy.data.filepath, context.scene.name, group.shot, name, replaced, picture=picture
         ),
     )
+
+
+def _with_first_gaussians(settings: SceneSettings, folder: Path) -> SceneSettings:
+    """The settings, with a .ply that they start from copied into the job, so that the job is all in its folder."""
+    source = Path(settings.geometry.initialiser.strip())
+    if source.suffix.lower() != ".ply":
+        return settings
+    shutil.copyfile(source, folder / "input" / "initial.ply")
+    geometry = dataclasses.replace(settings.geometry, initialiser="input/initial.ply")
+    return dataclasses.replace(settings, geometry=geometry)
 
 
 def _refuse_standstill(path: CameraPath, name: str) -> None:

@@ -303,7 +303,11 @@ class Job:
         named = {
             name: Path(file).relative_to(self.folder).as_posix() for name, file in outputs.items()
         }
-        self._write_record(self._record() | {"results": {"outputs": named, "files": files}})
+        sizes = {
+            name: (self.folder / name).stat().st_size for name in files
+        }  # Blender looks at these
+        kept = {"outputs": named, "files": files, "bytes": sizes}
+        self._write_record(self._record() | {"results": kept})
 
     def results(self) -> dict[str, str] | None:
         """The outputs {name: file} of a job that is done; None if it is not, or one of them is gone or changed."""

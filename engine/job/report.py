@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..bridge.errors import UserError
 from ..bridge.whole_file import whole_file
 from .folder import read_json, write_json
 from .measures import Agreement
@@ -149,12 +150,42 @@ def verdict(found: list[Finding]) -> str:
     return " ".join(f"{f.name}: {f.measured}. {f.advice}" for f in bad)
 
 
+_NUMBERS = ("start", "stop", "unknown_share", "lambda_mean", "mu_mean", "gaussians", "opacity_mean")
+_MAYBE = ("drift_psnr", "unseen_detail", "seam")  # null where there was nothing to measure
+
+
+def read_stats(file: Path) -> dict[str, Any]:
+    """A segment's numbers, each of its kind: a folder may come from anybody. Raises UserError."""
+    data = read_json(file)
+
+    def number(value: Any) -> bool:
+        return type(value) in (int, float) and abs(value) < 1e300
+
+    sound = (
+        isinstance(data, dict)
+        and all(number(data.get(name)) for name in _NUMBERS)
+        and all(name in data and (data[name] is None or number(data[name])) for name in _MAYBE)
+        and isinstance(data.get("losses"), list)
+        and all(map(number, data["losses"]))
+        and all(
+            isinstance(data.get(name), dict) and all(map(number, data[name].values()))
+            for name in ("seconds", "peak_mb")
+        )
+    )
+    if not sound:
+        raise UserError(
+            f"{file} is damaged.",
+            f"Delete the folder {file.parent.name} and those after it, then resume: they are made again.",
+        )
+    return data
+
+
 def write_report(folder: Path, facts: dict[str, Any], numbers: PathNumbers) -> dict[str, Any]:
     """Write report.json, the plots and report.html into a job folder whose segments are finished.
 
     `facts` are provenance lines (depth, prior, licences, seed, sentences). Returns what report.json holds.
     """
-    segments = [read_json(s / "stats.json") for s in sorted((folder / "segments").glob("[0-9]*"))]
+    segments = [read_stats(s / "stats.json") for s in sorted((folder / "segments").glob("[0-9]*"))]
     agreement = numbers.agreement.psnr
     found = [*findings(segments, numbers.input_psnr, agreement), geometry_finding(facts)]
     data = {

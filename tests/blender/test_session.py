@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import json
 import os
 import signal
@@ -364,15 +366,38 @@ def test_a_file_in_the_way_is_a_plain_message(tmp_path: Path) -> None:
         folders.new_folder(tmp_path / "scene_splatter", "a")
 
 
-@pytest.mark.skipif(
-    not Path("/dev/full").exists(), reason="needs /dev/full, the disk that is always full"
-)
-def test_a_full_disk_is_a_plain_message_and_leaves_no_half_file(tmp_path: Path) -> None:
+def test_a_full_disk_is_a_plain_message_and_leaves_no_half_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     target = tmp_path / "settings.json"
-    (tmp_path / "settings.json.partial").symlink_to("/dev/full")
+    monkeypatch.setattr(os, "fsync", full)  # where a full disk shows at the latest
     with pytest.raises(UserError, match=r"could not be written.*Free some space"):
         folders.write_json(target, {"a": 1})
-    assert not target.exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_job_whose_result_is_gone_or_cut_is_not_finished(tmp_path: Path) -> None:
+    folder = folders.new_folder(tmp_path, "shot")
+    folders.write_ticket(folder, dataclasses.replace(TICKET, done=True))
+    (folder / "settings.json").write_text("{}")
+    scene = folder / "scene.ply"
+    scene.write_bytes(b"ply result")
+
+    def finished() -> bool:
+        found = folders.look_at(folder)
+        assert found is not None
+        return found.finished
+
+    assert finished(), "an older engine notes no sizes"
+    (folder / "job.json").write_text('{"results": {"bytes": {"scene.ply": 10}}}')
+    assert finished()
+    scene.write_bytes(b"ply")
+    assert not finished()
+    scene.unlink()
+    assert not finished()
 
 
 def test_leftovers_are_the_unclaimed_jobs_of_this_file_newest_first(tmp_path: Path) -> None:

@@ -387,3 +387,23 @@ def test_leftovers_of_every_kind_go_and_other_files_stay(tmp_path, inputs):
         "thesis.part",
         "blender.json.partial",
     }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"start": "<script>alert(1)</script>"}, {"gaussians": None}, {"seconds": {"x": "<b>"}}]
+    + [{"losses": "abc"}, {"seam": "<i>"}, {"mu_mean": float("1e400")}, {"peak_mb": []}],
+)
+def test_numbers_of_a_strangers_segment_are_numbers(tmp_path, change):
+    from engine.job.report import read_stats
+
+    numbers = ("start", "stop", "unknown_share", "lambda_mean", "mu_mean", "gaussians")
+    stats = {name: 1 for name in (*numbers, "opacity_mean")}
+    stats |= {"drift_psnr": None, "unseen_detail": 0.5, "seam": None, "losses": [0.1]}
+    stats |= {"seconds": {"render": 1.0}, "peak_mb": {}}
+    file = tmp_path / "stats.json"
+    file.write_text(json.dumps(stats))
+    assert read_stats(file) == stats
+    file.write_text(json.dumps(stats | change))
+    with pytest.raises(UserError, match="is damaged"):
+        read_stats(file)
