@@ -12,6 +12,7 @@ import bpy
 
 from ...engine.bridge import camera_file
 from ...engine.bridge.errors import UserError
+from ...engine.bridge.whole_file import temporary_prefix
 from ..cameras import conversion
 from ..publish import exporting
 from ..splats import splat_object
@@ -44,7 +45,7 @@ def begin(
     splats: the active object as scene.ply, as it stands in the world (OpenCV axes, metres); camera: the
     scene camera's path as cameras.json. `finish` runs while the folder and the engine's outputs in it exist.
     """
-    folder = Path(tempfile.mkdtemp(prefix="scene_splatter_"))
+    folder = Path(tempfile.mkdtemp(prefix=temporary_prefix()))
     try:
         if splats:
             exporting.write(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import gzip
 import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import IO
 from . import ply_table
 from .errors import UserError
 from .reading import AGAIN, head_of, natural_order, reading
+from .whole_file import temporary_folder
 
 SPLAT_ENDINGS = (
     ".ply",
@@ -50,7 +50,7 @@ def unpacked(path: str | os.PathLike[str]) -> Iterator[Path]:
     if not head.startswith((b"\x1f\x8b", b"PK\x03\x04")):
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="scene_splatter_") as folder:
+    with temporary_folder() as folder:
         with reading(path):
             unpack = _gunzip if head[:2] == b"\x1f\x8b" else _unzip
             inner = unpack(path, Path(folder))

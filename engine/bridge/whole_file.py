@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ _PARTIAL = re.compile(
     r"|\..+\.part|\.[0-9a-f]{8}\.part\..+|flythrough\.part\.mp4"
     r"|(settings|preview|result|outcome|cameras|depth|path)\.[a-z]+\.(partial|part|tmp)"
 )
+_TEMPORARY = re.compile(r"scene_splatter_(\d+)_\w+")
 _PROCESS = re.compile(r"\.(\d+)\.partial(\.[^.]*)?")
 
 
@@ -69,6 +71,41 @@ def replacing(path: str | Path, hint: str = _HINT) -> Iterator[BinaryIO]:
         temporary.open("wb") as file,
     ):  # closed before the rename, which Windows insists on
         yield file
+
+
+@contextlib.contextmanager
+def scratch_folder(path: str | Path) -> Iterator[Path]:
+    """A folder for what goes into the file `path`, beside it; a killed process's is removed by the next. Raises OSError."""
+    path = Path(path)
+    folder = partial_name(path.with_suffix(".parts"))
+    _remove_stale(path)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A private folder where the system keeps temporary files; those of killed processes of ours are removed first."""
+    place = Path(tempfile.gettempdir())
+    with contextlib.suppress(OSError):
+        for entry in list(os.scandir(place)):
+            match = _TEMPORARY.fullmatch(entry.name)
+            owner = entry.stat(follow_symlinks=False).st_uid
+            if match and owner == getattr(os, "getuid", int)() and not _lives(int(match[1])):
+                _remove(entry)
+    with tempfile.TemporaryDirectory(
+        prefix=temporary_prefix(), dir=place, ignore_cleanup_errors=True
+    ) as folder:
+        yield Path(folder)
+
+
+def temporary_prefix() -> str:
+    """How the names of this process's temporary folders begin."""
+    return f"scene_splatter_{os.getpid()}_"
 
 
 def partial_name(path: Path) -> Path:
@@ -137,25 +174,27 @@ def sweep(folder: Path) -> None:
     """Remove all leftovers of writes in a folder that nobody else works in; folders inside it stay as they are."""
     with contextlib.suppress(OSError):
         for entry in list(os.scandir(folder)):
-            if not is_partial(entry.name):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path, ignore_errors=True)
-            else:
-                with contextlib.suppress(OSError):
-                    os.unlink(entry.path)
+            if is_partial(entry.name):
+                _remove(entry)
+
+
+def _remove(entry: os.DirEntry[str]) -> None:
+    if entry.is_dir(follow_symlinks=False):
+        shutil.rmtree(entry.path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            os.unlink(entry.path)
 
 
 def _remove_stale(path: Path) -> None:
-    """Leftovers of the same target whose process has ended."""
+    """Leftovers of targets with the same stem whose process has ended."""
     start = partial_name(path).name.removesuffix(f".{os.getpid()}.partial{path.suffix}")
     with contextlib.suppress(OSError):
         for entry in list(os.scandir(path.parent)):
             rest = entry.name.removeprefix(start)
             match = _PROCESS.fullmatch(rest) if rest != entry.name else None
-            if match and (match[2] or "") == path.suffix and not _lives(int(match[1])):
-                with contextlib.suppress(OSError):
-                    os.unlink(entry.path)
+            if match and not _lives(int(match[1])):
+                _remove(entry)
 
 
 def _lives(process: int) -> bool:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from ..bridge.errors import UserError
+from ..bridge.whole_file import temporary_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENES = ROOT / "benchmarks" / "scenes"
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
         "overlap": 3,
     }
     for name in NAMES if "all" in args.experiment else args.experiment:
-        with tempfile.TemporaryDirectory() as scratch:
+        with temporary_folder() as scratch:
             experiment = experiments.EXPERIMENTS[name]
             these = folders
             if experiment.drawn:

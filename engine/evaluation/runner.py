@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from .. import priors
 from ..bridge import camera_file, settings
 from ..bridge.errors import UserError
 from ..bridge.progress import Report
+from ..bridge.whole_file import temporary_folder
 from ..job import inputs
 from ..job.folder import Job, prepare, read_json
 from ..job.measures import Agreement, psnr
@@ -134,7 +134,7 @@ def run(
     name: "" and, for runs without diffusion, also FILLED, where the holes of the same renders are filled
     from around them.
     """
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary_folder() as scratch:
         depth, path = Path(scratch) / "depth.npy", Path(scratch) / "path.json"
         np.save(depth, view.depth_m)
         camera_file.write(path, view.path)

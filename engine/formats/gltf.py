@@ -13,6 +13,7 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -411,7 +412,7 @@ def _save(path: Path, builder: Builder, document: dict[str, Any]) -> None:
         return
     binary = path.with_suffix(".bin")
     with replacing_path(path) as text_name, replacing_path(binary) as binary_name:
-        text_name.write_bytes(builder.describe(document, binary.name))
+        text_name.write_bytes(builder.describe(document, quote(binary.name)))
         with binary_name.open("wb") as file:
             builder.write_binary(file)
             file.flush()

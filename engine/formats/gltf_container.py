@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import os
 import struct
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,6 +19,10 @@ from .scene import MOST_SPLATS, damaged, read_bytes
 _GLB_MAGIC, _JSON, _BIN = 0x46546C67, 0x4E4F534A, 0x004E4942
 _DTYPES = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
+
+
+def _leads_out(name: PurePosixPath) -> bool:
+    return name.is_absolute() or ".." in name.parts
 
 
 class Document:
@@ -119,12 +124,15 @@ class Document:
             except (IndexError, binascii.Error) as error:
                 raise damaged(self.path, "a buffer's data address is broken") from error
         name = PurePosixPath(unquote(uri))
-        if ":" in uri or "\\" in uri or name.is_absolute() or ".." in name.parts:
+        strange = "\\\0:" if os.name == "nt" else "\\\0"
+        if ":" in uri or any(c in str(name) for c in strange) or _leads_out(name):
             raise UserError(
                 f"{self.path} points outside its folder: {uri!r}.",
                 "Only buffers beside the .gltf are read: pack it as .glb.",
             )
-        return read_bytes(self.path.parent / name)
+        beside = self.path.parent / name
+        as_written = self.path.parent / uri  # by programs that do not escape names
+        return read_bytes(as_written if as_written.is_file() and not beside.is_file() else beside)
 
     def view(self, index: Any) -> tuple[memoryview, int]:
         """(bytes, stride or 0) of a buffer view."""

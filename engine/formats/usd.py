@@ -9,7 +9,6 @@ are tenths of the stage's unit, as UsdGeom.Camera defines them.
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from ..bridge.camera_file import CameraPath
 from ..bridge.errors import UserError
 from ..bridge.harmonics import degree_of
 from ..bridge.splats import sigmoid
-from ..bridge.whole_file import replacing_path
+from ..bridge.whole_file import replacing_path, scratch_folder
 from . import usd_guard
 from .camera_nodes import node_matrices, plane_corners
 from .scene import (
@@ -66,12 +65,16 @@ def write(
     if axes not in Y_UP + Z_UP:
         raise ValueError(f"USD stages are Y-up or Z-up and right-handed, got {axes}")
     path = Path(path)
+    if ":SDF_FORMAT_ARGS:" in path.name:
+        raise UserError(
+            f"USD takes a part of the name {path.name} for arguments.", "Choose another name."
+        )
     if path.suffix.lower() != ".usdz":
         with replacing_path(path) as temporary:
             _write_stage(temporary, scene, node_matrix, image_plane)
         return
-    with replacing_path(path) as package, tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        stage_file = Path(folder) / "scene.usdc"
+    with replacing_path(path) as package, scratch_folder(path) as folder:
+        stage_file = folder / "scene.usdc"
         _write_stage(stage_file, scene, node_matrix, image_plane)
         if not UsdUtils.CreateNewUsdzPackage(Sdf.AssetPath(str(stage_file)), str(package)):
             raise UserError(f"Could not pack {path}.", "Write .usdc instead.")

@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from ..bridge.camera_file import CameraPath
 from ..bridge.errors import UserError
 from ..bridge.reading import head_of, reading
 from ..bridge.splats import Splats
+from ..bridge.whole_file import temporary_folder
 from .scene import Metadata, SplatScene, damaged
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -35,7 +35,7 @@ def read(path: Path, what: str) -> SplatScene | CameraPath | None:
     path = Path(path).resolve()
     head_of(path)  # a plain file, which can be read
     limit_s = _CPU_S + path.stat().st_size / _BYTES_A_SECOND
-    with tempfile.TemporaryDirectory(prefix="scene_splatter_") as folder:
+    with temporary_folder() as folder:
         command = [sys.executable, "-m", __name__, str(path), folder, what, str(limit_s)]
         env = {k: v for k, v in os.environ.items() if k != "PYTHONSTARTUP"}
         env["PYTHONPATH"] = str(

@@ -391,8 +391,15 @@ def test_leftovers_of_every_kind_go_and_other_files_stay(tmp_path, inputs):
 
 @pytest.mark.parametrize(
     "change",
-    [{"start": "<script>alert(1)</script>"}, {"gaussians": None}, {"seconds": {"x": "<b>"}}]
-    + [{"losses": "abc"}, {"seam": "<i>"}, {"mu_mean": float("1e400")}, {"peak_mb": []}],
+    [
+        {"start": "<script>alert(1)</script>"},
+        {"gaussians": None},
+        {"seconds": {"x": "<b>"}},
+        {"losses": "abc"},
+        {"seam": "<i>"},
+        {"mu_mean": float("1e400")},
+        {"peak_mb": []},
+    ],
 )
 def test_numbers_of_a_strangers_segment_are_numbers(tmp_path, change):
     from engine.job.report import read_stats
