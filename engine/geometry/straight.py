@@ -64,7 +64,7 @@ def straightness(
     edges = edge_pixels(image)
     if edges is None:
         return Straightness(0, math.nan, 0, math.nan)
-    pieces, along = _pieces(edges, image.shape[1:])
+    pieces, along = _pieces(edges, (h, w))
     if len(pieces) < _FEWEST:
         return Straightness(len(pieces), math.nan, 0, math.nan)
     lifted, whole = _lifted(pieces, along, depth, K.float().cpu())
