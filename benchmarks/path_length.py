@@ -1,11 +1,14 @@
-"""What a path's length costs: seconds of a segment, peak memory and the job folder at 40 to 1000 frames.
+"""What a path's length costs: seconds of a segment, peak memory and the job folder at 40 to 1000
+frames.
 
-    python benchmarks/path_length.py [--frames 40 100 300 1000] [--width 64] [--steps 10] [--prior patch]
+    python benchmarks/path_length.py [--frames 40 100 300 1000] [--width 64] [--steps 10] [--prior
+    patch]
 
-Every length is a whole job, from the picture to its report, in a process of its own. The camera trucks
-sideways at the same speed, so that every segment invents about as much. Seconds are the job's processor
-time, which a busy machine does not change much. Bars: the last tenth of the segments of the longest path at
-most 1.15 times a segment of the shortest; peak memory at 1000 frames at most 1.3 times that at 100.
+Every length is a whole job, from the picture to its report, in a process of its own. The camera
+trucks sideways at the same speed, so that every segment invents about as much. Seconds are the
+job's processor time, which a busy machine does not change much. Bars: the last tenth of the
+segments of the longest path at most 1.15 times a segment of the shortest; peak memory at 1000
+frames at most 1.3 times that at 100.
 """
 
 from __future__ import annotations
@@ -41,21 +44,25 @@ def main() -> None:
         print(json.dumps(_one(args.one)))
         return
     print(
-        "| frames | segments | CPU s a segment, median | last tenth | the rest, CPU s | peak MB | MB on disk |"
+        "| frames | segments | CPU s a segment, median | last tenth | the rest, CPU s | peak MB "
+        "| MB on disk |"
     )
     print("|---|---|---|---|---|---|---|", flush=True)
     found = [(count, _measure(args, count)) for count in args.frames]
     (short, first), (long_, last) = found[0], found[-1]
     print(
-        f"\nlast tenth at {long_} frames against the median at {short}: {last['tenth'] / first['median']:.2f} (bar 1.15)"
+        f"\nlast tenth at {long_} frames against the median at {short}: "
+        f"{last['tenth'] / first['median']:.2f} (bar 1.15)"
     )
     at = dict(found)
     if 100 in at:
         print(
-            f"peak memory at {long_} frames against 100: {last['peak_mb'] / at[100]['peak_mb']:.2f} (bar 1.3)"
+            f"peak memory at {long_} frames against 100: "
+            f"{last['peak_mb'] / at[100]['peak_mb']:.2f} (bar 1.3)"
         )
     print(
-        f"MB on disk a frame: {first['disk_mb'] / short:.3f} at {short}, {last['disk_mb'] / long_:.3f} at {long_}"
+        f"MB on disk a frame: {first['disk_mb'] / short:.3f} at {short}, "
+        f"{last['disk_mb'] / long_:.3f} at {long_}"
     )
 
 
@@ -94,7 +101,9 @@ def _measure(args: argparse.Namespace, count: int) -> dict[str, Any]:
 
 
 def _one(folder: Path) -> dict[str, Any]:
-    """Run a job here: CPU seconds of each segment, of all else, and the peak of this process's memory."""
+    """Run a job here: CPU seconds of each segment, of all else, and the peak of this process's
+    memory.
+    """
     from engine.job.run import run_job
 
     began = last = time.process_time()

@@ -33,10 +33,11 @@ def forget(scene: bpy.types.Scene) -> None:
 def check_in_slices(
     context: bpy.types.Context, path: CameraPath, depth_file: Path | None = None
 ) -> Generator[Step, None, list[str]]:
-    """Warnings about the path of the panel's camera, and how much of it has to be invented. Raises UserError.
+    """Warnings about the path of the panel's camera, and how much of it has to be invented. Raises
+    UserError.
 
-    depth_file: a depth map of the first view that is there already, NPY. The warnings stay in `notes`.
-    `context` must have the same scene at every slice.
+    depth_file: a depth map of the first view that is there already, NPY. The warnings stay in
+    `notes`. `context` must have the same scene at every slice.
     """
     scene = context.scene
     found = moves.path_warnings(path, properties.frames(scene), scene, properties.camera_of(scene))
@@ -50,7 +51,8 @@ def check_in_slices(
     else:
         share = yield from coverage.invented_in_slices(path, depth)
         found.append(
-            f"To be invented: {share.mean():.0%} of the path's views, {share.max():.0%} of the worst."
+            f"To be invented: {share.mean():.0%} of the path's views, {share.max():.0%} of the "
+            "worst."
         )
     notes[context.scene.name] = found
     return found
@@ -101,7 +103,9 @@ class _OnCamera(GreyWithReason):
 
 
 class SCENESPLATTER_OT_match_camera(_OnCamera, bpy.types.Operator):
-    """Give the render the picture's shape and the camera its lens, and show the picture behind the camera's view"""
+    """Give the render the picture's shape and the camera its lens, and show the picture behind
+    the camera's view
+    """
 
     bl_idname = "scene_splatter.match_camera"
     bl_label = "Match Camera to Image"
@@ -136,7 +140,8 @@ def match(scene: bpy.types.Scene, camera: bpy.types.Object, fov_deg: float = 0.0
 
 
 def set_up_camera(context: bpy.types.Context) -> list[str]:
-    """Make the camera of a newcomer for the panel's picture, moving as the panel says; what was done beside, in sentences.
+    """Make the camera of a newcomer for the panel's picture, moving as the panel says; what was
+    done beside, in sentences.
 
     It stands upright at eye height, is the scene's camera, and the 3D view looks through it. Raises
     UserError, before anything is changed, where the picture cannot be read.
@@ -161,7 +166,8 @@ def set_up_camera(context: bpy.types.Context) -> list[str]:
         group.use_scene_range = False
         group.frame_start, group.frame_end = first, first + _FIRST_PATH - 1
         said.append(
-            f"The path takes {_FIRST_PATH} of the scene's {last - first + 1} frames: a long one takes long."
+            f"The path takes {_FIRST_PATH} of the scene's {last - first + 1} frames: a long one "
+            "takes long."
         )
     spec = properties.move_of(group)
     if spec:
@@ -170,14 +176,17 @@ def set_up_camera(context: bpy.types.Context) -> list[str]:
     hidden = first_camera.hide_default_objects(scene, context.view_layer)
     if hidden:
         said.append(
-            f"{' and '.join(hidden)} of Blender's default file are hidden; undo or the Outliner's eye shows them."
+            f"{' and '.join(hidden)} of Blender's default file are hidden; undo or the "
+            "Outliner's eye shows them."
         )
     views.look_through_camera(scene)
     return said
 
 
 class SCENESPLATTER_OT_new_camera(GreyWithReason, bpy.types.Operator):
-    """Add an upright camera at eye height with the picture's shape and the move below, and look through it"""
+    """Add an upright camera at eye height with the picture's shape and the move below, and look
+    through it
+    """
 
     bl_idname = "scene_splatter.new_camera"
     bl_label = "New Camera"
@@ -199,7 +208,9 @@ class SCENESPLATTER_OT_new_camera(GreyWithReason, bpy.types.Operator):
 
 
 class SCENESPLATTER_OT_add_move(_OnCamera, bpy.types.Operator):
-    """Animate the camera from where it stands by the sum of the amounts above, with ordinary keyframes over the frame range"""
+    """Animate the camera from where it stands by the sum of the amounts above, with ordinary
+    keyframes over the frame range
+    """
 
     bl_idname = "scene_splatter.add_move"
     bl_label = "Add Camera Move"
@@ -234,7 +245,10 @@ class SCENESPLATTER_OT_add_move(_OnCamera, bpy.types.Operator):
             scene.frame_set(before[0], subframe=before[1])
         forget(scene)
         if replaced:
-            said = f"{replaced} keys of {camera.name} in the range were replaced; undo brings them back."
+            said = (
+                f"{replaced} keys of {camera.name} in the range were replaced; undo brings "
+                "them back."
+            )
             notes[scene.name] = [said]
             self.report({"INFO"}, said)
         return {"FINISHED"}

@@ -40,10 +40,12 @@ def begin(
     splats: bool = True,
     camera: bool = False,
 ) -> set[str]:
-    """Start the errand on a temporary folder that holds its inputs; in the background, where no timer fires, wait for its end.
+    """Start the errand on a temporary folder that holds its inputs; in the background, where no
+    timer fires, wait for its end.
 
-    splats: the active object as scene.ply, as it stands in the world (OpenCV axes, metres); camera: the
-    scene camera's path as cameras.json. `finish` runs while the folder and the engine's outputs in it exist.
+    splats: the active object as scene.ply, as it stands in the world (OpenCV axes, metres); camera:
+    the scene camera's path as cameras.json. `finish` runs while the folder and the engine's outputs
+    in it exist.
     """
     folder = Path(tempfile.mkdtemp(prefix=temporary_prefix()))
     try:

@@ -1,4 +1,5 @@
-"""Job folders as Blender sees them: where they lie, whose they are, and who works in them now. No bpy.
+"""Job folders as Blender sees them: where they lie, whose they are, and who works in them now. No
+bpy.
 
 A job outlives Blender. Beside what the engine writes, the folder holds `blender.json` (the
 `Ticket`: which file and scene asked, what became of it) and `blender.lock`, which a Blender
@@ -81,7 +82,9 @@ def is_claimed(folder: Path) -> bool:
 
 
 def new_folder(parent: Path, shot: str) -> Path:
-    """Make `parent/<shot>_v001`, or the next free number. Raises UserError if nothing can be written there."""
+    """Make `parent/<shot>_v001`, or the next free number. Raises UserError if nothing can be
+    written there.
+    """
     name = re.sub(r"[^\w.-]+", "_", shot).strip("._") or "shot"
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +101,9 @@ def new_folder(parent: Path, shot: str) -> Path:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON so that the file is whole or not there. Raises UserError, e.g. where the disk is full."""
+    """Write JSON so that the file is whole or not there. Raises UserError, e.g. where the disk
+    is full.
+    """
     try:
         with whole_file(path) as partial:
             partial.write_text(json.dumps(data, indent=2), encoding="utf-8")
@@ -129,7 +134,9 @@ def result_of(folder: Path) -> Path | None:
 
 
 def is_whole(result: Path) -> bool:
-    """Whether a result of a job is as long as the engine made it; of older engines that is not known, and believed."""
+    """Whether a result of a job is as long as the engine made it; of older engines that is not
+    known, and believed.
+    """
     try:
         job = json.loads((result.parent / "job.json").read_text(encoding="utf-8"))
         expected = job["results"]["bytes"][result.name]
@@ -195,7 +202,9 @@ def work_of(folder: Path) -> Work | None:
 
 
 def result_lines(folder: Path) -> list[tuple[str, str]]:
-    """What report.json says of a finished job, as (name, value) for the panel; empty where there is no report."""
+    """What report.json says of a finished job, as (name, value) for the panel; empty where there
+    is no report.
+    """
     try:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         facts, segments = report["facts"], report["segments"]

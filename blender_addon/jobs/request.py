@@ -100,7 +100,9 @@ def why_not_range(scene: bpy.types.Scene) -> str:
 
 
 def why_not_image(group: properties.SCENESPLATTER_PG_scene) -> str:
-    """Why the chosen picture cannot be used, or an empty text. Cheap: it is asked at every drawing."""
+    """Why the chosen picture cannot be used, or an empty text. Cheap: it is asked at every
+    drawing.
+    """
     if group.image_from == "IMAGE":
         image = group.image
         if image is None:
@@ -124,7 +126,9 @@ def why_not_image(group: properties.SCENESPLATTER_PG_scene) -> str:
 
 
 def refuse_unreadable(path: Path) -> None:
-    """Raises UserError, naming the user's own file, where neither its head nor Blender can read it."""
+    """Raises UserError, naming the user's own file, where neither its head nor Blender can read
+    it.
+    """
     if path.suffix.lower() in bpy.path.extensions_movie:
         raise UserError(f"{path.name} is a movie.", "Choose a single picture.")
     reason = (
@@ -145,7 +149,9 @@ def refuse_unreadable(path: Path) -> None:
 
 
 def header_of(group: properties.SCENESPLATTER_PG_scene) -> Header | None:
-    """Size, orientation and lens of the chosen picture, as the engine will see it; None where only the engine can tell."""
+    """Size, orientation and lens of the chosen picture, as the engine will see it; None where
+    only the engine can tell.
+    """
     if group.image_from == "FILE":
         return picture_header.read(Path(bpy.path.abspath(group.image_path)))
     image = group.image
@@ -165,7 +171,10 @@ def why_not_shape(scene: bpy.types.Scene) -> str:
     width, height = conversion.render_size(scene.render)
     if abs(width * header.height / (height * header.width) - 1) <= ASPECT_TOLERANCE:
         return ""
-    return f"The render is {width} x {height}, the picture {header.width} x {header.height}: press Match"
+    return (
+        f"The render is {width} x {height}, the picture {header.width} x {header.height}: "
+        "press Match"
+    )
 
 
 def image_of(group: properties.SCENESPLATTER_PG_scene) -> bpy.types.Image:
@@ -195,7 +204,9 @@ def segments(scene: bpy.types.Scene) -> list[Segment]:
 
 
 def forecast(scene: bpy.types.Scene) -> estimate.Estimate | None:
-    """Time and memory of the job that the panel describes; None while the panel lacks something, or nobody knows."""
+    """Time and memory of the job that the panel describes; None while the panel lacks something,
+    or nobody knows.
+    """
     group = scene.scene_splatter
     count = len(taken_frames(scene))
     width, height = conversion.render_size(scene.render)
@@ -227,7 +238,8 @@ def make(context: bpy.types.Context, parent: Path | None = None) -> Job:
 def make_in_slices(
     context: bpy.types.Context, parent: Path | None = None
 ) -> Generator[Step, None, Job]:
-    """Write a new job folder (under `parent`, else where job folders go) for the scene of `context`.
+    """Write a new job folder (under `parent`, else where job folders go) for the scene of
+    `context`.
 
     Raises UserError for whatever is wrong with the input; then, and when it is closed, no folder is
     left behind, and the scene is as it was. `context` must have the same scene at every slice.
@@ -280,7 +292,9 @@ def make_in_slices(
 
 
 def _with_first_gaussians(settings: SceneSettings, folder: Path) -> SceneSettings:
-    """The settings, with a .ply that they start from copied into the job, so that the job is all in its folder."""
+    """The settings, with a .ply that they start from copied into the job, so that the job is all
+    in its folder.
+    """
     source = Path(settings.geometry.initialiser.strip())
     if source.suffix.lower() != ".ply":
         return settings
@@ -299,7 +313,9 @@ def _refuse_standstill(path: CameraPath, name: str) -> None:
 
 
 def _write_depth(context: bpy.types.Context, folder: Path) -> Generator[Step, None, str]:
-    """Give the job its own depth map, where the panel asks for one; its name relative to the folder, so that a job can be moved."""
+    """Give the job its own depth map, where the panel asks for one; its name relative to the
+    folder, so that a job can be moved.
+    """
     group = context.scene.scene_splatter
     if group.depth_source == "BLOCKOUT":
         depth = folder / "input" / "depth.npy"
@@ -318,8 +334,8 @@ def save_image(group: properties.SCENESPLATTER_PG_scene, folder: Path) -> Path:
     """Copy the chosen picture into `folder` as image.<suffix>. Raises UserError, OSError.
 
     Files and packed files go over byte by byte, so that nothing is lost on the way; what was
-    painted in Blender is saved as it looks; floating point pictures of this file, whose colour space may
-    be any, become display-referred PNG.
+    painted in Blender is saved as it looks; floating point pictures of this file, whose colour
+    space may be any, become display-referred PNG.
     """
     if group.image_from == "FILE":
         source = Path(bpy.path.abspath(group.image_path))
@@ -350,7 +366,9 @@ def save_image(group: properties.SCENESPLATTER_PG_scene, folder: Path) -> Path:
 
 
 def _save_pixels(image: bpy.types.Image, target: Path) -> Path:
-    """What an image [h, w] shows under the Standard view, as 8-bit PNG; the image itself stays as it is."""
+    """What an image [h, w] shows under the Standard view, as 8-bit PNG; the image itself stays
+    as it is.
+    """
     width, height = image.size
     if not width or not height:
         raise UserError(

@@ -83,7 +83,9 @@ class SCENESPLATTER_OT_export_format(NeedsSplats, bpy.types.Operator, ExportHelp
         return result
 
     def check(self, _context: bpy.types.Context) -> bool:
-        """Keep the format's ending on the name, so that the browser itself warns of a file that is there already."""
+        """Keep the format's ending on the name, so that the browser itself warns of a file that
+        is there already.
+        """
         before: str = self.filepath
         self.filepath = with_ending(before, self.file_format)
         return self.filepath != before
@@ -95,7 +97,8 @@ class SCENESPLATTER_OT_export_format(NeedsSplats, bpy.types.Operator, ExportHelp
         if path != asked and path.exists():  # nobody was asked about that one
             self.report(
                 {"ERROR"},
-                f"{path.name} exists already. Give the name with its ending to replace it, or another name.",
+                f"{path.name} exists already. Give the name with its ending to replace it, or "
+                "another name.",
             )
             return {"CANCELLED"}
         camera = (
@@ -166,7 +169,9 @@ class SCENESPLATTER_OT_import_format(GreyWithReason, bpy.types.Operator, ImportH
 
 
 class SCENESPLATTER_FH_formats(bpy.types.FileHandler):
-    """Drop any other file of splats on the 3D view; where Blender reads that ending too, it asks which is meant."""
+    """Drop any other file of splats on the 3D view; where Blender reads that ending too, it asks
+    which is meant.
+    """
 
     bl_idname = "SCENESPLATTER_FH_formats"
     bl_label = "Gaussian splats"

@@ -34,7 +34,9 @@ class _InSidebar:
 
 
 class SCENESPLATTER_PT_main(_InSidebar, bpy.types.Panel):
-    """The straight path: picture, camera, move, scene; or the progress of the job; problems before all."""
+    """The straight path: picture, camera, move, scene; or the progress of the job; problems
+    before all.
+    """
 
     bl_idname = "SCENESPLATTER_PT_main"
     bl_label = "Generate Scene from Image"
@@ -249,9 +251,11 @@ def _draw_notes(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
 
 
 def _preview_icon(path: str) -> int:
-    """The icon of the newest preview frame; 0 where there is none. A file is read again only when it has changed.
+    """The icon of the newest preview frame; 0 where there is none. A file is read again only when
+    it has changed.
 
-    Blender can load pictures for previews itself, but in threads that crash it (5.2) when one file is asked for twice.
+    Blender can load pictures for previews itself, but in threads that crash it (5.2) when one file
+    is asked for twice.
     """
     collection = _previews.get("frames")
     if not path or collection is None:

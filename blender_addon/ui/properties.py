@@ -28,7 +28,8 @@ _LABELS = {
 _PRESET_TEXT = {
     "draft": "Small frames and few steps: see quickly whether path and depth fit",
     "standard": "The default",
-    "commercial-safe": "Only weights that are free for commercial use; a model that is not is refused",
+    "commercial-safe": "Only weights that are free for commercial use; "
+    "a model that is not is refused",
     "paper": "The paper's sizes and steps; needs the weights of ViewCrafter and Flash3D, and a GPU",
 }
 _ROWS = {row.name: row for row in engine_settings.table()}
@@ -51,7 +52,8 @@ _DEPTH_SOURCES = (
     (
         "BOX",
         "Box",
-        "Floor, walls and back wall from a horizon and a few measures: needs nothing but the picture",
+        "Floor, walls and back wall from a horizon and a few measures: needs nothing but the "
+        "picture",
     ),
     ("BLOCKOUT", "Blockout", "Depth of the geometry that stands in the scene under the camera"),
     ("FILE", "Depth Map", "A depth map file: EXR, 16-bit PNG or NPY"),
@@ -59,7 +61,8 @@ _DEPTH_SOURCES = (
     (  # last: Blender's files keep the place in this list
         "SMALL",
         "Small Network",
-        "A guess by the small network that ships: nothing to download; one large model gives far better depth",
+        "A guess by the small network that ships: nothing to download; one large model gives far "
+        "better depth",
     ),
 )
 MODEL_NAMES: dict[str, tuple[str, ...]] = {"depth": (), "prior": ()}
@@ -73,7 +76,9 @@ def basic() -> list[Setting]:
 
 
 def in_panel_words(text: str) -> str:
-    """A sentence of the engine with its settings called what the panel calls them: lambda_0 is Lambda 0 there."""
+    """A sentence of the engine with its settings called what the panel calls them: lambda_0 is
+    Lambda 0 there.
+    """
     return _SETTING_NAMES.sub(lambda found: label(_ROWS[found[0]]), text)
 
 
@@ -256,7 +261,8 @@ class SCENESPLATTER_PG_scene(bpy.types.PropertyGroup):
     )
     replace_last: bpy.props.BoolProperty(
         name="Replace the Last Result",
-        description="Put the new Gaussians into the object of the last result; its transform, materials and links stay",
+        description="Put the new Gaussians into the object of the last result; its transform, "
+        "materials and links stay",
         default=False,
         options=set(),
     )
@@ -273,7 +279,9 @@ def camera_of(scene: bpy.types.Scene) -> bpy.types.Object | None:
 
 
 def move_of(group: SCENESPLATTER_PG_scene) -> str:
-    """The panel's moves as the command line takes them, e.g. "dolly:0.5+pan:-10"; empty if all are 0."""
+    """The panel's moves as the command line takes them, e.g. "dolly:0.5+pan:-10"; empty if all
+    are 0.
+    """
     amounts = {name: shortest(getattr(group, f"move_{name}")) for name in moves.MOVES}
     return moves.spell(amounts, shortest(group.move_distance))
 
@@ -323,7 +331,8 @@ def values(group: SCENESPLATTER_PG_scene) -> dict[str, Any]:
 
 
 def read(group: SCENESPLATTER_PG_scene, depth_file: str = "") -> SceneSettings:
-    """The engine's settings as the panel has them; `depth_file` names the job's own depth map, where there is one.
+    """The engine's settings as the panel has them; `depth_file` names the job's own depth map,
+    where there is one.
 
     Raises UserError, with the setting's name and range, for values that do not go together.
     """

@@ -1,8 +1,9 @@
-"""How long a job takes and how much memory, before it starts; how far it is and how long yet, while it runs.
+"""How long a job takes and how much memory, before it starts; how far it is and how long yet, while
+it runs.
 
-A job is a start (models, first depth), its segments, and the results. Every part has a unit of work that
-the settings tell, and a speed: seconds a unit, measured in the last job of this machine that was alike, or
-from the table here, which was measured on two cores without a graphics card.
+A job is a start (models, first depth), its segments, and the results. Every part has a unit of work
+that the settings tell, and a speed: seconds a unit, measured in the last job of this machine that
+was alike, or from the table here, which was measured on two cores without a graphics card.
 
     part      unit of work
     start     one
@@ -10,7 +11,8 @@ from the table here, which was measured on two cores without a graphics card.
     refine    optimiser steps x megapixels
     segment   frames of the segment x megapixels      (renders, scaffold, measures, files)
     finish    frames of the path x megapixels         (film, report)
-    refit     rounds x megapixels                     (scene.ply of a job that blends in linear light)
+    refit     rounds x megapixels                     (scene.ply of a job that blends in linear
+    light)
 """
 
 from __future__ import annotations
@@ -100,7 +102,8 @@ class Estimate(NamedTuple):
 
 
 def work_of(settings: SceneSettings, count: int, aspect: float) -> Work:
-    """The work of a job with a path of `count` frames, `frame_step` applied, and a picture of height / width `aspect`.
+    """The work of a job with a path of `count` frames, `frame_step` applied, and a picture of
+    height / width `aspect`.
 
     Raises ValueError where there are no frames.
     """
@@ -132,7 +135,9 @@ def predict(work: Work, speeds: Speeds | None) -> Estimate | None:
 
 
 def part_of(stage: str) -> tuple[str, int, int]:
-    """(part, segment from 0, segments) of a stage as the engine reports it; 0 segments outside of them."""
+    """(part, segment from 0, segments) of a stage as the engine reports it; 0 segments outside
+    of them.
+    """
     found = _SEGMENT.match(stage)
     if found:
         part = {"render": "generate", None: "segment"}.get(found[3], found[3])
@@ -207,7 +212,9 @@ class Clock:
         return min(done / whole, 1.0) if whole > 0 else 0.0
 
     def left_s(self) -> float | None:
-        """Seconds until the end: what was expected, as much longer or shorter as it took so far; None while nobody knows."""
+        """Seconds until the end: what was expected, as much longer or shorter as it took so far;
+        None while nobody knows.
+        """
         seen = sum(self._promised.values())
         if not self._known and self._place < len(self._plan) // max(len(self.work.frames), 1):
             return None
@@ -222,7 +229,9 @@ class Clock:
         return left
 
     def speeds(self, memory_gb: float = 0.0) -> Speeds | None:
-        """What this job taught about the machine, after its end; None where it was resumed, and before its end."""
+        """What this job taught about the machine, after its end; None where it was resumed, and
+        before its end.
+        """
         if self.share < 1.0 or not self._whole:
             return None
         done = {part: sum(self.work.units(part, self._steps)) for part in PARTS}
@@ -236,7 +245,9 @@ def _in_order(segments: int) -> list[tuple[str, int]]:
 
 
 def user_cache() -> Path:
-    """The folder of ours among the user's caches: $SCENE_SPLATTER_CACHE, else the system's. Nothing is made."""
+    """The folder of ours among the user's caches: $SCENE_SPLATTER_CACHE, else the system's.
+    Nothing is made.
+    """
     chosen = os.environ.get(CACHE_VARIABLE)
     if chosen:
         return Path(chosen).expanduser()
@@ -250,7 +261,9 @@ def user_cache() -> Path:
 
 
 def speeds_for(key: str, folder: Path | None = None) -> Speeds | None:
-    """What is known of the speed of jobs with this `Work.key`: the last one here, else the table, else None."""
+    """What is known of the speed of jobs with this `Work.key`: the last one here, else the
+    table, else None.
+    """
     told = _stored(folder).get(key)
     if isinstance(told, dict):
         try:

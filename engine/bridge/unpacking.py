@@ -1,7 +1,8 @@
-"""A splat file inside a .gz or a .zip: unpacked to a temporary file, never further than it can honestly be.
+"""A splat file inside a .gz or a .zip: unpacked to a temporary file, never further than it can
+honestly be.
 
-Shared with Blender: standard library and numpy only. Some formats are archives themselves (SPZ, SOG,
-USDZ, NPZ); those are left as they are.
+Shared with Blender: standard library and numpy only. Some formats are archives themselves (SPZ,
+SOG, USDZ, NPZ); those are left as they are.
 """
 
 from __future__ import annotations
@@ -98,7 +99,9 @@ def _unzip(path: Path, folder: Path) -> Path:
 
 
 def _only_splats(names: list[str], path: Path) -> int:
-    """Which of an archive's files holds the splats; of a training's folders, the last iteration's."""
+    """Which of an archive's files holds the splats; of a training's folders, the last
+    iteration's.
+    """
     splats = [i for i, name in enumerate(names) if name.lower().endswith(SPLAT_ENDINGS)]
     if len(splats) > 1:
         clouds = [i for i in splats if names[i].split("/")[-1].lower() == "point_cloud.ply"]
@@ -127,7 +130,9 @@ def _archive(path: Path) -> zipfile.ZipFile:
 
 
 def _copy(stream: IO[bytes] | gzip.GzipFile, target: Path, path: Path) -> Path:
-    """Unpack piece by piece, up to what the head of the unpacked file says, or a sound share of the archive."""
+    """Unpack piece by piece, up to what the head of the unpacked file says, or a sound share of
+    the archive.
+    """
     packed = os.path.getsize(path)
     piece = stream.read(_PIECE)
     most, honest = _FREE_BYTES + _MOST_RATIO * packed, False

@@ -75,7 +75,9 @@ def replacing(path: str | Path, hint: str = _HINT) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def scratch_folder(path: str | Path) -> Iterator[Path]:
-    """A folder for what goes into the file `path`, beside it; a killed process's is removed by the next. Raises OSError."""
+    """A folder for what goes into the file `path`, beside it; a killed process's is removed by
+    the next. Raises OSError.
+    """
     path = Path(path)
     folder = partial_name(path.with_suffix(".parts"))
     _remove_stale(path)
@@ -89,7 +91,9 @@ def scratch_folder(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A private folder where the system keeps temporary files; those of killed processes of ours are removed first."""
+    """A private folder where the system keeps temporary files; those of killed processes of ours
+    are removed first.
+    """
     place = Path(tempfile.gettempdir())
     with contextlib.suppress(OSError):
         for entry in list(os.scandir(place)):
@@ -117,7 +121,8 @@ def partial_name(path: Path) -> Path:
 
 
 def is_partial(name: str) -> bool:
-    """Whether a file of that name is a leftover of a write in a job's folder, by this version or an earlier one.
+    """Whether a file of that name is a leftover of a write in a job's folder, by this version or an
+    earlier one.
 
     Blender's own ticket is not: it may be at it now.
     """
@@ -132,7 +137,9 @@ def make_new(path: Path) -> None:
 
 
 def append_text(path: Path, text: str) -> None:
-    """Add text at the end of a file, which is made if need be. A link is not followed. Raises OSError."""
+    """Add text at the end of a file, which is made if need be. A link is not followed. Raises
+    OSError.
+    """
     if is_link(path):
         raise OSError(f"{path} is a link")
     flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
@@ -153,7 +160,9 @@ def is_link(path: Path) -> bool:
 
 
 def refuse_links(folder: Path) -> None:
-    """UserError where a job's folder holds links, pipes or devices: what is written or read through them lies elsewhere."""
+    """UserError where a job's folder holds links, pipes or devices: what is written or read
+    through them lies elsewhere.
+    """
     waiting = [folder]
     while waiting:
         for entry in os.scandir(waiting.pop()):
@@ -171,7 +180,9 @@ def refuse_links(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove all leftovers of writes in a folder that nobody else works in; folders inside it stay as they are."""
+    """Remove all leftovers of writes in a folder that nobody else works in; folders inside it
+    stay as they are.
+    """
     with contextlib.suppress(OSError):
         for entry in list(os.scandir(folder)):
             if is_partial(entry.name):

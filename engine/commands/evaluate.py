@@ -1,4 +1,6 @@
-"""evaluate: the method's experiments on pictures whose other views are known, as tables and plots."""
+"""evaluate: the method's experiments on pictures whose other views are known, as tables and
+plots.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +91,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the experiments; write <out>/<experiment>.json after every run, .md and .png at the end; print the means."""
+    """Run the experiments; write <out>/<experiment>.json after every run, .md and .png at the
+    end; print the means.
+    """
     from ..evaluation import experiments, scenes, tables
     from ..evaluation.lpips import Lpips
 
@@ -195,7 +199,9 @@ def _shipped() -> Path:
 
 
 def _earlier(file: Path, common: dict[str, Any]) -> dict[str, Any] | None:
-    """Results to add to. UserError where they were made with other settings: a table must not mix them."""
+    """Results to add to. UserError where they were made with other settings: a table must not
+    mix them.
+    """
     if not file.is_file():
         return None
     data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))

@@ -33,7 +33,8 @@ from .scenes import View
 
 Row = dict[str, Any]
 
-_SEEN = 0.5  # where no mask is given: a pixel that the first Gaussians cover this much was seen by the input
+# where no mask is given: a pixel that the first Gaussians cover this much was seen by the input
+_SEEN = 0.5
 _CROP = 0.05  # of every side, for the measures of the cropped frames
 _MOST_FRAMES = 16  # of a path are compared with the truth
 _CAMERAS = 2  # frames of a path whose camera is looked for
@@ -51,9 +52,9 @@ BESIDE = (TRUST, CAST, COARSE, MEASURES)
 class Unsure:
     """A prior that is told less of the render: its `known` times a share.
 
-    The embedded prior keeps what it is told is known, so its free run does not drift and momentum has
-    nothing to hold. A video network sees the render but may change all of it. This makes the embedded
-    prior such a one: at every step it keeps only 2 share - 1 of the render.
+    The embedded prior keeps what it is told is known, so its free run does not drift and momentum
+    has nothing to hold. A video network sees the render but may change all of it. This makes the
+    embedded prior such a one: at every step it keeps only 2 share - 1 of the render.
     """
 
     def __init__(self, prior: Any, share: float) -> None:
@@ -68,7 +69,9 @@ class Unsure:
 
 
 class Tinted:
-    """A prior whose frames come out with other colours than it was shown, as those of video networks do."""
+    """A prior whose frames come out with other colours than it was shown, as those of video
+    networks do.
+    """
 
     GAIN, OFFSET = (0.90, 1.00, 1.06), (0.06, 0.00, -0.04)  # of red, green and blue
 
@@ -129,10 +132,10 @@ def run(
 ) -> dict[str, Row]:
     """Run one variant of the method on a view and compare with the true pictures.
 
-    `overrides` are settings and what is named in BESIDE. `border` crops that share from every side before
-    the numbers are taken. Without `lpips` there is none. Returns the measures by the suffix of the variant's
-    name: "" and, for runs without diffusion, also FILLED, where the holes of the same renders are filled
-    from around them.
+    `overrides` are settings and what is named in BESIDE. `border` crops that share from every side
+    before the numbers are taken. Without `lpips` there is none. Returns the measures by the suffix
+    of the variant's name: "" and, for runs without diffusion, also FILLED, where the holes of the
+    same renders are filled from around them.
     """
     with temporary_folder() as scratch:
         depth, path = Path(scratch) / "depth.npy", Path(scratch) / "path.json"
@@ -193,7 +196,9 @@ def compare(
     *,
     fill: bool = False,
 ) -> Row:
-    """Measures of the final scene against the true pictures: means over them, and each frame's own."""
+    """Measures of the final scene against the true pictures: means over them, and each frame's
+    own.
+    """
     frames, cropped = [], []
     for frame in judged(view):
         drawn = _draw(final, start, job, frame)
@@ -211,7 +216,9 @@ def compare(
 
 
 def judged(view: View) -> list[int]:
-    """The frames that are compared with the truth: those with a mask of what was seen, else all; a few, evenly."""
+    """The frames that are compared with the truth: those with a mask of what was seen, else all;
+    a few, evenly.
+    """
     there = sorted(set(view.truth) & set(view.seen)) or sorted(view.truth)
     step = max(1, -(-len(there) // _MOST_FRAMES))
     return there[::-1][::step][::-1]  # the last, where most is invented, is one of them
@@ -228,7 +235,9 @@ def _truth(view: View, frame: int, start: pipeline.Inputs) -> Tensor:
 
 
 def _seen(view: View, frame: int, start: pipeline.Inputs, job: Job) -> Tensor:
-    """[h, w] bool: the scene's own mask, made by ray casts, or else what the first Gaussians cover."""
+    """[h, w] bool: the scene's own mask, made by ray casts, or else what the first Gaussians
+    cover.
+    """
     h, w = start.image.shape[1:]
     if frame in view.seen:
         return images.resize(images.load_image(view.seen[frame]).pixels, w, h)[0] > 0.5
@@ -236,7 +245,9 @@ def _seen(view: View, frame: int, start: pipeline.Inputs, job: Job) -> Tensor:
 
 
 class EnhancedFrames:
-    """The newest version of every enhanced frame of a finished job, and the segment that made it."""
+    """The newest version of every enhanced frame of a finished job, and the segment that made
+    it.
+    """
 
     def __init__(self, job: Job) -> None:
         self.segment: dict[int, int] = {}
@@ -257,7 +268,9 @@ class EnhancedFrames:
 
 
 def _frames_against_truth(job: Job, start: pipeline.Inputs, view: View) -> Row:
-    """PSNR of the enhanced frames themselves: what the prior and the momentum made, before any scene is fitted."""
+    """PSNR of the enhanced frames themselves: what the prior and the momentum made, before any
+    scene is fitted.
+    """
     frames = EnhancedFrames(job)
     rows = []
     for frame in judged(view):

@@ -42,17 +42,18 @@ COLUMNS = {
     "input_psnr": ("input view", 2),
     "seconds": ("seconds", 1),
 }
-LEGEND = """PSNR and SSIM (data range 1) compare the final scene with the full true frames. *Seen* and *invented*
-are PSNR over what the input view saw and over the rest. *Rim* is what lies within 8 pixels of where the
-two meet. *Frames* compares the enhanced frames themselves with the truth, before any scene is fitted.
-*Structure* is a multi-scale gradient dissimilarity; lower is better. It stands in for LPIPS, whose
-weights are not part of the project (`--lpips FOLDER` brings its columns). *Detail* is the gradient
-energy of the invented part over the truth's. *Revisit* is PSNR between the two visits of a path out and
-back. *Refit* is PSNR of a scene refitted to the even frames, on the even and on the odd ones. *Camera*
-is how far the frames show the scene from the camera that was asked for. *Consistency* is PSNR between
-neighbouring enhanced frames after warping. *Drift* compares enhanced frames with the renders where the
-scene is known. *Seam* is the change of shared frames in ordinary frame steps. *Loss* is the end of the
-last refinement. *Input view* is PSNR of the final scene against the picture. Seconds are by the clock
+LEGEND = """PSNR and SSIM (data range 1) compare the final scene with the full true frames.
+*Seen* and *invented* are PSNR over what the input view saw and over the rest. *Rim* is what lies
+within 8 pixels of where the two meet. *Frames* compares the enhanced frames themselves with the
+truth, before any scene is fitted. *Structure* is a multi-scale gradient dissimilarity; lower is
+better. It stands in for LPIPS, whose weights are not part of the project (`--lpips FOLDER`
+brings its columns). *Detail* is the gradient energy of the invented part over the truth's.
+*Revisit* is PSNR between the two visits of a path out and back. *Refit* is PSNR of a scene
+refitted to the even frames, on the even and on the odd ones. *Camera* is how far the frames show
+the scene from the camera that was asked for. *Consistency* is PSNR between neighbouring enhanced
+frames after warping. *Drift* compares enhanced frames with the renders where the scene is known.
+*Seam* is the change of shared frames in ordinary frame steps. *Loss* is the end of the last
+refinement. *Input view* is PSNR of the final scene against the picture. Seconds are by the clock
 of a busy machine."""
 RELIABLE_DB = 15.0  # our choice: below this, what is invented has little to do with the scene
 REPORTED = {  # the paper's lambda is the printed one
@@ -103,7 +104,9 @@ def _git(root: Path, *words: str) -> str:
 
 
 def to_table(rows: list[Row]) -> str:
-    """Markdown tables: the means of every variant over the views of each kind of path, then every run."""
+    """Markdown tables: the means of every variant over the views of each kind of path, then
+    every run.
+    """
     columns = [key for key in COLUMNS if any(row.get(key) is not None for row in rows)]
     headings = " | ".join(COLUMNS[key][0] for key in columns)
     rule = "|---" * (1 + len(columns)) + "|"
@@ -136,11 +139,16 @@ def _line(name: str, row: Row, columns: list[str]) -> str:
 
 def _count(rows: list[Row]) -> str:
     seeds = sorted({row["seed"] for row in rows})
-    return f"{len({row['view'] for row in rows})} views, seed{'s'[: len(seeds) - 1]} {' and '.join(map(str, seeds))}"
+    return (
+        f"{len({row['view'] for row in rows})} views, seed{'s'[: len(seeds) - 1]} "
+        f"{' and '.join(map(str, seeds))}"
+    )
 
 
 def _whole(rows: list[Row]) -> list[Row]:
-    """Only views on which every variant has been run with every seed of its kind of path, so that means compare like with like."""
+    """Only views on which every variant has been run with every seed of its kind of path, so
+    that means compare like with like.
+    """
     variants = {row["variant"] for row in rows}
     wanted = {
         (path, seed, variant)
@@ -180,7 +188,9 @@ def main_table(rows: list[Row]) -> str:
 
 
 def noise_table(rows: list[Row]) -> str:
-    """How far a variant's PSNR moves with the seed: its mean over views, and its single views. Empty with one seed."""
+    """How far a variant's PSNR moves with the seed: its mean over views, and its single views.
+    Empty with one seed.
+    """
     rows = _whole(rows)
     seeds = sorted({row["seed"] for row in rows})
     if len(seeds) < 2:
@@ -227,7 +237,9 @@ def cost_table(rows: list[Row]) -> str:
 
 
 def references_table(rows: list[Row]) -> str:
-    """How well likeness to each pool of references tells right cells from wrong ones, run by run."""
+    """How well likeness to each pool of references tells right cells from wrong ones, run by
+    run.
+    """
     lines = [
         "| references of Eq. (10) | render of the first n frames, dB | of the rest, dB | "
         + " | ".join(POOLS)
@@ -263,9 +275,12 @@ def write_readme(readme: Path, record: Path) -> None:
 
 
 def range_table(rows: list[Row]) -> str:
-    """The greatest share of unseen pixels at which what is invented still keeps RELIABLE_DB, scene by scene."""
+    """The greatest share of unseen pixels at which what is invented still keeps RELIABLE_DB,
+    scene by scene.
+    """
     lines = [
-        f"| scene | unseen share up to which the invented part keeps {RELIABLE_DB:g} dB | largest share tried |",
+        f"| scene | unseen share up to which the invented part keeps {RELIABLE_DB:g} dB | "
+        "largest share tried |",
         "|---|---|---|",
     ]
     rows = [row for row in rows if row["variant"] == "full" and row["path"] != "posed"]

@@ -63,7 +63,8 @@ _IDENTITY = [1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.
 def read(path: Path) -> SplatScene:
     """All splat primitives of the scene, node transforms applied; the first camera if there is one.
 
-    UserError for broken files, unknown kernels or colour spaces, sheared nodes and files without splats.
+    UserError for broken files, unknown kernels or colour spaces, sheared nodes and files without
+    splats.
     """
     document = Document(path)
     _refuse_unknown_extensions(document)
@@ -97,8 +98,10 @@ def _refuse_unknown_extensions(document: Document) -> None:
     unknown = [str(name) for name in required if name not in _KNOWN_EXTENSIONS]
     if unknown:
         raise UserError(
-            f"{document.path} needs the glTF extension {', '.join(unknown[:3])}, which is not known here.",
-            f"Export it with {_BASE} as Khronos published it, uncompressed or with {_SPZ_NAMES[0]}.",
+            f"{document.path} needs the glTF extension {', '.join(unknown[:3])}, which is not "
+            "known here.",
+            f"Export it with {_BASE} as Khronos published it, uncompressed or with "
+            f"{_SPZ_NAMES[0]}.",
         )
 
 
@@ -165,7 +168,8 @@ def _primitive(document: Document, primitive: Any) -> SplatScene | None:
         ]
         if drafts:
             raise UserError(
-                f"{document.path} holds splats in the glTF extension {drafts[0]!r}, a draft or a maker's own.",
+                f"{document.path} holds splats in the glTF extension {drafts[0]!r}, a draft or a "
+                "maker's own.",
                 f"Export it again with a current tool, which writes {_BASE}.",
             )
         return None
@@ -214,7 +218,8 @@ def _plain_splats(document: Document, attributes: dict[str, Any]) -> Splats:
     if len(missing) > 1 and any(re.search("rotation|scale|opacity|sh_?", n, re.I) for n in others):
         raise UserError(
             f"{document.path} names its splats as a draft of {_BASE} did: {', '.join(others)}.",
-            f"Export it again with a current tool; the published names are {', '.join(needed[1:])}.",
+            "Export it again with a current tool; the published names are "
+            f"{', '.join(needed[1:])}.",
         )
 
     def values(name: str, *kinds: str) -> np.ndarray:
@@ -535,7 +540,9 @@ def _add_camera(
 def _add_image_plane(
     builder: Builder, document: dict[str, Any], path: CameraPath, picture: Path, camera: int
 ) -> None:
-    """An unlit quad with the picture, far behind what the first camera sees, moving with the camera."""
+    """An unlit quad with the picture, far behind what the first camera sees, moving with the
+    camera.
+    """
     mime = mimetypes.guess_type(picture.name)[0]
     if mime not in ("image/png", "image/jpeg"):
         raise UserError(

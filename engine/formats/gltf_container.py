@@ -1,4 +1,6 @@
-"""glTF 2.0 as bytes: GLB chunks, buffers, views and accessors, each checked before it is touched."""
+"""glTF 2.0 as bytes: GLB chunks, buffers, views and accessors, each checked before it is
+touched.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def _leads_out(name: PurePosixPath) -> bool:
 
 
 class Document:
-    """A parsed .gltf or .glb. Every look-up raises UserError instead of leaving the file's bounds."""
+    """A parsed .gltf or .glb. Every look-up raises UserError instead of leaving the file's
+    bounds.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -146,7 +150,9 @@ class Document:
         return memoryview(data)[start : start + size], self.whole(view, "byteStride", 0)
 
     def accessor(self, index: Any, kinds: tuple[str, ...]) -> np.ndarray:
-        """[n, width] float32 values (float64 for 32-bit integers), normalised where the accessor says so."""
+        """[n, width] float32 values (float64 for 32-bit integers), normalised where the accessor
+        says so.
+        """
         accessor = self.item("accessors", index)
         component = accessor.get("componentType")
         kind = accessor.get("type")
@@ -198,7 +204,9 @@ class Builder:
         return len(self.views) - 1
 
     def add(self, values: np.ndarray, *, bounds: bool = False, target: int | None = 34962) -> int:
-        """Index of an accessor over [n] or [n, width] float32, uint8 (normalised colour) or uint16 (indices)."""
+        """Index of an accessor over [n] or [n, width] float32, uint8 (normalised colour) or
+        uint16 (indices).
+        """
         values = np.ascontiguousarray(values)
         width = 1 if values.ndim == 1 else values.shape[1]
         component = {"float32": 5126, "uint8": 5121, "uint16": 5123}[values.dtype.name]

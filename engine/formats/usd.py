@@ -59,7 +59,8 @@ def write(
 ) -> None:
     """A .usd, .usda, .usdc or .usdz stage. `scene` must be in one of Y_UP or Z_UP axes.
 
-    `node_matrix` [4, 4] becomes the splats' own transform. UserError when the file cannot be written.
+    `node_matrix` [4, 4] becomes the splats' own transform. UserError when the file cannot be
+    written.
     """
     axes = scene.metadata.axes
     if axes not in Y_UP + Z_UP:
@@ -178,7 +179,9 @@ def _write_camera(stage: Any, path: CameraPath, axes: str, unit: float) -> None:
 
 
 def _write_image_plane(stage: Any, path: CameraPath, unit: float, picture: Path) -> None:
-    """A textured card far behind the scene, child of the camera, hidden from the splats by nothing but distance."""
+    """A textured card far behind the scene, child of the camera, hidden from the splats by
+    nothing but distance.
+    """
     mesh = UsdGeom.Mesh.Define(stage, "/scene/camera/image_plane")
     corners = plane_corners(path.K[0], path.width, path.height, 100.0 / unit).astype(np.float32)
     mesh.CreatePointsAttr(Vt.Vec3fArray.FromNumpy(corners))
@@ -216,9 +219,11 @@ def _write_image_plane(stage: Any, path: CameraPath, unit: float, picture: Path)
 
 
 def read(path: Path) -> SplatScene:
-    """All Gaussian particle fields of a stage, transforms applied; the first camera if there is one.
+    """All Gaussian particle fields of a stage, transforms applied; the first camera if there is
+    one.
 
-    UserError for files that USD cannot open, fields whose arrays do not fit, and stages without any.
+    UserError for files that USD cannot open, fields whose arrays do not fit, and stages without
+    any.
     """
     scene = usd_guard.read(path, "scene")
     assert isinstance(scene, SplatScene)

@@ -1,7 +1,8 @@
-"""The process in which every USD file is read: limited in memory and time, so that no file can end the engine or fill the machine.
+"""The process in which every USD file is read: limited in memory and time, so that no file can end
+the engine or fill the machine.
 
-Damaged files can crash OpenUSD, and small texts can compose into endless stages. The child reads the
-stage (`usd_stage`) and hands the arrays back in a file; the engine itself never opens one.
+Damaged files can crash OpenUSD, and small texts can compose into endless stages. The child reads
+the stage (`usd_stage`) and hands the arrays back in a file; the engine itself never opens one.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ _CAMERA = ("K", "world_from_camera")
 
 
 def read(path: Path, what: str) -> SplatScene | CameraPath | None:
-    """The "scene" or the "cameras" of a stage file. Raises UserError, also when the guard gave up."""
+    """The "scene" or the "cameras" of a stage file. Raises UserError, also when the guard gave
+    up.
+    """
     path = Path(path).resolve()
     head_of(path)  # a plain file, which can be read
     limit_s = _CPU_S + path.stat().st_size / _BYTES_A_SECOND

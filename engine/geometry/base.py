@@ -49,10 +49,13 @@ class DepthSource(Protocol):
     lens_is_a_guess: bool  # the picture's own EXIF knows better than `intrinsics`
 
     def intrinsics(self, image: Tensor) -> Tensor | None:
-        """K [3, 3] that the source itself reads from the picture [3, h, w], or None if it cannot."""
+        """K [3, 3] that the source itself reads from the picture [3, h, w], or None if it
+        cannot.
+        """
 
     def estimate(self, image: Tensor, K_hint: Tensor | None) -> DepthEstimate:
-        """Depth of image [3, h, w] in 0..1. K_hint [3, 3] is the camera to assume where it is known.
+        """Depth of image [3, h, w] in 0..1. K_hint [3, 3] is the camera to assume where it is
+        known.
 
         Every value of the result is above 0, holes are filled. Raises UserError.
         """

@@ -1,4 +1,5 @@
-"""A plain room or stage fitted to coarse depth: a floor, two walls, a back wall, a ceiling or open sky.
+"""A plain room or stage fitted to coarse depth: a floor, two walls, a back wall, a ceiling or open
+sky.
 
 It is what an unsure depth is drawn to: it cannot smear, bend or lean.
 """
@@ -35,11 +36,13 @@ _FARTHEST = 5.0  # camera heights beyond which nothing is told apart: logarithm
 
 
 def fit_layout(answer: Look, focal: float, pitch: float, leeway: float) -> Layout:
-    """The layout that lies closest to what the network says, by the sum of |log depth| errors over doubt.
+    """The layout that lies closest to what the network says, by the sum of |log depth| errors over
+    doubt.
 
     focal over the longer side; pitch in radians, to which the layout keeps within about `leeway`.
 
-    A search over a grid, one length after the other, from three beginnings: the same bits every time.
+    A search over a grid, one length after the other, from three beginnings: the same bits every
+    time.
     """
     h, w = answer.log_depth.shape
     rows, columns = max(round(h / 4), 4), max(round(w / 4), 4)

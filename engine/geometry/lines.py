@@ -31,7 +31,8 @@ class CameraLines(NamedTuple):
     pitch: float  # radians, above 0: looks down
     roll: float  # radians, above 0: the picture's right side is lower in the world
     focal: float  # over the longer side
-    margin: float  # by which share of the edges it beats cameras that look elsewhere (8 degrees and more)
+    # by which share of the edges it beats cameras that look elsewhere (8 degrees and more)
+    margin: float
     focal_margin: float  # and cameras with another lens
 
     @property
@@ -57,7 +58,9 @@ class _Edges(NamedTuple):
 
 
 def _field(image: Tensor) -> tuple[Tensor, Tensor]:
-    """(strength of straight edges, angle of the gradient across them), each [a, b], of image [3, h, w] made small."""
+    """(strength of straight edges, angle of the gradient across them), each [a, b], of image [3,
+    h, w] made small.
+    """
     h, w = image.shape[1:]
     scale = _SIDE / max(h, w)
     size = (max(round(h * scale), 8), max(round(w * scale), 8))
@@ -82,7 +85,8 @@ def _field(image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def edge_pixels(image: Tensor) -> Tensor | None:
-    """Straight edges of image [3, h, w], made small: [3, a, b] strength and unit vector along the edge, 0 where none is.
+    """Straight edges of image [3, h, w], made small: [3, a, b] strength and unit vector along the
+    edge, 0 where none is.
 
     None where there are too few.
     """
@@ -156,7 +160,8 @@ def _usual(focal: Tensor, pitch: Tensor, roll: Tensor) -> Tensor:
 
 
 def camera_from_lines(image: Tensor, focal: float | None = None) -> CameraLines | None:
-    """The camera that took image [3, h, w] in 0..1; `focal`: its lens over the longer side, if known.
+    """The camera that took image [3, h, w] in 0..1; `focal`: its lens over the longer side, if
+    known.
 
     None where the picture has too few edges. The same bits every time.
     """

@@ -1,4 +1,5 @@
-"""Whether a geometry can be right: do straight edges stay straight, do uprights stand, along the path?
+"""Whether a geometry can be right: do straight edges stay straight, do uprights stand, along the
+path?
 
 A straight edge of the picture is most often a straight edge of the scene. Short pieces of edges are
 lifted by the depth, and looked at from the path's cameras: how far they bow, and how far those
@@ -49,7 +50,8 @@ class Straightness(NamedTuple):
             parts.append(f"{self.uprights} upright edges lean by {self.lean_deg:.0f} degrees")
         if not math.isnan(self.bend):
             parts.append(
-                f"of {self.pieces} straight edges a tenth bow by over {100 * self.bend:.1f} % of their length"
+                f"of {self.pieces} straight edges a tenth bow by over {100 * self.bend:.1f} % of "
+                "their length"
             )
         return ", ".join(parts)
 
@@ -57,7 +59,9 @@ class Straightness(NamedTuple):
 def straightness(
     image: Tensor, depth_m: Tensor, K: Tensor, camera_from_world: Tensor
 ) -> Straightness:
-    """Measure image [3, h, w], depth [h, w] (inf: sky), K [3, 3] pixels, along cameras [n, 4, 4] (world: the picture's camera)."""
+    """Measure image [3, h, w], depth [h, w] (inf: sky), K [3, 3] pixels, along cameras [n, 4, 4]
+    (world: the picture's camera).
+    """
     image, depth = image.float().cpu(), depth_m.float().cpu()
     h, w = depth.shape
     focal = float(K[0, 0] * K[1, 1]) ** 0.5 / max(h, w)
@@ -127,7 +131,9 @@ def _pieces(edges: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 def _lifted(pieces: Tensor, along: Tensor, depth: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
-    """Points [n, p, 3] on the nearer side of each piece, and whether the whole piece is seen at all [n]."""
+    """Points [n, p, 3] on the nearer side of each piece, and whether the whole piece is seen at
+    all [n].
+    """
     h, w = depth.shape
     across = torch.stack([-along[:, 1], along[:, 0]], 1)[:, None]
     sides = []

@@ -1,17 +1,22 @@
 """The job folder: what is written when, whole or not at all, and what a resume may trust.
 
-    job.lock              first of all: says that the folder is ours; held while an engine works in it
-    input/                image, path.json, depth map, first Gaussians: copies, so a job can be moved and replayed
-    settings.json         the settings, complete; after the inputs, so its presence says that they are whole
-    job.json              the job's identity (settings and SHA-256 of every input), the models that were
+    job.lock              first of all: says that the folder is ours; held while an engine works in
+    it
+    input/                image, path.json, depth map, first Gaussians: copies, so a job can be
+    moved and replayed
+    settings.json         the settings, complete; after the inputs, so its presence says that they
+    are whole
+    job.json              the job's identity (settings and SHA-256 of every input), the models that
+    were
                           chosen, and at the end the SHA-256 of every result
-    segments/000/         one finished segment each; the folder appears by a rename, whole or not at all,
+    segments/000/         one finished segment each; the folder appears by a rename, whole or not at
+    all,
                           with the SHA-256 of its files in files.json
     scene.ply ...         results, each written under a temporary name and renamed
     earlier/001/          what lay here before --restart, or before results were made again
 
-A folder that has `segments/i` has everything that segment i + 1 needs; of the Gaussians those of the last
-segment alone stay, or a long path would keep the square of its length.
+A folder that has `segments/i` has everything that segment i + 1 needs; of the Gaussians those of
+the last segment alone stay, or a long path would keep the square of its length.
 No link inside a job folder is followed: such a folder is refused.
 """
 
@@ -89,7 +94,8 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def locked(folder: Path, patience_s: float = 0.0) -> Iterator[None]:
-    """Hold a folder that is new, empty or a job's; it is made if need be. Leftovers of a killed engine are cleared.
+    """Hold a folder that is new, empty or a job's; it is made if need be. Leftovers of a killed
+    engine are cleared.
 
     Raises UserError while another engine holds it (after `patience_s` seconds of trying), for a
     folder with foreign things in it, and for one with links inside. The lock ends with the
@@ -158,7 +164,9 @@ class Job:
         return self._input("depth")
 
     def inputs(self) -> dict[str, Path]:
-        """The files of input/ by their part in the job. Raises UserError where one is missing, or there twice."""
+        """The files of input/ by their part in the job. Raises UserError where one is missing,
+        or there twice.
+        """
         found = {"image": self.image, "path": self.path}
         found |= {part: file for part in _PARTS if (file := self._input(part)) is not None}
         values = flat(self.settings)
@@ -168,7 +176,8 @@ class Job:
                 continue
             if part not in found or name != f"input/{found[part].name}":
                 raise UserError(
-                    f"The settings of the job in {self.folder} name {name}, which is not among its inputs.",
+                    f"The settings of the job in {self.folder} name {name}, which is not among "
+                    "its inputs.",
                     f"Start it anew, with --{setting} and the file.",
                 )
         return found
@@ -259,7 +268,9 @@ class Job:
             write_json(self.folder / _JOB, data)
 
     def known_identity(self) -> Identity:
-        """The identity with which the work here was made; of a job that has not begun, what the folder holds."""
+        """The identity with which the work here was made; of a job that has not begun, what the
+        folder holds.
+        """
         known = identity.from_json(self._record())
         if known is None:
             return self.identity()
@@ -285,7 +296,9 @@ class Job:
         return []
 
     def models(self) -> dict[str, str]:
-        """The models with which the finished segments were made, by setting; empty before there are any."""
+        """The models with which the finished segments were made, by setting; empty before there
+        are any.
+        """
         models = self._record().get("models", {}) if self.finished_segments() else {}
         return models if isinstance(models, dict) else {}
 
@@ -294,7 +307,9 @@ class Job:
         self._write_record(self._record() | {"models": models})
 
     def keep_results(self, outputs: dict[str, str]) -> None:
-        """Note that the job is done: its outputs {name: file in the folder} and the content of every result."""
+        """Note that the job is done: its outputs {name: file in the folder} and the content of
+        every result.
+        """
         names = [Path(file).relative_to(self.folder).as_posix() for file in outputs.values()]
         names += ["input.png", "input_render.png"]
         for inside in ("frames", "plots"):
@@ -310,7 +325,9 @@ class Job:
         self._write_record(self._record() | {"results": kept})
 
     def results(self) -> dict[str, str] | None:
-        """The outputs {name: file} of a job that is done; None if it is not, or one of them is gone or changed."""
+        """The outputs {name: file} of a job that is done; None if it is not, or one of them is
+        gone or changed.
+        """
         results: Any = self._record().get("results")
         try:
             files, outputs = results["files"], results["outputs"]
@@ -325,7 +342,9 @@ class Job:
             return None
 
     def put_changed_results_aside(self) -> list[str]:
-        """Keep results that were changed since they were made, before new ones take their names. Lines about it."""
+        """Keep results that were changed since they were made, before new ones take their names.
+        Lines about it.
+        """
         data = self._record()
         results = data.pop("results", None)
         files = results.get("files") if isinstance(results, dict) else None
@@ -359,19 +378,25 @@ def flat(settings: SceneSettings) -> dict[str, Any]:
 
 
 def leads_out(name: str) -> bool:
-    """Whether a name that a file lists could lie outside the folder of the list, here or on Windows."""
+    """Whether a name that a file lists could lie outside the folder of the list, here or on
+    Windows.
+    """
     parts = PureWindowsPath(name).parts
     return not parts or ".." in parts or ":" in name or "\0" in name or name[0] in "/\\"
 
 
 def _as_of_now(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings that an earlier version wrote, as this one counts them: what it does not know is left out, what is new has its default."""
+    """Settings that an earlier version wrote, as this one counts them: what it does not know is
+    left out, what is new has its default.
+    """
     here = flat(SceneSettings())
     return {name: settings.get(name, default) for name, default in here.items()}
 
 
 def _damage(segment: Path) -> str:
-    """What is wrong with a finished segment, or an empty text. Those of version 0.1 have no list of their files."""
+    """What is wrong with a finished segment, or an empty text. Those of version 0.1 have no list
+    of their files.
+    """
     if not (segment / _MANIFEST).is_file():
         return "" if (segment / "gaussians.npz").is_file() else "gaussians.npz is missing"
     try:
@@ -385,7 +410,8 @@ def _damage(segment: Path) -> str:
 
 
 def prepare(folder: Path, settings: SceneSettings, inputs: dict[str, Path], *, resume: bool) -> Job:
-    """Make a job folder of settings and input files ({"image": ..., "path": ..., "depth": ..., "initial": ...}).
+    """Make a job folder of settings and input files ({"image": ..., "path": ..., "depth": ...,
+    "initial": ...}).
 
     A folder that already holds a job is only taken with `resume`, and then only if it is the
     same job. A folder with other things in it is left alone. Raises UserError.
@@ -402,7 +428,8 @@ def prepare_locked(
     resume: bool,
     restart: bool,
 ) -> Job:
-    """`prepare` in a folder that the caller has `locked`; on resuming, inputs that are not given are those of the job.
+    """`prepare` in a folder that the caller has `locked`; on resuming, inputs that are not given
+    are those of the job.
 
     With `restart`, the job that is there is kept under a number. Raises UserError, `AnotherJob`
     where `resume` asks for another one than is there.
@@ -512,5 +539,6 @@ def load_gaussians(path: Path, device: torch.device) -> Gaussians:
     except Exception as error:  # numpy, zipfile and zlib have one each for every kind of damage
         raise UserError(
             f"{path} is missing or damaged ({type(error).__name__}).",
-            f"Delete {path.parent.name} and the segments after it, then resume: they are made again.",
+            f"Delete {path.parent.name} and the segments after it, then resume: they are made "
+            "again.",
         ) from error

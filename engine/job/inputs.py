@@ -32,12 +32,14 @@ class Start(NamedTuple):
     """Everything the pipeline needs but the prior."""
 
     inputs: Inputs
-    path: CameraPath  # the cameras in metres, the first the identity, for films of the picture's aspect
+    # the cameras in metres, the first the identity, for films of the picture's aspect
+    path: CameraPath
     facts: dict[str, Any]  # provenance for the report
 
 
 def load(job: Job, device: torch.device, picture: images.ImageFile | None = None) -> Start:
-    """Read picture and path, estimate depth, scale the path, make the first Gaussians. Raises UserError.
+    """Read picture and path, estimate depth, scale the path, make the first Gaussians. Raises
+    UserError.
 
     `picture`: the job's picture, if it has been read before.
     """
@@ -104,7 +106,8 @@ def load(job: Job, device: torch.device, picture: images.ImageFile | None = None
         **_lines("note on the depth", estimate.notes),
         "straight edges": straight.sentence,
         **({GEOMETRY: "; ".join(doubts)} if doubts else {}),
-        "depth": f"{estimate.name} ({estimate.licence}), {'metric' if estimate.metric else 'up to scale'}",
+        "depth": f"{estimate.name} ({estimate.licence}), "
+        f"{'metric' if estimate.metric else 'up to scale'}",
         "first geometry": gaussians_sentence,
         **_lines("departure from the paper", _departures(settings)),
         "device": str(device),
@@ -123,7 +126,9 @@ def refuse_strip(width: int, height: int) -> None:
 
 
 def _departures(settings: SceneSettings) -> tuple[str, ...]:
-    """What a job with the paper's recipe does otherwise than the paper; others do not claim to be it."""
+    """What a job with the paper's recipe does otherwise than the paper; others do not claim to
+    be it.
+    """
     return DEPARTURES if settings.refine.recipe == "paper" else ()
 
 
@@ -155,7 +160,9 @@ def _moved(
 
 
 def _with_focal(path: CameraPath, K: np.ndarray) -> CameraPath:
-    """The path with its focal lengths scaled so that the first camera has K's: the user's field of view wins."""
+    """The path with its focal lengths scaled so that the first camera has K's: the user's field
+    of view wins.
+    """
     factor = math.sqrt(K[0, 0] * K[1, 1] / (path.K[0, 0, 0] * path.K[0, 1, 1]))
     if abs(factor - 1.0) < 1e-9:
         return path

@@ -23,7 +23,8 @@ AGREEMENT_DB = (
 )
 DRIFT_DB = 24.0  # enhanced frames should stay this close to the renders where the scene is known
 UNSEEN_DETAIL = 0.2  # invented parts should have at least this share of the detail around them
-CONVERGED = 0.97  # the loss should fall at least to this share of where it was after the first tenth of the steps
+# the loss should fall at least to this share of where it was after the first tenth of the steps
+CONVERGED = 0.97
 SEAM = 2.5  # shared frames should not change more than this many times an ordinary frame step
 INPUT_DB = 28.0  # the scene should show the input image at least this well
 
@@ -53,7 +54,9 @@ class Finding(NamedTuple):
 def findings(
     segments: list[dict[str, Any]], input_psnr: float, agreement_psnr: float = math.nan
 ) -> list[Finding]:
-    """What the numbers of all segments say. `segments` are their stats.json; NaN: no two frames see the same surface."""
+    """What the numbers of all segments say. `segments` are their stats.json; NaN: no two frames
+    see the same surface.
+    """
     drift = [s["drift_psnr"] for s in segments if s["drift_psnr"] is not None]
     detail = [
         s["unseen_detail"]
@@ -89,14 +92,16 @@ def findings(
             detail,
             UNSEEN_DETAIL,
             "invented parts have {:.2f} of the detail around them",
-            "Lower lambda_0, raise steps, or make a shorter move: the path may leave the scene too far behind.",
+            "Lower lambda_0, raise steps, or make a shorter move: the path may leave the scene "
+            "too far behind.",
         ),
         _finding(
             "Optimisation",
             [-x for x in fall],
             -CONVERGED,
             "the loss ends at {:.2f} of its early value in the worst segment",
-            "Raise refine_steps; if that does not help, the frames contradict each other: raise lambda_0.",
+            "Raise refine_steps; if that does not help, the frames contradict each other: raise "
+            "lambda_0.",
             sign=-1.0,
         ),
         _finding(
@@ -111,13 +116,16 @@ def findings(
 
 
 def geometry_finding(facts: dict[str, Any]) -> Finding:
-    """What is known against the depth that the scene began with: bending lines, leaning uprights, a source's own doubts."""
+    """What is known against the depth that the scene began with: bending lines, leaning
+    uprights, a source's own doubts.
+    """
     against = facts.get(GEOMETRY, "")
     return Finding(
         "Geometry",
         not against,
         str(against or facts.get("straight edges", "nothing to measure")),
-        "The depth does not fit this picture: take another depth source (python -m engine weights recommend), "
+        "The depth does not fit this picture: take another depth source (python -m engine "
+        "weights recommend), "
         "a depth map, or make a shorter move."
         if against
         else "",
@@ -175,7 +183,8 @@ def read_stats(file: Path) -> dict[str, Any]:
     if not sound:
         raise UserError(
             f"{file} is damaged.",
-            f"Delete the folder {file.parent.name} and those after it, then resume: they are made again.",
+            f"Delete the folder {file.parent.name} and those after it, then resume: they are "
+            "made again.",
         )
     return data
 
@@ -183,7 +192,8 @@ def read_stats(file: Path) -> dict[str, Any]:
 def write_report(folder: Path, facts: dict[str, Any], numbers: PathNumbers) -> dict[str, Any]:
     """Write report.json, the plots and report.html into a job folder whose segments are finished.
 
-    `facts` are provenance lines (depth, prior, licences, seed, sentences). Returns what report.json holds.
+    `facts` are provenance lines (depth, prior, licences, seed, sentences). Returns what report.json
+    holds.
     """
     segments = [read_stats(s / "stats.json") for s in sorted((folder / "segments").glob("[0-9]*"))]
     agreement = numbers.agreement.psnr
@@ -246,9 +256,15 @@ def plot_axes(x: str, y: str) -> tuple[Any, Any]:
 
 
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #ccc;padding:.25em .6em;text-align:left;font-size:14px}
-img{max-width:100%;display:block}.row{display:flex;gap:8px}.row figure{flex:1;margin:0 0 8px}figcaption{font-size:13px;color:#555}
-.bad{background:#fdecea}.good{background:#edf7ed}.verdict{font-size:18px;padding:.6em 1em;border-left:4px solid #888;background:#f6f6f6}"""
+table{border-collapse:collapse;margin:1em 0}
+td,th{border:1px solid #ccc;padding:.25em .6em;text-align:left;font-size:14px}
+img{max-width:100%;display:block}
+.row{display:flex;gap:8px}
+.row figure{flex:1;margin:0 0 8px}
+figcaption{font-size:13px;color:#555}
+.bad{background:#fdecea}
+.good{background:#edf7ed}
+.verdict{font-size:18px;padding:.6em 1em;border-left:4px solid #888;background:#f6f6f6}"""
 _MAPS = {
     "render": "render of the Gaussians",
     "consistent": "clip with latent momentum",
@@ -263,7 +279,9 @@ _MAPS = {
 def _page(data: dict[str, Any]) -> str:
     e = html.escape
     rows = "".join(
-        f"<tr class={'good' if f['ok'] else 'bad'}><td>{e(f['name'])}</td><td>{e(f['measured'])}</td><td>{e(f['advice'])}</td></tr>"
+        f"<tr class={'good' if f['ok'] else 'bad'}>"
+        + "".join(f"<td>{e(f[key])}</td>" for key in ("name", "measured", "advice"))
+        + "</tr>"
         for f in data["findings"]
     )
     facts = "".join(
@@ -273,12 +291,14 @@ def _page(data: dict[str, Any]) -> str:
     pair = _figure("input.png", "input picture at working size") + _figure(
         "input_render.png", f"the scene from the same camera, {data['input_psnr']:.1f} dB"
     )
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Scene Splatter report</title><style>{_STYLE}</style>
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8">
+<title>Scene Splatter report</title><style>{_STYLE}</style>
 <h1>Scene Splatter report</h1><p class="verdict">{e(data["verdict"])}</p>
 <div class="row">{pair}</div>
 <h2>Measures</h2><table><tr><th>what</th><th>measured</th><th>what to change</th></tr>{rows}</table>
 <h2>Optimisation</h2>{_figure("plots/loss.png", "loss over all optimiser steps")}
-{_figure("plots/psnr.png", "the final scene against every enhanced frame: PSNR")}{_figure("plots/ssim.png", "and SSIM")}
+{_figure("plots/psnr.png", "the final scene against every enhanced frame: PSNR")}
+{_figure("plots/ssim.png", "and SSIM")}
 <h2>Segments</h2>{segments}<h2>How it was made</h2><table>{facts}</table></html>
 """
 
@@ -301,12 +321,17 @@ def _segment(index: int, s: dict[str, Any]) -> str:
         pictures += f"<div class=row>{row}</div>"
     return (
         f"<h3>Segment {index + 1}: frames {s['start']} to {s['stop'] - 1}</h3>"
-        f"<p>{s['unknown_share']:.1%} of the pixels had to be invented. Mean lambda {s['lambda_mean']:.2f}, mean mu {s['mu_mean']:.2f}. "
+        f"<p>{s['unknown_share']:.1%} of the pixels had to be invented. Mean lambda "
+        f"{s['lambda_mean']:.2f}, mean mu {s['mu_mean']:.2f}. "
         f"{s['gaussians']} Gaussians, mean opacity {s['opacity_mean']:.2f}. {time}.</p>"
-        f"<div class=row>{ends}</div><details><summary>Pictures and maps</summary>{pictures}</details>"
+        f"<div class=row>{ends}</div><details><summary>Pictures and "
+        f"maps</summary>{pictures}</details>"
     )
 
 
 def _figure(source: str, text: str) -> str:
     source, text = html.escape(source), html.escape(text)
-    return f'<figure><img src="{source}" alt="{text}" loading="lazy"><figcaption>{text}</figcaption></figure>'
+    return (
+        f'<figure><img src="{source}" alt="{text}" '
+        f'loading="lazy"><figcaption>{text}</figcaption></figure>'
+    )

@@ -192,7 +192,9 @@ def default_file(addon, status: Status, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_the_straight_path_from_the_default_file(
     default_file, save_picture, tmp_path: Path
 ) -> None:
-    """Choosing a picture is all: an upright camera that moves, no cube, three segments, and the way is free."""
+    """Choosing a picture is all: an upright camera that moves, no cube, three segments, and the
+    way is free.
+    """
     scene = default_file
     assert steps.of(scene)[:2] == (
         "Choose a picture",

@@ -285,7 +285,9 @@ def test_an_interpreter_that_is_missing_or_no_engine_is_a_plain_message(
 
 
 def test_start_pump_and_cancel_compute_less_than_fifty_milliseconds(desk: Desk) -> None:
-    """CPU time of the slowest call, and wall time of the best of three cold starts: other tenants of the machine do not count."""
+    """CPU time of the slowest call, and wall time of the best of three cold starts: other
+    tenants of the machine do not count.
+    """
     longest, cold = 0.0, []
 
     def timed(call: Callable[[], Any]) -> float:

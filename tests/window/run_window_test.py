@@ -1,14 +1,17 @@
-"""A real Blender with a window: press Generate, wait, look at the panel during and after, render a frame.
+"""A real Blender with a window: press Generate, wait, look at the panel during and after, render a
+frame.
 
 Not collected by pytest: it needs an X server (it starts Xvfb where there is no DISPLAY), a
 Blender 4.2 or newer and an engine. It ends with exit code 0 if every step worked, and leaves
 pictures to look at in --out:
 
-    python tests/window/run_window_test.py --engine-python .venv/bin/python --image photo.jpg --out out/window
+    python tests/window/run_window_test.py --engine-python .venv/bin/python --image photo.jpg --out
+    out/window
 
 Three stories can be played: `generate` (story_generate.py); `incidents` (story_incidents.py, then
 story_return.py in a new Blender): cancelling, crashes of engine and Blender, undo, other files; and
-`first_minutes` (story_first_minutes.py): a newcomer's way by mouse alone, from File > New to a scene.
+`first_minutes` (story_first_minutes.py): a newcomer's way by mouse alone, from File > New to a
+scene.
 
 Blender may live in a chroot (`--chroot DIR`, as root): then `--out` must be a folder of that
 chroot, and the repository's environment must be visible in it under the same path.
@@ -155,7 +158,9 @@ class _Blender:
         )
 
     def install(self, archive: Path) -> None:
-        """Install and enable the extension; no splash screen in the pictures, the file browser where the mouse finds it."""
+        """Install and enable the extension; no splash screen in the pictures, the file browser
+        where the mouse finds it.
+        """
         self.run(
             "--command",
             "extension",
@@ -226,7 +231,9 @@ def _display() -> Iterator[str]:
 
 
 def _watch(blender: _Blender, out: Path, story: str, limit_s: float) -> int:
-    """Run Blender's window and grant its wishes; its exit code, 0 where it wished to be killed and its engine left with it."""
+    """Run Blender's window and grant its wishes; its exit code, 0 where it wished to be killed
+    and its engine left with it.
+    """
     script = blender.inside(out / "in_blender.py")
     arguments = [
         "--window-geometry",
@@ -276,7 +283,9 @@ def _engine_left(pid: int) -> int:
 
 
 def _grant(wish: Path, blender: _Blender, out: Path) -> None:
-    """A wish is a file: NAME.wish holds "click X Y", "shot" or "second" (Blender); it is deleted when it is granted."""
+    """A wish is a file: NAME.wish holds "click X Y", "shot" or "second" (Blender); it is deleted
+    when it is granted.
+    """
     words = wish.read_text().split()
     environment = {**os.environ, "DISPLAY": blender.environment["DISPLAY"]}
     if words[0] == "click":

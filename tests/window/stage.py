@@ -1,4 +1,6 @@
-"""What every story of the window test shares inside Blender: the plan, the report, wishes, the scene, a stopwatch."""
+"""What every story of the window test shares inside Blender: the plan, the report, wishes, the
+scene, a stopwatch.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ def until(has_come: Callable[[], bool], what: str, limit_s: float | None = None)
 
 
 def make_scene() -> None:
-    """The picture as the camera's view, and a camera that moves half a metre forwards and sideways."""
+    """The picture as the camera's view, and a camera that moves half a metre forwards and
+    sideways.
+    """
     scene = bpy.context.scene
     for ob in list(scene.objects):
         bpy.data.objects.remove(ob)
@@ -106,7 +110,9 @@ def show_sidebar() -> Iterator[float]:
 
 
 def watch_main_thread() -> None:
-    """Measure every call that Blender makes into the add-on: operators, drawing, timers, by the session's phase."""
+    """Measure every call that Blender makes into the add-on: operators, drawing, timers, by the
+    session's phase.
+    """
     package = importlib.import_module(PACKAGE)
     for module in package._modules():
         for cls in vars(module).values():
@@ -160,7 +166,9 @@ def main_thread_table() -> dict[str, dict[str, float]]:
 
 
 def check_main_thread(exceptions: set[str]) -> None:
-    """No call computed for longer than LIMIT_MS, but for the named ones. The clock is no measure on a busy machine."""
+    """No call computed for longer than LIMIT_MS, but for the named ones. The clock is no measure
+    on a busy machine.
+    """
     table = main_thread_table()
     report["main_thread"] = table
     long = {
@@ -175,7 +183,9 @@ def check_main_thread(exceptions: set[str]) -> None:
 
 
 def run(story: Iterator[float]) -> None:
-    """Walk through a story, which yields the seconds to wait before its next step; then write the report and end Blender."""
+    """Walk through a story, which yields the seconds to wait before its next step; then write
+    the report and end Blender.
+    """
 
     def tick() -> float | None:
         try:

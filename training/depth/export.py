@@ -48,7 +48,8 @@ def main(checkpoint: Path, textures: Path, out: Path = WEIGHTS) -> None:
     save_file(tensors, out, metadata={"seen": str(state["seen"]), "made": str(state["made"])})
     print(f"scale corrected by a factor of {np.exp(-off):.2f}")
     print(
-        f"{out}: {out.stat().st_size / 1e6:.2f} MB after {state['seen']} samples of {state['made']} pictures"
+        f"{out}: {out.stat().st_size / 1e6:.2f} MB after {state['seen']} samples of "
+        f"{state['made']} pictures"
     )
 
 

@@ -1,4 +1,6 @@
-"""How long a job takes: the whole is the sum of its parts, and a job that was measured is predicted as it went."""
+"""How long a job takes: the whole is the sum of its parts, and a job that was measured is
+predicted as it went.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def work(**values: object) -> Work:
 def play(
     clock: Clock, job: Work, rates: dict[str, float], steps: int, first: int = 0
 ) -> list[tuple]:
-    """Tell a clock what the engine of a machine with these speeds reports; (seconds, share, left) at every report."""
+    """Tell a clock what the engine of a machine with these speeds reports; (seconds, share,
+    left) at every report.
+    """
     now, seen = 0.0, []
 
     def tell(stage: str, done: int, total: int) -> None:

@@ -1,4 +1,6 @@
-"""Whatever a file is called, what was written can be read back; addresses inside files cannot lead out."""
+"""Whatever a file is called, what was written can be read back; addresses inside files cannot
+lead out.
+"""
 
 from __future__ import annotations
 

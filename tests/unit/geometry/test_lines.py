@@ -1,4 +1,6 @@
-"""Pitch and lens from straight edges, and what a geometry does to them, against cameras that are known."""
+"""Pitch and lens from straight edges, and what a geometry does to them, against cameras that are
+known.
+"""
 
 from __future__ import annotations
 
