@@ -38,6 +38,7 @@ _TRUST = 0.3  # error of log depth at which network and layout count alike
 _MOST_DRAWN_IN = 0.4  # of the middle inverse depth, added to all
 _SKY_MAYBE, _SKY_SURE, _SKY_LEAST = 0.5, 0.7, 0.01  # chances; share of the picture
 _NEAREST_M, _FARTHEST_M = 0.05, 1000.0
+_SKY_WIDE = 0.25  # share of the width
 _SKY_BEHIND = 3.0  # times the far end of what is seen
 _FLOOR_SEEN = 0.03  # share of the picture from which a floor can settle the scale
 
@@ -236,7 +237,9 @@ def _whole_sky(sky: Tensor) -> Tensor:
     kept = torch.zeros_like(sky, dtype=torch.bool)
     for k in range(1, count + 1):
         area = torch.from_numpy(areas == k)
-        if float(sky[area].max()) > _SKY_SURE and float(area.float().mean()) > _SKY_LEAST:
+        wide = float(area.any(0).float().mean()) > _SKY_WIDE  # a window is narrower
+        sure = float(sky[area].max()) > _SKY_SURE
+        if wide and sure and float(area.float().mean()) > _SKY_LEAST:
             kept |= area
     return kept
 
