@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -176,7 +177,7 @@ def convert(
 def _convert(values: dict[str, Any], folder: Path, report: Callable[..., None]) -> dict[str, Any]:
     source, target = folder / values["input"], folder / values["output"]
     formats.format_of(target)  # an unknown ending should fail before the work
-    if source.exists() and target.exists() and source.samefile(target):
+    if os.path.exists(source) and os.path.exists(target) and source.samefile(target):
         raise UserError(f"{target} would be written over itself.", "Give the result another name.")
     report("convert", 0, 3, f"reading {source.name}")
     scene = formats.read(source, axes=values["axes_in"])

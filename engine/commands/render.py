@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -292,7 +293,7 @@ def holdout_map(pattern: Path, number: int, width: int, height: int) -> np.ndarr
 
     name = re.sub(r"#+", lambda m: str(number).zfill(len(m.group())), pattern.name)
     path = pattern.with_name(name)
-    if not path.exists():
+    if not os.path.exists(path):
         raise UserError(
             f"The holdout depth {path} does not exist.", "Check the pattern and the frame numbers."
         )

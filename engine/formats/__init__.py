@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import importlib
 import logging
+import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -186,7 +187,7 @@ def identify(path: Path) -> Format:
     naming foreign kinds.
     """
     path = Path(path)
-    if path.is_dir() and (path / "meta.json").is_file():
+    if os.path.isdir(path) and (path / "meta.json").is_file():
         return FORMATS["sog"]
     head = head_of(path)
     by_bytes = next((name for magic, name in _MAGIC if head.startswith(magic)), None)
@@ -221,7 +222,7 @@ def read(
     """
     path = Path(path)
     with contextlib.ExitStack() as stack:
-        inner = path if path.is_dir() else stack.enter_context(unpacked(path))
+        inner = path if os.path.isdir(path) else stack.enter_context(unpacked(path))
         with _named(inner, path), reading(path):
             found = identify(inner)
             module = _module(FORMATS["ply"] if found.name == "compressed_ply" else found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -43,7 +44,7 @@ def make_depth_source(
     if Path(name).suffix.lower() in ENDINGS:
         inside = folder / name if folder is not None else Path(name)
         return DepthFile(
-            inside if inside.is_file() else Path(name), settings.depth_unit, image_size
+            inside if os.path.isfile(inside) else Path(name), settings.depth_unit, image_size
         )
     raise _unknown(name)
 

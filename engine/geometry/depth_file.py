@@ -38,7 +38,7 @@ def read_depth(path: str | Path, unit_m: float = 0.0) -> np.ndarray:
             f"{path.name} is not a depth map that can be read.",
             "Give an EXR, a 16-bit PNG or an NPY file.",
         )
-    if not path.exists():
+    if not os.path.exists(path):
         raise UserError(
             f"The depth map {path} does not exist.", "Check the file's name, or use --depth box."
         )

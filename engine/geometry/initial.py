@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,7 +60,7 @@ def first_gaussians(
         return _flash3d(image, depth_m, K, sh_degree)
     if Path(name).suffix.lower() == ".ply":
         inside = folder / name
-        return _given(inside if inside.is_file() else Path(name), image.device, sh_degree)
+        return _given(inside if os.path.isfile(inside) else Path(name), image.device, sh_degree)
     raise UserError(
         f"Unknown initialiser {name!r}.",
         "Choose layers, flash3d, or a .ply of Gaussians seen from the picture's camera.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -116,7 +117,7 @@ def _asked(
             if name in given:
                 inputs.pop(part, None)
             continue
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise UserError(
                 f"The {noun} {file} does not exist.", f"Check the name, or {otherwise}."
             )
@@ -131,7 +132,7 @@ def _camera_path(path: str, picture_size: tuple[int, int]) -> Text:
     from ..cameras import trajectory
     from .folder import Text
 
-    if trajectory.is_move(path) and not Path(path).exists():
+    if trajectory.is_move(path) and not os.path.exists(path):
         moves.parse(path)
         return Text(".txt", (path + "\n").encode())
     cameras = camera_file.checked(trajectory.load(path, image_size=picture_size), Path(path).name)

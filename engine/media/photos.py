@@ -7,6 +7,7 @@ Inside the engine a picture is float32 [3, h, w] in 0..1, display-referred (sRGB
 from __future__ import annotations
 
 import math
+import os
 import struct
 import subprocess
 import warnings
@@ -68,13 +69,10 @@ def load_image(path: str | Path) -> ImageFile:
 
 
 def _bytes_of(path: Path) -> bytes:
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f"{path} is a folder.", _READABLE)
-    try:
-        if not path.exists():
-            raise UserError(f"The picture {path} does not exist.", "Check the file's name.")
-    except OSError as error:  # a name that no disk can hold
-        raise UserError(f"{path} cannot be read: {error.strerror}.", "Check its name.") from error
+    if not os.path.exists(path):
+        raise UserError(f"The picture {path} does not exist.", "Check the file's name.")
     return bytes_of(path, _MAX_BYTES)
 
 
