@@ -179,7 +179,7 @@ def _draw_forecast(layout: bpy.types.UILayout, scene: bpy.types.Scene, width: in
     forecast = request.forecast(scene)
     if forecast is not None:
         text = forecast.text()
-        draw_wrapped(layout, f"{text[0].upper()}{text[1:]}", width, icon="TIME")
+        draw_wrapped(layout, f"{text[0].upper()}{text[1:]}", width - 5, icon="TIME")
     elif planned:
         draw_wrapped(
             layout, "How long it takes is known after the first job here", width, icon="TIME"

@@ -18,7 +18,7 @@ from stage import BLEND, PLAN, addon, report, until, view3d, wish
 FILE_MENU, NEW, GENERAL = (42, 13), (75, 38), (295, 37)
 SIDEBAR_ARROW, TAB = (1306, 114), (1299, 346)
 CHOOSE_PICTURE, FIRST_FILE, TAKE_IT = (1150, 160), (313, 138), (1528, 856)
-GENERATE = (1165, 735)
+GENERATE = (1165, 645)
 MOST_ACTIONS = 7
 
 actions: list[str] = []
