@@ -4,8 +4,9 @@ Its answer is coarse. It is the median of a few looks at the picture (mirrored, 
 light); where the looks disagree or the network doubts, it is drawn towards a plain layout that
 is fitted to it. The result is brought to the picture's size along the picture's own edges.
 
-Metres are those that the network learned, unless the user gives the camera's height: then the
-floor lies that far below the camera.
+Metres: the floor lies as far below the camera as the user says (`camera_height`), else 1.6 m, the height of
+an eye. Where no floor is seen, they are those that the network learned. Either way half of the picture is at
+least 1.5 m and at most 40 m away, unless the user gave the height.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ _SKY_MAYBE, _SKY_SURE, _SKY_LEAST = 0.5, 0.7, 0.01  # chances; share of the pict
 _NEAREST_M, _FARTHEST_M = 0.05, 1000.0
 _SKY_WIDE = 0.25  # share of the width
 _SKY_BEHIND = 3.0  # times the far end of what is seen
+_EYE_M = 1.6  # of the camera above the floor, where the user does not say
+_MIDDLE_M = (1.5, 40.0)  # the middle of the picture's depth, where the user does not say
 _FLOOR_SEEN = 0.03  # share of the picture from which a floor can settle the scale
 
 # When to say that an answer is not to be trusted.
@@ -148,8 +151,9 @@ class Small:
             layout = fit_layout(answer, focal, lines.pitch, math.radians(1.5))
         else:
             layout = fit_layout(answer, focal, answer.pitch, max(answer.pitch_doubt, 0.05))
-        metres, rule = _scale(layout, self.settings.camera_height)
         depth, sky = _full_size(steadied(answer, layout), answer.sky, image)
+        seen = depth[~sky] if bool((~sky).any()) else depth
+        metres, rule = _scale(layout, self.settings.camera_height, float(seen.median()))
         depth = (depth * metres).clamp(_NEAREST_M, _FARTHEST_M)
         notes = [
             _HONEST.format(_percent(answer)),
@@ -189,21 +193,30 @@ def _percent(answer: Look) -> int:
     return round(100 * math.expm1(min(float(answer.doubt.median()), 1.5)))
 
 
-def _scale(layout: Layout, camera_height: float) -> tuple[float, str]:
-    """(factor on the network's metres, the sentence that states the rule)."""
-    if camera_height <= 0:
-        return 1.0, (
-            f"metres as the network learned them, good to a factor of two: the camera {layout.height:.1f} m above the floor; "
-            "set camera_height if you know it"
+def _scale(layout: Layout, camera_height: float, middle_m: float) -> tuple[float, str]:
+    """(factor on the network's metres, the sentence that states the rule).
+
+    `middle_m` is the median of the depth in the network's metres.
+    """
+    floor_seen = float(layout.floor.float().mean()) >= _FLOOR_SEEN
+    if camera_height > 0 and floor_seen:
+        return (
+            camera_height / layout.height,
+            f"metres from camera_height: the floor is {camera_height:g} m below the camera",
         )
-    if float(layout.floor.float().mean()) < _FLOOR_SEEN:
+    if camera_height > 0:
         return camera_height / layout.height, (
-            f"camera_height {camera_height:g} m sets the scale, but hardly any floor is seen: the scale may be off"
+            f"camera_height {camera_height:g} m sets the scale, but hardly any floor is seen: "
+            "the scale may be off"
         )
-    return (
-        camera_height / layout.height,
-        f"metres from camera_height: the floor is {camera_height:g} m below the camera",
-    )
+    factor = _EYE_M / layout.height if floor_seen else 1.0
+    rule = f"the floor is taken to be {_EYE_M} m below the camera"
+    if not floor_seen:
+        rule = "no floor is seen, they are as the network learned them"
+    kept = min(max(factor * middle_m, _MIDDLE_M[0]), _MIDDLE_M[1]) / middle_m
+    if abs(kept / factor - 1.0) > 1e-6:
+        rule = f"half of the picture is taken to be {kept * middle_m:.1f} m away or farther"
+    return kept, f"metres: {rule}; set camera_height if you know it"
 
 
 def steadied(answer: Look, layout: Layout) -> Tensor:

@@ -13,7 +13,7 @@ from engine.bridge.settings import GeometrySettings
 from engine.cameras.intrinsics import intrinsics_from_fov
 from engine.geometry import make_depth_source, small_depth
 from engine.geometry.guided import along_edges
-from engine.geometry.layout import fit_layout
+from engine.geometry.layout import Layout, fit_layout
 from engine.geometry.networks.small import Look, SmallDepth, ray_field
 from engine.media import images
 
@@ -77,6 +77,18 @@ def test_a_fisheye_picture_is_named(source, picture) -> None:
     disc = (u * u + v * v).sqrt() < h * 0.52
     notes = source.estimate(picture.clamp(min=0.3) * disc, None).notes
     assert any("fisheye" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("height", "middle_m", "wanted"),
+    [(0.1, 0.8, 16.0), (3.2, 4.0, 0.5), (0.01, 1.0, 40.0), (1.6, 0.5, 3.0)],
+    ids=["a floor too near", "a floor too far", "never beyond 40 m", "never nearer than 1.5 m"],
+)
+def test_without_a_height_the_floor_lies_an_eyes_height_below(height, middle_m, wanted) -> None:
+    floor = torch.ones(4, 4, dtype=torch.bool)
+    layout = Layout(*[None] * len(Layout._fields))._replace(height=height, floor=floor)
+    factor, rule = small_depth._scale(layout, 0.0, middle_m)
+    assert factor == pytest.approx(wanted) and "camera_height" in rule
 
 
 def test_the_cameras_height_settles_the_scale(picture) -> None:
