@@ -282,13 +282,13 @@ def main(arguments: list[str]) -> int:
 
     # what a job imports as it goes, once for all forks
     from engine import geometry, priors
-    from engine.cameras import moves, trajectory
+    from engine.cameras import trajectory
     from engine.job import inputs, report, results, segment
     from engine.method import pipeline
     from engine.models import choice, memory
     from engine.rasterize import cpu
 
-    del geometry, priors, moves, trajectory, inputs, report, results, segment, pipeline
+    del geometry, priors, trajectory, inputs, report, results, segment, pipeline
     del choice, memory, cpu
     torch.set_num_threads(1)
     kind, *numbers = arguments

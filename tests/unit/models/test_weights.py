@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import json
 import threading
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -37,6 +38,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.split("?")[0]
         self.requests.append((path, self.headers.get("Range")))
+        assert self.headers.get("Authorization") is None, "no token over plain http"
         if "status" in self.faults:
             self.send_error(self.faults["status"])
         elif path.startswith("/api/models/"):
@@ -79,6 +81,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
         data, start = self.content[name], 0
         if "damage" in self.faults:
             data = b"?" + data[1:]
+        if "long" in self.faults:
+            data += b"x" * 10**6
         wanted = self.headers.get("Range")
         if wanted and "no_ranges" not in self.faults:
             start = int(wanted.removeprefix("bytes=").rstrip("-"))
@@ -238,9 +242,73 @@ def test_no_network_names_the_proxy_and_the_folder(monkeypatch, tmp_path):
     assert "HTTPS_PROXY" in caught.value.hint and str(tmp_path) in caught.value.hint
 
 
-def test_the_token_goes_to_the_hub_alone(hub, monkeypatch):
+def test_the_token_goes_over_https_alone_and_to_the_hub_alone(hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "secret")
-    download.download(NAME)  # the server asserts it
+    download.download(NAME)  # the server, plain http, asserts that it never sees it
+    sent = []
+
+    def answer(request, timeout):
+        sent.append((request.unredirected_hdrs, request.headers))
+        raise urllib.error.URLError("no network here")
+
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.example")
+    monkeypatch.setattr(urllib.request, "urlopen", answer)
+    with pytest.raises(UserError, match="Cannot reach"):
+        download.listing(NAME)
+    ((once, always),) = sent
+    assert once == {"Authorization": "Bearer secret"} and "Authorization" not in always
+
+
+def test_offline_means_offline(hub, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE"):
+        download.download(NAME)
+    assert hub.requests == []
+
+
+def test_a_file_that_was_damaged_here_is_mended(hub):
+    download.download(NAME)
+    file = home() / BIG
+    file.write_bytes(b"?" + file.read_bytes()[1:])
+    hub.requests.clear()
+    download.download(NAME)
+    assert file.read_bytes() == CONTENT[BIG] and weights.verify(NAME) == []
+    assert [path for path, _ in hub.requests if path.startswith("/elsewhere")] == [
+        f"/elsewhere/{BIG}"
+    ]
+
+
+def test_a_body_longer_than_listed_is_not_written_on_and_on(hub):
+    hub.faults["long"] = 1
+    with pytest.raises(UserError, match="longer than"):
+        download.download(NAME)
+    assert sum(f.stat().st_size for f in home().rglob("*") if f.is_file()) < 10**6
+
+
+@pytest.mark.parametrize("url", ["hub", "file:///etc", "ftp://hub", "http://", "http://a b", "x:y"])
+def test_an_address_that_is_none_is_named(monkeypatch, url):
+    monkeypatch.setenv("HF_ENDPOINT", url)
+    with pytest.raises(UserError, match="HF_ENDPOINT"):
+        download.listing(NAME)
+
+
+def test_a_listed_path_stays_in_its_folder_on_every_system():
+    inside = ("a.json", "a/b-c_d.1.bin", "\u00e4/x")
+    outside = (
+        "",
+        "/a",
+        "../a",
+        "a/../b",
+        "a//b",
+        "./a",
+        "C:/x/y.json",
+        "a\\b",
+        "a\0",
+        "nul",
+        "a/CON.txt",
+    )
+    assert all(map(download.stays_inside, inside))
+    assert not any(map(download.stays_inside, (*outside, "a.", "a ", "a/b:c", "a\nb")))
 
 
 def test_too_little_disk_is_said_before_the_download(hub, monkeypatch):
