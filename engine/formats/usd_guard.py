@@ -39,11 +39,10 @@ def read(path: Path, what: str) -> SplatScene | CameraPath | None:
     head_of(path)  # a plain file, which can be read
     limit_s = _CPU_S + path.stat().st_size / _BYTES_A_SECOND
     with temporary_folder() as folder:
-        command = [sys.executable, "-m", __name__, str(path), folder, what, str(limit_s)]
+        command = [sys.executable, "-m", __name__, str(path), str(folder), what, str(limit_s)]
         env = {k: v for k, v in os.environ.items() if k != "PYTHONSTARTUP"}
-        env["PYTHONPATH"] = str(
-            _ROOT
-        )  # Blender starts the engine with PYTHONSAFEPATH: cwd is not searched
+        # Blender starts the engine with PYTHONSAFEPATH: the current folder is not searched
+        env["PYTHONPATH"] = str(_ROOT)
         try:
             done = subprocess.run(
                 command,
