@@ -40,6 +40,8 @@ def test_settings_of_an_older_version_are_read():
         refine_steps=5,
         steps=2,
         depth="box",
+        horizon=0.45,
+        camera_height=1.6,
     )
     assert settings.from_json(settings.to_json(read)) == read
 
