@@ -1,8 +1,10 @@
-"""A newcomer's first ten minutes, by mouse alone: File > New > General, our tab, a picture, Generate Scene, a scene in colour.
+"""A newcomer's first ten minutes, by mouse alone: File > New > General, our tab, a picture,
+Generate Scene, a scene in colour.
 
-Every click is a real one (xdotool), at the places where a window of 1600 x 900 with the default theme has its
-buttons; after each the story looks whether Blender did what was meant. The plan's preset and settings are
-set from Python before the job, so that the machine of a test is done in minutes; nothing else is.
+Every click is a real one (xdotool), at the places where a window of 1600 x 900 with the default
+theme has its buttons; after each the story looks whether Blender did what was meant. The plan's
+preset and settings are set from Python before the job, so that the machine of a test is done in
+minutes; nothing else is.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ actions: list[str] = []
 def click(
     name: str, place: tuple[int, int], has_come: Callable[[], bool] = lambda: True
 ) -> Iterator[float]:
-    """One action of the user, and what came of it; a click that a busy Blender took for nothing is repeated."""
+    """One action of the user, and what came of it; a click that a busy Blender took for nothing
+    is repeated.
+    """
     actions.append(name)
     for attempt in range(4):
         yield from wish(f"mouse_{len(actions)}_{attempt}", f"click {place[0]} {place[1]}")
@@ -88,7 +92,9 @@ def browser() -> Any:
 
 
 def choose_picture() -> Iterator[float]:
-    """One button, the file, and the browser's button: picture, upright camera that moves, no cube, the view through the camera."""
+    """One button, the file, and the browser's button: picture, upright camera that moves, no
+    cube, the view through the camera.
+    """
     yield from click("Choose Picture", CHOOSE_PICTURE, lambda: browser() is not None)
     yield 4.0
     yield from wish("3_browser", "shot")
@@ -115,7 +121,9 @@ def choose_picture() -> Iterator[float]:
 
 
 def generate() -> Iterator[float]:
-    """The last click; then the job shows itself outside the tab too, and ends in a scene in colour."""
+    """The last click; then the job shows itself outside the tab too, and ends in a scene in
+    colour.
+    """
     session = addon("jobs.delivery").session
     began = time.monotonic()
     yield from click("Generate Scene", GENERATE, lambda: session.status.busy)
