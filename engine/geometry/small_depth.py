@@ -4,9 +4,9 @@ Its answer is coarse. It is the median of a few looks at the picture (mirrored, 
 light); where the looks disagree or the network doubts, it is drawn towards a plain layout that
 is fitted to it. The result is brought to the picture's size along the picture's own edges.
 
-Metres: the floor lies as far below the camera as the user says (`camera_height`), else 1.6 m, the height of
-an eye. Where no floor is seen, they are those that the network learned. Either way half of the picture is at
-least 1.5 m and at most 40 m away, unless the user gave the height.
+Metres: the floor lies as far below the camera as the user says (`camera_height`), else 1.6 m, the
+height of an eye. Where no floor is seen, they are those that the network learned. Either way half
+of the picture is at least 1.5 m and at most 40 m away, unless the user gave the height.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ def _one_thread() -> Iterator[None]:
 
 @torch.no_grad()
 def look(network: SmallDepth, image: Tensor, focal: float | None) -> Look:
-    """The network's answer for image [3, h, w] in 0..1; focal length over the longer side, if known."""
+    """The network's answer for image [3, h, w] in 0..1; focal length over the longer side, if
+    known.
+    """
     answers = []
     known = torch.tensor([0.0 if focal is None else 1.0])
     lens = torch.tensor([_GUESSED_LENS if focal is None else focal])
@@ -131,7 +133,9 @@ class Small:
 
     @_one_thread()
     def intrinsics(self, image: Tensor) -> Tensor:
-        """K [3, 3] for image [3, h, w]: from the picture's lines where they tell, else the network's guess."""
+        """K [3, 3] for image [3, h, w]: from the picture's lines where they tell, else the
+        network's guess.
+        """
         lines = camera_from_lines(image)
         focal = (
             lines.focal if lines is not None and lines.lens_sure else self._look(image, None).focal
@@ -161,11 +165,13 @@ class Small:
             *warnings(image, answer, layout, lines, depth, focal),
         ]
         if bool(sky.any()) and not bool(sky.all()):
-            # Not endlessly far: the network may take a bright wall for sky, and a wall far off is no hole.
+            # Not endlessly far: the network may take a bright wall for sky, and a wall far off is
+            # no hole.
             far = float(depth[~sky].flatten()[:: max(depth.numel() // 100_000, 1)].quantile(0.95))
             depth = depth.masked_fill(sky, _SKY_BEHIND * far)
             notes.append(
-                f"{100.0 * float(sky.float().mean()):.0f} % of the picture taken as sky and put {_SKY_BEHIND:g} times as far as the rest"
+                f"{100.0 * float(sky.float().mean()):.0f} % of the picture taken as sky and put "
+                f"{_SKY_BEHIND:g} times as far as the rest"
             )
         return DepthEstimate(
             depth.to(image.device),
@@ -177,15 +183,19 @@ class Small:
         )
 
     def _look(self, image: Tensor, focal: float | None) -> Look:
-        """The network's answer, kept: lens and depth of a picture are asked for one after the other."""
+        """The network's answer, kept: lens and depth of a picture are asked for one after the
+        other.
+        """
         if self._last is None or self._last[0] is not image or self._last[1] != focal:
             self._last = (image, focal, look(self.network, image.float().cpu(), focal))
         return self._last[2]
 
 
 _HONEST = (
-    "depth is a guess by the small network that comes with the program; by its own account it is wrong by about {} % "
-    "at a typical place. One download gives far better depth: python -m engine weights download moge_2_small"
+    "depth is a guess by the small network that comes with the program; by its own account it is "
+    "wrong by about {} % "
+    "at a typical place. One download gives far better depth: python -m engine weights download "
+    "moge_2_small"
 )
 
 
@@ -220,7 +230,8 @@ def _scale(layout: Layout, camera_height: float, middle_m: float) -> tuple[float
 
 
 def steadied(answer: Look, layout: Layout) -> Tensor:
-    """Log depth [h, w] of the network, drawn to the layout and in from afar where its doubt is large.
+    """Log depth [h, w] of the network, drawn to the layout and in from afar where its doubt is
+    large.
 
     Drawing in adds to inverse depth, so that planes stay planes and straight lines straight: a
     distance that is only guessed costs more if it is too long than if it is too short.
@@ -242,7 +253,8 @@ def _full_size(log_depth: Tensor, sky: Tensor, image: Tensor) -> tuple[Tensor, T
 
 
 def _whole_sky(sky: Tensor) -> Tensor:
-    """Where the chance of sky [h, w] makes a whole: areas that are likely all over and sure somewhere; bool [h, w].
+    """Where the chance of sky [h, w] makes a whole: areas that are likely all over and sure
+    somewhere; bool [h, w].
 
     A hole where there is none costs more than a far wall.
     """
@@ -265,7 +277,9 @@ def warnings(
     depth: Tensor,
     focal: float,
 ) -> list[str]:
-    """Sentences on a depth that is not to be trusted: picture [3, h, w], depth [h, w] metres, lens over the longer side."""
+    """Sentences on a depth that is not to be trusted: picture [3, h, w], depth [h, w] metres,
+    lens over the longer side.
+    """
     h, w = image.shape[1:]
     grey, found = image.float().mean(0), []
     if min(h, w) < _TINY:
@@ -278,31 +292,37 @@ def warnings(
         found.append("NOT TO BE TRUSTED: the picture is nearly black")
     if max(h, w) > _LONG * min(h, w):
         found.append(
-            "NOT TO BE TRUSTED: the picture is longer than any the network was trained on; a panorama bends "
+            "NOT TO BE TRUSTED: the picture is longer than any the network was trained on; a "
+            "panorama bends "
             "what a plain lens keeps straight. Crop it"
         )
     if _round(grey):
         found.append(
-            "NOT TO BE TRUSTED: dark corners round a bright disc, as a fisheye lens makes; undistort the picture first"
+            "NOT TO BE TRUSTED: dark corners round a bright disc, as a fisheye lens makes; "
+            "undistort the picture first"
         )
     if float(answer.doubt.median()) > _UNSURE:
         found.append(
-            "NOT TO BE TRUSTED: the picture is unlike what the network was trained on, its looks at it disagree"
+            "NOT TO BE TRUSTED: the picture is unlike what the network was trained on, its looks "
+            "at it disagree"
         )
     if lines is not None and lines.sure:
         apart = abs(math.degrees(lines.pitch - answer.pitch))
         if apart > _APART_DEG:
             found.append(
-                f"the network's horizon and that of the picture's lines are {apart:.0f} degrees apart; the lines were followed"
+                f"the network's horizon and that of the picture's lines are {apart:.0f} degrees "
+                "apart; the lines were followed"
             )
     near = float((depth < _TOO_CLOSE).float().mean())
     if near > 0.01:
         found.append(
-            f"CANNOT BE RIGHT: {100 * near:.0f} % of the picture lies within {_TOO_CLOSE:g} m, a wall through the camera"
+            f"CANNOT BE RIGHT: {100 * near:.0f} % of the picture lies within {_TOO_CLOSE:g} m, a "
+            "wall through the camera"
         )
     if (rise := _floor_above_horizon(depth, layout, focal)) > 0.25:
         found.append(
-            f"CANNOT BE RIGHT: the floor rises towards the camera over {100 * rise:.0f} % of the columns"
+            f"CANNOT BE RIGHT: the floor rises towards the camera over {100 * rise:.0f} % of the "
+            "columns"
         )
     return found
 
@@ -317,7 +337,9 @@ def _round(grey: Tensor) -> bool:
 
 
 def _floor_above_horizon(depth: Tensor, layout: Layout, focal: float) -> float:
-    """Share of the columns whose lowest part lies farther away than what is seen above it, up to the horizon."""
+    """Share of the columns whose lowest part lies farther away than what is seen above it, up to
+    the horizon.
+    """
     h, w = depth.shape
     horizon = min(max(0.5 - math.tan(layout.pitch) * focal * max(h, w) / h, 0.0), 0.7)
     top = int(h * (horizon + 0.35 * (1 - horizon)))
@@ -328,7 +350,9 @@ def _floor_above_horizon(depth: Tensor, layout: Layout, focal: float) -> float:
 
 
 def load(path: Path | None = None, settings: GeometrySettings | None = None) -> Small:
-    """The source with the weights of `path`, or those that ship. Raises UserError for a damaged file."""
+    """The source with the weights of `path`, or those that ship. Raises UserError for a damaged
+    file.
+    """
     path = path or WEIGHTS
     again = "Install the extension again."
     network = SmallDepth()
