@@ -92,12 +92,16 @@ def test_a_job_of_an_older_engine_can_be_resumed(tmp_path, inputs):
     for file in sorted((folder / "input").iterdir()):
         old.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
     (folder / "job.json").write_text(json.dumps({"format": 1, "fingerprint": old.hexdigest()}))
-    with job.new_segment(0):
-        pass
     again = job_module.Job(folder)
     again.start()
     assert again.settings.video.licences == "any" and again.models() == {}
     assert again.known_identity() == job.identity(), "from now on it says what it is made of"
+    (folder / "job.json").write_text(json.dumps({"format": 1, "fingerprint": old.hexdigest()}))
+    with job.new_segment(0):
+        pass
+    with pytest.raises(UserError, match=r"made by version 0\.1\.0") as caught:
+        job_module.Job(folder).start()
+    assert "--restart" in caught.value.hint
     job.image.write_bytes(b"another picture")
     (folder / "job.json").write_text(json.dumps({"format": 1, "fingerprint": old.hexdigest()}))
     with pytest.raises(UserError, match="another job"):
