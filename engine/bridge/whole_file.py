@@ -60,6 +60,9 @@ def replacing_path(path: str | Path, hint: str = _HINT) -> Iterator[Path]:
         with whole_file(path) as temporary:
             yield temporary
     except OSError as error:
+        folder = Path(path).parent
+        if not folder.is_dir():
+            raise UserError(f"The folder {folder} does not exist.", hint) from error
         raise UserError(f"{path} cannot be written: {error.strerror or error}.", hint) from error
 
 

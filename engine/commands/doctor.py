@@ -367,10 +367,14 @@ def _models() -> Iterator[Check]:
 def _small_depth() -> Check:
     """The depth network that ships: its file is read."""
     from ..bridge.errors import UserError
-    from ..geometry import small_depth
 
     try:
+        from ..geometry import small_depth
+
         small_depth.load()
+    except ImportError as error:
+        text = f"its code cannot be loaded: {error}"
+        return Check("depth small", WARN, text, REINSTALL, {"ready": False})
     except UserError as error:
         return Check("depth small", WARN, str(error), error.hint, {"ready": False})
     return Check("depth small", OK, "ready, ships with the program", data={"ready": True})

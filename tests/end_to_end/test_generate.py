@@ -131,8 +131,8 @@ def test_the_log_tells_what_was_chosen_and_every_stage_once(finished):
         "prior: patch",
         "depth: ",
         "device: ",
-        "segment 1 of 2: generate",
-        "segment 2 of 2: refine",
+        "segment 1 of 3: generate",
+        "segment 3 of 3: refine",
         "fly-through",
         "done",
     ):
