@@ -52,6 +52,7 @@ _JOB, _SETTINGS, _LOCK, _LOG, _MANIFEST = (
     "engine.log",
     "files.json",
 )
+_GAUSSIANS = "gaussians.npz"
 _STAGED, _OLD_INPUT = ".input.partial", ".old_input.partial"
 # written by Blender and by batches; alone they make no job of a folder
 _OF_OTHERS = {"blender.json", "blender.lock", "batch.lock", "attempts.jsonl", "outcome.json"}
@@ -281,8 +282,11 @@ class Job:
     def _drop_damaged(self) -> list[str]:
         count = self.finished_segments()
         for index in range(count):
-            problem = _damage(self.segment_folder(index))
+            problem = _damage(self.segment_folder(index), last=index == count - 1)
             if problem:
+                first = index
+                if index and not (self.segment_folder(index - 1) / _GAUSSIANS).is_file():
+                    index = 0  # only the last segment keeps its Gaussians: none to go on from
                 for later in range(
                     count - 1, index - 1, -1
                 ):  # the last first: killed, no gap is left
@@ -294,7 +298,8 @@ class Job:
                 data = self._record()
                 data.pop("results", None)
                 self._write_record(data)
-                return [f"segment {index + 1} is damaged ({problem}) and is made again"]
+                again = "is made again" if index == first else "all are made again"
+                return [f"segment {first + 1} is damaged ({problem}) and {again}"]
         return []
 
     def models(self) -> dict[str, str]:
@@ -395,15 +400,17 @@ def _as_of_now(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: settings.get(name, default) for name, default in here.items()}
 
 
-def _damage(segment: Path) -> str:
-    """What is wrong with a finished segment, or an empty text. Those of version 0.1 have no list
-    of their files.
+def _damage(segment: Path, last: bool) -> str:
+    """What is wrong with a finished segment, or an empty text. Only the `last` one keeps its
+    Gaussians. Those of version 0.1 have no list of their files.
     """
     if not (segment / _MANIFEST).is_file():
-        return "" if (segment / "gaussians.npz").is_file() else "gaussians.npz is missing"
+        return "" if (segment / _GAUSSIANS).is_file() else f"{_GAUSSIANS} is missing"
     try:
         content = read_json(segment / _MANIFEST)
         for name, expected in content.items():
+            if name == _GAUSSIANS and not last and not (segment / name).exists():
+                continue
             if leads_out(name) or identity.digest(segment / name) != expected:
                 return f"{name} has changed"
     except (UserError, AttributeError, TypeError) as error:
