@@ -21,7 +21,6 @@ import json
 import math
 import os
 import re
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +28,7 @@ from typing import Any, NamedTuple
 
 from .segments import plan_segments
 from .settings import SceneSettings
+from .user_folders import system_cache
 
 CACHE_VARIABLE = "SCENE_SPLATTER_CACHE"
 PARTS = ("start", "generate", "refine", "segment", "finish", "refit")
@@ -249,15 +249,7 @@ def user_cache() -> Path:
     Nothing is made.
     """
     chosen = os.environ.get(CACHE_VARIABLE)
-    if chosen:
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "scene_splatter"
+    return Path(chosen).expanduser() if chosen else system_cache()
 
 
 def speeds_for(key: str, folder: Path | None = None) -> Speeds | None:

@@ -304,23 +304,16 @@ def _gpu_rasteriser() -> Iterator[Check]:
     if not needed:
         yield Check("GPU rasteriser", OK, f"{text}; it is used on NVIDIA GPUs only")
         return
-    from ..rasterize import gsplat_backend
-    from ..rasterize.warp import backend as warp_backend
+    from ..rasterize import gpu_backend
 
-    reasons = []
-    for name, why_unusable in (
-        ("gsplat", gsplat_backend.why_unusable),
-        ("warp", warp_backend.why_unusable),
-    ):
-        reason = why_unusable()
-        if not reason:
-            yield Check("GPU rasteriser", OK, f"{name} {installed[name]} draws on the GPU")
-            return
-        reasons.append(reason)
+    name, reasons = gpu_backend()
+    if name:
+        yield Check("GPU rasteriser", OK, f"{name} {installed[name]} draws on the GPU")
+        return
     yield Check(
         "GPU rasteriser",
         WARN,
-        f"The CPU draws, although there is a GPU: {'; '.join(reasons)}.",
+        f"The CPU draws, although there is a GPU: {reasons}.",
         "Run install_deps.py --extra gpu. What the CPU draws looks the same; it takes longer.",
     )
 

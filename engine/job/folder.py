@@ -52,7 +52,7 @@ _JOB, _SETTINGS, _LOCK, _LOG, _MANIFEST = (
     "engine.log",
     "files.json",
 )
-_GAUSSIANS = "gaussians.npz"
+GAUSSIANS = "gaussians.npz"
 _STAGED, _OLD_INPUT = ".input.partial", ".old_input.partial"
 # written by Blender and by batches; alone they make no job of a folder
 _OF_OTHERS = {"blender.json", "blender.lock", "batch.lock", "attempts.jsonl", "outcome.json"}
@@ -284,12 +284,11 @@ class Job:
         for index in range(count):
             problem = _damage(self.segment_folder(index), last=index == count - 1)
             if problem:
-                first = index
-                if index and not (self.segment_folder(index - 1) / _GAUSSIANS).is_file():
-                    index = 0  # only the last segment keeps its Gaussians: none to go on from
-                for later in range(
-                    count - 1, index - 1, -1
-                ):  # the last first: killed, no gap is left
+                # only the last segment keeps its Gaussians: mostly there are none to go on from
+                goes_on = index and (self.segment_folder(index - 1) / GAUSSIANS).is_file()
+                first = index if goes_on else 0
+                # the last first: killed, no gap is left
+                for later in range(count - 1, first - 1, -1):
                     dropped = self.segment_folder(later)
                     partial = dropped.with_name(f".{dropped.name}.partial")
                     shutil.rmtree(partial, ignore_errors=True)
@@ -299,7 +298,7 @@ class Job:
                 data.pop("results", None)
                 self._write_record(data)
                 again = "is made again" if index == first else "all are made again"
-                return [f"segment {first + 1} is damaged ({problem}) and {again}"]
+                return [f"segment {index + 1} is damaged ({problem}) and {again}"]
         return []
 
     def models(self) -> dict[str, str]:
@@ -405,11 +404,11 @@ def _damage(segment: Path, last: bool) -> str:
     Gaussians. Those of version 0.1 have no list of their files.
     """
     if not (segment / _MANIFEST).is_file():
-        return "" if (segment / _GAUSSIANS).is_file() else f"{_GAUSSIANS} is missing"
+        return "" if (segment / GAUSSIANS).is_file() else f"{GAUSSIANS} is missing"
     try:
         content = read_json(segment / _MANIFEST)
         for name, expected in content.items():
-            if name == _GAUSSIANS and not last and not (segment / name).exists():
+            if name == GAUSSIANS and not last and not (segment / name).exists():
                 continue
             if leads_out(name) or identity.digest(segment / name) != expected:
                 return f"{name} has changed"

@@ -24,11 +24,10 @@ from ..method.enhance import Enhanced
 from ..method.refine import RefineResult
 from ..method.views import Views
 from ..scene.gaussians import Gaussians
-from .folder import Job, load_gaussians, save_gaussians, write_json
+from .folder import GAUSSIANS, Job, load_gaussians, save_gaussians, write_json
 from .measures import drift_psnr, gradient_ratio, psnr, seam_ratio
 from .meter import Meter
 
-_GAUSSIANS = "gaussians.npz"
 _PREVIEW_PX = 256  # longest side
 _SCALE_WHITE_PX = 4.0  # Gaussian size that the scale map shows white
 
@@ -76,9 +75,7 @@ class JobRecord:
         """The Gaussians after the last finished segment; `first` where there is none."""
         if not self.finished:
             return first
-        return load_gaussians(
-            self._job.segment_folder(self.finished - 1) / _GAUSSIANS, self._device
-        )
+        return load_gaussians(self._job.segment_folder(self.finished - 1) / GAUSSIANS, self._device)
 
     @contextmanager
     def segment(self, index: int, segment: Segment) -> Iterator[SegmentRecord]:
@@ -92,7 +89,7 @@ class JobRecord:
         if (
             index
         ):  # a resume reads the last alone, and a long path would keep gigabytes of the others
-            (self._job.segment_folder(index - 1) / _GAUSSIANS).unlink(missing_ok=True)
+            (self._job.segment_folder(index - 1) / GAUSSIANS).unlink(missing_ok=True)
         self.show(page.last, name, index + 1, len(self._segments))
 
     def show(self, frame: Tensor, stage: str, done: int = 1, total: int = 1) -> None:
@@ -170,7 +167,7 @@ class SegmentRecord:
         self.last = after.rgb[-1]
         gaussians = refined.gaussians
         view_psnr = [psnr(*pair) for pair in zip(after.rgb, self._frames, strict=True)]
-        save_gaussians(self._folder / _GAUSSIANS, gaussians)
+        save_gaussians(self._folder / GAUSSIANS, gaussians)
         stats = self._stats | {
             "seconds": self._meter.seconds,
             "peak_mb": self._meter.peak_mb,

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 
 from ..bridge.errors import UserError
+from ..bridge.user_folders import system_cache
 from . import registry
 from .registry import Model
 
@@ -26,15 +26,7 @@ KEPT_TEXT = "text_"  # how files of text embeddings that are kept beside weights
 def folder() -> Path:
     """Where weights are kept: $SCENE_SPLATTER_WEIGHTS, else the user's cache folder."""
     chosen = os.environ.get(FOLDER_VARIABLE)
-    if chosen:
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "scene_splatter" / "weights"
+    return Path(chosen).expanduser() if chosen else system_cache() / "weights"
 
 
 def known(name: str) -> Model:

@@ -116,26 +116,37 @@ def rasterize(
 
 
 @functools.cache
-def choose_backend(device: torch.device) -> str:
-    """The backend for tensors on a device: on CUDA gsplat, else Warp, else, with a warning that
-    says why, the CPU.
+def gpu_backend() -> tuple[str, str]:
+    """The first of gsplat and Warp that draws on the GPU here, "" if none does; in words, why
+    those before it do not.
     """
-    if device.type != "cuda":
-        return "cpu"
     from . import gsplat_backend
     from .warp import backend as warp_backend
 
-    reasons = []
+    reasons: list[str] = []
     for name, why_unusable in (
         ("gsplat", gsplat_backend.why_unusable),
         ("warp", warp_backend.why_unusable),
     ):
         reason = why_unusable()
         if not reason:
-            _log.info("Gaussians are drawn on the GPU by %s.", name)
-            return name
+            return name, "; ".join(reasons)
         reasons.append(reason)
-    _log.warning("Gaussians are drawn on the CPU: %s.", "; ".join(reasons))
+    return "", "; ".join(reasons)
+
+
+@functools.cache
+def choose_backend(device: torch.device) -> str:
+    """The backend for tensors on a device: on CUDA gsplat, else Warp, else, with a warning that
+    says why, the CPU.
+    """
+    if device.type != "cuda":
+        return "cpu"
+    name, reasons = gpu_backend()
+    if name:
+        _log.info("Gaussians are drawn on the GPU by %s.", name)
+        return name
+    _log.warning("Gaussians are drawn on the CPU: %s.", reasons)
     return "cpu"
 
 

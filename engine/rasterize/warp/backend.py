@@ -115,7 +115,6 @@ def _camera(K: Tensor, camera_from_world: Tensor, o: Options, device) -> object:
     camera.t = wp.vec3(*t.tolist())
     camera.centre = wp.vec3(*(-R.T @ t).tolist())
     camera.focal, camera.principal = wp.vec2(*map(float, f)), wp.vec2(*map(float, c))
-    camera.size = wp.vec2(*map(float, size))
     margins = [FRUSTUM_MARGIN * side for side in size]
     camera.low = wp.vec2(*(float(-(c[k] + margins[k]) / f[k]) for k in (0, 1)))
     camera.high = wp.vec2(*(float((size[k] - c[k] + margins[k]) / f[k]) for k in (0, 1)))

@@ -102,7 +102,6 @@ class Camera:
     centre: wp.vec3  # world
     focal: wp.vec2  # px
     principal: wp.vec2  # px
-    size: wp.vec2  # px
     low: wp.vec2  # limits of the slope at which the projection is linearised
     high: wp.vec2
     near: float
