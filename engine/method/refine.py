@@ -568,10 +568,10 @@ def _check(
     steps: int,
 ) -> tuple[int, int, int]:
     f = len(frames)
-    if f < 1 or frames[0].dim() != 3 or frames[0].shape[0] != 3:
-        found = [f, *frames[0].shape] if f else [f]
-        raise ValueError(f"frames must be f of [3, h, w], got {found}")
-    _, h, w = frames[0].shape
+    shape_0 = tuple(frames[0].shape) if f else ()  # reading a frame may mean decoding a file
+    if len(shape_0) != 3 or shape_0[0] != 3:
+        raise ValueError(f"frames must be f of [3, h, w], got {[f, *shape_0]}")
+    _, h, w = shape_0
     expected: list[tuple[str, Tensor, tuple[int, ...]]] = [
         ("K", K, (f, 3, 3)),
         ("camera_from_world", camera_from_world, (f, 4, 4)),
