@@ -36,7 +36,7 @@ import torch
 from ..bridge import lock
 from ..bridge import settings as settings_module
 from ..bridge.errors import UserError
-from ..bridge.reading import parsed_json
+from ..bridge.reading import parsed_json, reading
 from ..bridge.settings import SceneSettings
 from ..bridge.whole_file import is_partial, refuse_links, sweep, whole_file
 from ..scene.gaussians import Gaussians
@@ -539,14 +539,8 @@ def save_gaussians(path: Path, gaussians: Gaussians) -> None:
 
 def load_gaussians(path: Path, device: torch.device) -> Gaussians:
     """Inverse of `save_gaussians`. Raises UserError for a file that is missing or damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return Gaussians(
-                *(torch.from_numpy(arrays[name]).to(device) for name in Gaussians._fields)
-            )
-    except Exception as error:  # numpy, zipfile and zlib have one each for every kind of damage
-        raise UserError(
-            f"{path} is missing or damaged ({type(error).__name__}).",
-            f"Delete {path.parent.name} and the segments after it, then resume: they are made "
-            "again.",
-        ) from error
+    remedy = (
+        f"Delete {path.parent.name} and the segments after it, then resume: they are made again."
+    )
+    with reading(path, remedy), np.load(path, allow_pickle=False) as arrays:
+        return Gaussians(*(torch.from_numpy(arrays[name]).to(device) for name in Gaussians._fields))
