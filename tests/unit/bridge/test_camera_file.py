@@ -130,5 +130,5 @@ def test_write_refuses_what_read_would_refuse_and_leaves_the_old_file(tmp_path: 
 def test_missing_file_and_folder_are_user_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Could not read"):
         camera_file.read(tmp_path / "no.json")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="does not exist"):
         camera_file.write(tmp_path / "no" / "a.json", example())

@@ -40,9 +40,12 @@ def test_a_block_that_raises_leaves_the_old_file_alone(tmp_path):
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("name", ["no_such_folder/a.bin", "x" * 300 + ".bin"])
-def test_what_the_system_refuses_is_said(tmp_path, name):
-    with pytest.raises(UserError, match="cannot be written"), replacing(tmp_path / name) as file:
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("no_such_folder/a.bin", "does not exist"), ("x" * 300 + ".bin", "cannot be written")],
+)
+def test_what_the_system_refuses_is_said(tmp_path, name, said):
+    with pytest.raises(UserError, match=said), replacing(tmp_path / name) as file:
         file.write(b"x")
 
 
