@@ -31,7 +31,7 @@ from engine.method import masks  # noqa: E402
 from engine.method.enhance import enhance  # noqa: E402
 from engine.method.refine import refine  # noqa: E402
 from engine.method.scaffold import build_scaffold, paint  # noqa: E402
-from engine.method.views import render  # noqa: E402
+from engine.method.views import draw_views  # noqa: E402
 from engine.scene.gaussians import concatenate  # noqa: E402
 
 
@@ -65,7 +65,7 @@ def main() -> None:
     for _ in range(args.rounds):
         for name, chosen in forms.items():
             start = time.process_time()
-            views = render(first, Ks, cameras, image, plan, pin_first=True)
+            views = draw_views(first, Ks, cameras, image, plan, pin_first=True)
             built = build_scaffold(first, views, Ks, cameras, plan)
             ready = time.process_time()
             enhanced = enhance(
@@ -75,7 +75,7 @@ def main() -> None:
             scene = concatenate(first.select(built.kept), paint(built.scaffold, enhanced.frames))
             refined = refine(scene, enhanced.frames, Ks, cameras, steps=args.steps).gaussians
             refined_at = time.process_time()
-            render(refined, Ks, cameras, image, plan)
+            draw_views(refined, Ks, cameras, image, plan)
             around = ready - start + time.process_time() - refined_at if name != "plain" else 0.0
             spent[name].append((around, middle - ready, refined_at - middle))
     unknown = float((~masks.known(enhanced.mu)).float().mean())

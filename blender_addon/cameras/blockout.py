@@ -19,7 +19,7 @@ import numpy as np
 
 from ...engine.bridge.errors import UserError
 from ..jobs.slices import Step, run
-from ..splats import alone
+from ..splats import scratch_scene
 from ..splats.node_builder import NodeBuilder, Value
 from ..splats.splat_object import is_splat_object
 from . import conversion
@@ -172,7 +172,7 @@ def _cast(
         _fill(mesh, triangles)
         _make_rays(group, K, width, height, clip)
         values = np.empty(width * height, np.float32)
-        with alone.evaluated(mesh, group) as ob:
+        with scratch_scene.evaluated(mesh, group) as ob:
             ob.data.attributes[_DEPTH].data.foreach_get("value", values)
     finally:
         bpy.data.node_groups.remove(group)

@@ -16,7 +16,7 @@ from ...engine.bridge.settings import USUAL_CAMERA_HEIGHT_M, USUAL_HORIZON
 from ..jobs import delivery, request
 from ..jobs.slices import Step
 from ..ui import properties
-from ..ui.greyed import GreyWithReason
+from ..ui.grey_with_reason import GreyWithReason
 from . import blockout, conversion, coverage, first_camera, moves, views
 
 _FIRST_PATH = 49  # frames of a newcomer's path: three segments of the default length

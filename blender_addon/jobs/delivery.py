@@ -17,7 +17,7 @@ from bpy.app.handlers import persistent
 from ...engine.bridge import estimate
 from ...engine.bridge.errors import UserError
 from ..cameras import first_camera, views
-from . import folders, places, results
+from . import engine_location, folders, results
 from .session import Delivery, Phase, Session
 from .slices import Result, Step, run
 
@@ -254,7 +254,7 @@ def begin(
     scene = context.scene
     work = folders.work_of(folder)
     clock = estimate.Clock(work, estimate.speeds_for(work.key)) if work is not None else None
-    session.start(places.engine_command(context), folder, ticket, kind, settings, clock)
+    session.start(engine_location.engine_command(context), folder, ticket, kind, settings, clock)
     scene.scene_splatter.job_folder = str(folder)
     _owner.update(scene=scene.name, detached=False)
     _waiting.clear()
@@ -305,7 +305,7 @@ def jobs_parent() -> Path:
     """Where new job folders go: beside the .blend, else in the extension's own folder."""
     if bpy.data.filepath:
         return Path(bpy.data.filepath).parent / "scene_splatter"
-    return places.user_folder("jobs")
+    return engine_location.user_folder("jobs")
 
 
 @persistent

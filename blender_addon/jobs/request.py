@@ -23,7 +23,7 @@ from ...engine.bridge.settings import SceneSettings
 from ..cameras import blockout, conversion, picture_header
 from ..cameras.picture_header import Header
 from ..ui import properties
-from . import delivery, folders, places
+from . import delivery, engine_location, folders
 from .slices import Step, run
 
 _SUFFIXES = {
@@ -65,7 +65,7 @@ def why_not_inputs(context: bpy.types.Context) -> str:
     scene = context.scene
     group = scene.scene_splatter
     reason = (
-        places.why_no_engine(context)
+        engine_location.why_no_engine(context)
         or why_not_camera(scene)
         or why_not_image(group)
         or properties.depth_problem(group)

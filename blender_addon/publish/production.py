@@ -13,8 +13,8 @@ import plyfile
 from bpy.props import BoolProperty, EnumProperty, IntProperty, StringProperty
 
 from ...engine.bridge.errors import UserError
-from ..jobs import engine_work
-from ..jobs.engine_work import NeedsSplats, begin, errand
+from ..jobs import side_job_operator
+from ..jobs.side_job_operator import NeedsSplats, begin, side_job
 from ..splats import splat_object
 from . import collections
 
@@ -244,20 +244,20 @@ class SCENESPLATTER_OT_render_passes(NeedsSplats, bpy.types.Operator):
         )
 
 
-class SCENESPLATTER_OT_cancel_errand(bpy.types.Operator):
+class SCENESPLATTER_OT_cancel_side_job(bpy.types.Operator):
     """Stop what the engine is doing for the splats"""
 
-    bl_idname = "scene_splatter.cancel_errand"
+    bl_idname = "scene_splatter.cancel_side_job"
     bl_label = "Cancel"
 
     @classmethod
     def poll(cls, _context: bpy.types.Context) -> bool:
         """Only while something runs."""
-        return errand.running
+        return side_job.running
 
     def execute(self, _context: bpy.types.Context) -> set[str]:
         """Ask the engine."""
-        errand.cancel()
+        side_job.cancel()
         return {"FINISHED"}
 
 
@@ -292,7 +292,7 @@ _register, _unregister = bpy.utils.register_classes_factory(
     (
         SCENESPLATTER_OT_make_proxy,
         SCENESPLATTER_OT_render_passes,
-        SCENESPLATTER_OT_cancel_errand,
+        SCENESPLATTER_OT_cancel_side_job,
         SCENESPLATTER_PT_tools,
     )
 )
@@ -300,6 +300,6 @@ register = _register
 
 
 def unregister() -> None:
-    """Take the classes out; an errand under way ends."""
-    engine_work.close()
+    """Take the classes out; a side job under way ends."""
+    side_job_operator.close()
     _unregister()

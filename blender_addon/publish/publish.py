@@ -22,7 +22,7 @@ import numpy as np
 
 from ...engine.bridge.errors import UserError
 from ..splats import splat_object
-from ..ui.greyed import GreyWithReason
+from ..ui.grey_with_reason import GreyWithReason
 from . import collections
 from .production import PROXY
 

@@ -21,7 +21,7 @@ from mathutils import Matrix, Vector
 
 from ...engine.bridge.errors import UserError
 from ..splats import splat_object
-from ..ui.greyed import GreyWithReason
+from ..ui.grey_with_reason import GreyWithReason
 from . import collections
 from .publish import placement
 

@@ -18,7 +18,7 @@ from ...engine.bridge import axes, splat_file
 from ...engine.bridge.errors import UserError
 from ...engine.bridge.splat_file import Splats
 from ..splats import render_check, sequence, splat_object
-from ..ui.greyed import GreyWithReason
+from ..ui.grey_with_reason import GreyWithReason
 from . import exporting
 
 _LABEL = "Gaussian splat sequence (.ply)"

@@ -17,7 +17,7 @@ from mathutils import Matrix
 
 from ...engine.bridge import axes
 from ...engine.bridge.errors import UserError
-from ..ui.greyed import GreyWithReason
+from ..ui.grey_with_reason import GreyWithReason
 from . import marks, splat_object
 
 

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import bpy
 
-from ..ui.greyed import GreyWithReason
+from ..ui.grey_with_reason import GreyWithReason
 from . import splat_object, view_colours
 
 GROUP_NAME = "Scene Splatter Exact Colours"

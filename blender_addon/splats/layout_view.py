@@ -17,7 +17,7 @@ import bpy
 import numpy as np
 from mathutils import Matrix, Vector
 
-from ..ui.greyed import GreyWithReason
+from ..ui.grey_with_reason import GreyWithReason
 from . import splat_object, view_colours
 
 _INTERVAL_S = 0.25

@@ -21,7 +21,7 @@ import numpy as np
 from ...engine.bridge.errors import UserError
 from ...engine.bridge.splat_file import BLENDINGS, Splats
 from ..cameras import drivers
-from . import alone, marks, splat_nodes
+from . import marks, scratch_scene, splat_nodes
 from .sh_nodes import BASE, coefficient_name
 from .splat_material import splat_material
 
@@ -375,7 +375,7 @@ def _empty_cloud(name: str, count: int) -> bpy.types.PointCloud:
     points.inputs["Count"].default_value = count
     group.links.new(points.outputs[0], group.nodes.new("NodeGroupOutput").inputs[0])
     try:
-        with alone.evaluated(cloud, group) as maker:
+        with scratch_scene.evaluated(cloud, group) as maker:
             made = maker.data.copy()
     finally:
         bpy.data.node_groups.remove(group)

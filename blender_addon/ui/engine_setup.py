@@ -10,10 +10,10 @@ from typing import Any
 import bpy
 
 from ...engine.bridge.errors import UserError
-from ..jobs import delivery, places
+from ..jobs import delivery, engine_location
 from ..jobs.installer import Task, installing_python
 from . import properties
-from .greyed import GreyWithReason
+from .grey_with_reason import GreyWithReason
 from .layout import draw_wrapped
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,8 @@ def why_offline() -> str:
 
 def install_command(torch_build: str) -> list[str]:
     """The command line that makes the extension's own environment, or mends it."""
-    script, environment = str(places.PACKAGE / "install_deps.py"), str(places.user_folder("engine"))
+    script = str(engine_location.PACKAGE / "install_deps.py")
+    environment = str(engine_location.user_folder("engine"))
     return [
         installing_python(),
         "-I",
@@ -116,22 +117,23 @@ class SCENESPLATTER_OT_install_engine(GreyWithReason, bpy.types.Operator):
 
     def draw(self, context: bpy.types.Context) -> None:
         """What will be fetched."""
-        preferences = places.preferences_in(context)
+        preferences = engine_location.preferences_in(context)
         build = preferences.torch_build if preferences else "auto"
         column = self.layout.column()
         draw_wrapped(
             column,
-            f"Downloads Python packages, {SIZE_TEXT[build]}, into {places.user_folder('engine')}.",
+            f"Downloads Python packages, {SIZE_TEXT[build]}, into "
+            f"{engine_location.user_folder('engine')}.",
             80,
         )
         draw_wrapped(column, LICENCE_TEXT, 80)
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Start install_deps.py and return at once."""
-        preferences = places.preferences_in(context)
+        preferences = engine_location.preferences_in(context)
         build = preferences.torch_build if preferences else "auto"
         try:
-            tasks["install"].start(install_command(build), places.PACKAGE)
+            tasks["install"].start(install_command(build), engine_location.PACKAGE)
         except UserError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
@@ -161,11 +163,11 @@ class SCENESPLATTER_OT_check_engine(GreyWithReason, bpy.types.Operator):
     @classmethod
     def why_not(cls, context: bpy.types.Context) -> str:
         """Only with an engine."""
-        return places.why_no_engine(context) or why_busy()
+        return engine_location.why_no_engine(context) or why_busy()
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Start `doctor --json` and return at once."""
-        command = places.engine_command(context)
+        command = engine_location.engine_command(context)
         try:
             tasks["check"].start(
                 [str(command.python), "-m", "engine", "doctor", "--json"],
@@ -221,7 +223,7 @@ def draw_install(layout: bpy.types.UILayout) -> None:
         draw_wrapped(layout, offline, 90, icon="ERROR")
         if not bpy.app.online_access_override:
             layout.prop(bpy.context.preferences.system, "use_online_access")
-    there = places.own_python().is_file()
+    there = engine_location.own_python().is_file()
     layout.operator(
         "scene_splatter.install_engine",
         text="Repair or Update Engine" if there else "Install Engine",
@@ -229,7 +231,7 @@ def draw_install(layout: bpy.types.UILayout) -> None:
     )
     if task.code:
         draw_failed(layout, task)
-    elif not places.why_own_engine_incomplete():
+    elif not engine_location.why_own_engine_incomplete():
         layout.label(text="The engine is installed", icon="CHECKMARK")
 
 
@@ -258,7 +260,7 @@ def _learn_names() -> None:
 def draw_check(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     """Check, and what it found."""
     task = tasks["check"]
-    reason = places.why_no_engine(context)
+    reason = engine_location.why_no_engine(context)
     if reason:
         draw_wrapped(layout, reason, 90, icon="INFO")
     if task.running:

@@ -15,7 +15,7 @@ from ..cameras import conversion
 from ..jobs import results
 from ..publish import exporting
 from ..splats import render_check, splat_object
-from .greyed import GreyWithReason
+from .grey_with_reason import GreyWithReason
 
 _LABEL = "Gaussian splats (.ply)"
 _OTHER_LABEL = "Gaussian splats (.spz .glb .usd .sog .splat)"  # the operators of `other_formats`

@@ -15,7 +15,7 @@ from ..cameras import operators
 from ..jobs import delivery, folders, request
 from ..jobs.delivery import session
 from ..jobs.slices import Step
-from .greyed import GreyWithReason
+from .grey_with_reason import GreyWithReason
 
 
 def make_and_check(

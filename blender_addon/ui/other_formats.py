@@ -11,9 +11,9 @@ from bpy_extras.io_utils import ExportHelper, ImportHelper
 
 from ...engine.bridge import axes
 from ..jobs import results
-from ..jobs.engine_work import NeedsSplats, begin, why_not
+from ..jobs.side_job_operator import NeedsSplats, begin, why_not
 from . import io_operators
-from .greyed import GreyWithReason
+from .grey_with_reason import GreyWithReason
 
 _FORMATS = (
     (".spz", "SPZ", "Small, lossy; version 4"),
@@ -142,7 +142,7 @@ class SCENESPLATTER_OT_import_format(GreyWithReason, bpy.types.Operator, ImportH
 
     @classmethod
     def why_not(cls, context: bpy.types.Context) -> str:
-        """An engine, and no errand under way."""
+        """An engine, and no side job under way."""
         return why_not(context, need_splats=False)
 
     def execute(self, context: bpy.types.Context) -> set[str]:

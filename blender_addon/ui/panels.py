@@ -10,9 +10,9 @@ import numpy as np
 
 from ...engine.bridge import settings as engine_settings
 from ..cameras import moves, operators
-from ..jobs import delivery, places, request
-from ..jobs.engine_work import errand
+from ..jobs import delivery, engine_location, request
 from ..jobs.session import Phase, Status
+from ..jobs.side_job_operator import side_job
 from ..splats import layout_view
 from . import pictures, progress, properties, steps
 from .layout import clock, draw_wrapped, sidebar_width
@@ -47,7 +47,7 @@ class SCENESPLATTER_PT_main(_InSidebar, bpy.types.Panel):
         status = delivery.session.status
         _draw_problem(layout, context, status)
         _draw_waiting(layout, context)
-        _draw_errands(layout, context)
+        _draw_side_jobs(layout, context)
         if status.busy:
             _draw_progress(layout, context, status)
             return
@@ -167,7 +167,7 @@ def _draw_generate(
     row = body.row()
     row.scale_y = 1.6
     row.operator("scene_splatter.generate", icon="OUTLINER_OB_POINTCLOUD")
-    if reason and reached.done and reason != places.why_no_engine(context):
+    if reason and reached.done and reason != engine_location.why_no_engine(context):
         draw_wrapped(body, reason, width, icon="INFO")
 
 
@@ -188,27 +188,27 @@ def _draw_forecast(layout: bpy.types.UILayout, scene: bpy.types.Scene, width: in
 
 def _draw_engine(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     """What to do where there is no engine yet: here, not only in the preferences."""
-    reason = places.why_no_engine(context)
+    reason = engine_location.why_no_engine(context)
     if not reason:
         return
     box = layout.box()
     draw_wrapped(box, reason, sidebar_width(context), icon="INFO")
     row = box.row(align=True)
-    if places.uses_own_engine(context):
+    if engine_location.uses_own_engine(context):
         row.operator("scene_splatter.install_engine", icon="IMPORT")
     row.operator(
         "preferences.addon_show", text="Preferences", icon="PREFERENCES"
-    ).module = places.ROOT
+    ).module = engine_location.ROOT
 
 
-def _draw_errands(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+def _draw_side_jobs(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     """What else runs, and how the last of it ended."""
-    for running in progress.errands():
+    for running in progress.side_jobs():
         progress.draw_running(layout, running)
-    if errand.problem:
-        draw_wrapped(layout, errand.problem, sidebar_width(context), icon="ERROR")
-    elif errand.outcome:
-        draw_wrapped(layout, errand.outcome, sidebar_width(context), icon="INFO")
+    if side_job.problem:
+        draw_wrapped(layout, side_job.problem, sidebar_width(context), icon="ERROR")
+    elif side_job.outcome:
+        draw_wrapped(layout, side_job.outcome, sidebar_width(context), icon="INFO")
 
 
 def _draw_outcome(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:

@@ -6,14 +6,14 @@ import os
 
 import bpy
 
-from ..jobs import places
+from ..jobs import engine_location
 from . import engine_setup, weights_panel
 
 
 class SCENESPLATTER_AP_preferences(bpy.types.AddonPreferences):
     """Drawn under Edit > Preferences > Add-ons > Scene Splatter."""
 
-    bl_idname = places.ROOT
+    bl_idname = engine_location.ROOT
 
     engine_source: bpy.props.EnumProperty(
         name="Engine",
@@ -46,9 +46,10 @@ class SCENESPLATTER_AP_preferences(bpy.types.AddonPreferences):
         layout = self.layout
         layout.use_property_split = True
         box = layout.box()
-        if os.environ.get(places.PYTHON_VARIABLE):
+        if os.environ.get(engine_location.PYTHON_VARIABLE):
             box.label(
-                text=f"{places.PYTHON_VARIABLE} decides: {os.environ[places.PYTHON_VARIABLE]}",
+                text=f"{engine_location.PYTHON_VARIABLE} decides: "
+                f"{os.environ[engine_location.PYTHON_VARIABLE]}",
                 icon="INFO",
             )
         box.row().prop(self, "engine_source", expand=True)

@@ -1,4 +1,4 @@
-"""What runs now, in one place: the job, an errand for the splats, an installation. The panel and
+"""What runs now, in one place: the job, a side job for the splats, an installation. The panel and
 the status bar show it.
 """
 
@@ -11,8 +11,8 @@ import bpy
 
 from ...engine.bridge.estimate import duration
 from ..jobs import delivery
-from ..jobs.engine_work import errand
 from ..jobs.session import Phase
+from ..jobs.side_job_operator import side_job
 from . import engine_setup
 
 SAID_FOR_S = 60.0  # the status bar tells how a job ended for as long
@@ -41,12 +41,17 @@ def job() -> Running | None:
     return Running("Scene Splatter", status.factor, text, cancel)
 
 
-def errands() -> list[Running]:
+def side_jobs() -> list[Running]:
     """Everything else that runs: export, import, proxy, passes, installation, downloads."""
     found = []
-    if errand.running:
+    if side_job.running:
         found.append(
-            Running(errand.title, errand.factor, errand.stage, "scene_splatter.cancel_errand")
+            Running(
+                side_job.title,
+                side_job.factor,
+                side_job.stage,
+                "scene_splatter.cancel_side_job",
+            )
         )
     found += [
         Running(task.title, task.factor, task.text, "scene_splatter.cancel_install")
@@ -78,7 +83,7 @@ def ended() -> tuple[str, str]:
 
 def _draw_status_bar(self: bpy.types.Header, _context: bpy.types.Context) -> None:
     at_hand = job()
-    for running in [*([at_hand] if at_hand else []), *errands()]:
+    for running in [*([at_hand] if at_hand else []), *side_jobs()]:
         draw_running(self.layout, running)
     icon, words = ended()
     if words:

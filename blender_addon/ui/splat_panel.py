@@ -8,7 +8,7 @@ import bpy
 
 from ..publish import collections
 from ..splats import applying, exact_colours, layout_view, render_check, splat_nodes, splat_object
-from .greyed import GreyWithReason
+from .grey_with_reason import GreyWithReason
 from .layout import draw_wrapped, sidebar_width
 
 _LAYOUT = ("Percentage", "Point Size", "Crop", "Crop Box")

@@ -9,10 +9,10 @@ from typing import Any
 import bpy
 
 from ...engine.bridge.errors import UserError
-from ..jobs import places
+from ..jobs import engine_location
 from . import engine_setup
 from .engine_setup import tasks
-from .greyed import GreyWithReason
+from .grey_with_reason import GreyWithReason
 from .layout import draw_wrapped
 
 
@@ -29,7 +29,7 @@ def _run(
     operator: bpy.types.Operator, context: bpy.types.Context, task: str, *arguments: str
 ) -> set[str]:
     try:
-        command = places.engine_command(context)
+        command = engine_location.engine_command(context)
         tasks[task].start(
             [str(command.python), "-m", "engine", "weights", "--json", *arguments],
             command.root,
@@ -53,7 +53,7 @@ class SCENESPLATTER_OT_list_weights(GreyWithReason, bpy.types.Operator):
     @classmethod
     def why_not(cls, context: bpy.types.Context) -> str:
         """Only with an engine."""
-        return places.why_no_engine(context) or engine_setup.why_busy()
+        return engine_location.why_no_engine(context) or engine_setup.why_busy()
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Start it and return at once."""
@@ -77,7 +77,9 @@ class SCENESPLATTER_OT_download_weights(GreyWithReason, bpy.types.Operator):
     def why_not(cls, context: bpy.types.Context) -> str:
         """Only where Blender may go online."""
         return (
-            places.why_no_engine(context) or engine_setup.why_busy() or engine_setup.why_offline()
+            engine_location.why_no_engine(context)
+            or engine_setup.why_busy()
+            or engine_setup.why_offline()
         )
 
     def _facts(self) -> dict[str, Any]:
@@ -138,7 +140,7 @@ class SCENESPLATTER_OT_verify_weights(GreyWithReason, bpy.types.Operator):
     @classmethod
     def why_not(cls, context: bpy.types.Context) -> str:
         """Only with an engine."""
-        return places.why_no_engine(context) or engine_setup.why_busy()
+        return engine_location.why_no_engine(context) or engine_setup.why_busy()
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Start it and return at once."""

@@ -120,7 +120,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Render, and print where the frames are."""
-    result = render({name: getattr(args, name) for name in _FIELDS}, Path.cwd(), _say_progress)
+    request = {name: getattr(args, name) for name in _FIELDS}
+    result = render_frames(request, Path.cwd(), _say_progress)
     sys.stdout.write(
         f"{result['output']}: {result['count']} frames of {result['width']}x{result['height']}\n"
     )
@@ -138,10 +139,10 @@ def run_job(folder: Path, report: Report, settings: dict[str, Any] | None = None
     to the folder.
     """
     settings = settings or read_request(folder, "render.json")
-    return render(settings, folder, report)
+    return render_frames(settings, folder, report)
 
 
-def render(request: dict[str, Any], folder: Path, report: Report) -> dict[str, Any]:
+def render_frames(request: dict[str, Any], folder: Path, report: Report) -> dict[str, Any]:
     """Draw the frames that `request` asks for (keys of the command line, dashes as underscores).
 
     Frames that cannot be drawn leave the earlier ones; each file appears only when whole.
@@ -270,7 +271,7 @@ def _frames(
         )
         yield (
             number,
-            passes.render(
+            passes.draw_passes(
                 scene,
                 path.K[i],
                 path.world_from_camera[i],

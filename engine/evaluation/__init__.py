@@ -1,5 +1,5 @@
 """The method's experiments on pictures whose other views are known.
 
-scenes.py loads what is compared with, metrics.py measures, experiments.py says what is run and
-runs it, tables.py writes what came out. `commands/evaluate.py` is the command over all four.
+scenes.py loads what is compared with, against_truth.py measures, experiments.py says what is run
+and runs it, tables.py writes what came out. `commands/evaluate.py` is the command over all four.
 """

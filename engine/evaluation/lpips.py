@@ -1,8 +1,8 @@
 """LPIPS (Zhang et al. 2018), version 0.1 on AlexNet, for those who have its two files of weights.
 
 The weights are not part of the project: AlexNet's as torchvision publishes them and the linear
-heads of the lpips package. Without them the evaluation reports `metrics.structure` instead and says
-so.
+heads of the lpips package. Without them the evaluation reports `against_truth.structure`
+instead and says so.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from ..job.measures import psnr
+from ..job.frame_quality import psnr
 from ..method import momentum
 from ..priors.base import Clip
 from .coarse import Coarse, Truth

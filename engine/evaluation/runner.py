@@ -18,15 +18,15 @@ from ..bridge.progress import Report
 from ..bridge.whole_file import temporary_folder
 from ..job import inputs
 from ..job.folder import Job, prepare, read_json
-from ..job.measures import Agreement, psnr
+from ..job.frame_quality import Agreement, psnr
 from ..job.report import loss_fall
 from ..job.segment import JobRecord
 from ..media import images
 from ..method import pipeline
-from ..method.views import Views, render
+from ..method.views import Views, draw_views
 from ..priors.base import Clip
 from ..scene.gaussians import Gaussians
-from . import metrics, references, stability
+from . import against_truth, references, stability
 from .coarse import Coarse, Drift
 from .lpips import Lpips
 from .scenes import View
@@ -202,12 +202,15 @@ def compare(
     frames, cropped = [], []
     for frame in judged(view):
         drawn = _draw(final, start, job, frame)
-        picture = metrics.fill_smoothly(drawn.rgb[0], drawn.alpha[0]) if fill else drawn.rgb[0]
+        picture = drawn.rgb[0]
+        if fill:
+            picture = against_truth.fill_smoothly(picture, drawn.alpha[0])
         truth, seen = _truth(view, frame, start), _seen(view, frame, start, job)
         frames.append(
-            {"frame": frame, **metrics.frame_measures(picture, truth, seen, border, lpips)}
+            {"frame": frame, **against_truth.frame_measures(picture, truth, seen, border, lpips)}
         )
-        cropped.append(metrics.frame_measures(picture, truth, seen, max(border, _CROP), lpips))
+        cut = max(border, _CROP)
+        cropped.append(against_truth.frame_measures(picture, truth, seen, cut, lpips))
     names = [name for name in frames[0] if name != "frame"] if frames else []
     means = {name: mean([row[name] for row in frames]) for name in names}
     crop = {name: mean([row[name] for row in cropped]) for name in names}
@@ -226,7 +229,8 @@ def judged(view: View) -> list[int]:
 
 def _draw(gaussians: Gaussians, start: pipeline.Inputs, job: Job, frame: int) -> Views:
     one = slice(frame, frame + 1)
-    return render(gaussians, start.K[one], start.camera_from_world[one], start.image, job.settings)
+    K, camera = start.K[one], start.camera_from_world[one]
+    return draw_views(gaussians, K, camera, start.image, job.settings)
 
 
 def _truth(view: View, frame: int, start: pipeline.Inputs) -> Tensor:

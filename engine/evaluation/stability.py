@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..job.measures import PERFECT_DB, psnr
+from ..job.frame_quality import PERFECT_DB, psnr
 from ..method.refine import Frames, refine
 from ..rasterize import rasterize
 from ..scene.gaussians import Gaussians

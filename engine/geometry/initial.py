@@ -20,7 +20,7 @@ from .layers import gaussians_from_depth
 _IN_FRONT = 0.5  # share of given Gaussians that must lie before the camera
 
 
-class First(NamedTuple):
+class FirstGaussians(NamedTuple):
     """First Gaussians, and a sentence for the report."""
 
     gaussians: Gaussians
@@ -36,7 +36,7 @@ def first_gaussians(
     sh_degree: int,
     blending: str,
     folder: Path,
-) -> First:
+) -> FirstGaussians:
     """What `settings.initialiser` names, in the axes of the picture's camera (OpenCV, metres).
 
     image [3, h, w] in 0..1, depth_m [h, w] metres above 0 (inf: sky), K [3, 3] pixels. A relative
@@ -52,7 +52,7 @@ def first_gaussians(
             sh_degree=sh_degree,
             blending=blending,
         ).gaussians
-        return First(
+        return FirstGaussians(
             made,
             f"{made.count} Gaussians from depth, with a layer behind its edges",
         )
@@ -67,17 +67,18 @@ def first_gaussians(
     )
 
 
-def _flash3d(image: Tensor, depth_m: Tensor, K: Tensor, sh_degree: int) -> First:
+def _flash3d(image: Tensor, depth_m: Tensor, K: Tensor, sh_degree: int) -> FirstGaussians:
     from .networks import flash3d
 
     network = flash3d.load(weights.checkpoint_in("flash3d", weights.require("flash3d"))).to(
         image.device
     )
     made = of_degree(flash3d.predict(network, image, depth_m, K.to(image.device)), sh_degree)
-    return First(made, f"{made.count} Gaussians by Flash3D ({weights.known('flash3d').licence})")
+    licence = weights.known("flash3d").licence
+    return FirstGaussians(made, f"{made.count} Gaussians by Flash3D ({licence})")
 
 
-def _given(path: Path, device: torch.device, sh_degree: int) -> First:
+def _given(path: Path, device: torch.device, sh_degree: int) -> FirstGaussians:
     splats = splat_file.read_ply(path)
     given = Gaussians(*(torch.from_numpy(values).float().to(device) for values in splats))
     if given.count == 0:
@@ -92,7 +93,7 @@ def _given(path: Path, device: torch.device, sh_degree: int) -> First:
             "They must be in the camera's axes: x right, y down, z forward, in metres, as SHARP "
             "writes them.",
         )
-    return First(of_degree(given, sh_degree), f"{given.count} Gaussians from {path.name}")
+    return FirstGaussians(of_degree(given, sh_degree), f"{given.count} Gaussians from {path.name}")
 
 
 def of_degree(gaussians: Gaussians, degree: int) -> Gaussians:

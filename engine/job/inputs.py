@@ -28,7 +28,7 @@ from .report import GEOMETRY
 MAX_WORKING_PIXELS = 4096 * 4096
 
 
-class Start(NamedTuple):
+class Loaded(NamedTuple):
     """Everything the pipeline needs but the prior."""
 
     inputs: Inputs
@@ -37,7 +37,7 @@ class Start(NamedTuple):
     facts: dict[str, Any]  # provenance for the report
 
 
-def load(job: Job, device: torch.device, picture: images.ImageFile | None = None) -> Start:
+def load(job: Job, device: torch.device, picture: images.ImageFile | None = None) -> Loaded:
     """Read picture and path, estimate depth, scale the path, make the first Gaussians. Raises
     UserError.
 
@@ -113,7 +113,7 @@ def load(job: Job, device: torch.device, picture: images.ImageFile | None = None
         "device": str(device),
         "seed": settings.output.seed,
     }
-    return Start(Inputs(image, Ks, cameras, gaussians), trajectory.scaled_to(path, *shown), facts)
+    return Loaded(Inputs(image, Ks, cameras, gaussians), trajectory.scaled_to(path, *shown), facts)
 
 
 def refuse_strip(width: int, height: int) -> None:

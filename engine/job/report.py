@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ..bridge.errors import UserError
 from ..bridge.whole_file import whole_file
 from .folder import read_json, write_json
-from .measures import Agreement
+from .frame_quality import Agreement
 
 GEOMETRY = "geometry that may not fit"  # name of the fact that speaks against the depth
 AGREEMENT_DB = (

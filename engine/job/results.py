@@ -20,11 +20,11 @@ from ..bridge.whole_file import whole_file
 from ..media import images
 from ..method.losses import ssim_map
 from ..method.refine import refine
-from ..method.views import Views, render
+from ..method.views import Views, draw_views
 from ..scene.gaussians import Gaussians
 from .folder import Job
-from .inputs import Start
-from .measures import psnr
+from .frame_quality import psnr
+from .inputs import Loaded
 from .report import PathNumbers, write_report
 
 log = logging.getLogger(__name__)
@@ -33,26 +33,26 @@ _REFIT_STEPS = 200  # for each round
 _REFIT_VIEWS = 64  # renders held at once
 
 
-def write(job: Job, start: Start, gaussians: Gaussians, report: Report) -> dict[str, str]:
+def write(job: Job, loaded: Loaded, gaussians: Gaussians, report: Report) -> dict[str, str]:
     """scene.ply, cameras.json, frames/, flythrough.mp4, report.json, report.html. Returns name ->
     file.
 
     One camera at a time: a path of a thousand frames takes the memory of one of ten.
     """
     folder = job.folder
-    camera_file.write(folder / "cameras.json", start.path)
+    camera_file.write(folder / "cameras.json", loaded.path)
     numbers = PathNumbers()
     frames = _collect_frames(job)
-    drawn = _fly_through(job, start, gaussians, frames, numbers, report)
+    drawn = _fly_through(job, loaded, gaussians, frames, numbers, report)
     size = (
-        start.path.width,
-        start.path.height,
+        loaded.path.width,
+        loaded.path.height,
     )  # the picture's aspect, which a working size squeezes
     shown = (images.resize(frame, *size) for frame in drawn)
-    images.save_video(folder / "flythrough.mp4", shown, start.path.fps)
-    images.save_png(folder / "input.png", start.inputs.image)
-    _write_scene(job, start, gaussians, report)
-    data = write_report(folder, start.facts, numbers)
+    images.save_video(folder / "flythrough.mp4", shown, loaded.path.fps)
+    images.save_png(folder / "input.png", loaded.inputs.image)
+    _write_scene(job, loaded, gaussians, report)
+    data = write_report(folder, loaded.facts, numbers)
     report("done", 1, 1, text=data["verdict"])
     names = (
         "scene.ply",
@@ -71,17 +71,17 @@ def write(job: Job, start: Start, gaussians: Gaussians, report: Report) -> dict[
 
 def _fly_through(
     job: Job,
-    start: Start,
+    loaded: Loaded,
     gaussians: Gaussians,
     frames: list[Path],
     numbers: PathNumbers,
     report: Report,
 ) -> Iterator[Tensor]:
     """The final scene from every camera [3, h, w] on the CPU; `numbers` is filled in on the way."""
-    inputs = start.inputs
+    inputs = loaded.inputs
     for index, file in enumerate(frames):
         report("fly-through", index, len(frames))
-        view = _draw(job, start, gaussians, index)
+        view = _draw(job, loaded, gaussians, index)
         drawn, frame = view.rgb[0].cpu(), images.load_image(file).pixels
         if index == 0:
             images.save_png(job.folder / "input_render.png", drawn)
@@ -94,10 +94,10 @@ def _fly_through(
         yield drawn
 
 
-def _draw(job: Job, start: Start, gaussians: Gaussians, index: int) -> Views:
-    one, inputs = slice(index, index + 1), start.inputs
+def _draw(job: Job, loaded: Loaded, gaussians: Gaussians, index: int) -> Views:
+    one, inputs = slice(index, index + 1), loaded.inputs
     with torch.no_grad():
-        return render(
+        return draw_views(
             gaussians, inputs.K[one], inputs.camera_from_world[one], inputs.image, job.settings
         )
 
@@ -109,36 +109,36 @@ def to_splats(gaussians: Gaussians) -> Splats:
     )
 
 
-def _write_scene(job: Job, start: Start, gaussians: Gaussians, report: Report) -> None:
+def _write_scene(job: Job, loaded: Loaded, gaussians: Gaussians, report: Report) -> None:
     """scene.ply for viewers that blend display values; scene_linear.ply beside it where the job
     blends in linear light.
     """
-    notes = [f"scene_splatter {key}: {value}" for key, value in start.facts.items()]
+    notes = [f"scene_splatter {key}: {value}" for key, value in loaded.facts.items()]
     if job.settings.output.blending == "linear":
         splat_file.write_ply(
             job.folder / "scene_linear.ply",
             to_splats(gaussians),
             ["scene_splatter blending linear", *notes],
         )
-        gaussians = _for_display(job, start, gaussians, report)
+        gaussians = _for_display(job, loaded, gaussians, report)
     splat_file.write_ply(
         job.folder / "scene.ply", to_splats(gaussians), ["scene_splatter blending display", *notes]
     )
 
 
-def _for_display(job: Job, start: Start, gaussians: Gaussians, report: Report) -> Gaussians:
+def _for_display(job: Job, loaded: Loaded, gaussians: Gaussians, report: Report) -> Gaussians:
     """The scene for blending in display values, so that it looks as it does in linear light.
 
     Blending in the other space changes every half-transparent edge, so the scene is refitted to its
     own linear renders, not merely renamed. A long path is gone through in rounds, each over every
     k-th camera, so that no more than _REFIT_VIEWS renders are held.
     """
-    inputs, count = start.inputs, start.path.count
+    inputs, count = loaded.inputs, loaded.path.count
     rounds = math.ceil(count / _REFIT_VIEWS)
     refitted = gaussians
     for turn in range(rounds):
         cameras = range(turn, count, rounds)
-        drawn = torch.stack([_draw(job, start, gaussians, i).rgb[0] for i in cameras])
+        drawn = torch.stack([_draw(job, loaded, gaussians, i).rgb[0] for i in cameras])
 
         def told(stage: str, done: int, total: int, *_: Any, turn: int = turn, **__: Any) -> None:
             report("refit for display blending", turn * total + done, rounds * total)

@@ -202,22 +202,22 @@ def _work(job: Job, report: Any) -> dict[str, str]:
     for name, fact in facts.items():
         report("models", 1, 1, f"{name}: {fact}")
     report("depth", 0, 1)
-    start = inputs.load(job, device, picture)
-    prior = priors.make_prior(job.settings, start.inputs.image, str(device))
-    start.facts.update(results.provenance(prior and prior.spec) | facts)
-    start.facts.update(memory.described(prior))
-    for name, fact in start.facts.items():
+    loaded = inputs.load(job, device, picture)
+    prior = priors.make_prior(job.settings, loaded.inputs.image, str(device))
+    loaded.facts.update(results.provenance(prior and prior.spec) | facts)
+    loaded.facts.update(memory.described(prior))
+    for name, fact in loaded.facts.items():
         log.info("%s: %s", name, fact)
-    report("prior", 1, 1, start.facts.get("memory of the prior", job.settings.video.prior))
+    report("prior", 1, 1, loaded.facts.get("memory of the prior", job.settings.video.prior))
     aspect = picture.pixels.shape[1] / picture.pixels.shape[2]
-    clock = estimate.Clock(estimate.work_of(asked, start.path.count, aspect), None, began)
+    clock = estimate.Clock(estimate.work_of(asked, loaded.path.count, aspect), None, began)
     expected = estimate.predict(clock.work, estimate.speeds_for(clock.work.key))
     if expected is not None:
         report("estimate", 1, 1, expected.text())
     report = _timed(report, clock)
-    record = JobRecord(job, start.path.count, device, report)
-    gaussians = pipeline.generate(start.inputs, prior, job.settings, record)
-    outputs = results.write(job, start, gaussians, report)
+    record = JobRecord(job, loaded.path.count, device, report)
+    gaussians = pipeline.generate(loaded.inputs, prior, job.settings, record)
+    outputs = results.write(job, loaded, gaussians, report)
     job.keep_results(outputs)
     _learn_speed(job.folder, clock)
     return outputs

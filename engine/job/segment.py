@@ -25,7 +25,7 @@ from ..method.refine import RefineResult
 from ..method.views import Views
 from ..scene.gaussians import Gaussians
 from .folder import GAUSSIANS, Job, load_gaussians, save_gaussians, write_json
-from .measures import drift_psnr, gradient_ratio, psnr, seam_ratio
+from .frame_quality import drift_psnr, gradient_ratio, psnr, seam_ratio
 from .meter import Meter
 
 _PREVIEW_PX = 256  # longest side

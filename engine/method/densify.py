@@ -18,7 +18,7 @@ from ..scene.gaussians import Gaussians
 
 
 @dataclass(frozen=True)
-class Densify:
+class DensifySchedule:
     """Numbers of the paper (supplement Table 1; lengths per scene_scale, its extent of 10 being
     twice the scale of 5).
     """
@@ -69,7 +69,7 @@ def densify(
     params: Gaussians,
     optimizer: torch.optim.Adam,
     state: DensifyState,
-    numbers: Densify,
+    schedule: DensifySchedule,
     step: int,
     steps: int,
     scene_scale: float,
@@ -80,17 +80,17 @@ def densify(
     optimiser, or None.
     """
     changed = None
-    growing = numbers.start < step < min(numbers.stop, steps - numbers.settle_steps)
-    if growing and step % numbers.every == 0:
+    growing = schedule.start < step < min(schedule.stop, steps - schedule.settle_steps)
+    if growing and step % schedule.every == 0:
         changed = _grow_and_prune(
-            params, optimizer, state, numbers, step, scene_scale, max_gaussians, generator
+            params, optimizer, state, schedule, step, scene_scale, max_gaussians, generator
         )
         state.restart(changed.count, changed.means.device)
-    if growing and step % numbers.reset_every == 0 and steps - step >= numbers.reset_needs_steps:
+    if growing and step % schedule.reset_every == 0 and steps - step >= schedule.reset_needs_steps:
         changed = params if changed is None else changed
         with torch.no_grad():
             changed.opacities_logit.clamp_(
-                max=math.log(numbers.reset_opacity / (1 - numbers.reset_opacity))
+                max=math.log(schedule.reset_opacity / (1 - schedule.reset_opacity))
             )
         for moment in ("exp_avg", "exp_avg_sq"):
             optimizer.state[changed.opacities_logit][moment].zero_()
@@ -101,7 +101,7 @@ def _grow_and_prune(
     params: Gaussians,
     optimizer: torch.optim.Adam,
     state: DensifyState,
-    numbers: Densify,
+    schedule: DensifySchedule,
     step: int,
     scene_scale: float,
     max_gaussians: int,
@@ -109,18 +109,19 @@ def _grow_and_prune(
 ) -> Gaussians:
     old = params.map(lambda t: t.detach())
     size = old.scales_log.exp().amax(1)
-    dead = torch.sigmoid(old.opacities_logit) < numbers.min_opacity
-    if step > numbers.screen_from:
-        dead |= (state.radius_px > numbers.max_radius_px) | (size > numbers.max_scale * scene_scale)
+    dead = torch.sigmoid(old.opacities_logit) < schedule.min_opacity
+    if step > schedule.screen_from:
+        dead |= state.radius_px > schedule.max_radius_px
+        dead |= size > schedule.max_scale * scene_scale
     pull = state.pull / state.seen.clamp_min(1)
-    wanted = (pull > numbers.gradient) & ~dead
+    wanted = (pull > schedule.gradient) & ~dead
     room = max(max_gaussians - int((~dead).sum()), 0)  # each clone and each split adds one
     if int(wanted.sum()) > room:
         strongest = torch.argsort(torch.where(wanted, pull, -1.0), descending=True, stable=True)[
             :room
         ]
         wanted = torch.zeros_like(wanted).index_fill_(0, strongest, True)
-    split = wanted & (size > numbers.small * scene_scale)
+    split = wanted & (size > schedule.small * scene_scale)
     clone = wanted & ~split
     keep = ~dead & ~split
     newcomers = Gaussians(

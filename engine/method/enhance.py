@@ -73,7 +73,7 @@ def enhance(
     if cells is None:
         cells = picture_cells(prior, image)
     lam = _latent_coefficient(prior, latents, cells, cover.to(generator.device), settings)
-    clips = sampler.sample(
+    runs = sampler.sample(
         prior,
         condition,
         latents,
@@ -85,13 +85,11 @@ def enhance(
         eta=settings.video.eta,
         report=report,
     )
-    consistent = prior.decode(clips.consistent)[:count].to(image)
-    free = (
-        consistent if clips.free is clips.consistent else prior.decode(clips.free)[:count].to(image)
-    )
+    consistent = prior.decode(runs.consistent)[:count].to(image)
+    free = consistent if runs.free is runs.consistent else prior.decode(runs.free)[:count].to(image)
     if settings.video.match_colours:
         consistent, free = (
-            match_colours(clip, views.rgb, known > 0) for clip in (consistent, free)
+            match_colours(frames, views.rgb, known > 0) for frames in (consistent, free)
         )
     if knobs.momentum == "pixel":
         consistent = views.rgb

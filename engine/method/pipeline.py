@@ -19,7 +19,7 @@ from ..scene.gaussians import Gaussians, at_most, concatenate
 from .enhance import Enhanced, enhance, picture_cells
 from .refine import Frames, RefineResult, refine_segment
 from .scaffold import build_scaffold, paint
-from .views import Views, render
+from .views import Views, draw_views
 
 
 class Inputs(NamedTuple):
@@ -72,7 +72,7 @@ def generate(
         with record.segment(index, segment) as page:
             # 1. Render the window with its scale map, Eq. (14), and give what is unseen a surface.
             with page.stage("render"):
-                views = render(gaussians, K, cameras, image, settings, pin_first=index == 0)
+                views = draw_views(gaussians, K, cameras, image, settings, pin_first=index == 0)
                 built = build_scaffold(gaussians, views, K, cameras, settings)
             page.rendered(views)
             # 2. Enhance it with and without latent momentum, Eq. (8)-(10), and blend the two clips
@@ -91,6 +91,6 @@ def generate(
                     gaussians, record.frames, inputs, settings, segment, index, told
                 )
                 gaussians = refined.gaussians
-                after = render(gaussians, K, cameras, image, settings)
+                after = draw_views(gaussians, K, cameras, image, settings)
             page.refined(refined, after)
     return gaussians

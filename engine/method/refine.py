@@ -33,7 +33,7 @@ from ..rasterize.kernels.adam import Adam
 from ..scene.colour import linear_to_srgb
 from ..scene.gaussians import Gaussians
 from ..scene.morton import morton_order
-from .densify import Densify, DensifyState, densify
+from .densify import DensifySchedule, DensifyState, densify
 from .losses import Target, photometric_loss, prepare_target
 
 _log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Recipe:
     sh_rest: float
     scene_scale: float | None  # None: the median depth of what the first camera sees
     shuffled: bool  # frames in a seeded order; otherwise as they come
-    densify: Densify | None
+    densify: DensifySchedule | None
     largest_px: (
         float | None
     )  # how many pixels of the nearest view the middle axis may grow to; None: no limit
@@ -105,7 +105,7 @@ RECIPES: dict[str, Recipe] = {
         sh_rest=5e-5,
         scene_scale=5.0,
         shuffled=False,
-        densify=Densify(),
+        densify=DensifySchedule(),
         largest_px=None,
     ),
 }

@@ -18,7 +18,7 @@ from ..priors.base import Level, VideoPrior
 from . import momentum
 
 
-class Clips(NamedTuple):
+class Runs(NamedTuple):
     """Clean latents [c, f, h, w] of the runs; `free` is the same tensor as `consistent` where only
     one was asked for.
     """
@@ -62,7 +62,7 @@ def sample(
     momentum_start: float = 0.0,
     eta: float = 0.0,
     report: StepReport = lambda done, total: None,
-) -> Clips:
+) -> Runs:
     """Denoise the consistent run and, with `both`, the free run.
 
     `momentum_start` is the share of steps before momentum sets in; until then the two runs
@@ -94,4 +94,4 @@ def sample(
         consistent = momentum.latent_momentum(y[0], source, lam)
         x = torch.stack([consistent, y[-1]]) if both else consistent[None]
     report(steps, steps)
-    return Clips(x[0], x[-1])
+    return Runs(x[0], x[-1])

@@ -24,7 +24,7 @@ class Views(NamedTuple):
     mu: Tensor  # [f, h, w] Eq. (15); see `masks`
 
 
-def render(
+def draw_views(
     gaussians: Gaussians,
     K: Tensor,
     cameras: Tensor,

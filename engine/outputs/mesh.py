@@ -21,7 +21,7 @@ from ..bridge.camera_file import CameraPath
 from ..bridge.errors import UserError
 from ..bridge.harmonics import sphere_directions
 from ..bridge.progress import Report
-from .passes import Drawable, render
+from .passes import Drawable, draw_passes
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,8 @@ def solid_depth(scene: Drawable, path: CameraPath, index: int) -> np.ndarray:
     """[h, w] metres; 0 where alpha is low or where depth jumps, since expected depth floats between
     surfaces there.
     """
-    drawn = render(scene, path.K[index], path.world_from_camera[index], path.width, path.height)
+    pose = path.world_from_camera[index]
+    drawn = draw_passes(scene, path.K[index], pose, path.width, path.height)
     depth = (
         torch.where(drawn.alpha > _SOLID_ALPHA, drawn.depth, 0.0).cpu().numpy().astype(np.float32)
     )

@@ -74,7 +74,7 @@ class _Sums(NamedTuple):
         return _Sums(*(torch.lerp(a, b, share) for a, b in zip(self, other, strict=True)))
 
 
-def render(
+def draw_passes(
     scene: Drawable,
     K: np.ndarray,
     world_from_camera: np.ndarray,

@@ -20,7 +20,7 @@ from ..bridge.errors import UserError
 class Level(NamedTuple):
     """One noise level: x = a * x0 + b * eps."""
 
-    t: float  # the network's own time
+    network_time: float  # what the network is told of the level, in its own unit
     a: float
     b: float
 

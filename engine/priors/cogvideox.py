@@ -175,7 +175,7 @@ class CogVideoX(NetworkPrior):
                 return_dict=False,
             )[0]
 
-        time = torch.full((runs,), int(level.t))
+        time = torch.full((runs,), int(level.network_time))
         v = self._ask(network, x, (latents, time), (condition.text.to(device, dtype),)).transpose(
             1, 2
         )

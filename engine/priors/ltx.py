@@ -144,7 +144,7 @@ class LTXVideo(NetworkPrior):
         dtype, device = self._transformer.dtype, self.residence.device
         first = condition.first.to(x).expand(runs, -1, -1, -1, -1)
         tokens = torch.cat([first, x[:, :, 1:]], dim=2).flatten(2).transpose(1, 2).to(device, dtype)
-        time = torch.full((runs, tokens.shape[1]), level.t)
+        time = torch.full((runs, tokens.shape[1]), level.network_time)
         time[:, : height * width] = 0.0
         where = coordinates(frames, height, width)[None].expand(runs, -1, -1)
 

@@ -22,7 +22,7 @@ from ..models import model_folder
 from ..models.memory import GIB, Demand, Residence, Rung
 from . import notation
 from .base import Clip, Level, PriorSpec, frames_all
-from .clip_image import clip_pixels
+from .image_tower import tower_pixels
 from .network import NetworkPrior
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class StableVideo(NetworkPrior):
         latents = self._moments(
             first + 0.5 * _AUGMENTATION * noise
         )  # 0.5: the noise is meant for [-1, 1]
-        pixels = clip_pixels(first, self._vision.config.image_size)  # type: ignore[union-attr]
+        pixels = tower_pixels(first, self._vision.config.image_size)  # type: ignore[union-attr]
         embedding = self._vision(pixels.to(self._vision.dtype)).image_embeds.float()[:, None]  # type: ignore[call-overload]
         both = [torch.cat([torch.zeros_like(t), t]) for t in (latents, embedding)]
         return Condition(both[0][:, None].expand(-1, clip.render.shape[0], -1, -1, -1), both[1])
@@ -159,9 +159,8 @@ class StableVideo(NetworkPrior):
             :, None, None, None
         ]
         of_sides = (condition.latents.to(device, dtype), condition.embedding.to(device, dtype))
-        v = self._ask(
-            network, x, (scaled, torch.full((runs,), level.t), facts), of_sides, scale=scale
-        ).transpose(1, 2)
+        times = torch.full((runs,), level.network_time)
+        v = self._ask(network, x, (scaled, times, facts), of_sides, scale=scale).transpose(1, 2)
         return notation.from_edm_velocity(v, x, level)
 
 

@@ -207,7 +207,7 @@ def _draw_reference(gaussians, K, camera_from_world, extra, offsets_px, options)
     width, height, sh_degree, near, antialiased, linear, depth = options
     parts = []
     for c in range(K.shape[0]):
-        image, alpha = reference.render(
+        image, alpha = reference.draw_reference(
             gaussians,
             K[c].to(gaussians.means),
             camera_from_world[c].to(gaussians.means),

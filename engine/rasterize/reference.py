@@ -37,7 +37,7 @@ def project(gaussians, K: Tensor, camera_from_world: Tensor, width: int, height:
     return slope * f + c, T @ T.transpose(1, 2), m[:, 2]
 
 
-def render(
+def draw_reference(
     gaussians,
     K,
     camera_from_world,

@@ -11,7 +11,7 @@ import pytest
 
 bpy = pytest.importorskip("bpy", reason="bpy is not installed in this Python")
 from scene_splatter.blender_addon.cameras import picture_header  # noqa: E402
-from scene_splatter.blender_addon.jobs import delivery, places, request  # noqa: E402
+from scene_splatter.blender_addon.jobs import delivery, engine_location, request  # noqa: E402
 from scene_splatter.engine.bridge.errors import UserError  # noqa: E402
 
 pytestmark = pytest.mark.blender
@@ -251,7 +251,7 @@ def test_a_picture_of_another_shape_than_the_render(ready: Any, kind: str) -> No
 
 
 def test_no_engine(ready: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(places.PYTHON_VARIABLE)
+    monkeypatch.delenv(engine_location.PYTHON_VARIABLE)
     refused_by_poll("The engine is not installed: press Install")
 
 

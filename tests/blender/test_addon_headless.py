@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 bpy = pytest.importorskip("bpy", reason="bpy is not installed in this Python")
-from scene_splatter.blender_addon.jobs import delivery, folders, headless, places  # noqa: E402
+from scene_splatter.blender_addon.jobs import delivery, engine_location, folders, headless  # noqa: E402
 from scene_splatter.blender_addon.ui import properties  # noqa: E402
 from scene_splatter.engine.bridge import settings as engine_settings  # noqa: E402
 
@@ -41,7 +41,7 @@ def real_engine(ready: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
         ).returncode
     ):
         pytest.skip("the engine's environment .venv is not there; install_deps.py makes it")
-    monkeypatch.setenv(places.PYTHON_VARIABLE, str(python))
+    monkeypatch.setenv(engine_location.PYTHON_VARIABLE, str(python))
     return ready
 
 

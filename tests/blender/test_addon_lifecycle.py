@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 bpy = pytest.importorskip("bpy", reason="bpy is not installed in this Python")
-from scene_splatter.blender_addon.jobs import delivery, folders, places  # noqa: E402
+from scene_splatter.blender_addon.jobs import delivery, engine_location, folders  # noqa: E402
 from scene_splatter.blender_addon.publish import collections  # noqa: E402
 from scene_splatter.engine.bridge import protocol  # noqa: E402
 from scene_splatter.engine.bridge.splat_file import Splats, write_ply  # noqa: E402
@@ -33,7 +33,7 @@ COUNT = 50
 @pytest.fixture
 def saved(empty_scene: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty saved file with an engine to start; afterwards no job is left."""
-    monkeypatch.setenv(places.PYTHON_VARIABLE, sys.executable)
+    monkeypatch.setenv(engine_location.PYTHON_VARIABLE, sys.executable)
     bpy.context.preferences.edit.use_global_undo = True
     path = tmp_path / "shot.blend"
     bpy.ops.wm.save_as_mainfile(filepath=str(path))

@@ -19,7 +19,7 @@ import pytest
 
 bpy = pytest.importorskip("bpy", reason="bpy is not installed in this Python")
 from scene_splatter.blender_addon.cameras import conversion, views  # noqa: E402
-from scene_splatter.blender_addon.jobs import delivery, folders, places, request  # noqa: E402
+from scene_splatter.blender_addon.jobs import delivery, engine_location, folders, request  # noqa: E402
 from scene_splatter.blender_addon.jobs.session import Phase, Problem, Status  # noqa: E402
 from scene_splatter.blender_addon.publish import production  # noqa: E402
 from scene_splatter.blender_addon.ui import (  # noqa: E402
@@ -166,11 +166,11 @@ def test_the_checking_layout_can_fail(empty_scene) -> None:
 def test_a_disabled_generate_says_why(
     empty_scene, status: Status, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(places.PYTHON_VARIABLE, "/no/python")
+    monkeypatch.setenv(engine_location.PYTHON_VARIABLE, "/no/python")
     text = text_of(panels.SCENESPLATTER_PT_main)
     assert "The engine's Python /no/python does not exist" in text and "Preferences" in text
     assert "Install Engine" not in text, "another engine was asked for"
-    monkeypatch.setenv(places.PYTHON_VARIABLE, __file__)
+    monkeypatch.setenv(engine_location.PYTHON_VARIABLE, __file__)
     empty_scene.camera = bpy.data.objects.new("Camera", bpy.data.cameras.new("Camera"))
     for kind in ("FILE", "IMAGE"):
         empty_scene.scene_splatter.image_from = kind
@@ -184,7 +184,7 @@ def test_a_disabled_generate_says_why(
 @pytest.fixture
 def default_file(addon, status: Status, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Blender's default file, untouched, and an engine."""
-    monkeypatch.setenv(places.PYTHON_VARIABLE, __file__)
+    monkeypatch.setenv(engine_location.PYTHON_VARIABLE, __file__)
     bpy.ops.wm.read_factory_settings()
     return bpy.context.scene
 
@@ -323,16 +323,16 @@ def test_whatever_runs_is_seen_in_the_panel_and_in_the_status_bar(
         return " ".join(layout.seen)
 
     assert bar() == ""
-    monkeypatch.setattr(progress.errand, "running", True)
-    monkeypatch.setattr(progress.errand, "title", "Export")
-    monkeypatch.setattr(progress.errand, "stage", "writing")
-    monkeypatch.setattr(progress.errand, "factor", 0.5)
+    monkeypatch.setattr(progress.side_job, "running", True)
+    monkeypatch.setattr(progress.side_job, "title", "Export")
+    monkeypatch.setattr(progress.side_job, "stage", "writing")
+    monkeypatch.setattr(progress.side_job, "factor", 0.5)
     monkeypatch.setattr(engine_setup.tasks["download"], "running", True)
     for text in (bar(), text_of(panels.SCENESPLATTER_PT_main)):
         assert "Export: writing [0.50]" in text and "Download: " in text
     tools = text_of(production.SCENESPLATTER_PT_tools)
     assert "writing" not in tools, "in one place"
-    monkeypatch.setattr(progress.errand, "running", False)
+    monkeypatch.setattr(progress.side_job, "running", False)
     monkeypatch.setattr(engine_setup.tasks["download"], "running", False)
     status.phase, status.done, status.total = Phase.RUNNING, 1, 4
     assert "Scene Splatter: 25%" in bar() and "[0.25]" in bar() and "Cancel" in bar()
@@ -517,7 +517,7 @@ def test_a_damaged_report_shows_nothing(tmp_path: Path, text: str) -> None:
 def test_the_preferences_draw_before_during_and_after(
     empty_scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(places.PYTHON_VARIABLE, "/no/python")
+    monkeypatch.setenv(engine_location.PYTHON_VARIABLE, "/no/python")
     layout = CheckingLayout()
     engine_setup.draw_install(layout)
     engine_setup.draw_check(layout, bpy.context)

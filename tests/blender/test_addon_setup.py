@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 bpy = pytest.importorskip("bpy", reason="bpy is not installed in this Python")
-from scene_splatter.blender_addon.jobs import places  # noqa: E402
+from scene_splatter.blender_addon.jobs import engine_location  # noqa: E402
 from scene_splatter.blender_addon.ui import engine_setup, properties, weights_panel  # noqa: E402
 
 pytestmark = pytest.mark.blender
@@ -24,7 +24,7 @@ WAIT_S = 60.0
 @pytest.fixture
 def engine(addon: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """This Python as the engine's: it has no torch, which doctor and weights can live without."""
-    monkeypatch.setenv(places.PYTHON_VARIABLE, sys.executable)
+    monkeypatch.setenv(engine_location.PYTHON_VARIABLE, sys.executable)
     yield
     for task in engine_setup.tasks.values():
         task.cancel()
@@ -120,12 +120,12 @@ def test_an_engine_of_ones_own_choice(
     """Without the variable of the farm the preference decides; here the extension is not enabled,
     so its own engine it is.
     """
-    monkeypatch.delenv(places.PYTHON_VARIABLE, raising=False)
-    assert places.engine_python(bpy.context) == places.own_python()
-    assert "press Install" in places.why_no_engine(bpy.context)
-    monkeypatch.setenv(places.PYTHON_VARIABLE, str(tmp_path / "python"))
-    assert places.engine_python(bpy.context) == tmp_path / "python"
-    assert "does not exist" in places.why_no_engine(bpy.context)
+    monkeypatch.delenv(engine_location.PYTHON_VARIABLE, raising=False)
+    assert engine_location.engine_python(bpy.context) == engine_location.own_python()
+    assert "press Install" in engine_location.why_no_engine(bpy.context)
+    monkeypatch.setenv(engine_location.PYTHON_VARIABLE, str(tmp_path / "python"))
+    assert engine_location.engine_python(bpy.context) == tmp_path / "python"
+    assert "does not exist" in engine_location.why_no_engine(bpy.context)
 
 
 @pytest.mark.parametrize("build", ["auto", "cpu", "cuda"])
@@ -145,7 +145,7 @@ def test_a_model_without_weights_gets_no_tick_and_no_command_line(
     monkeypatch.setattr(
         engine_setup, "draw_wrapped", lambda _, text, __, icon="NONE": drawn.append((text, icon))
     )
-    monkeypatch.setattr(places, "why_no_engine", lambda _: "")
+    monkeypatch.setattr(engine_location, "why_no_engine", lambda _: "")
     found = {
         "checks": [
             {"name": "python", "state": "ok", "text": "3.11"},

@@ -11,9 +11,9 @@ import pytest
 bpy = pytest.importorskip("bpy")
 pytestmark = pytest.mark.blender
 
-from scene_splatter.blender_addon.jobs import places, results  # noqa: E402
-from scene_splatter.blender_addon.jobs.engine_work import errand  # noqa: E402
-from scene_splatter.blender_addon.jobs.errands import Errand  # noqa: E402
+from scene_splatter.blender_addon.jobs import engine_location, results  # noqa: E402
+from scene_splatter.blender_addon.jobs.side_job import SideJob  # noqa: E402
+from scene_splatter.blender_addon.jobs.side_job_operator import side_job  # noqa: E402
 from scene_splatter.blender_addon.publish import production  # noqa: E402
 from scene_splatter.blender_addon.splats import splat_object  # noqa: E402
 from scene_splatter.blender_addon.ui import other_formats  # noqa: E402
@@ -35,7 +35,7 @@ def splats(addon, tmp_path: Path, monkeypatch):
     python = _engine_python()
     if python is None:
         pytest.skip("the engine's environment .venv is missing")
-    monkeypatch.setenv(places.PYTHON_VARIABLE, str(python))
+    monkeypatch.setenv(engine_location.PYTHON_VARIABLE, str(python))
     scene = empty_scene(64, 48)
     scene.frame_start, scene.frame_end = 3, 4
     ob = add_splats(random_splats(200, 8))
@@ -46,9 +46,9 @@ def splats(addon, tmp_path: Path, monkeypatch):
 
 
 def _run(operator, **arguments) -> None:
-    assert operator("EXEC_DEFAULT", **arguments) == {"FINISHED"}, errand.problem
-    errand.wait(300)
-    assert not errand.problem and errand.outcome
+    assert operator("EXEC_DEFAULT", **arguments) == {"FINISHED"}, side_job.problem
+    side_job.wait(300)
+    assert not side_job.problem and side_job.outcome
 
 
 @pytest.mark.parametrize("ending", [".spz", ".glb", ".usdc", ".compressed.ply"])
@@ -140,7 +140,7 @@ def test_a_file_that_is_none_is_said_and_changes_nothing(splats, tmp_path):
     objects = set(bpy.data.objects.keys())
     with pytest.raises(RuntimeError, match="damaged"):
         bpy.ops.scene_splatter.import_format("EXEC_DEFAULT", filepath=str(tmp_path / "bad.spz"))
-    assert set(bpy.data.objects.keys()) == objects and not errand.running
+    assert set(bpy.data.objects.keys()) == objects and not side_job.running
 
 
 def test_the_proxy_lies_on_the_splats_and_is_replaced(splats):
@@ -231,13 +231,13 @@ def test_passes_are_rendered_through_the_scene_camera(splats, tmp_path):
 
 
 def test_an_engine_that_cannot_start_is_said(splats, monkeypatch):
-    monkeypatch.setenv(places.PYTHON_VARIABLE, "/nowhere/python")
+    monkeypatch.setenv(engine_location.PYTHON_VARIABLE, "/nowhere/python")
     assert not bpy.ops.scene_splatter.export_format.poll()
 
 
 def test_a_cancelled_errand_ends_and_clears_up(splats, tmp_path):
-    work, cleared = Errand(), []
-    command = places.engine_command(bpy.context)
+    work, cleared = SideJob(), []
+    command = engine_location.engine_command(bpy.context)
     work.begin(
         "Rehearsal",
         command,

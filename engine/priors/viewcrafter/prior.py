@@ -28,7 +28,7 @@ from ...models.memory import GIB, Demand, Residence, Rung
 from ...models.weights import KEPT_TEXT
 from .. import notation
 from ..base import Clip, Level, PriorSpec, frames_all
-from ..clip_image import clip_pixels
+from ..image_tower import tower_pixels
 from ..network import NetworkPrior
 from .loader import ModelConfig, Parts, build, build_text_tower, config_beside, read_checkpoint
 
@@ -127,7 +127,7 @@ class ViewCrafter(NetworkPrior):
         return self._levels
 
     def z_scale(self, i: int) -> float:
-        return float(self._parts.scale[int(self._levels[i].t)])
+        return float(self._parts.scale[int(self._levels[i].network_time)])
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
@@ -174,7 +174,7 @@ class ViewCrafter(NetworkPrior):
 
     def _image_tokens(self, picture: Tensor) -> Tensor:
         vision = self._parts.vision
-        pixels = clip_pixels(
+        pixels = tower_pixels(
             picture.to(self.residence.device, torch.float32), vision.config.image_size
         )  # type: ignore[union-attr]
         tokens = vision(pixels.to(self._dtype)).last_hidden_state
@@ -186,7 +186,7 @@ class ViewCrafter(NetworkPrior):
         runs = x.shape[0]
         render = condition.render.to(x).expand(runs, -1, -1, -1, -1)
         latents = torch.cat([x, render], dim=1).to(self.residence.device, self._dtype)
-        t, fs = torch.full((runs,), int(level.t)), torch.full((runs,), FRAME_RATE)
+        t, fs = torch.full((runs,), int(level.network_time)), torch.full((runs,), FRAME_RATE)
 
         def network(latents: Tensor, t: Tensor, fs: Tensor, text: Tensor, image: Tensor) -> Tensor:
             return self._parts.unet(latents, t, text, image, fs)

@@ -26,7 +26,7 @@ from ...models import model_folder
 from ...models.memory import Rung
 from .. import lora, notation, transformer
 from ..base import Clip, PriorSpec, frames_in_steps
-from ..clip_image import normalised
+from ..image_tower import normalised
 from . import vace
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class WanInP(vace.Wan):
         u = self._ask(
             network,
             x,
-            (latents, torch.full((runs,), level.t), image),
+            (latents, torch.full((runs,), level.network_time), image),
             (self._cast(condition.text),),
         )
         return notation.from_flow(u, x, level)

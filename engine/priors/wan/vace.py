@@ -200,7 +200,7 @@ class WanVACE(Wan):
                 return_dict=False,
             )[0]
 
-        time = torch.full((runs,), level.t)
+        time = torch.full((runs,), level.network_time)
         u = self._ask(network, x, (latents, time, control), (self._cast(condition.text),))[
             :, :, slots:
         ]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine.evaluation import coarse, drawn
-from engine.job.measures import psnr
+from engine.job.frame_quality import psnr
 from engine.method import sampler
 from engine.priors.base import Clip
 

@@ -20,8 +20,8 @@ sys.path.insert(0, str(ROOT))
 
 from engine.bridge.errors import UserError  # noqa: E402
 from engine.commands import evaluate  # noqa: E402
-from engine.evaluation import experiments, metrics, runner, scenes, tables  # noqa: E402
-from engine.job import measures  # noqa: E402
+from engine.evaluation import against_truth, experiments, runner, scenes, tables  # noqa: E402
+from engine.job import frame_quality  # noqa: E402
 from engine.media import images  # noqa: E402
 
 SCENES = evaluate.SCENES
@@ -46,28 +46,28 @@ def test_ssim_is_that_of_scikit_image():
         sigma=1.5,
         use_sample_covariance=False,
     )
-    assert metrics.ssim(image, truth) == pytest.approx(theirs, abs=1e-5)
+    assert against_truth.ssim(image, truth) == pytest.approx(theirs, abs=1e-5)
 
 
 def test_measures_of_equal_pictures_are_perfect_and_get_worse_with_damage():
     image, truth = _pair()
     everywhere = torch.ones(truth.shape[1:], dtype=torch.bool)
-    same = metrics.frame_measures(truth, truth, everywhere)
+    same = against_truth.frame_measures(truth, truth, everywhere)
     assert (
         same["ssim"] == pytest.approx(1.0, abs=1e-5)
         and same["structure"] == 0.0
         and same["psnr"] == 99.0
     )
     assert math.isnan(same["psnr_invented"]) and same["invented_share"] == 0.0
-    damage = [metrics.structure(torch.lerp(truth, image, x), truth) for x in (0.0, 0.3, 1.0)]
+    damage = [against_truth.structure(torch.lerp(truth, image, x), truth) for x in (0.0, 0.3, 1.0)]
     assert damage[0] < damage[1] < damage[2] < 1.0
 
 
 def test_structure_sees_blur_that_keeps_the_mean_and_not_a_change_of_brightness():
     _, truth = _pair(1)
     blurred = torch.nn.functional.avg_pool2d(truth[None], 9, 1, 4, count_include_pad=False)[0]
-    assert metrics.structure(blurred, truth) > 0.05
-    assert metrics.structure(truth * 0.5 + 0.2, truth * 0.5 + 0.25) < 1e-3
+    assert against_truth.structure(blurred, truth) > 0.05
+    assert against_truth.structure(truth * 0.5 + 0.2, truth * 0.5 + 0.25) < 1e-3
 
 
 def test_seen_and_invented_share_out_the_frame():
@@ -75,7 +75,7 @@ def test_seen_and_invented_share_out_the_frame():
     seen = torch.zeros(truth.shape[1:], dtype=torch.bool)
     seen[:, :20] = True
     image[:, :, :20] = truth[:, :, :20]
-    found = metrics.frame_measures(image, truth, seen)
+    found = against_truth.frame_measures(image, truth, seen)
     assert found["psnr_seen"] == 99.0
     error = float((image - truth)[:, :, 20:].square().mean())
     assert found["psnr_invented"] == pytest.approx(-10 * math.log10(error), abs=1e-3)
@@ -83,18 +83,18 @@ def test_seen_and_invented_share_out_the_frame():
     # what is wrong only at the edge is not seen with the edge cropped
     border = truth.clone()
     border[:, :2] = 0.0
-    assert metrics.frame_measures(border, truth, seen)["psnr"] < 30
-    assert metrics.frame_measures(border, truth, seen, border=0.05)["psnr"] == 99.0
+    assert against_truth.frame_measures(border, truth, seen)["psnr"] < 30
+    assert against_truth.frame_measures(border, truth, seen, border=0.05)["psnr"] == 99.0
 
 
 def test_smooth_fill_keeps_what_is_there_and_continues_a_ramp():
     ramp = torch.linspace(0, 1, 64).expand(3, 48, 64).contiguous()
     alpha = torch.ones(48, 64)
     alpha[10:30, 20:40] = 0.0
-    filled = metrics.fill_smoothly(ramp * alpha, alpha)
+    filled = against_truth.fill_smoothly(ramp * alpha, alpha)
     assert torch.equal(filled[:, alpha > 0.5], ramp[:, alpha > 0.5])
     assert float((filled - ramp).abs().max()) < 0.15
-    flat = metrics.fill_smoothly(torch.full((3, 48, 64), 0.4) * alpha, alpha)
+    flat = against_truth.fill_smoothly(torch.full((3, 48, 64), 0.4) * alpha, alpha)
     assert torch.allclose(flat, torch.full_like(flat, 0.4), atol=1e-5)
 
 
@@ -144,7 +144,7 @@ def test_depth_cameras_and_masks_of_a_shipped_scene_agree_with_its_pictures(name
 def test_a_warp_by_true_depth_agrees_and_by_wrong_cameras_does_not():
     view = scenes.load_scene(SCENES / "room", "small")
     image, depth, K, cameras = _points_of(view)
-    same, moved = measures.Agreement(), measures.Agreement()
+    same, moved = frame_quality.Agreement(), frame_quality.Agreement()
     for agreement, second in ((same, 0), (moved, 12)):
         for camera in (0, second):
             agreement.add(image, depth, K[camera], cameras[camera])

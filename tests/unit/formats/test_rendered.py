@@ -47,7 +47,7 @@ def _pictures(scene: SplatScene, poses: list[np.ndarray], linear: bool = False) 
     K = np.array([[180.0, 0, 80], [0, 180, 60], [0, 0, 1]])
     ready = passes.drawable(scene, torch.device("cpu"))
     return np.stack(
-        [passes.render(ready, K, pose, 160, 120, linear=linear).rgb.numpy() for pose in poses]
+        [passes.draw_passes(ready, K, pose, 160, 120, linear=linear).rgb.numpy() for pose in poses]
     )
 
 

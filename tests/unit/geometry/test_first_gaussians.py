@@ -130,7 +130,7 @@ def test_what_is_wrong_with_the_file_is_said(tmp_path):
         flash3d.load(tmp_path / "d.pth", SMALL)
 
 
-def make(name: str, folder: Path, degree: int = 0) -> initial.First:
+def make(name: str, folder: Path, degree: int = 0) -> initial.FirstGaussians:
     image, depth = inputs()
     settings = GeometrySettings(initialiser=name)
     return initial.first_gaussians(

@@ -15,8 +15,8 @@ from engine.bridge import camera_file, settings
 from engine.bridge.camera_file import CameraPath
 from engine.job import inputs
 from engine.job.folder import prepare
-from engine.job.measures import psnr
-from engine.method.views import render
+from engine.job.frame_quality import psnr
+from engine.method.views import draw_views
 from engine.priors import working_multiple
 
 DRAWN = "patch", "wan_vace_1.3b", "viewcrafter_25"  # multiples of 8, 16 and 64
@@ -83,7 +83,7 @@ def test_the_first_view_shows_the_picture_whatever_the_paths_camera_is(tmp_path,
         K[1, 1] = 740.0
     start, plan = _load(tmp_path, (w, h), _path_file(tmp_path, (w, h), K), prior, fov=fov)
     one = start.inputs
-    view = render(one.gaussians, one.K[:1], one.camera_from_world[:1], one.image, plan)
+    view = draw_views(one.gaussians, one.K[:1], one.camera_from_world[:1], one.image, plan)
     assert psnr(view.rgb[0], one.image) > 30.0
     _, height, width = one.image.shape
     if fov:

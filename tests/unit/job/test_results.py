@@ -12,7 +12,7 @@ from engine.bridge import camera_file, settings
 from engine.bridge.camera_file import CameraPath
 from engine.job import results
 from engine.job.folder import prepare, read_json, write_json
-from engine.job.inputs import Start
+from engine.job.inputs import Loaded
 from engine.media import images
 from engine.method.pipeline import Inputs
 from engine.scene.gaussians import Gaussians
@@ -40,7 +40,7 @@ def _wall() -> Gaussians:
 
 @pytest.fixture
 def finished(tmp_path):
-    """make(frames, **settings) -> (job, start): a job folder whose segments, of ten frames, are
+    """make(frames, **settings) -> (job, loaded): a job folder whose segments, of ten frames, are
     there.
     """
 
@@ -64,15 +64,15 @@ def finished(tmp_path):
         )
         cameras = torch.from_numpy(np.linalg.inv(world_from_camera)).float()
         inputs = Inputs(image, torch.from_numpy(K).float(), cameras, gaussians)
-        start = Start(inputs, path, {"seed": 0})
+        loaded = Loaded(inputs, path, {"seed": 0})
         for index in range(0, count, 10):
             with job.new_segment(index // 10) as folder:
                 (folder / "frames").mkdir()
                 for i in range(index, min(index + 10, count)):
-                    drawn = results._draw(job, start, gaussians, i).rgb[0]
+                    drawn = results._draw(job, loaded, gaussians, i).rgb[0]
                     images.save_png(folder / "frames" / f"{i:04d}.png", drawn)
                 write_json(folder / "stats.json", _stats(index, min(index + 10, count)))
-        return job, start
+        return job, loaded
 
     return make
 
@@ -98,8 +98,8 @@ def _stats(start: int, stop: int) -> dict[str, object]:
 
 
 def test_results_are_whole_and_their_numbers_are_those_of_the_frames(finished):
-    job, start = finished(12)
-    made = results.write(job, start, start.inputs.gaussians, lambda *_, **__: None)
+    job, loaded = finished(12)
+    made = results.write(job, loaded, loaded.inputs.gaussians, lambda *_, **__: None)
     assert set(made) == {"scene", "cameras", "flythrough", "numbers", "report"}
     data = read_json(job.folder / "report.json")
     assert len(data["path_psnr"]) == len(data["path_ssim"]) == 12
@@ -112,27 +112,27 @@ def test_results_are_whole_and_their_numbers_are_those_of_the_frames(finished):
 @pytest.mark.parametrize("count", [20, 80])
 def test_no_more_than_two_views_are_held_at_a_time(finished, monkeypatch, count):
     """Fails at 7f06cef, where the list, its stack and the depths of all cameras were held."""
-    job, start = finished(count)
+    job, loaded = finished(count)
     alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
-    most, render = 0, results.render
+    most, draw = 0, results.draw_views
 
     def counted(*args, **keywords):
         nonlocal most
         most = max(most, len(alive))
-        views = render(*args, **keywords)
+        views = draw(*args, **keywords)
         alive.add(views.rgb)
         alive.add(views.depth)
         return views
 
-    monkeypatch.setattr(results, "render", counted)
-    results.write(job, start, start.inputs.gaussians, lambda *_, **__: None)
+    monkeypatch.setattr(results, "draw_views", counted)
+    results.write(job, loaded, loaded.inputs.gaussians, lambda *_, **__: None)
     assert 0 < most <= 4, "rgb and depth of this camera and of the one before"
 
 
 def test_a_scene_of_linear_light_is_refitted_in_rounds_that_span_the_path(finished, monkeypatch):
     monkeypatch.setattr(results, "_REFIT_VIEWS", 6)
     monkeypatch.setattr(results, "_REFIT_STEPS", 5)
-    job, start = finished(20, blending="linear")
+    job, loaded = finished(20, blending="linear")
     seen: list[tuple[int, list[float]]] = []
     refine = results.refine
 
@@ -147,7 +147,7 @@ def test_a_scene_of_linear_light_is_refitted_in_rounds_that_span_the_path(finish
         if stage.startswith("refit"):
             steps.append((done, total))
 
-    made = results.write(job, start, start.inputs.gaussians, report)
+    made = results.write(job, loaded, loaded.inputs.gaussians, report)
     assert set(made) >= {"scene", "scene_linear"}
     assert len(seen) == 4 and all(count <= 6 for count, _ in seen)
     assert all(max(xs) - min(xs) > 0.2 for _, xs in seen), "every round spans the path of 0.3 m"

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from engine.bridge import settings
 from engine.bridge.segments import Segment
-from engine.job.measures import psnr
+from engine.job.frame_quality import psnr
 from engine.method.refine import (
     NEW,
     PICTURE,

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from engine.method.densify import Densify, DensifyState, densify
+from engine.method.densify import DensifySchedule, DensifyState, densify
 from engine.method.momentum import pixel_coefficient, scale_map
 from engine.method.refine import (
     RECIPES,
@@ -241,7 +241,7 @@ def grow(g: Gaussians, pull: torch.Tensor, cap: int = 1000, step: int = 600, **n
         params,
         optimizer,
         state,
-        Densify(**numbers),
+        DensifySchedule(**numbers),
         step,
         5000,
         5.0,
@@ -325,10 +325,8 @@ def test_nothing_happens_between_the_appointed_steps() -> None:
     for step in (500, 550, 4700, 4800):
         params, optimizer = optimised(four())
         state = DensifyState(4, params.means.device)
-        assert (
-            densify(params, optimizer, state, Densify(), step, 5000, 5.0, 100, torch.Generator())
-            is None
-        )
+        plan, draws = DensifySchedule(), torch.Generator()
+        assert densify(params, optimizer, state, plan, step, 5000, 5.0, 100, draws) is None
 
 
 def test_paper_recipe_has_the_published_numbers() -> None:
@@ -350,7 +348,8 @@ def test_paper_recipe_has_the_published_numbers() -> None:
 
 def test_paper_recipe_densifies_within_its_cap() -> None:
     start, frames, K, cameras = scene(3)
-    few = dataclasses.replace(RECIPES["paper"], densify=Densify(start=5, every=10, settle_steps=5))
+    early = DensifySchedule(start=5, every=10, settle_steps=5)
+    few = dataclasses.replace(RECIPES["paper"], densify=early)
     result = refine(start, frames, K, cameras, recipe=few, steps=40, max_gaussians=W * H + 50)
     assert max(n for _, n in result.counts) <= W * H + 50
     assert len(result.counts) > 2 and result.gaussians.count == result.counts[-1][1]

@@ -7,7 +7,7 @@ import torch
 from engine.bridge import moves, settings
 from engine.geometry.layers import gaussians_from_depth
 from engine.method import masks, scaffold
-from engine.method.views import render
+from engine.method.views import draw_views
 from engine.rasterize import rasterize
 from engine.scene.gaussians import concatenate
 
@@ -31,7 +31,7 @@ def _truck(offsets):
 
 def _build(scene, Ks, cameras, **chosen):
     plan = settings.make("standard", **chosen)
-    views = render(scene, Ks, cameras, torch.zeros(3, H, W), plan)
+    views = draw_views(scene, Ks, cameras, torch.zeros(3, H, W), plan)
     return scaffold.build_scaffold(scene, views, Ks, cameras, plan)
 
 
@@ -108,12 +108,12 @@ def test_every_unknown_pixel_gets_gaussians_where_a_blurred_border_covers_it():
     Ks = torch.from_numpy(path.K).float()
     cameras = torch.linalg.inv(torch.from_numpy(path.world_from_camera)).float()
     plan = settings.make("standard")
-    views = render(first, Ks, cameras, image, plan, pin_first=True)
+    views = draw_views(first, Ks, cameras, image, plan, pin_first=True)
     hole = ~masks.known(views.mu)
     assert float(hole[-1].float().mean()) > 0.1 and float(views.alpha[-1][hole[-1]].mean()) > 0.5
     built = scaffold.build_scaffold(first, views, Ks, cameras, plan)
     scene = concatenate(first.select(built.kept), built.scaffold.gaussians)
-    after = render(scene, Ks, cameras, image, plan, pin_first=True)
+    after = draw_views(scene, Ks, cameras, image, plan, pin_first=True)
     still = ~masks.known(after.mu)
     assert int((still & hole).sum()) < 0.02 * int(hole.sum())
     assert int((still & ~hole).sum()) < 0.005 * int((~hole).sum())
@@ -122,7 +122,7 @@ def test_every_unknown_pixel_gets_gaussians_where_a_blurred_border_covers_it():
 def test_a_scene_without_holes_is_not_drawn_again(monkeypatch):
     Ks, cameras = _truck([0.0, 0.0, 0.0])
     plan = settings.make("standard")
-    views = render(_wall(), Ks, cameras, torch.zeros(3, H, W), plan)
+    views = draw_views(_wall(), Ks, cameras, torch.zeros(3, H, W), plan)
     monkeypatch.setattr(scaffold, "rasterize", None)
     built = scaffold.build_scaffold(_wall(), views, Ks, cameras, plan)
     assert built.scaffold.gaussians.count == 0 and bool(built.kept.all())

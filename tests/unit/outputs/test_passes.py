@@ -46,7 +46,7 @@ def _draw(splats: Splats, blend_linear: bool = False, **options) -> passes.Passe
     scene = passes.drawable(
         SplatScene(splats, Metadata(blend_linear=blend_linear)), torch.device("cpu")
     )
-    return passes.render(scene, K, np.eye(4), W, H, **options)
+    return passes.draw_passes(scene, K, np.eye(4), W, H, **options)
 
 
 RED, GREEN = (0.8, 0.2, 0.1), (0.1, 0.6, 0.3)

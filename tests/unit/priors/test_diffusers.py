@@ -77,7 +77,7 @@ def clip_for(prior, seed: int = 0) -> Clip:
 ALL = pytest.mark.parametrize("name", ["wan_vace_1.3b", "svd", "cogvideox_i2v", "ltx"])
 
 
-def run(prior, clip: Clip, lam: float, steps: int = 3, seed: int = 0, **kwargs) -> sampler.Clips:
+def run(prior, clip: Clip, lam: float, steps: int = 3, seed: int = 0, **kwargs) -> sampler.Runs:
     condition, latents = prior.condition(clip), prior.encode(clip.render)
     weight = torch.full(latents.shape[1:], lam)
     return sampler.sample(
@@ -276,7 +276,7 @@ def test_flow_levels_are_those_of_flow_match_euler():
     scheduler.set_timesteps(sigmas=[1.0 - k / 10 for k in range(10)])
     levels = vace.flow_levels(10, 5.0)
     assert [level.b for level in levels] == pytest.approx(scheduler.sigmas.tolist(), abs=1e-6)
-    assert [level.t for level in levels[:-1]] == pytest.approx(
+    assert [level.network_time for level in levels[:-1]] == pytest.approx(
         scheduler.timesteps.tolist(), abs=1e-3
     )
 
@@ -403,7 +403,7 @@ def test_cogvideox_from_pure_noise_equals_the_stock_pipeline(priors, folders):
     levels, x = plain.levels(steps), noise.transpose(1, 2)
     assert (
         levels[0].a == 0.0
-        and [int(level.t) for level in levels[:-1]] == scheduler.timesteps.tolist()
+        and [int(level.network_time) for level in levels[:-1]] == scheduler.timesteps.tolist()
     )
     for i in range(steps):
         x0, eps = plain.predict(x, i, condition)

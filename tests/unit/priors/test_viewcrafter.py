@@ -40,7 +40,7 @@ def make_clip(frames: int = 3, seed: int = 0) -> Clip:
     return Clip(render[0], render, ones, ones, K, torch.eye(4).expand(frames, 4, 4), "")
 
 
-def run(prior, clip: Clip, lam: float, steps: int = 3, seed: int = 0, **kwargs) -> sampler.Clips:
+def run(prior, clip: Clip, lam: float, steps: int = 3, seed: int = 0, **kwargs) -> sampler.Runs:
     condition, latents = prior.condition(clip), prior.encode(clip.render)
     weight = torch.full(latents.shape[1:], lam)
     return sampler.sample(

@@ -15,7 +15,7 @@ from engine.method import sampler
 from engine.models import tensor_file
 from engine.models.memory import Demand, Residence, Rung
 from engine.priors.base import Level
-from engine.priors.clip_image import clip_picture
+from engine.priors.image_tower import tower_picture
 from engine.priors.viewcrafter import loader
 from engine.priors.viewcrafter import prior as viewcrafter
 from engine.priors.viewcrafter.resampler import Resampler, ResamplerConfig
@@ -89,7 +89,7 @@ def test_autoencoder_and_towers_equal_the_originals(golden):
         [viewcrafter._tokens(sentence, tiny.VIEWCRAFTER) for sentence in ("", viewcrafter.PROMPT)]
     )
     assert_equal(text(tokens).last_hidden_state[:, ::8], golden["text"], 1e-5)
-    assert_equal(clip_picture(rnd(1, 3, 72, 100), 28), golden["clip_picture"], 1e-5)
+    assert_equal(tower_picture(rnd(1, 3, 72, 100), 28), golden["clip_picture"], 1e-5)
 
 
 def test_schedule_is_the_originals(golden):

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from engine.job import measures, report
+from engine.job import frame_quality, report
 
 
 def _frames(seed=0, n=4):
@@ -15,30 +15,29 @@ def _frames(seed=0, n=4):
 
 
 def test_psnr_of_a_known_error():
-    assert measures.psnr(torch.full((3, 8, 8), 0.5), torch.full((3, 8, 8), 0.6)) == pytest.approx(
-        20.0, abs=1e-3
-    )
+    found = frame_quality.psnr(torch.full((3, 8, 8), 0.5), torch.full((3, 8, 8), 0.6))
+    assert found == pytest.approx(20.0, abs=1e-3)
 
 
 def test_psnr_of_equal_images_is_finite_and_of_nothing_is_nan():
     image = torch.rand(3, 4, 4)
-    assert measures.psnr(image, image) == measures.PERFECT_DB
-    assert math.isnan(measures.psnr(image, image, torch.zeros(4, 4, dtype=torch.bool)))
+    assert frame_quality.psnr(image, image) == frame_quality.PERFECT_DB
+    assert math.isnan(frame_quality.psnr(image, image, torch.zeros(4, 4, dtype=torch.bool)))
 
 
 def test_psnr_counts_only_the_chosen_pixels():
     a, b, where = torch.zeros(3, 4, 4), torch.zeros(3, 4, 4), torch.zeros(4, 4, dtype=torch.bool)
     b[:, 0] = 1.0
     where[1:] = True
-    assert measures.psnr(a, b, where) == measures.PERFECT_DB
+    assert frame_quality.psnr(a, b, where) == frame_quality.PERFECT_DB
 
 
 def test_detail_of_a_blank_hole_is_near_zero_and_of_the_same_texture_one():
     frames, unknown = _frames(), torch.zeros(4, 16, 24, dtype=torch.bool)
     unknown[:, :, 12:] = True
-    assert measures.gradient_ratio(frames, unknown) == pytest.approx(1.0, abs=0.15)
+    assert frame_quality.gradient_ratio(frames, unknown) == pytest.approx(1.0, abs=0.15)
     frames[:, :, :, 12:] = 0.5
-    assert measures.gradient_ratio(frames, unknown) < 0.01
+    assert frame_quality.gradient_ratio(frames, unknown) < 0.01
 
 
 def test_detail_is_judged_by_what_lies_around_the_hole():
@@ -47,18 +46,18 @@ def test_detail_is_judged_by_what_lies_around_the_hole():
         0.5 + 0.01 * frames[:, :, :, 12:]
     )  # a flat wall at the right of something busy
     unknown[:, :, 18:] = True
-    assert measures.gradient_ratio(frames, unknown) == pytest.approx(1.0, abs=0.25)
+    assert frame_quality.gradient_ratio(frames, unknown) == pytest.approx(1.0, abs=0.25)
 
 
 def test_detail_needs_both_known_and_unknown():
-    assert measures.gradient_ratio(_frames(), torch.ones(4, 16, 24, dtype=torch.bool)) is None
+    assert frame_quality.gradient_ratio(_frames(), torch.ones(4, 16, 24, dtype=torch.bool)) is None
 
 
 def test_seam_is_zero_for_frames_that_stay_and_large_for_a_jump():
     frames = _frames(n=6) * 0.05 + 0.5
-    assert measures.seam_ratio(frames[:2], frames) == 0.0
-    assert measures.seam_ratio(frames[:2] + 0.3, frames) > 5
-    assert measures.seam_ratio(frames[:0], frames) is None
+    assert frame_quality.seam_ratio(frames[:2], frames) == 0.0
+    assert frame_quality.seam_ratio(frames[:2] + 0.3, frames) > 5
+    assert frame_quality.seam_ratio(frames[:0], frames) is None
 
 
 def _segment(**changes):

@@ -10,7 +10,7 @@ _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def clip_picture(image: Tensor, size_px: int) -> Tensor:
+def tower_picture(image: Tensor, size_px: int) -> Tensor:
     """[1, 3, h, w] in [-1, 1] -> [1, 3, size_px, size_px] as CLIP wants it, in the same range.
 
     Blur with sigma = (factor - 1) / 2 over two sigmas, reflected borders, then bicubic with
@@ -29,9 +29,9 @@ def clip_picture(image: Tensor, size_px: int) -> Tensor:
     return F.interpolate(image, size=(size_px, size_px), mode="bicubic", align_corners=True)
 
 
-def clip_pixels(image: Tensor, size_px: int) -> Tensor:
+def tower_pixels(image: Tensor, size_px: int) -> Tensor:
     """[1, 3, h, w] in [0, 1] -> normalised pixels [1, 3, size_px, size_px]."""
-    return normalised(clip_picture(image * 2.0 - 1.0, size_px) * 0.5 + 0.5)
+    return normalised(tower_picture(image * 2.0 - 1.0, size_px) * 0.5 + 0.5)
 
 
 def normalised(image: Tensor) -> Tensor:

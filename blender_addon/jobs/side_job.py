@@ -1,6 +1,6 @@
 """Short jobs for the engine beside the session's: convert, mesh, render. No bpy.
 
-Each errand has an engine process of its own that ends with it, so a long generation goes on
+Each side job has an engine process of its own that ends with it, so a long generation goes on
 undisturbed. It never blocks: `pump` takes what arrived.
 """
 
@@ -28,11 +28,11 @@ from .session import EngineCommand
 Finish = Callable[
     [dict[str, Any]], str
 ]  # takes the job's outputs, does the rest in Blender, says what was done
-_JOB = "errand"
+_JOB = "side job"
 
 
-class Errand:
-    """One errand at a time, and what came of the last one."""
+class SideJob:
+    """One side job at a time, and what came of the last one."""
 
     def __init__(self) -> None:
         self.title = ""
@@ -59,8 +59,8 @@ class Errand:
         """Start an engine and give it the job. `finish` runs after success, `always` at the end in
         every case.
 
-        Raises UserError if an errand is under way or the engine cannot be started; `always` has run
-        then.
+        Raises UserError if a side job is under way or the engine cannot be started; `always`
+        has run then.
         """
         if self.running:
             always()

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..job.measures import gradient_energy, psnr
+from ..job.frame_quality import gradient_energy, psnr
 from ..method.losses import WINDOW, ssim_map
 from .lpips import Lpips
 

@@ -1,4 +1,4 @@
-"""Running errands from operators: the timer, the temporary folder, the inputs they share."""
+"""What operators that run a side job share: the timer, the temporary folder, the inputs."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from ...engine.bridge.whole_file import temporary_prefix
 from ..cameras import conversion
 from ..publish import exporting
 from ..splats import splat_object
-from ..ui.greyed import GreyWithReason
-from . import delivery, places
-from .errands import Errand
+from ..ui.grey_with_reason import GreyWithReason
+from . import delivery, engine_location
+from .side_job import SideJob
 
-errand = Errand()
+side_job = SideJob()
 
 
 def _tick() -> float | None:
-    if errand.pump():
+    if side_job.pump():
         delivery.redraw()
-    return 0.1 if errand.running else None
+    return 0.1 if side_job.running else None
 
 
 def begin(
@@ -40,7 +40,7 @@ def begin(
     splats: bool = True,
     camera: bool = False,
 ) -> set[str]:
-    """Start the errand on a temporary folder that holds its inputs; in the background, where no
+    """Start the side job on a temporary folder that holds its inputs; in the background, where no
     timer fires, wait for its end.
 
     splats: the active object as scene.ply, as it stands in the world (OpenCV axes, metres); camera:
@@ -62,8 +62,8 @@ def begin(
             camera_file.write(
                 folder / "cameras.json", conversion.export(scene, scene.camera, frames)
             )
-        command = places.engine_command(context)
-        errand.begin(
+        command = engine_location.engine_command(context)
+        side_job.begin(
             title,
             command,
             kind,
@@ -80,11 +80,11 @@ def begin(
         if not bpy.app.timers.is_registered(_tick):
             bpy.app.timers.register(_tick, persistent=True)
         return {"FINISHED"}
-    errand.wait()
-    if errand.problem:
-        operator.report({"ERROR"}, errand.problem)
+    side_job.wait()
+    if side_job.problem:
+        operator.report({"ERROR"}, side_job.problem)
         return {"CANCELLED"}
-    operator.report({"INFO"}, errand.outcome)
+    operator.report({"INFO"}, side_job.outcome)
     return {"FINISHED"}
 
 
@@ -92,9 +92,9 @@ def why_not(context: bpy.types.Context, *, need_splats: bool = True) -> str:
     """Why nothing can be started now, or an empty text."""
     if need_splats and not splat_object.is_splat_object(context.view_layer.objects.active):
         return "Make a splat object active"
-    if errand.running:
-        return f"{errand.title} is running"
-    return places.why_no_engine(context)
+    if side_job.running:
+        return f"{side_job.title} is running"
+    return engine_location.why_no_engine(context)
 
 
 class NeedsSplats(GreyWithReason):
@@ -102,12 +102,12 @@ class NeedsSplats(GreyWithReason):
 
     @classmethod
     def why_not(cls, context: bpy.types.Context) -> str:
-        """An active splat object, an engine, and no errand under way."""
+        """An active splat object, an engine, and no side job under way."""
         return why_not(context)
 
 
 def close() -> None:
-    """An errand under way ends; for unregistering."""
-    errand.close()
+    """A side job under way ends; for unregistering."""
+    side_job.close()
     if bpy.app.timers.is_registered(_tick):
         bpy.app.timers.unregister(_tick)
