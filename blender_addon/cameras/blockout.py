@@ -10,7 +10,6 @@ evaluation.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Generator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import bpy
 import numpy as np
 
 from ...engine.bridge.errors import UserError
+from ...engine.bridge.whole_file import replacing
 from ..jobs.slices import Step, run
 from ..splats import scratch_scene
 from ..splats.node_builder import NodeBuilder, Value
@@ -59,16 +59,8 @@ def write_depth_in_slices(
             f"{name} sees no geometry at frame {frame:g}.",
             "Put the blockout in its view and make it renderable, or choose another depth source.",
         )
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            np.save(file, depth)
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(
-            f"{path.name} could not be written: {error.strerror}.", "Free some space on that disk."
-        ) from error
+    with replacing(path) as file:
+        np.save(file, depth)
     return depth
 
 

@@ -22,7 +22,7 @@ from ...engine.bridge.errors import UserError
 from ...engine.bridge.estimate import Work
 from ...engine.bridge.segments import kept_frames
 from ...engine.bridge.settings import from_json
-from ...engine.bridge.whole_file import whole_file
+from ...engine.bridge.whole_file import replacing_path
 
 TICKET = "blender.json"
 LOCK = "blender.lock"
@@ -104,13 +104,8 @@ def write_json(path: Path, data: Any) -> None:
     """Write JSON so that the file is whole or not there. Raises UserError, e.g. where the disk
     is full.
     """
-    try:
-        with whole_file(path) as partial:
-            partial.write_text(json.dumps(data, indent=2), encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"{path.name} could not be written: {error.strerror}.", "Free some space on that disk."
-        ) from error
+    with replacing_path(path, "Free some space on that disk.") as partial:
+        partial.write_text(json.dumps(data, indent=2), encoding="utf-8")
 
 
 def write_ticket(folder: Path, ticket: Ticket) -> None:

@@ -21,6 +21,7 @@ import bpy
 import numpy as np
 
 from ...engine.bridge.errors import UserError
+from ...engine.bridge.whole_file import replacing_path
 from ..splats import splat_object
 from ..ui.grey_with_reason import GreyWithReason
 from . import collections
@@ -342,19 +343,16 @@ def _write_library(path: Path, root: bpy.types.Collection) -> None:
     """The set and all it needs, paths relative to the library; the file appears when it is
     whole.
     """
-    partial = path.with_name(f".{path.stem}.part.blend")
     try:
-        bpy.data.libraries.write(
-            str(partial), {root}, path_remap="RELATIVE_ALL", fake_user=True, compress=True
-        )
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:
+        with replacing_path(path) as partial:
+            bpy.data.libraries.write(
+                str(partial), {root}, path_remap="RELATIVE_ALL", fake_user=True, compress=True
+            )
+    except RuntimeError as error:
         raise UserError(
             f"{path} cannot be written: {error}.",
             "Choose a folder that you may write to, on a disk with room.",
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _write_catalogue(folder: Path) -> None:
@@ -368,16 +366,9 @@ def _write_catalogue(folder: Path) -> None:
     )
     if line in text.splitlines():
         return
-    partial = path.with_name(path.name + ".part")
-    try:
-        partial.write_text(
-            text + ("" if text.endswith("\n") else "\n") + line + "\n", encoding="utf-8"
-        )
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written: {error.strerror}.", "Choose a folder that you may write to."
-        ) from error
+    text += "" if text.endswith("\n") else "\n"
+    with replacing_path(path) as partial:
+        partial.write_text(f"{text}{line}\n", encoding="utf-8")
 
 
 def _linked_library(folder: Path, name: str) -> bpy.types.Library | None:

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 from .segments import plan_segments
 from .settings import SceneSettings
 from .user_folders import system_cache
+from .whole_file import whole_file
 
 CACHE_VARIABLE = "SCENE_SPLATTER_CACHE"
 PARTS = ("start", "generate", "refine", "segment", "finish", "refit")
@@ -282,9 +283,8 @@ def keep(work: Work, speeds: Speeds, folder: Path | None = None) -> None:
     known = _stored(folder)
     known[work.key] = {**speeds._asdict(), "seconds": dict(speeds.seconds)}
     place.mkdir(parents=True, exist_ok=True)
-    partial = place / f"speeds.json.{os.getpid()}.partial"
-    partial.write_text(json.dumps(known, indent=2), encoding="utf-8")
-    os.replace(partial, place / "speeds.json")
+    with whole_file(place / "speeds.json") as partial:
+        partial.write_text(json.dumps(known, indent=2), encoding="utf-8")
 
 
 def _stored(folder: Path | None) -> dict[str, Any]:

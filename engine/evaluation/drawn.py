@@ -20,6 +20,7 @@ from torch import Tensor
 from ..bridge import camera_file
 from ..bridge.camera_file import CameraPath
 from ..media import images
+from ..scene.pixels import pixel_centres
 
 FOV_DEG = 62.0
 _SAMPLES = 2  # rays a pixel, per axis
@@ -76,7 +77,7 @@ def survey(scene: Boxes, K: Tensor, world_from_camera: Tensor, width: int, heigh
 
 def _rays(K: Tensor, world_from_camera: Tensor, width: int, height: int) -> Tensor:
     """[h, w, 3] in the world, of length 1 along the camera's axis, so that t is depth."""
-    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    x, y = pixel_centres(height, width)
     pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1)
     return pixels @ torch.linalg.inv(K).T @ world_from_camera[:3, :3].T
 

@@ -20,6 +20,7 @@ from ..job.frame_quality import PERFECT_DB, psnr
 from ..method.refine import Frames, refine
 from ..rasterize import rasterize
 from ..scene.gaussians import Gaussians
+from ..scene.pixels import focal_px
 
 _ITERATIONS = ((4, 6), (2, 4), (1, 8))  # (pixels averaged into one, Gauss-Newton steps)
 _STEP_PX = 0.5  # of the finite differences
@@ -122,7 +123,7 @@ def find_camera(
 
     _, depth, alpha = view(camera_from_world)
     sure = where & (alpha > 0.9) & (depth > 0) & torch.isfinite(depth)
-    focal = float(torch.sqrt(K[0, 0] * K[1, 1]))
+    focal = float(focal_px(K))
     if not bool(sure.any()):
         return Found(camera_from_world, math.nan, math.nan, math.nan)
     near = float(depth[sure].median())

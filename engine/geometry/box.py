@@ -21,6 +21,7 @@ from torch import Tensor
 from ..bridge.errors import UserError
 from ..bridge.settings import USUAL_CAMERA_HEIGHT_M, USUAL_HORIZON, GeometrySettings
 from ..cameras.intrinsics import DEFAULT_FOV_DEG, intrinsics_from_fov
+from ..scene.pixels import pixel_centres
 from .base import DepthEstimate
 from .lines import camera_from_lines, horizon_of
 
@@ -59,11 +60,7 @@ def box_view(
             "Raise box_height, or set it to 0 for open sky.",
         )
     K = K.double().cpu()
-    v, u = torch.meshgrid(
-        torch.arange(height, dtype=torch.float64) + 0.5,
-        torch.arange(width, dtype=torch.float64) + 0.5,
-        indexing="ij",
-    )
+    u, v = pixel_centres(height, width, dtype=torch.float64)
     x, y = (u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1]
     pitch = math.atan2(
         float(K[1, 2]) - horizon * height, float(K[1, 1])

@@ -26,6 +26,7 @@ from torch import Tensor
 from ..rasterize import rasterize
 from ..scene.colour import linear_to_srgb
 from ..scene.gaussians import Gaussians, concatenate, sh_dc_from_colour
+from ..scene.pixels import focal_px, pixel_centres
 from ..scene.quaternions import quaternions
 from .completion import complete_depth
 from .edges import cleaned, depth_edges, grow_behind
@@ -131,13 +132,13 @@ def _discs(
 ) -> Gaussians:
     """One disc for each pixel (those of `keep` [h, w]) of depth [h, w] and colour [h, w, 3]."""
     h, w = depth.shape
-    v, u = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
+    u, v = pixel_centres(h, w)
     ray = torch.stack(
         [(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], torch.ones_like(u)], dim=-1
     )
     # The point seen is ray * z; along u it moves by e_x z / fx + ray * dz/du, with dz/du = -z^2
     # d(1/z)/du.
-    width_m = depth / torch.sqrt(K[0, 0] * K[1, 1])
+    width_m = depth / focal_px(K)
     axes = []
     for dim, focal in ((1, K[0, 0]), (0, K[1, 1])):
         climb = (-(depth**2) * _least_slope(1.0 / depth, dim)).clamp(

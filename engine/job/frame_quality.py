@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..scene.pixels import pixel_centres
+
 PERFECT_DB = 99.0  # what PSNR says of two equal images, so that means stay finite
 # how far from a hole the known pixels tell what detail to expect in it, as a share of the longer
 # side
@@ -123,7 +125,7 @@ def warp(
     surface [h, w]).
     """
     h, w = depth.shape
-    y, x = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
+    x, y = pixel_centres(h, w)
     pixels = torch.stack([x, y, torch.ones_like(x)]).to(frame).flatten(1)
     have = torch.isfinite(next_depth) & (next_depth > 0)
     points = (torch.linalg.inv(K[1]) @ pixels) * torch.where(have, next_depth, 1.0).flatten()

@@ -33,6 +33,7 @@ from ..rasterize.kernels.adam import Adam
 from ..scene.colour import linear_to_srgb
 from ..scene.gaussians import Gaussians
 from ..scene.morton import morton_order
+from ..scene.pixels import focal_px
 from .densify import DensifySchedule, DensifyState, densify
 from .losses import Target, photometric_loss, prepare_target
 
@@ -472,7 +473,7 @@ def size_limits(
         u = intrinsics[0, 0] * seen[:, 0] / z + intrinsics[0, 2]
         v = intrinsics[1, 1] * seen[:, 1] / z + intrinsics[1, 2]
         inside = (seen[:, 2] > 1e-6) & (u >= 0) & (u <= width) & (v >= 0) & (v <= height)
-        size = torch.log(pixels * z / torch.sqrt(intrinsics[0, 0] * intrinsics[1, 1]))
+        size = torch.log(pixels * z / focal_px(intrinsics))
         nearest = torch.where(inside & ((size < nearest) | nearest.isinf()), size, nearest)
     _, middle, longest = gaussians.scales_log.detach().sort(dim=1).values.unbind(1)
     longest = torch.maximum(longest, nearest + math.log(LONGEST_RATIO))

@@ -21,6 +21,7 @@ from ..bridge.settings import SceneSettings
 from ..geometry.completion import complete_depth
 from ..rasterize import rasterize
 from ..scene.gaussians import Gaussians, concatenate, sh_dc_from_colour
+from ..scene.pixels import focal_px
 from . import masks
 from .views import Views
 
@@ -171,7 +172,7 @@ def _too_coarse(
         u = (K[f, 0, 0] * x / z.clamp(min=1e-6) + K[f, 0, 2]).floor()
         v = (K[f, 1, 1] * y / z.clamp(min=1e-6) + K[f, 1, 2]).floor()
         inside = (z > 1e-6) & (u >= 0) & (v >= 0) & (u < w) & (v < h)
-        inside &= size * torch.sqrt(K[f, 0, 0] * K[f, 1, 1]) > tau * z
+        inside &= size * focal_px(K[f]) > tau * z
         which = inside.nonzero()[:, 0]
         row, column = v[which].long(), u[which].long()
         there = replaced[f, row, column] & (z[which] < _BEHIND * depth[f, row, column])
@@ -192,7 +193,7 @@ def pixel_gaussians(
     in_camera = (pixels @ torch.linalg.inv(K).T) * depth[:, None]
     rotation, translation = camera_from_world[:3, :3], camera_from_world[:3, 3]
     means = (in_camera - translation) @ rotation  # R^T (x - t), row vectors
-    focal = torch.sqrt(K[0, 0] * K[1, 1])
+    focal = focal_px(K)
     coefficients = (sh_degree + 1) ** 2 - 1
     return Gaussians(
         means=means,

@@ -11,6 +11,7 @@ from ..bridge.settings import SceneSettings
 from ..rasterize import rasterize
 from ..scene.colour import linear_to_srgb
 from ..scene.gaussians import Gaussians
+from ..scene.pixels import focal_px
 from . import momentum
 
 
@@ -70,7 +71,7 @@ def _drawn(
         blending=settings.output.blending,
     )
     alpha, depth = drawn.alpha[..., 0], drawn.depth[..., 0]
-    focal = torch.sqrt(K[:, 0, 0] * K[:, 1, 1])
+    focal = focal_px(K)
     rgb = drawn.rgb / alpha[..., None].clamp(min=0.05)
     rgb = linear_to_srgb(rgb) if settings.output.blending == "linear" else rgb
     scale_px = momentum.scale_map(drawn.extra[..., 0], alpha, depth, focal)

@@ -149,7 +149,7 @@ def test_nothing_in_view_and_bad_cameras_are_said_plainly(tmp_path) -> None:
     with pytest.raises(UserError, match="sees no geometry"):
         blockout.write_depth(bpy.context, scene.camera, 1, tmp_path / "depth.npy")
     wall(5)
-    with pytest.raises(UserError, match="could not be written"):
+    with pytest.raises(UserError, match="does not exist"):
         blockout.write_depth(bpy.context, scene.camera, 1, tmp_path / "absent" / "depth.npy")
     scene.camera.data.type = "ORTHO"
     with pytest.raises(UserError, match="orthographic"):

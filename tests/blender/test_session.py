@@ -376,7 +376,7 @@ def test_a_full_disk_is_a_plain_message_and_leaves_no_half_file(
 
     target = tmp_path / "settings.json"
     monkeypatch.setattr(os, "fsync", full)  # where a full disk shows at the latest
-    with pytest.raises(UserError, match=r"could not be written.*Free some space"):
+    with pytest.raises(UserError, match=r"cannot be written.*Free some space"):
         folders.write_json(target, {"a": 1})
     assert not list(tmp_path.iterdir())
 

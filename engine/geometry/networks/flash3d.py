@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ...bridge.errors import UserError
 from ...models import tensor_file
 from ...scene.gaussians import Gaussians
+from ...scene.pixels import pixel_centres
 
 BORDER_PX = 32
 LAYERS = 2
@@ -181,11 +182,7 @@ def gaussians_of(depths: Tensor, raw: Tensor, K: Tensor) -> Gaussians:
     channels last before pixels become a list: the release did not, and mixed colours and scales up.
     """
     layers, h, w = depths.shape
-    v, u = torch.meshgrid(
-        torch.arange(h, device=raw.device) + 0.5,
-        torch.arange(w, device=raw.device) + 0.5,
-        indexing="ij",
-    )
+    u, v = pixel_centres(h, w, raw.device)
     rays = (
         torch.stack([u, v, torch.ones_like(u)], dim=-1)
         @ torch.linalg.inv(K.float()).to(raw.device).T

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...geometry.completion import complete_depth
+from ...scene.pixels import pixel_centres
 from ..base import Clip
 from .search import RADIUS
 from .warp import draw_into, project
@@ -156,7 +157,7 @@ def _close_slits(
         if not bool(grow.any()):
             break
         h, w = take.shape
-        y, x = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
+        x, y = pixel_centres(h, w)
         packed = torch.stack(
             [
                 source[..., 0] - x,

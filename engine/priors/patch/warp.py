@@ -12,6 +12,8 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from ...scene.pixels import pixel_centres
+
 _FAST = {"contract", "reassoc", "nsz", "arcp", "afn"}
 _OPTIONS = {"nogil": True, "cache": True, "fastmath": _FAST, "error_model": "numpy"}
 
@@ -86,7 +88,7 @@ def project(
     depth [h, w]; K_from, K_to [3, 3]; world_from_a, world_from_b [4, 4].
     """
     h, w = depth.shape
-    y, x = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
+    x, y = pixel_centres(h, w)
     ray = torch.stack(
         [(x - K_from[0, 2]) / K_from[0, 0], (y - K_from[1, 2]) / K_from[1, 1], torch.ones_like(x)]
     )

@@ -5,10 +5,13 @@ files.
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from engine.bridge.protocol import ENGINE_VERSION
 
@@ -29,7 +32,6 @@ def test_there_is_one_version():
 
 
 def test_the_workflow_runs_the_commands_of_the_readme_on_three_systems():
-    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
     jobs = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))["jobs"]
     readme = read("README.md")
     systems = jobs["test"]["strategy"]["matrix"]["include"]
@@ -42,6 +44,21 @@ def test_the_workflow_runs_the_commands_of_the_readme_on_three_systems():
             assert ("uses" in step) != ("run" in step)
             assert re.fullmatch(r"actions/[a-z-]+@v\d+", step.get("uses", "actions/x@v1"))
     assert any("scripts/make_repository.py" in s.get("run", "") for s in jobs["zip"]["steps"])
+
+
+def test_the_workflow_fits_the_schema_of_workflows(tmp_path):
+    """The published schema, as check-jsonschema ships it; a misspelt key is refused by it."""
+    check = [
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--builtin-schema",
+        "vendor.github-workflows",
+    ]
+    misspelt = tmp_path / "ci.yml"
+    misspelt.write_text(WORKFLOW.read_text(encoding="utf-8").replace("runs-on:", "run-on:", 1))
+    assert subprocess.run([*check, WORKFLOW], capture_output=True).returncode == 0
+    assert subprocess.run([*check, misspelt], capture_output=True).returncode == 1
 
 
 def test_the_workflow_installs_the_versions_that_are_pinned():
