@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from engine.bridge import settings
 from engine.bridge.errors import UserError
 from engine.bridge.whole_file import whole_file
 from engine.job import folder as job_module
+from engine.job.run import prepared_job
 from engine.scene.gaussians import Gaussians
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -106,6 +108,33 @@ def test_a_job_of_an_older_engine_can_be_resumed(tmp_path, inputs):
     (folder / "job.json").write_text(json.dumps({"format": 1, "fingerprint": old.hexdigest()}))
     with pytest.raises(UserError, match="another job"):
         job_module.Job(folder).start()
+
+
+@pytest.fixture
+def written_by_0_1_0(tmp_path):
+    """A folder that version 0.1.0 (commit 7f06cef) prepared and began, --preset draft --similarity
+    latent --layers 1 --fps 12 and small sizes.
+    """
+    return shutil.copytree(Path(__file__).parent / "job_0_1_0", tmp_path / "job")
+
+
+def test_a_folder_that_the_older_engine_wrote_is_resumed_and_says_what_it_loses(written_by_0_1_0):
+    with prepared_job(written_by_0_1_0, None, None, None, {}, resume=True) as job:
+        assert job.start() == []
+    assert [text.split()[0] for text in job.left_out] == ["layers", "similarity", "fps"]
+    assert job.settings.output.width == 64 and job.settings.cameras.segment_length == 6
+    assert job_module.Job(written_by_0_1_0).left_out == job.left_out, "said at every start"
+
+
+def test_segments_of_the_older_engine_are_refused_with_a_way_on(written_by_0_1_0):
+    """Its method cut and sized otherwise; --restart keeps them."""
+    made = written_by_0_1_0 / "segments" / "000"
+    made.mkdir(parents=True)
+    (made / "gaussians.npz").write_bytes(b"of version 0.1.0")
+    with pytest.raises(UserError, match=r"made by version 0\.1\.0") as caught:
+        job_module.Job(written_by_0_1_0).start()
+    assert "--restart" in caught.value.hint
+    assert (made / "gaussians.npz").read_bytes() == b"of version 0.1.0"
 
 
 def test_the_models_of_finished_segments_are_kept(tmp_path, inputs):
