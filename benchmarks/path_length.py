@@ -1,14 +1,18 @@
 """What a path's length costs: seconds of a segment, peak memory and the job folder at 40 to 1000
 frames.
 
-    python benchmarks/path_length.py [--frames 40 100 300 1000] [--width 64] [--steps 10] [--prior
-    patch]
+    python benchmarks/path_length.py [--frames 40 100 300 1000] [--width 64] [--steps 10]
+    python benchmarks/path_length.py --last --frames 40 1000 --width 512 --steps 300
 
 Every length is a whole job, from the picture to its report, in a process of its own. The camera
 trucks sideways at the same speed, so that every segment invents about as much. Seconds are the
 job's processor time, which a busy machine does not change much. Bars: the last tenth of the
 segments of the longest path at most 1.15 times a segment of the shortest; peak memory at 1000
 frames at most 1.3 times that at 100.
+
+With --last only the last segment is run, from a made state: a wall painted with the picture, one
+Gaussian a pixel, that all cameras before it see, and the picture as every frame. Memory is then
+that of the segment and of reading the state.
 """
 
 from __future__ import annotations
@@ -37,11 +41,13 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=ROOT / "engine" / "demo" / "image.jpg")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--steps", type=int, default=10, help="optimiser steps a segment")
+    parser.add_argument("--denoising", type=int, default=0, help="steps of the prior; 0: its own")
     parser.add_argument("--prior", default="patch")
+    parser.add_argument("--last", action="store_true", help="the last segment, from a made state")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)  # a job folder to run here
     args = parser.parse_args()
     if args.one is not None:
-        print(json.dumps(_one(args.one)))
+        print(json.dumps(_last(args.one) if args.last else _one(args.one)))
         return
     print(
         "| frames | segments | CPU s a segment, median | last tenth | the rest, CPU s | peak MB "
@@ -74,6 +80,7 @@ def _measure(args: argparse.Namespace, count: int) -> dict[str, Any]:
         "prior": args.prior,
         "width": args.width,
         "refine_steps": args.steps,
+        "steps": args.denoising,
         "move_frames": count,
         "depth": "box",
         "box_width": 0.0,
@@ -82,9 +89,10 @@ def _measure(args: argparse.Namespace, count: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "job"
         move = f"truck:{SPEED_M * (count - 1):g}"
-        with prepared_job(folder, args.picture, move, "standard", values):
-            pass  # the inputs are there
-        words = [sys.executable, __file__, "--one", str(folder)]
+        with prepared_job(folder, args.picture, move, "standard", values) as job:
+            if args.last:
+                _make_state(job)
+        words = [sys.executable, __file__, "--one", str(folder), *["--last"] * args.last]
         done = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
@@ -98,6 +106,70 @@ def _measure(args: argparse.Namespace, count: int) -> dict[str, Any]:
         flush=True,
     )
     return found
+
+
+def _make_state(job: Any) -> None:
+    """Every segment but the last, as if it had been run: see the module."""
+    import torch
+
+    from engine.bridge.segments import plan_segments
+    from engine.job import inputs
+    from engine.job.folder import GAUSSIANS, save_gaussians
+    from engine.media import images
+    from engine.method.scaffold import pixel_gaussians
+    from engine.scene.gaussians import sh_dc_from_colour
+
+    job.start()
+    start = inputs.load(job, torch.device("cpu")).inputs
+    image, K, knobs = start.image, start.K[0], job.settings
+    *before, _ = plan_segments(len(start.K), knobs.cameras.segment_length, knobs.cameras.overlap)
+    _, h, w = image.shape
+    depth = float(start.gaussians.means[:, 2].median())
+    moved = -float(start.camera_from_world[before[-1].stop - 1, 0, 3]) * float(K[0, 0]) / depth
+    columns = w + round(moved)
+    row, column = (
+        t.flatten() for t in torch.meshgrid(torch.arange(h), torch.arange(columns), indexing="ij")
+    )
+    wall = pixel_gaussians(
+        row, column, torch.full(row.shape, depth), K, torch.eye(4), knobs.refine.sh_degree
+    )
+    painted = torch.cat([image, image.flip(2)], dim=2).repeat(1, 1, columns // (2 * w) + 1)
+    wall = wall._replace(sh_dc=sh_dc_from_colour(painted[:, :, :columns].flatten(1).T))
+    for index, segment in enumerate(before):
+        with job.new_segment(index) as partial:
+            (partial / "frames").mkdir()
+            for i in range(segment.start, segment.stop):
+                left = round(moved * i / (before[-1].stop - 1))
+                images.save_png(partial / "frames" / f"{i:04d}.png", painted[:, :, left : left + w])
+            if index == len(before) - 1:
+                save_gaussians(partial / GAUSSIANS, wall)
+            (partial / "stats.json").write_text("{}")
+
+
+def _last(folder: Path) -> dict[str, Any]:
+    """Run the one segment that is missing: its CPU seconds, the peak of this process's memory."""
+    import torch
+
+    from engine import priors
+    from engine.job import inputs
+    from engine.job.folder import Job
+    from engine.job.segment import JobRecord
+    from engine.method import pipeline
+
+    job = Job(folder)
+    job.start()
+    start = inputs.load(job, torch.device("cpu")).inputs
+    prior = priors.make_prior(job.settings, start.image, "cpu")
+    record = JobRecord(job, len(start.K), torch.device("cpu"), lambda *_, **__: None)
+    began = time.process_time()
+    before = record.gaussians(start.gaussians).count
+    after = pipeline.generate(start, prior, job.settings, record).count
+    print(f"{before} Gaussians before, {after} after", file=sys.stderr)
+    return {
+        "segments": [time.process_time() - began],
+        "rest_s": 0.0,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
 
 
 def _one(folder: Path) -> dict[str, Any]:

@@ -30,7 +30,8 @@ _PRESET_TEXT = {
     "standard": "The default",
     "commercial-safe": "Only weights that are free for commercial use; "
     "a model that is not is refused",
-    "paper": "The paper's sizes and steps; needs the weights of ViewCrafter and Flash3D, and a GPU",
+    "paper": "The paper's sizes and steps; needs the weights of ViewCrafter and Flash3D, a GPU. "
+    "It departs from the paper in these points: " + "; ".join(engine_settings.DEPARTURES),
 }
 _ROWS = {row.name: row for row in engine_settings.table()}
 _SETTING_NAMES = re.compile(  # names that are words of plain English too stay as they are

@@ -257,7 +257,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "match_colours": False,
     },
 }
-# Where preset paper is not the paper: said in the README and in the report of its jobs.
+# Where preset paper is not the paper: said in its tooltip, in the README and in the report of its
+# jobs.
 DEPARTURES = (
     "lambda_0 0.7 and tau 2 are ours: the paper gives neither",
     "the noise of Eq. (8) is sqrt(1 - abar), as a variance-preserving process needs, not 1 - "
@@ -272,6 +273,9 @@ DEPARTURES = (
     "opacities are not reset in the last 1500 steps, and nothing is added or removed in the last "
     "300",
     "segments are cut evenly where M, N and n do not fit",
+    "the first frame of the path is the picture itself, not the prior's version of it",
+    "there are never more than max_gaussians, and what is too faint to be drawn goes after each "
+    "segment",
 )
 
 

@@ -160,6 +160,7 @@ class SegmentRecord:
         }
         self._record.frames.replace(segment.start, files)
         self._frames = enhanced.frames
+        del self._views
         self._record.show(enhanced.frames[-1], f"{self._name}: generate")
 
     def refined(self, refined: RefineResult, after: Views) -> None:

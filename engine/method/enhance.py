@@ -62,14 +62,12 @@ def enhance(
         prompt=settings.video.prompt,
     )
     generator = prior.generator(settings.output.seed * 10_007 + index)
-    clip = clip.to(
-        generator.device
-    )  # the embedded prior computes on the CPU whatever draws the Gaussians
-    condition = prior.condition(clip)
+    # the embedded prior computes on the CPU whatever draws the Gaussians
+    condition = prior.condition(clip.to(generator.device))
+    del clip, render
     # holes are black for networks that were trained so, but must not darken what latents mix with
     # them
-    source = filled_clip(views.rgb, known > 0)[padded].to(generator.device)
-    latents = prior.encode(source)
+    latents = prior.encode(filled_clip(views.rgb, known > 0)[padded].to(generator.device))
     if cells is None:
         cells = picture_cells(prior, image)
     lam = _latent_coefficient(prior, latents, cells, cover.to(generator.device), settings)
@@ -85,8 +83,10 @@ def enhance(
         eta=settings.video.eta,
         report=report,
     )
+    del condition, latents
     consistent = prior.decode(runs.consistent)[:count].to(image)
     free = consistent if runs.free is runs.consistent else prior.decode(runs.free)[:count].to(image)
+    del runs
     if settings.video.match_colours:
         consistent, free = (
             match_colours(frames, views.rgb, known > 0) for frames in (consistent, free)

@@ -82,15 +82,17 @@ def generate(
                     views, built.depth, image, K, cameras, prior, settings, index, told, cells
                 )
             page.enhanced(enhanced)
+            if prior is not None:
+                painted = paint(built.scaffold, enhanced.frames)
+                gaussians = at_most(concatenate(gaussians.select(built.kept), painted), most)
+            del views, built, enhanced  # clips are most of a job's memory
             # 3. Refine the Gaussians on all frames so far, Eq. (20), and go on from them.
             with page.stage("refine") as told:
-                if prior is not None:
-                    painted = paint(built.scaffold, enhanced.frames)
-                    gaussians = at_most(concatenate(gaussians.select(built.kept), painted), most)
                 refined = refine_segment(
                     gaussians, record.frames, inputs, settings, segment, index, told
                 )
                 gaussians = refined.gaussians
                 after = draw_views(gaussians, K, cameras, image, settings)
             page.refined(refined, after)
+            del refined, after
     return gaussians

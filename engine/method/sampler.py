@@ -70,18 +70,19 @@ def sample(
     called before every step and after the last; it may raise to cancel.
     """
     levels = prior.levels(steps)
-    eps, x_start = initial_noise(tuple(latents.shape), generator, levels[0])
+    eps, x = initial_noise(tuple(latents.shape), generator, levels[0])
     if prior.spec.starts_from_render:
-        x_start = momentum.noised_source(latents, eps, levels[0], prior.z_scale(0))
-    x = x_start[None]
+        x = momentum.noised_source(latents, eps, levels[0], prior.z_scale(0))
+    x = x[None]  # one run or both
     first = min(int(momentum_start * steps), steps - 1)
     for i in range(steps):
         report(i, steps)
         now, then = levels[i], levels[i + 1]
         x0_hat, eps_hat = prior.predict(x, i, condition)
-        x0_hat = x0_hat * (prior.z_scale(i + 1) / prior.z_scale(i))
         q = posterior_noise(now, then, eta)
-        y = then.a * x0_hat + (then.b**2 - q**2) ** 0.5 * eps_hat
+        y = (then.a * prior.z_scale(i + 1) / prior.z_scale(i)) * x0_hat
+        y += (then.b**2 - q**2) ** 0.5 * eps_hat
+        del x, x0_hat, eps_hat  # as large as the clip, each
         if q > 0.0:
             # the source's noise must be the one that the step adds, or the blend loses variance
             fresh = torch.randn(eps.shape, generator=generator, device=generator.device)

@@ -140,7 +140,9 @@ class PatchPrior:
             )
             x0.append(x0[0] if same else self._denoise(run, level, i, condition))
         x0_hat = torch.stack(x0).transpose(1, 2)
-        return x0_hat, (x - level.a * x0_hat) / level.b
+        del x0
+        eps_hat = x - level.a * x0_hat
+        return x0_hat, eps_hat.div_(level.b)
 
     def _denoise(self, x: Tensor, level: Level, i: int, condition: PatchCondition) -> Tensor:
         """One run: x [f, 3, h, w] -> x0_hat. Frames that invent come first, in their order; the

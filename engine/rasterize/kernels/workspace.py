@@ -7,39 +7,66 @@ A fresh 100 MB array costs more in page faults than the kernel that fills it. Ar
 from __future__ import annotations
 
 import threading
+from collections import deque
 
 import numpy as np
 import torch
 
-_KEPT_PER_SIZE = 2
+_LOOSEST = 1.5  # a free array is lent for what needs at least 1/1.5 of it
 
 
 class Workspace:
-    """Free arrays by size class. Safe to use from several threads."""
+    """Free arrays, never more of them than were lent at once. Safe to use from several threads."""
 
     def __init__(self) -> None:
-        self._free: dict[int, list[np.ndarray]] = {}
+        self._free: list[np.ndarray] = []  # the longest unused first
+        self._lent = self._most = 0  # bytes lent now, and at most since the last `clear`
         self._lock = threading.Lock()
+        # arrays come back whenever the collector runs, also in a thread that holds the lock
+        self._returned: deque[np.ndarray] = deque()
 
     def take(self, nbytes: int) -> np.ndarray:
         """At least `nbytes` bytes, uninitialised."""
         size = _size_class(nbytes)
         with self._lock:
-            if self._free.get(size):
-                return self._free[size].pop()
-        return np.empty(size, np.uint8)
+            self._tidy()
+            fitting = [
+                (block.nbytes, -place)
+                for place, block in enumerate(self._free)
+                if size <= block.nbytes <= _LOOSEST * size
+            ]
+            block = self._free.pop(-min(fitting)[1]) if fitting else np.empty(size, np.uint8)
+            self._lent += block.nbytes
+            self._most = max(self._most, self._lent)
+        return block
 
     def give(self, blocks: list[np.ndarray]) -> None:
+        """Take arrays back."""
+        self._returned.extend(blocks)
+
+    @property
+    def free_bytes(self) -> int:
+        """What is kept for later calls."""
         with self._lock:
-            for block in blocks:
-                kept = self._free.setdefault(block.nbytes, [])
-                if len(kept) < _KEPT_PER_SIZE:
-                    kept.append(block)
+            self._tidy()
+            return sum(block.nbytes for block in self._free)
 
     def clear(self) -> None:
         """Give everything back to the system."""
         with self._lock:
+            self._tidy()
             self._free.clear()
+            self._most = self._lent
+
+    def _tidy(self) -> None:
+        """Sizes change as a scene grows: of what came back, what was unused for longest goes."""
+        while self._returned:
+            block = self._returned.popleft()
+            self._lent -= block.nbytes
+            self._free.append(block)
+        kept = sum(block.nbytes for block in self._free)
+        while kept > self._most - self._lent:
+            kept -= self._free.pop(0).nbytes
 
 
 def _size_class(nbytes: int) -> int:

@@ -44,8 +44,20 @@ def settings_table() -> str:
         for name, values in settings.PRESETS.items()
         if values
     ]
-    return (
-        "\n".join([*lines, "", "</details>"]) + "\n\nPresets change: " + "; ".join(changed) + ".\n"
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "</details>",
+            "",
+            f"Presets change: {'; '.join(changed)}.",
+            "",
+            "Preset `paper` departs from the paper in these points, as the report of each of its "
+            "jobs says too:",
+            "",
+            *(f"- {text}" for text in settings.DEPARTURES),
+            "",
+        ]
     )
 
 

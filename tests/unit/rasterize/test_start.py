@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -123,6 +124,28 @@ def test_borrowed_memory_comes_back_when_nobody_holds_it() -> None:
         again.empty((1000, 3), float).ctypes.data,
         again.empty((1000, 3), float).ctypes.data,
     )
+
+
+def test_scratch_memory_is_bounded_by_what_was_lent_at_once() -> None:
+    workspace = Workspace()
+    for growing in range(1, 60):  # a scene that gains Gaussians with every segment
+        frame = Frame(workspace)
+        largest = sum(
+            block.nbytes for block in (frame.empty((growing * 50_000,), np.uint8) for _ in range(3))
+        )
+        frame.close()
+        assert workspace.free_bytes <= 1.5 * largest + 3 * 4096
+    workspace.clear()
+    assert workspace.free_bytes == 0
+
+
+def test_sizes_in_turn_meet_the_same_memory() -> None:
+    workspace, addresses = Workspace(), []
+    for turn in range(12):  # every camera sees another number of Gaussians
+        frame = Frame(workspace)
+        addresses.append(frame.empty((1_000_000 - 100_000 * (turn % 3),), np.uint8).ctypes.data)
+        frame.close()
+    assert len(set(addresses[2:])) == 1
 
 
 def test_a_lent_tensor_keeps_its_memory_as_long_as_any_view_lives() -> None:
