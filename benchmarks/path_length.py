@@ -21,6 +21,7 @@ import argparse
 import json
 import re
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -33,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 SPEED_M = 0.02  # a frame
+_SEEN_FROM_THE_END = 200  # earlier frames share nothing with the last segment; any picture will do
 
 
 def main() -> None:
@@ -135,12 +137,17 @@ def _make_state(job: Any) -> None:
     )
     painted = torch.cat([image, image.flip(2)], dim=2).repeat(1, 1, columns // (2 * w) + 1)
     wall = wall._replace(sh_dc=sh_dc_from_colour(painted[:, :, :columns].flatten(1).T))
+    images.save_png(job.folder / "far.png", image)
     for index, segment in enumerate(before):
         with job.new_segment(index) as partial:
             (partial / "frames").mkdir()
             for i in range(segment.start, segment.stop):
+                file = partial / "frames" / f"{i:04d}.png"
+                if i + _SEEN_FROM_THE_END < len(start.K):
+                    shutil.copyfile(job.folder / "far.png", file)
+                    continue
                 left = round(moved * i / (before[-1].stop - 1))
-                images.save_png(partial / "frames" / f"{i:04d}.png", painted[:, :, left : left + w])
+                images.save_png(file, painted[:, :, left : left + w])
             if index == len(before) - 1:
                 save_gaussians(partial / GAUSSIANS, wall)
             (partial / "stats.json").write_text("{}")

@@ -24,6 +24,7 @@ from ..method.enhance import Enhanced
 from ..method.refine import RefineResult
 from ..method.views import Views
 from ..scene.gaussians import Gaussians
+from . import heap
 from .folder import GAUSSIANS, Job, load_gaussians, save_gaussians, write_json
 from .frame_quality import drift_psnr, gradient_ratio, psnr, seam_ratio
 from .meter import Meter
@@ -129,6 +130,7 @@ class SegmentRecord:
         """Measure a stage; gives the callback for progress within it."""
         with self._meter(name):
             yield self._record.tell(f"{self._name}: {name}")
+        heap.give_back()
 
     def rendered(self, views: Views) -> None:
         """Keep what the Gaussians showed before the segment."""
