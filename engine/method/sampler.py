@@ -81,7 +81,7 @@ def sample(
         x0_hat, eps_hat = prior.predict(x, i, condition)
         q = posterior_noise(now, then, eta)
         y = (then.a * prior.z_scale(i + 1) / prior.z_scale(i)) * x0_hat
-        y += (then.b**2 - q**2) ** 0.5 * eps_hat
+        y = y.add(eps_hat, alpha=(then.b**2 - q**2) ** 0.5)
         del x, x0_hat, eps_hat  # as large as the clip, each
         if q > 0.0:
             # the source's noise must be the one that the step adds, or the blend loses variance
