@@ -16,7 +16,8 @@
     earlier/001/          what lay here before --restart, or before results were made again
 
 A folder that has `segments/i` has everything that segment i + 1 needs; of the Gaussians those of
-the last segment alone stay, or a long path would keep the square of its length.
+the last two segments stay. All of them would be the square of a long path's length; the last
+alone would cost the whole job where that file is damaged.
 No link inside a job folder is followed: such a folder is refused.
 """
 
@@ -281,25 +282,36 @@ class Job:
 
     def _drop_damaged(self) -> list[str]:
         count = self.finished_segments()
-        for index in range(count):
-            problem = _damage(self.segment_folder(index), last=index == count - 1)
-            if problem:
-                # only the last segment keeps its Gaussians: mostly there are none to go on from
-                goes_on = index and (self.segment_folder(index - 1) / GAUSSIANS).is_file()
-                first = index if goes_on else 0
-                # the last first: killed, no gap is left
-                for later in range(count - 1, first - 1, -1):
-                    dropped = self.segment_folder(later)
-                    partial = dropped.with_name(f".{dropped.name}.partial")
-                    shutil.rmtree(partial, ignore_errors=True)
-                    os.replace(dropped, partial)
-                    shutil.rmtree(partial, ignore_errors=True)
-                data = self._record()
-                data.pop("results", None)
-                self._write_record(data)
-                again = "is made again" if index == first else "all are made again"
-                return [f"segment {index + 1} is damaged ({problem}) and {again}"]
-        return []
+        problems = ((i, _damage(self.segment_folder(i))) for i in range(count))
+        first, problem = next(((i, p) for i, p in problems if p), (count, ""))
+        while first:  # work goes on from a segment whose Gaussians are whole
+            broken = _damage_of_gaussians(self.segment_folder(first - 1))
+            if not broken:
+                break
+            first, problem = first - 1, broken if first == count else problem
+        if first == count:
+            return []
+        # the last first: killed, no gap is left
+        for later in range(count - 1, first - 1, -1):
+            dropped = self.segment_folder(later)
+            partial = dropped.with_name(f".{dropped.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            os.replace(dropped, partial)
+            shutil.rmtree(partial, ignore_errors=True)
+        data = self._record()
+        data.pop("results", None)
+        self._write_record(data)
+        which = (
+            f"segment {first + 1} is"
+            if first == count - 1
+            else f"segments {first + 1} to {count} are"
+        )
+        return [f"a segment is damaged ({problem}): {which} made again"]
+
+    def drop_old_gaussians(self) -> None:
+        """Remove the Gaussians of all finished segments but the last two."""
+        for index in range(self.finished_segments() - 2):
+            (self.segment_folder(index) / GAUSSIANS).unlink(missing_ok=True)
 
     def models(self) -> dict[str, str]:
         """The models with which the finished segments were made, by setting; empty before there
@@ -399,22 +411,44 @@ def _as_of_now(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: settings.get(name, default) for name, default in here.items()}
 
 
-def _damage(segment: Path, last: bool) -> str:
-    """What is wrong with a finished segment, or an empty text. Only the `last` one keeps its
-    Gaussians. Those of version 0.1 have no list of their files.
-    """
-    if not (segment / _MANIFEST).is_file():
-        return "" if (segment / GAUSSIANS).is_file() else f"{GAUSSIANS} is missing"
+def _damage(segment: Path) -> str:
+    """What is wrong with a finished segment apart from its Gaussians, or an empty text."""
     try:
-        content = read_json(segment / _MANIFEST)
-        for name, expected in content.items():
-            if name == GAUSSIANS and not last and not (segment / name).exists():
-                continue
-            if leads_out(name) or identity.digest(segment / name) != expected:
-                return f"{name} has changed"
-    except (UserError, AttributeError, TypeError) as error:
-        return str(getattr(error, "message", error)).rstrip(".")
+        for name in _listed(segment):
+            if name != GAUSSIANS and _has_changed(segment, name):
+                return f"{name} of segment {int(segment.name) + 1} has changed"
+    except UserError as error:
+        return error.message.rstrip(".")
     return ""
+
+
+def _damage_of_gaussians(segment: Path) -> str:
+    """Why no work can go on from the Gaussians of a segment, or an empty text. Those of version 0.1
+    have no list of their files.
+    """
+    what = f"{GAUSSIANS} of segment {int(segment.name) + 1}"
+    if not (segment / GAUSSIANS).is_file():
+        return f"{what} is missing"
+    try:
+        return f"{what} has changed" if _has_changed(segment, GAUSSIANS) else ""
+    except UserError as error:
+        return error.message.rstrip(".")
+
+
+def _listed(segment: Path) -> dict[str, Any]:
+    """The content of a segment's files, by name; empty for segments without a list."""
+    file = segment / _MANIFEST
+    content = read_json(file) if file.is_file() else {}
+    if not isinstance(content, dict):
+        raise UserError(f"{file} is damaged.")
+    return content
+
+
+def _has_changed(segment: Path, name: str) -> bool:
+    content = _listed(segment)
+    if not content:
+        return False
+    return leads_out(name) or identity.digest(segment / name) != content.get(name)
 
 
 def prepare(folder: Path, settings: SceneSettings, inputs: dict[str, Path], *, resume: bool) -> Job:

@@ -62,6 +62,7 @@ class JobRecord:
         self._job, self._device, self._report = job, device, report
         self.finished = job.finished_segments()
         self.frames = FramesOnDisk(device)
+        job.drop_old_gaussians()  # killed, the last engine may have kept one more
         for index, segment in enumerate(self._segments[: self.finished]):
             files = sorted((job.segment_folder(index) / "frames").glob("*.png"))
             if [file.stem for file in files] != [f"{i:04d}" for i in range(*segment[:2])]:
@@ -87,10 +88,7 @@ class JobRecord:
             yield page
         files = sorted((self._job.segment_folder(index) / "frames").glob("*.png"))
         self.frames.replace(segment.start, files)
-        if (
-            index
-        ):  # a resume reads the last alone, and a long path would keep gigabytes of the others
-            (self._job.segment_folder(index - 1) / GAUSSIANS).unlink(missing_ok=True)
+        self._job.drop_old_gaussians()
         self.show(page.last, name, index + 1, len(self._segments))
 
     def show(self, frame: Tensor, stage: str, done: int = 1, total: int = 1) -> None:

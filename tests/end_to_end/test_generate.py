@@ -160,7 +160,7 @@ def _same_scene(a, b):
     one, two = (np.load(f / "segments" / f"{index:03d}" / "gaussians.npz") for f in (a, b))
     for name in one.files:
         np.testing.assert_array_equal(one[name], two[name], err_msg=name)
-    assert [len(list(f.rglob("gaussians.npz"))) for f in (a, b)] == [1, 1]
+    assert [len(list(f.rglob("gaussians.npz"))) for f in (a, b)] == [2, 2]
 
 
 @pytest.mark.slow

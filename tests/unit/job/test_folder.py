@@ -142,8 +142,8 @@ def test_the_models_of_finished_segments_are_kept(tmp_path, inputs):
     job.start()
     job.keep_models({"prior": "patch", "depth": "box"})
     assert job.models() == {}  # nothing is made with them yet
-    with job.new_segment(0):
-        pass
+    with job.new_segment(0) as folder:
+        (folder / "gaussians.npz").write_bytes(b"Gaussians")
     again = job_module.Job(job.folder)
     again.start()
     assert again.models() == {"prior": "patch", "depth": "box"}
@@ -230,13 +230,14 @@ def test_written_json_is_json(tmp_path):
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": [1, None]}
 
 
-def _begun(tmp_path, inputs, **values):
-    """A job with two finished segments and a result."""
+def _begun(tmp_path, inputs, segments=2, **values):
+    """A job with finished segments and a result."""
     job = _prepare(tmp_path, inputs, **values)
     with job_module.locked(job.folder):
         job.start()
-        for index in range(2):
+        for index in range(segments):
             with job.new_segment(index) as folder:
+                (folder / "frame.png").write_bytes(b"frame")
                 (folder / "gaussians.npz").write_bytes(bytes([index]) * 9)
         (job.folder / "scene.ply").write_bytes(b"result")
         job.keep_results({"scene": str(job.folder / "scene.ply")})
@@ -310,22 +311,54 @@ def test_results_outside_the_folder_are_nobodys(tmp_path, inputs):
         assert job.put_changed_results_aside() == []
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "listed wrongly"])
-def test_a_damaged_segment_and_those_after_it_are_made_again(tmp_path, inputs, damage):
-    job = _begun(tmp_path, inputs)
-    file = job.segment_folder(0) / "gaussians.npz"
-    if damage == "missing":  # everywhere: the last segment alone has to keep them
-        for kept in (job.folder / "segments").glob("*/gaussians.npz"):
-            kept.unlink()
-    elif damage == "cut":
-        file.write_bytes(file.read_bytes()[:-1])
-    else:
-        (job.segment_folder(0) / "files.json").write_text("[")
+def _cut(file):
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    ("damage", "kept"),
+    [
+        ({2: "cut"}, 2),  # one damaged file costs one segment
+        ({2: "missing"}, 2),
+        ({1: "cut"}, 3),  # nobody needs it while the last is whole
+        ({1: "cut", 2: "cut"}, 0),
+        ({0: "cut", 2: "cut"}, 2),
+        ({2: "no list"}, 2),
+        ({1: "no list"}, 0),  # segment 1 keeps no Gaussians to go on from
+        ({1: "frame"}, 0),
+        ({2: "frame"}, 2),
+    ],
+)
+def test_of_damaged_segments_no_more_is_made_again_than_must_be(tmp_path, inputs, damage, kept):
+    job = _begun(tmp_path, inputs, segments=3)
     with job_module.locked(job.folder):
-        (line,) = job.start()
-    assert " is damaged" in line and " made again" in line
-    assert job.finished_segments() == 0 and job.results() is None
-    assert not list((job.folder / "segments").iterdir())
+        job.drop_old_gaussians()
+    for index, what in damage.items():
+        segment = job.segment_folder(index)
+        if what == "missing":
+            (segment / "gaussians.npz").unlink()
+        elif what == "no list":
+            (segment / "files.json").write_text("[")
+        elif what == "frame":
+            _cut(segment / "frame.png")
+        elif (segment / "gaussians.npz").exists():
+            _cut(segment / "gaussians.npz")
+    with job_module.locked(job.folder):
+        lines = job.start()
+    assert [bool(lines), job.finished_segments()] == [kept < 3, kept]
+    if lines:
+        assert "damaged" in lines[0] and " made again" in lines[0]
+    assert (job.results() is None) == (kept < 3)
+    assert len(list((job.folder / "segments").iterdir())) == kept
+
+
+def test_the_last_two_segments_keep_their_gaussians(tmp_path, inputs):
+    job = _begun(tmp_path, inputs, segments=4)
+    with job_module.locked(job.folder):
+        job.drop_old_gaussians()
+        assert job.start() == []
+    held = [f.parent.name for f in sorted(job.folder.glob("segments/*/gaussians.npz"))]
+    assert held == ["002", "003"]
 
 
 def test_restart_keeps_everything_under_a_number(tmp_path, inputs):
