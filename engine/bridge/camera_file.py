@@ -146,9 +146,12 @@ def from_training(data: list[Any], name: str = "cameras.json") -> CameraPath:
 
     A camera without a picture's name stands where its number says. UserError for anything else.
     """
-    if not data or not all(isinstance(entry, dict) for entry in data):
+    if not data or not all(
+        isinstance(entry, dict) and {"position", "rotation"} <= entry.keys() for entry in data
+    ):
         raise UserError(
-            f"{name} is not a list of cameras.", "Give the cameras.json that 3DGS training wrote."
+            f"{name} is not a list of cameras with position and rotation.",
+            "Give the cameras.json that 3DGS training wrote.",
         )
     data = sorted(
         data, key=lambda entry: natural_order(str(entry.get("img_name", entry.get("id", ""))))
@@ -161,8 +164,7 @@ def from_training(data: list[Any], name: str = "cameras.json") -> CameraPath:
     for i, entry in enumerate(data):
         what = f"camera {entry.get('img_name', i)} of {name}"
         width, height = (whole(entry.get(key), key, what) for key in ("width", "height"))
-        fx = number(entry.get("fx", entry.get("fy")), f"fx of {what}")
-        fy = number(entry.get("fy", fx), f"fy of {what}")
+        fx, fy = _focal_lengths(entry, (width, height), what)
         cx = number(entry.get("cx", width / 2), f"cx of {what}")
         cy = number(entry.get("cy", height / 2), f"cy of {what}")
         K[i, :2] = [[fx, 0, cx], [0, fy, cy]]
@@ -171,6 +173,24 @@ def from_training(data: list[Any], name: str = "cameras.json") -> CameraPath:
         sizes.append((width, height))
     K, size, notes = of_one_size(K, sizes)
     return checked(CameraPath(K, poses, *size, 24.0, "unknown", notes), name)
+
+
+def _focal_lengths(entry: dict[str, Any], size: tuple[int, int], what: str) -> tuple[float, float]:
+    """fx and fy in pixels, or from FoVx and FoVy in radians; one stands for both."""
+    found = []
+    for focal, angle, side in zip(("fx", "fy"), ("FoVx", "FoVy"), size, strict=True):
+        if focal not in entry and angle in entry:
+            fov = number(entry[angle], f"{angle} of {what}")
+            if not 0 < fov < math.pi:
+                raise UserError(f"{angle} of {what} is {fov:g}.", "It is an angle in radians.")
+            found.append(side / 2 / math.tan(fov / 2))
+        elif focal in entry:
+            found.append(number(entry[focal], f"{focal} of {what}"))
+    if not found:
+        raise UserError(
+            f"{what} has no focal length.", "Give fx and fy in pixels, or FoVx and FoVy in radians."
+        )
+    return found[0], found[-1]
 
 
 def of_one_size(

@@ -32,7 +32,10 @@ _REMEDIES = {  # by group, unless the name below has one of its own
     "film": "Save one frame of it as PNG, and give that.",
     "picture": "Give it as the picture; it holds no scene and no cameras.",
     "mesh": _SPLATS,
-    "points": _SPLATS,
+    "points": "Train splats from it first (3DGS takes a point cloud as its start), or give the "
+    "trained .ply.",
+    "other splats": "Convert it to .ply or .spz with the tool that it came from, or in a splat "
+    "editor.",
     "archive": "Unpack it, and give the file that is in it.",
     "checkpoint": "Save what is in it in a plain form: .ply for splats, .npz for arrays.",
     "splats": "Give it where splats are asked for.",
@@ -40,7 +43,7 @@ _REMEDIES = {  # by group, unless the name below has one of its own
     "scene": "Open it in Blender, and export from there.",
     "cameras": "Export the cameras as a COLMAP text model.",
     "page": "Download the file itself: a page holds no more than a link to it.",
-    "table": "Give the kind of file that is asked for.",
+    "table": "Arrays are taken as depth maps (.npy) and as cameras (.npz with w2c and intrinsics).",
     "document": "Export it in one of the formats of the README.",
 }
 _OWN_REMEDIES = {
@@ -53,6 +56,7 @@ _OWN_REMEDIES = {
     "an HDF5 file": "Save its arrays with numpy.savez.",
     "an SVG drawing": "Save it as PNG.",
     "a PDF document": "Save the picture in it as PNG.",
+    "a 3D Tiles tileset": "Export one scene of it as .ply, .spz or .glb.",
 }
 _PICKLE = "a Python pickle (it can run code, and is never opened)"
 # (name, group, bytes, where they stand); the first that fits counts
@@ -70,6 +74,21 @@ _MAGIC: tuple[tuple[str, str, bytes, int], ...] = (
     ("a raw photo (Olympus ORF)", "raw", b"IIRS", 0),
     ("a raw photo (Sigma X3F)", "raw", b"FOVb", 0),
     ("a raw photo (Minolta MRW)", "raw", b"\0MRM", 0),
+    ("a GIMP picture", "foreign picture", b"gimp xcf", 0),
+    ("a portable float map (PFM)", "foreign picture", b"PF\n", 0),
+    ("a portable float map (PFM)", "foreign picture", b"Pf\n", 0),
+    ("a KTX texture", "foreign picture", b"\xabKTX ", 0),
+    ("a DPX picture", "foreign picture", b"SDPX", 0),
+    ("a DPX picture", "foreign picture", b"XPDS", 0),
+    ("a Cineon picture", "foreign picture", b"\x80\x2a\x5f\xd7", 0),
+    ("a FITS picture", "foreign picture", b"SIMPLE  =", 0),
+    ("a BPG picture", "foreign picture", b"BPG\xfb", 0),
+    ("a FLIF picture", "foreign picture", b"FLIF", 0),
+    ("a JPEG XR picture", "foreign picture", b"II\xbc\x01", 0),
+    ("a DICOM picture", "foreign picture", b"DICM", 128),
+    ("a PostScript drawing", "foreign picture", b"%!PS", 0),
+    ("a Krita picture", "foreign picture", b"mimetypeapplication/x-krita", 30),
+    ("an OpenRaster picture", "foreign picture", b"mimetypeimage/openraster", 30),
     ("a film", "film", b"\x1aE\xdf\xa3", 0),
     ("a film", "film", b"AVI LIST", 8),
     ("a JPEG photo", "picture", b"\xff\xd8\xff", 0),
@@ -90,6 +109,8 @@ _MAGIC: tuple[tuple[str, str, bytes, int], ...] = (
     ("a point cloud (E57)", "points", b"ASTM-E57", 0),
     ("a point cloud (PCD)", "points", b"# .PCD", 0),
     ("a point cloud (PCD)", "points", b"VERSION .7", 0),
+    ("a splat scene of Lixel (LCC)", "other splats", b"XLCC", 0),
+    ("an OpenVDB volume", "mesh", b" BDV", 0),
     ("an HDF5 file", "table", b"\x89HDF\r\n", 0),
     ("a NumPy array", "table", b"\x93NUMPY", 0),
     ("a 7-Zip archive", "archive", b"7z\xbc\xaf\x27\x1c", 0),
@@ -126,6 +147,16 @@ _ENDINGS = (
     ),
     (_PICKLE, "checkpoint", ".pkl .pickle"),
     ("a Blender file", "scene", ".blend .blend1"),
+    ("a splat format that is not read here", "other splats", ".lcc .lcc2 .splatv .spx .rad .dlz"),
+)
+_CAMERAS = (  # other programs' cameras, by how their text begins
+    (rb"NVM_V3", "a VisualSFM file (NVM)"),
+    (rb"# ?bundle file", "a Bundler file"),
+    (rb"#?(image)?name,\s*x,\s*y,\s*(z|alt)", "a table of camera places (RealityCapture)"),
+    (rb'\{[^{}\[\]]*"sfm_data_version"', "an OpenMVG scene"),
+    (rb'\{[^{}]*"version"[^{}]*"featuresFolders"', "a Meshroom scene"),
+    (rb'\[?\s*\{\s*"(cameras|shots)"\s*:\s*\{[^\[]*"projection_type"', "an OpenSfM reconstruction"),
+    (rb'\{[^{}\[\]]*"t_00"', "a Polycam camera"),
 )
 _HEIF_BRANDS = set(b"heic heix hevc hevx heim heis hevm hevs mif1 msf1".split())
 _MARKUP = re.compile(rb"\s*(<!doctype html|<html|<head|<body|<script)", re.I)
@@ -133,6 +164,8 @@ _ANSWERS = re.compile(
     rb"\s*(40[0-9]|50[0-9])?[:\s]*(not found|access denied|forbidden|unauthorized|bad gateway)",
     re.I,
 )
+_ANSWER_MARKUP = re.compile(rb"\s*(<\?xml[^>]*>\s*)?<Error>|\s*\{\s*\"(error|detail)\"\s*:", re.I)
+_TILES = re.compile(rb'\s*\{\s*"asset"[^\[]*"geometricError"')
 
 
 def _made(name: str, group: str) -> Kind:
@@ -168,12 +201,15 @@ def kind_of(head: bytes, name: str = "") -> Kind | None:
 def _kind_of_text(start: bytes) -> Kind | None:
     if _MARKUP.match(start):
         return _made("a web page", "page")
-    if _ANSWERS.match(start) and len(start) < 400:
+    if (_ANSWERS.match(start) and len(start) < 400) or _ANSWER_MARKUP.match(start):
         return _made("a server's answer", "page")
     if re.match(rb"\s*(<\?xml|<svg|<document)", start):
         return _made("an SVG drawing" if b"<svg" in start else "an XML file", "document")
-    if start.lstrip()[:13].lower() == b"# bundle file":
-        return _made("a Bundler file", "cameras")
+    if _TILES.match(start):
+        return _made("a 3D Tiles tileset", "other splats")
+    for pattern, name in _CAMERAS:
+        if re.match(rb"\s*" + pattern, start, re.I):
+            return _made(name, "cameras")
     return None
 
 

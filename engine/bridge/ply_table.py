@@ -1,12 +1,14 @@
 """The .ply container: a header and its elements as NumPy tables. Shared with Blender: numpy only.
 
-Text, little-endian and big-endian files; every number type; comments in any encoding. Elements
-that nobody asks for are stepped over, lists included. Memory is taken for what was asked for, and
+Text, little-endian and big-endian files; every number type; comments in any encoding; text of two
+bytes a letter, decimal commas and values parted by commas too. Elements that nobody asks for are
+stepped over, lists included. Memory is taken for what was asked for, and
 only after the header's claim was held against the size of the file.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterable
@@ -22,6 +24,9 @@ _HEADER_BYTES = 1 << 20
 _MOST_ROWS = 100_000_000  # a header that asks for more is taken for a lie
 _MOST_LISTS = 5_000_000  # rows with lists that are stepped over one by one
 _TEXT_BLOCK = 1 << 20
+_EDITED_BYTES = 256 << 20
+_UTF8_MARK = b"\xef\xbb\xbf"
+_WIDE = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 _TYPES = {
     "char": "i1",
     "uchar": "u1",
@@ -103,8 +108,9 @@ def read(path: str | os.PathLike[str], wanted: Iterable[str]) -> Table:
     does not fit.
     """
     path = Path(path)
-    with reading(path), open_file(path) as file:
-        size = os.fstat(file.fileno()).st_size
+    with reading(path), _opened(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
         header = parse_header(file.read(_HEADER_BYTES), path)
         file.seek(header.size)
         names = {e.name for e in header.elements if e.name in set(wanted)}
@@ -128,8 +134,40 @@ def read(path: str | os.PathLike[str], wanted: Iterable[str]) -> Table:
 
 def read_header(path: str | os.PathLike[str]) -> Header:
     """The header alone."""
-    with reading(path), open_file(path) as file:
+    with reading(path), _opened(path) as file:
         return parse_header(file.read(_HEADER_BYTES), path)
+
+
+def begins(head: bytes) -> bool:
+    """Whether a file with these first bytes is a .ply, in any form that is read here."""
+    return re.match(rb"ply[ \t]*[\r\n]", _bare(head)) is not None
+
+
+def _bare(head: bytes) -> bytes:
+    """The first bytes as plain text has them: without a mark, with one byte a letter."""
+    for mark, name in _WIDE.items():
+        if head.startswith(mark):
+            return head[len(mark) :].decode(name, "replace").encode("utf-8").lstrip()
+    return head.removeprefix(_UTF8_MARK).lstrip()
+
+
+def _opened(path: str | os.PathLike[str]) -> BinaryIO:
+    """The open file; of text that an editor saved, what it says in UTF-8 from "ply" on."""
+    file = open_file(path)
+    head = file.read(64)
+    file.seek(0)
+    if not begins(head) or head.startswith(b"ply"):
+        return file
+    with file:
+        if os.fstat(file.fileno()).st_size > _EDITED_BYTES:
+            raise UserError(
+                f"{path} is text in an encoding that is read up to {_EDITED_BYTES >> 20} MB.",
+                "Save it as UTF-8 without a mark.",
+            )
+        bare = _bare(file.read())
+    if head.startswith(tuple(_WIDE)) and parse_header(bare[:_HEADER_BYTES], path).order:
+        raise _damaged(path, "its binary numbers were saved as text")
+    return io.BytesIO(bare)
 
 
 def parse_header(data: bytes, path: str | os.PathLike[str]) -> Header:
@@ -229,7 +267,7 @@ def _text_table(file: BinaryIO, element: Element, size: int, path: Path) -> np.n
                 path, f"it is cut short: {done} of {element.count} rows of {element.name}"
             )
         taken = lines[: element.count - done]
-        values = _numbers(b"".join(taken), path)
+        values = _numbers(b"".join(taken), len(taken) * width, path)
         if not len(spare) and len(taken) < len(lines) and len(values) == len(taken) * width:
             file.seek(-sum(map(len, lines[len(taken) :])), 1)  # the next element begins here
         values = np.concatenate([spare, values])
@@ -242,7 +280,13 @@ def _text_table(file: BinaryIO, element: Element, size: int, path: Path) -> np.n
     return rows
 
 
-def _numbers(text: bytes, path: Path) -> np.ndarray:
+def _numbers(text: bytes, count: int, path: Path) -> np.ndarray:
+    """The numbers in rows of text, about `count`. A comma is a decimal point, or parts them."""
+    if b"," in text or b";" in text:
+        parted = text.replace(b";", b" ")
+        pointed = parted.replace(b",", b".")
+        parts = b"." in text or len(pointed.split()) < count
+        text = parted.replace(b",", b" ") if parts else pointed
     try:
         return np.array(text.split(), np.float64)
     except ValueError as error:

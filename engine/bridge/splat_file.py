@@ -41,9 +41,10 @@ _KEPT = COEFFICIENTS[-1]
 _CHUNK = 256  # Gaussians that share one range in a compressed file
 _BLOCK = 1024  # rows copied at a time: a quarter of a megabyte of file, which stays in cache
 _THIN = np.float32(np.log(1000.0))  # how much thinner a disc of 2DGS is than wide, ln
-_PREFIXES = re.compile(r"^(scalar_|scal_)+")
-_KNOWN = re.compile(r"x|y|z|nx|ny|nz|opacity|filter_3D|(f_dc|f_rest|scale|rot)_\d+")
+_PREFIXES = re.compile(r"^((scalar|scal)[ _])+", re.I)
+_KNOWN = re.compile(r"x|y|z|nx|ny|nz|opacity|filter_3d|(f_dc|f_rest|scale|rot)_\d+")
 _UNDERSTOOD = ("nx", "ny", "nz", "filter_3D")
+_PLAIN_COLOURS = ("red", "green", "blue")
 _DAMAGED = "Export or download the file again."
 _ANOTHER_FILE = "Choose a .ply that a Gaussian splatting tool wrote."
 
@@ -251,10 +252,15 @@ def _read_plain(table: ply_table.Table, path: str | os.PathLike[str], lost: list
         if "scale_2" not in names:
             splats.scales_log[:, 2] = splats.scales_log[:, :2].min(axis=1) - _THIN
             lost.append("2DGS discs: they get a third scale, a thousandth of their smaller one")
+        if "f_dc_0" not in names:
+            for i, name in enumerate(_PLAIN_COLOURS):
+                full = 255.0 if vertex.dtype[name].kind in "iu" else 1.0
+                splats.sh_dc[:, i] = (vertex[name] / full - 0.5) / SH_C0
+            lost.append("colours were taken from red, green and blue")
         if "filter_3D" in names:
             splats = _filtered(splats, vertex["filter_3D"].astype(np.float64))
             lost.append("Mip-Splatting's 3D filter was worked into scales and opacities")
-    used = {name for name, _ in columns}
+    used = {name for name, _ in columns} | (set() if "f_dc_0" in names else set(_PLAIN_COLOURS))
     _note_rounding(vertex, used, lost)
     unknown = [name for name in names if name not in used and name not in _UNDERSTOOD]
     if unknown:
@@ -266,12 +272,15 @@ def _read_plain(table: ply_table.Table, path: str | os.PathLike[str], lost: list
 
 def _plainly_named(vertex: np.ndarray) -> np.ndarray:
     """The table with CloudCompare's "scalar_" (and 3dgsconverter's "scal_") taken off the names it
-    stands before.
+    stands before, and those names in small letters.
     """
     names = list(_names(vertex))
     for i, name in enumerate(names):
-        plain = _PREFIXES.sub("", name)
-        if plain != name and plain not in names and _KNOWN.fullmatch(plain):
+        plain = _PREFIXES.sub("", name).lower()
+        if not _KNOWN.fullmatch(plain):
+            continue
+        plain = plain.replace("filter_3d", "filter_3D")
+        if plain != name and plain not in names:
             names[i] = plain
     if names == list(_names(vertex)):
         return vertex
@@ -284,10 +293,17 @@ def _refuse_other_tables(
     names: Sequence[str], table: ply_table.Table, path: str | os.PathLike[str]
 ) -> None:
     """UserError for a mesh, a point cloud, or a splat file that lacks something."""
-    optional = ("nx", "ny", "nz", "scale_2")
+    optional = ["nx", "ny", "nz", "scale_2"]
+    if set(_PLAIN_COLOURS) <= set(names):
+        optional += _numbered("f_dc", 3)
     missing = [name for name in _plain_names(0) if name not in names and name not in optional]
     if not missing:
         return
+    if any(name.startswith("f_anchor_feat") for name in names):
+        raise UserError(
+            f"{path} holds the anchors of Scaffold-GS, from which a network makes the splats.",
+            "Export its splats as a 3DGS .ply, with the tool that trained it.",
+        )
     splat_columns = [n for n in names if re.match(r"(f_dc|f_rest|scale|rot)_|opacity", n)]
     if {"x", "y", "z"} <= set(names) and not splat_columns:
         mesh = any(e.name == "face" and e.count for e in table.header.elements)

@@ -30,6 +30,8 @@ _MODELS = {
     "OPENCV": (4, 2, 4),
     "FULL_OPENCV": (6, 2, 8),
     "FOV": (7, 2, 1),
+    "SIMPLE_DIVISION": (-1, 1, 1),  # known by name alone
+    "DIVISION": (-2, 2, 1),
 }
 _OTHERS = {  # named when they are refused
     5: "OPENCV_FISHEYE",
@@ -38,7 +40,7 @@ _OTHERS = {  # named when they are refused
     10: "THIN_PRISM_FISHEYE",
     11: "RAD_TAN_THIN_PRISM_FISHEYE",
 }
-_BY_NUMBER = {number: name for name, (number, _, _) in _MODELS.items()}
+_BY_NUMBER = {number: name for name, (number, _, _) in _MODELS.items() if number >= 0}
 
 
 class _Image(NamedTuple):
@@ -96,6 +98,8 @@ def read(cameras_file: Path, images_file: Path) -> CameraPath:
             "Copy both files of the same COLMAP model.",
         )
     used = [cameras[image.camera] for image in images]
+    for model in {camera.model for camera in used}:
+        _known(model, cameras_file.name)
     camera_from_world = np.tile(np.eye(4), (len(images), 1, 1))
     for m, image in zip(camera_from_world, images, strict=True):
         m[:3, :3], m[:3, 3] = _rotation(image.wxyz), image.translation
@@ -162,7 +166,7 @@ def _cameras_text(path: Path) -> dict[int, _Camera]:
     for line in text_of(path).splitlines():
         words = line.replace(";", " ").split()
         if words and not words[0].startswith("#"):
-            model = _known(words[1].upper(), path.name)
+            model = words[1].upper()  # of what no image was taken with, any
             width = whole(words[2], "width", path.name)
             height = whole(words[3], "height", path.name)
             parameters = tuple(map(_number, words[4:]))

@@ -25,15 +25,20 @@ from ..bridge.reading import natural_order
 
 _DEFAULT_FPS = 24.0
 _CV_FROM_GL = np.diag([1.0, -1.0, -1.0, 1.0])
+_OTHER_LENSES = {"is_fisheye": "fisheye", "orthographic": "orthographic"}
 _DISTORTION = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
+
+
+_BRACKETS = str.maketrans("[](){}", "      ")
 
 
 def numbers_of(line: str) -> list[float] | None:
     """The numbers of a line of text, parted by blanks, commas or semicolons, with decimal points or
-    commas; None if it holds words.
+    commas, in brackets or not; None if it holds words.
     """
-    words = line.split()
+    words = line.translate(_BRACKETS).split()
     if any("," in word or ";" in word for word in words):
+        line = line.translate(_BRACKETS)
         if ";" in line:
             words = line.replace(";", " ").split()
         elif len(words) == 1 or all("," not in word.rstrip(",") for word in words):
@@ -44,15 +49,50 @@ def numbers_of(line: str) -> list[float] | None:
         return None
 
 
+def real_estate_line(line: str) -> list[float] | None:
+    """The 19 numbers of a frame, told by their shape: the time, the two zeros and a word (the
+    picture's name) at either end may lack or be there. None for any other line.
+    """
+    words = line.replace("\t", " ").strip().rstrip(",;").split(" ")
+    tries = [line, " ".join(words[1:]), " ".join(words[:-1])]
+    for values in map(numbers_of, tries):
+        if values is None:
+            continue
+        count = len(values)
+        if count in (16, 18):  # without a time
+            values = [math.nan, *values]
+        if count in (16, 17):  # without the zeros
+            values[5:5] = [0.0, 0.0]
+        if len(values) == 19 and _is_frame(values):
+            return values
+    return None
+
+
+def _is_frame(values: list[float]) -> bool:
+    """Whether 19 numbers can be a time, K over size, two zeros and a rigid 3x4 matrix."""
+    fx, fy, cx, cy = values[1:5]
+    R = np.array(values[7:]).reshape(3, 4)[:, :3]
+    return (
+        0 < fx < 50
+        and 0 < fy < 50
+        and abs(cx) < 10
+        and abs(cy) < 10
+        and bool(np.abs(R @ R.T - np.eye(3)).max() < 0.05)
+    )
+
+
 def real_estate(text: str, name: str, image_size: tuple[int, int] | None) -> CameraPath:
     """RealEstate10K: lines of time, K over size, 0 0, 3x4 world-to-camera; the video's address
-    before them may lack.
+    before them may lack, as may what `real_estate_line` says.
 
-    Frames go by their times. UserError for a line of another shape after the first of this one.
+    Frames go by their times, where they have some. UserError for a line of another shape after the
+    first of this one.
     """
     rows: list[list[float]] = []
     for count, line in enumerate(text.splitlines(), 1):
         values = numbers_of(line)
+        if values is None or len(values) != 19:
+            values = real_estate_line(line) or values
         if values is not None and len(values) == 19:
             rows.append(values)
         elif line.strip() and not line.lstrip().startswith("#") and (rows or values):
@@ -72,7 +112,7 @@ def real_estate(text: str, name: str, image_size: tuple[int, int] | None) -> Cam
         table, notes = table[order], ("Frames were put in the order of their times.",)
     seconds = np.diff(table[:, 0]) / 1e6
     step = float(np.median(seconds)) if len(seconds) else 0.0
-    fps = min(max(1.0 / step, 1.0), 240.0) if step > 0 else _DEFAULT_FPS
+    fps = min(max(1.0 / step, 1.0), 240.0) if math.isfinite(step) and step > 0 else _DEFAULT_FPS
     path = normalised(table[:, 1:5], table[:, 7:].reshape(-1, 3, 4), name, image_size, fps)
     return path._replace(notes=notes)
 
@@ -222,9 +262,11 @@ def transforms(data: dict[str, Any], name: str, image_size: tuple[int, int] | No
     for i, frame in enumerate(frames):
         values = {**data, **frame}
         what = f"frame {i} of {name}"
-        refuse_lens(str(values.get("camera_model") or "PINHOLE"), name)
-        if values.get("is_fisheye") not in (None, False, 0, "false"):
-            raise _other_lens("fisheye", name)
+        for key in ("camera_model", "camera_type", "lens"):
+            refuse_lens(str(values.get(key) or "PINHOLE"), name)
+        for key, kind in _OTHER_LENSES.items():
+            if values.get(key) not in (None, False, 0, "false"):
+                raise _other_lens(kind, name)
         lens = lens or distortion_of(values, what)
         K, size = _transforms_intrinsics(values, what, image_size)
         Ks.append(K)

@@ -116,7 +116,8 @@ def _load_file(path: Path, image_size: tuple[int, int] | None) -> CameraPath:
         raise UserError(
             f"{path.name} is a pickle or a compressed file; pickles can run code and are never "
             "opened.",
-            "Save its intrinsics and w2c arrays with numpy.savez, and give the .npz.",
+            "Unpack it if it is compressed; of a pickle, save the arrays w2c and intrinsics with "
+            "numpy.savez, and give the .npz.",
         )
     if head[:4] == b"PK\x03\x04":
         return readers.arrays(_archived(path), path.name, image_size)
@@ -124,11 +125,11 @@ def _load_file(path: Path, image_size: tuple[int, int] | None) -> CameraPath:
     text = text_of(path, _MAX_BYTES)
     if not text.strip():
         raise UserError(f"{path.name} is empty.", "Export the camera path again.")
-    return (
-        _load_json(text, path.name, image_size)
-        if text.lstrip()[0] in "{["
-        else _load_text(text, path.name, image_size)
-    )
+    # numbers in brackets, a line each, are no JSON
+    rows = readers.numbers_of(text.strip().splitlines()[0]) and "\n" in text.strip()
+    if text.lstrip()[0] in "{[" and not rows:
+        return _load_json(text, path.name, image_size)
+    return _load_text(text, path.name, image_size)
 
 
 def _archived(path: Path) -> dict[str, Any]:
@@ -162,6 +163,8 @@ def _load_json(text: str, name: str, image_size: tuple[int, int] | None) -> Came
     if isinstance(data, dict):
         if "format" in data:
             return camera_file.from_json(data, name)
+        if isinstance(data.get("cameras"), list):
+            return camera_file.from_training(data["cameras"], name)
         if "camera_path" in data:
             return readers.nerfstudio(data, name)
         if "frames" in data:
@@ -174,7 +177,8 @@ def _load_json(text: str, name: str, image_size: tuple[int, int] | None) -> Came
 def _load_text(text: str, name: str, image_size: tuple[int, int] | None) -> CameraPath:
     lines = [n for line in text.splitlines() if line.strip() for n in [readers.numbers_of(line)]]
     shapes = Counter(len(line) for line in lines if line)
-    if 19 in shapes or text.lstrip().startswith("http"):
+    framed = [line for line in text.splitlines() if readers.real_estate_line(line)]
+    if 19 in shapes or len(framed) > 1 or text.lstrip().startswith("http"):
         return readers.real_estate(text.lstrip(), name, image_size)
     if len(lines) == 3 and all(lines):
         return readers.viewcrafter(text, name, image_size)

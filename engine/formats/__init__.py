@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..bridge import ply_table
 from ..bridge.axes import between, decompose_similarity, preset, similarity
 from ..bridge.errors import UserError
 from ..bridge.kinds import refuse_foreign
@@ -193,6 +194,8 @@ def identify(path: Path) -> Format:
     by_bytes = next((name for magic, name in _MAGIC if head.startswith(magic)), None)
     if by_bytes is not None:
         return FORMATS[by_bytes]
+    if ply_table.begins(head):
+        return FORMATS["ply"]
     if head.startswith(b"PK\x03\x04"):
         with reading(path), zipfile.ZipFile(path) as archive:
             names = archive.namelist()

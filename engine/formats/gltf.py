@@ -86,6 +86,7 @@ def read(path: Path) -> SplatScene:
                         )
                     parts.append(SplatScene(transform_splats(part.splats, matrix), part.metadata))
     if not parts:
+        _refuse_drafts(document, document.json.get("extensionsUsed"))
         raise UserError(
             f"{path} holds no {_BASE} primitive.", "Export it as Gaussian splats, not as a mesh."
         )
@@ -159,19 +160,24 @@ def _trs(translation: np.ndarray, rotation_xyzw: np.ndarray, scale: np.ndarray) 
     return matrix
 
 
+def _refuse_drafts(document: Document, extensions: Any) -> None:
+    """UserError where one of the extensions holds splats, but not as they were published."""
+    names = map(str, extensions) if isinstance(extensions, dict | list) else ()
+    drafts = [name for name in names if re.search("gauss|splat|spz", name, re.I)]
+    drafts = [name for name in drafts if name not in _KNOWN_EXTENSIONS]
+    if drafts:
+        raise UserError(
+            f"{document.path} holds splats in the glTF extension {drafts[0]!r}, a draft or a "
+            "maker's own.",
+            f"Export it again with a current tool, which writes {_BASE}.",
+        )
+
+
 def _primitive(document: Document, primitive: Any) -> SplatScene | None:
     extensions = document.member(primitive, "extensions")
     extension = document.member(extensions, _BASE)
     if extension is None:
-        drafts = [
-            name for name in extensions or () if re.search("gauss|splat|spz", str(name), re.I)
-        ]
-        if drafts:
-            raise UserError(
-                f"{document.path} holds splats in the glTF extension {drafts[0]!r}, a draft or a "
-                "maker's own.",
-                f"Export it again with a current tool, which writes {_BASE}.",
-            )
+        _refuse_drafts(document, extensions)
         return None
     kernel, space = (
         document.member(extension, "kernel", "ellipse"),

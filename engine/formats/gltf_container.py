@@ -41,10 +41,12 @@ class Document:
             self.json: dict[str, Any] = json.loads(text.decode("utf-8-sig"))
         except (ValueError, RecursionError) as error:
             raise damaged(path, f"its JSON cannot be read ({error})") from error
-        if not isinstance(self.json, dict) or not str(
-            self.member(self.json.get("asset"), "version", "")
-        ).startswith("2"):
-            raise damaged(path, "it is not glTF 2")
+        if not isinstance(self.json, dict):
+            raise damaged(path, "its JSON is no object")
+        version = str(self.member(self.json.get("asset"), "version", ""))
+        if not version.startswith("2"):
+            said = f"is glTF {version[:20]!r}" if version else "does not say that it is glTF"
+            raise UserError(f"{path} {said}, not glTF 2.", "Export it again as glTF 2.")
         self._buffers: dict[int, bytes] = {}
 
     @staticmethod

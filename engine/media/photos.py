@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import struct
 import subprocess
 import warnings
@@ -23,7 +24,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from ..bridge.errors import UserError
-from ..bridge.kinds import refuse_foreign
+from ..bridge.kinds import kind_of, refuse_foreign
 from ..bridge.reading import bytes_of, reading
 from ..scene.colour import linear_to_srgb
 from . import exr, profiles
@@ -72,7 +73,9 @@ def _bytes_of(path: Path) -> bytes:
     if os.path.isdir(path):
         raise UserError(f"{path} is a folder.", _READABLE)
     if not os.path.exists(path):
-        raise UserError(f"The picture {path} does not exist.", "Check the file's name.")
+        remote = re.match(r"[a-zA-Z]{2,}:/", path.as_posix())
+        hint = "Download it, and give the file." if remote else "Check the file's name."
+        raise UserError(f"The picture {path} does not exist.", hint)
     return bytes_of(path, _MAX_BYTES)
 
 
@@ -93,7 +96,13 @@ def _photo(path: Path, data: bytes) -> ImageFile:
     except UnidentifiedImageError as error:
         if data[:4] in (b"II*\0", b"MM\0*"):
             raise _odd_tiff(data, path) from error
-        raise UserError(f"{path} is not a picture that can be read.", _READABLE) from error
+        kind = kind_of(data[:512], path.name)
+        said = (
+            f"{kind.name}, in a form that cannot be read"
+            if kind
+            else "not a picture that can be read"
+        )
+        raise UserError(f"{path} is {said}.", _READABLE) from error
 
 
 def _refuse_size(size: tuple[int, int], path: Path) -> None:
@@ -184,17 +193,20 @@ def _light(path: Path) -> ImageFile:
     colours.
     """
     channels = exr.read_exr(path)
-    layer = next(
+    layer, letters = next(
         (
-            name[:-1]
+            (name[:-1], letters)
+            for letters in ("RGBA", "rgba")
             for name in channels
-            if name.endswith("R") and {name[:-1] + "G", name[:-1] + "B"} <= channels.keys()
+            if name.endswith(letters[0])
+            and {name[:-1] + c for c in letters[1:3]} <= channels.keys()
         ),
-        None,
+        (None, "RGBA"),
     )
+    grey = "Y" in channels and "X" not in channels  # beside an X it is a coordinate
     if layer is not None:
-        light = np.stack([channels[layer + name] for name in "RGB"])
-    elif "Y" in channels:
+        light = np.stack([channels[layer + name] for name in letters[:3]])
+    elif grey:
         light = np.stack([channels["Y"]] * 3)
     else:
         raise UserError(
@@ -203,7 +215,9 @@ def _light(path: Path) -> ImageFile:
         )
     _refuse_size((light.shape[2], light.shape[1]), path)
     notes = ["Light, shown as under the Standard view."]
-    alpha = channels.get(f"{layer or ''}A")
+    if layer is None and {"RY", "BY"} <= channels.keys():
+        notes.append("Its colours (RY, BY) were left out: it is grey.")
+    alpha = channels.get((layer or "") + letters[3])
     channels = {}  # not needed beside what follows
     if alpha is not None and alpha.min() < 1.0:
         light = light + (1.0 - np.clip(alpha, 0.0, 1.0))

@@ -5,6 +5,7 @@ was left out.
 from __future__ import annotations
 
 import json
+import math
 import random
 import struct
 import zipfile
@@ -71,6 +72,25 @@ def test_real_estate_without_its_first_line_and_out_of_order(tmp_path):
     assert "order of their times" in read.notes[0]
 
 
+@pytest.mark.parametrize(
+    "shape", ["no time", "no zeros", "neither", "name behind", "name before", "brackets"]
+)
+def test_real_estate_lines_of_other_shapes_are_the_same_cameras(tmp_path, shape):
+    file = as_real_estate(example(), tmp_path)
+    lines = []
+    for index, line in enumerate(file.read_text().splitlines()[1:]):
+        words = line.split()
+        if shape in ("no zeros", "neither"):
+            del words[5:7]
+        if shape in ("no time", "neither"):
+            del words[0]
+        words += [f"frame {index}.png".split()[-1]] if shape == "name behind" else []
+        words = [f"frame_{index}.png", *words] if shape == "name before" else words
+        lines.append(f"[{', '.join(words)}]" if shape == "brackets" else " ".join(words))
+    file.write_text("\n".join(lines))
+    assert_same(trajectory.load(file, image_size=(640, 360)), example())
+
+
 @pytest.mark.parametrize("style", ["one line", "points", "blank", "mixed"])
 def test_colmap_images_by_the_shape_of_their_lines(tmp_path, style):
     as_colmap(example(5), tmp_path)
@@ -103,6 +123,24 @@ def test_distortion_is_left_out_and_said(tmp_path, camera):
     read = trajectory.load(as_transforms(example(), tmp_path / "t", k1=0.03))
     assert_same(read, example())
     assert "k1 0.03" in read.notes[0]
+
+
+def test_a_lens_that_no_picture_was_taken_with_is_no_harm(tmp_path):
+    as_colmap(example(), tmp_path)
+    (cameras,) = tmp_path.rglob("cameras.txt")
+    with open(cameras, "a") as file:
+        file.write("77 OPENCV_FISHEYE 640 360 500 500 320 180 0 0 0 0\n")
+    assert_same(trajectory.load(tmp_path), example())
+
+
+@pytest.mark.parametrize(
+    "said", [{"orthographic": True}, {"is_fisheye": 1}, {"camera_model": "EQUIRECTANGULAR"}]
+)
+def test_a_lens_that_is_no_pinhole_is_named(tmp_path, said):
+    file = as_transforms(example(), tmp_path)
+    file.write_text(json.dumps(json.loads(file.read_text()) | said))
+    with pytest.raises(UserError, match=r"fisheye|orthographic|panorama"):
+        trajectory.load(file)
 
 
 def _with_frames(file: Path, change) -> Path:
@@ -174,9 +212,19 @@ def test_cameras_of_a_training_are_read_in_order(tmp_path, read):
     entries = _training(example(6))
     file.write_text(json.dumps(entries[4:] + entries[:4]))  # the test cameras come first there
     assert_same(read(file), example(6))
-    file.write_text(json.dumps([{"id": 0, "position": [0, 0]}]))
-    with pytest.raises(UserError, match="width of camera 0"):
-        read(file)
+    for index, entry in enumerate(entries):  # other writers: nameless, angles for focal lengths
+        entry |= {"FoVx": 2 * math.atan(entry["width"] / 2 / entry.pop("fx"))}
+        entry |= {"FoVy": 2 * math.atan(entry["height"] / 2 / entry.pop("fy")), "id": index}
+        del entry["img_name"]
+    file.write_text(json.dumps(entries[4:] + entries[:4]))
+    assert_same(read(file), example(6), 1e-9)
+    for wrong, words in (
+        ({"id": 0, "position": [0, 0]}, "not a list of cameras"),
+        ({"position": [0, 0], "rotation": []}, "width of camera 0"),
+    ):
+        file.write_text(json.dumps([wrong]))
+        with pytest.raises(UserError, match=words):
+            read(file)
 
 
 def test_notes_travel_with_our_own_file(tmp_path):
@@ -197,6 +245,13 @@ def test_notes_travel_with_our_own_file(tmp_path):
             "KITTI",
         ),
         (b"# Bundle file v0.3\n2 3\n", "Bundler"),
+        (b"NVM_V3\n\n8\n", "VisualSFM"),
+        (b"#name,x,y,alt,heading,pitch,roll\nf.png,1,2,3,0,0,0", "RealityCapture"),
+        (b'{ "sfm_data_version": "0.3", "views": [] }', "OpenMVG"),
+        (b'[{"cameras": {"v2": {"projection_type": "perspective"}}, "shots": {}}]', "OpenSfM"),
+        (b'{"fx": 1, "cx": 2, "t_00": 1, "t_01": 0}', "Polycam"),
+        (b'{"error": "Repository not found"}', "server's answer"),
+        (b"<?xml version='1.0'?>\n<Error><Code>AccessDenied</Code></Error>", "server's answer"),
     ],
 )
 def test_foreign_files_are_named(tmp_path, data, words):

@@ -100,11 +100,64 @@ def test_the_mip_splatting_filter_is_fused(tmp_path):
     np.testing.assert_allclose(opacity(found), opacity(splats) * ratio, rtol=1e-3, atol=1e-9)
 
 
-@pytest.mark.parametrize("prefix", ["scalar_", "scal_", "scalar_scal_"])
+@pytest.mark.parametrize("prefix", ["scalar_", "scal_", "scalar_scal_", "scalar_Scalar_"])
 def test_names_of_cloudcompare_are_read(tmp_path, prefix):
     splats = random_splats(5, 1)
     columns = {n if n in "xyz" else prefix + n: c for n, c in _columns(splats).items()}
     _same(splat_file.read(_ply(tmp_path / "a.ply", columns)).splats, splats)
+    columns = {name.upper(): c for name, c in _columns(splats).items()}
+    _same(splat_file.read(_ply(tmp_path / "b.ply", columns)).splats, splats)
+
+
+def _as_text(splats: splat_file.Splats, parted: str = " ") -> bytes:
+    columns = _columns(splats)
+    head = "".join(f"property float {name}\n" for name in columns)
+    rows = zip(*columns.values(), strict=True)
+    body = "\n".join(parted.join(f"{v:.9g}" for v in row) for row in rows)
+    count = len(splats.means)
+    text = f"ply\nformat ascii 1.0\nelement vertex {count}\n{head}end_header\n{body}\n"
+    return text.encode()
+
+
+@pytest.mark.parametrize("change", ["mark", "utf-16", "utf-16-be", "blank", "commas", "parted"])
+def test_text_as_editors_and_tables_save_it_is_the_same_splats(tmp_path, change):
+    splats = random_splats(40, 1)
+    data = _as_text(splats, ", " if change == "parted" else " ")
+    if change == "mark":
+        data = b"\xef\xbb\xbf" + data
+    elif change.startswith("utf-16"):
+        mark = b"\xfe\xff" if change.endswith("be") else b""
+        data = mark + data.decode().encode(change)
+    elif change == "blank":
+        data = b"\r\n\n" + data
+    elif change == "commas":
+        head, body = data.split(b"end_header\n")
+        data = head + b"end_header\n" + body.replace(b".", b",")
+    (tmp_path / "a.ply").write_bytes(data)
+    _same(splat_file.read(tmp_path / "a.ply").splats, splats)
+    _same(formats.read(tmp_path / "a.ply").splats, splats)
+
+
+def test_binary_numbers_bear_a_mark_but_no_second_encoding(tmp_path):
+    splats = random_splats(40, 1)
+    data = _ply(tmp_path / "a.ply", _columns(splats)).read_bytes()
+    (tmp_path / "a.ply").write_bytes(b"\xef\xbb\xbf" + data)
+    _same(splat_file.read(tmp_path / "a.ply").splats, splats)
+    (tmp_path / "a.ply").write_bytes(data.decode("latin-1").encode("utf-16"))
+    with pytest.raises(UserError, match="saved as text"):
+        splat_file.read(tmp_path / "a.ply")
+
+
+def test_plain_colours_stand_for_missing_harmonics(tmp_path):
+    splats = random_splats(5, 0)
+    columns = {n: c for n, c in _columns(splats).items() if not n.startswith("f_dc")}
+    levels = np.array([0, 51, 102, 204, 255], np.uint8)
+    columns |= {"red": levels, "green": levels[::-1].copy(), "blue": levels}
+    found = splat_file.read(_ply(tmp_path / "a.ply", columns))
+    shown = 0.5 + 0.28209479177387814 * found.splats.sh_dc
+    np.testing.assert_allclose(shown[:, 0], levels / 255, atol=1e-6)
+    np.testing.assert_allclose(shown[:, 1], levels[::-1] / 255, atol=1e-6)
+    assert "red, green and blue" in " ".join(found.lost)
 
 
 def test_what_64_bits_lose_is_said_for_this_file(tmp_path):
@@ -193,6 +246,15 @@ FOREIGN = {
     "g.ply": (bytes(200), "zeros"),
     "h.obj": (b"v 0 0 0\n", "mesh"),
     "i.ply": (b"Kaydara FBX Binary  \x00", "FBX"),
+    "j.ply": (b'{"error": "gone"}', "server's answer"),
+    "k.splatv": (b"KG\0\0" + bytes(9), "splat format that is not read"),
+    "l.json": (b'{"asset": {"version": "1.1"}, "geometricError": 5}', "3D Tiles"),
+    "m.e57": (b"ASTM-E57\1\0\0\0", "point cloud"),
+    "n.gltf": (b'{"asset": {"version": "1.0"}}', "not glTF 2"),
+    "o.gltf": (
+        b'{"asset": {"version": "2.0"}, "extensionsUsed": ["KHR_spz_gaussian_splats_compression"]}',
+        "KHR_spz_gaussian_splats_compression",
+    ),
 }
 
 

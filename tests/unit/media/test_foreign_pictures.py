@@ -193,6 +193,13 @@ def _dng() -> bytes:
         ("a.png", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
         ("a.mp4", b"\0\0\0\x18ftypisom\0\0\0\0isommp41", "film"),
         ("a.svg", b"<?xml version='1.0'?><svg xmlns='x'/>", "SVG"),
+        ("a.psb", b"8BPS\0\2" + bytes(60), "Photoshop"),
+        ("a.xcf", b"gimp xcf v011\0" + bytes(60), "GIMP"),
+        ("a.pfm", b"PF\n16 16\n-1.0\n" + bytes(60), "PFM"),
+        ("a.dpx", b"SDPX" + bytes(90), "DPX"),
+        ("a.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n", "PostScript"),
+        ("a.dcm", bytes(128) + b"DICM" + bytes(60), "DICOM"),
+        ("a.kra", b"PK\3\4" + bytes(26) + b"mimetypeapplication/x-krita", "Krita"),
     ],
 )
 def test_foreign_pictures_are_named_with_a_remedy(tmp_path, name, data, words):
@@ -200,6 +207,18 @@ def test_foreign_pictures_are_named_with_a_remedy(tmp_path, name, data, words):
     with pytest.raises(UserError, match=words) as caught:
         load_image(tmp_path / name)
     assert caught.value.hint and "damaged" not in str(caught.value)
+
+
+def test_an_exr_shows_colours_however_they_are_written_and_coordinates_never(tmp_path):
+    values = np.random.default_rng(0).random((20, 24)).astype(np.float32)
+    for names in ("RGB", "rgb", ("beauty.R", "beauty.G", "beauty.B"), ("x.r", "x.g", "x.b")):
+        write_exr(tmp_path / "a.exr", {n: values / (i + 1) for i, n in enumerate(names)})
+        pixels = load_image(tmp_path / "a.exr").pixels
+        assert pixels[0].mean() > pixels[1].mean() > pixels[2].mean()
+    for names in ("XYZ", ("N.X", "N.Y", "N.Z"), "UV"):
+        write_exr(tmp_path / "a.exr", {n: values for n in names})
+        with pytest.raises(UserError, match="no colours"):
+            load_image(tmp_path / "a.exr")
 
 
 def _panorama(width: int = 512) -> np.ndarray:
