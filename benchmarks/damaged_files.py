@@ -149,7 +149,14 @@ def _odd_json(value: Any, rng: random.Random) -> bytes:
 
 def readers(folder: Path) -> list[Reader]:
     """Every reader of the engine, with sound files made in `folder`."""
-    return [*_splats(folder), *_cameras(folder), *_pictures(folder), *_job(folder)]
+    return [
+        *_splats(folder),
+        *_cameras(folder),
+        *_pictures(folder),
+        *_job(folder),
+        *_job_folder(folder),
+        *_blender(folder),
+    ]
 
 
 def _made(folder: Path, name: str) -> dict[str, bytes]:
@@ -393,6 +400,114 @@ def _job(folder: Path) -> list[Reader]:
             lambda f: tensor_file.read(f, "Again."),
             {"a.pt": (folder / "a.pt").read_bytes()},
         ),
+    ]
+
+
+def _job_folder(folder: Path) -> list[Reader]:
+    """Every file that a resume, a report or a later job reads in a job's folder, or learns from."""
+    from PIL import Image
+
+    from engine.bridge import estimate, settings
+    from engine.job import folder as job
+    from engine.job.report import read_stats
+    from engine.service import batch
+    from tests.unit.cameras import test_trajectory as known
+
+    whole = folder / "job"
+    Image.new("RGB", (32, 24), "grey").save(folder / "image.png")
+    known.as_ours(known.example(6), folder)
+    inputs = {"image": folder / "image.png", "path": next(folder.glob("*.json"))}
+    stats = {n: 1.0 for n in ("unknown_share", "lambda_mean", "mu_mean", "opacity_mean")}
+    stats |= {"start": 0, "stop": 3, "new": 1, "gaussians": 9, "seam": None, "drift_psnr": 20.0}
+    stats |= {"unseen_detail": 1.0, "losses": [1.0, 0.5], "seconds": {"refine": 2.0}}
+    stats |= {"peak_mb": {"refine": 90.0}, "peak_vram_mb": {}, "view_psnr": [30.0]}
+    made = job.prepare(whole, settings.make("draft"), inputs, resume=False)
+    with job.locked(whole):
+        made.start()
+        made.keep_models({"prior": "patch", "depth": "box"})
+        with made.new_segment(0) as segment:
+            (segment / "gaussians.npz").write_bytes(b"Gaussians")
+            job.write_json(segment / "stats.json", stats)
+        (whole / "scene.ply").write_bytes(b"scene")
+        made.keep_results({"scene": str(whole / "scene.ply")})
+    names = ["job.json", "settings.json", "segments/000/files.json", "segments/000/stats.json"]
+    names += ["segments/000/gaussians.npz", "scene.ply"]
+    names += [f"input/{file.name}" for file in sorted((whole / "input").iterdir())]
+
+    def resumed(file: Path) -> object:
+        place = file.parent
+        for entry in [e for e in place.iterdir() if "__" in e.name]:
+            target = place.joinpath(*entry.name.split("__"))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            entry.replace(target)
+        with job.locked(place):
+            found = job.Job(place)
+            found.start()
+            found.models()
+            found.results()
+            return found.put_changed_results_aside()
+
+    def speeds(file: Path) -> object:
+        return estimate.speeds_for("cpu patch", file.parent)
+
+    learned = {"cpu patch": {"seconds": {"refine": 0.1}, "steps": 8, "memory_gb": 1.0}}
+    learned["cpu patch"] |= {"frames_mp": 2.0, "measured": True}
+    outcome = {"name": "a", "status": "done", "outputs": {"scene": "x"}, "files": {"x": "0"}}
+    asked = batch.Request("a", image="x.png")
+    flat = {name.replace("/", "__"): (whole / name).read_bytes() for name in names}
+    hit_first = [{n: flat[n], **flat} for n in flat]
+
+    return [
+        Reader("stats.json", read_stats, {"stats.json": json.dumps(stats).encode()}),
+        Reader("speeds.json", speeds, {"speeds.json": json.dumps(learned).encode()}),
+        Reader(
+            "outcome.json of a request",
+            lambda f: batch.finished(f.parent, asked),
+            {"outcome.json": json.dumps(outcome | {"request": asked.fingerprint()}).encode()},
+        ),
+        *[
+            Reader(f"job folder: {next(iter(files)).replace('__', '/')}", resumed, files, 0.5)
+            for files in hit_first
+        ],
+    ]
+
+
+def _blender(folder: Path) -> list[Reader]:
+    """What Blender reads of a job's folder without bpy."""
+    import dataclasses
+    import importlib
+
+    package = folder / "as_package"
+    package.mkdir()
+    (package / "scene_splatter").symlink_to(ROOT, target_is_directory=True)
+    sys.path.insert(0, str(package))
+    folders = importlib.import_module("scene_splatter.blender_addon.jobs.folders")
+    header = importlib.import_module("scene_splatter.blender_addon.cameras.picture_header")
+    ticket = folders.Ticket("a.blend", "Scene", "shot", "Camera")
+    report = {"facts": {"prior": "patch", "seed": 1}, "segments": [{"gaussians": 5}]}
+    report |= {"findings": [], "verdict": "Good.", "input_psnr": 30.0, "seconds_total": 9.0}
+    record = {"results": {"bytes": {"scene.ply": 5}}}
+
+    def one(name: str, data: Any) -> dict[str, bytes]:
+        return {name: json.dumps(data).encode()}
+
+    return [
+        Reader(
+            "ticket",
+            lambda f: folders.look_at(f.parent),
+            one("blender.json", dataclasses.asdict(ticket)) | one("settings.json", {}),
+        ),
+        Reader("report.json", lambda f: folders.result_lines(f.parent), one("report.json", report)),
+        Reader(
+            "job.json in Blender",
+            lambda f: folders.is_whole(f.parent / "scene.ply"),
+            one("job.json", record) | {"scene.ply": b"scene"},
+        ),
+        *[
+            Reader(f"{r.name} in Blender", header.read, r.files)
+            for r in _pictures(folder)
+            if r.name in ("PNG", "JPEG", "WebP", "TIFF", "AVIF")
+        ],
     ]
 
 

@@ -12,6 +12,7 @@ from bpy.app.handlers import persistent
 
 from ...engine.bridge.camera_file import CameraPath
 from ...engine.bridge.errors import UserError
+from ...engine.bridge.reading import npy_of, open_file
 from ...engine.bridge.settings import USUAL_CAMERA_HEIGHT_M, USUAL_HORIZON
 from ..jobs import delivery, request
 from ..jobs.slices import Step
@@ -86,7 +87,11 @@ def _first_depth(
         return coverage.box_depth(K, width, height, properties.read(group).geometry)
     file = Path(bpy.path.abspath(group.depth_file))
     if group.depth_source == "FILE" and file.suffix.lower() == ".npy" and file.is_file():
-        depth = np.load(file, allow_pickle=False)
+        try:
+            with open_file(file) as stream:
+                depth = npy_of(stream, file.stat().st_size, str(file))
+        except UserError:
+            return None  # which the job itself says
         return depth if depth.ndim == 2 else None
     return None
 

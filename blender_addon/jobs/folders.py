@@ -20,6 +20,7 @@ from typing import IO, Any
 from ...engine.bridge import camera_file, estimate, lock
 from ...engine.bridge.errors import UserError
 from ...engine.bridge.estimate import Work
+from ...engine.bridge.reading import json_of
 from ...engine.bridge.segments import kept_frames
 from ...engine.bridge.settings import from_json
 from ...engine.bridge.whole_file import replacing_path
@@ -42,6 +43,10 @@ class Ticket:
     imported: str = ""  # name of the object that the import made
     dismissed: bool = False  # the user does not want to be asked again
     picture: str = ""  # what the picture is called outside of the job folder
+
+
+_FIELDS = dataclasses.fields(Ticket)
+_TICKET_BYTES = 1 << 20
 
 
 class Claim:
@@ -116,10 +121,12 @@ def write_ticket(folder: Path, ticket: Ticket) -> None:
 def read_ticket(folder: Path) -> Ticket | None:
     """The ticket of a job folder; None where there is none that can be read."""
     try:
-        data = json.loads((folder / TICKET).read_text(encoding="utf-8"))
-        known = {field.name for field in dataclasses.fields(Ticket)}
-        return Ticket(**{name: value for name, value in data.items() if name in known})
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        data = json_of(folder / TICKET, _TICKET_BYTES)
+        kinds = {field.name: bool if field.type == "bool" else str for field in _FIELDS}
+        known = {name: value for name, value in data.items() if name in kinds}
+        sound = all(type(value) is kinds[name] for name, value in known.items())
+        return Ticket(**known) if sound else None
+    except (UserError, TypeError, AttributeError):
         return None
 
 
@@ -133,9 +140,8 @@ def is_whole(result: Path) -> bool:
     known, and believed.
     """
     try:
-        job = json.loads((result.parent / "job.json").read_text(encoding="utf-8"))
-        expected = job["results"]["bytes"][result.name]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        expected = json_of(result.parent / "job.json")["results"]["bytes"][result.name]
+    except (UserError, KeyError, TypeError):
         return True
     return bool(result.stat().st_size == expected)
 
@@ -188,11 +194,11 @@ def number_of(folder: Path) -> int:
 def work_of(folder: Path) -> Work | None:
     """How much there is to do in a job folder; None where its inputs do not tell."""
     try:
-        settings = from_json(json.loads((folder / "settings.json").read_text(encoding="utf-8")))
+        settings = from_json(json_of(folder / "settings.json"))
         path = camera_file.read(folder / "input" / "path.json")
         count = len(kept_frames(path.count, settings.cameras.frame_step))
         return estimate.work_of(settings, count, path.height / path.width)
-    except (OSError, ValueError, UserError):
+    except (ValueError, UserError):
         return None
 
 
@@ -201,7 +207,7 @@ def result_lines(folder: Path) -> list[tuple[str, str]]:
     is no report.
     """
     try:
-        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        report = json_of(folder / "report.json")
         facts, segments = report["facts"], report["segments"]
         lines = [
             (str(finding["name"]), f"{finding['measured']}. {finding['advice']}")
@@ -221,6 +227,6 @@ def result_lines(folder: Path) -> list[tuple[str, str]]:
         if segments and "gaussians" in segments[-1]:
             lines.append(("Gaussians", f"{segments[-1]['gaussians']:,}"))
         lines.append(("Segments", f"{len(segments)}, refined in {report['seconds_total']:.0f} s"))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UserError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return []
     return lines

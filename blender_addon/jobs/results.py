@@ -6,6 +6,7 @@ the scene as it was.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -21,6 +22,7 @@ import numpy as np
 from ...engine.bridge import camera_file, splat_file
 from ...engine.bridge.camera_file import CameraPath
 from ...engine.bridge.errors import UserError
+from ...engine.bridge.reading import json_of
 from ...engine.bridge.splat_file import Splats
 from ..cameras import conversion, picture_header
 from ..publish import collections
@@ -262,9 +264,8 @@ def _write_facts(ob: bpy.types.Object, root: bpy.types.Collection | None, source
         facts["image_sha256"] = hashlib.sha256(source.image.read_bytes()).hexdigest()
     settings = source.path.parent / "settings.json"
     if source.image is not None and settings.is_file():
-        facts["settings"] = json.dumps(
-            json.loads(settings.read_text(encoding="utf-8")), sort_keys=True
-        )
+        with contextlib.suppress(UserError):  # what is damaged is no fact of the scene
+            facts["settings"] = json.dumps(json_of(settings), sort_keys=True)
     for block in (ob, root):
         if block is not None:
             collections.write_provenance(block, facts)

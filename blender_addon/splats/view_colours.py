@@ -12,12 +12,10 @@ that. Colours that a transform never shows (AgX has no pure red) come as near as
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import bpy
 import numpy as np
 
+from ...engine.bridge.whole_file import temporary_folder
 from . import splat_object
 from .sh_nodes import TABLE_SIDE, TABLE_UNIT
 
@@ -88,8 +86,8 @@ def _through_files(values: np.ndarray, space: str) -> np.ndarray:
     """
     rows = np.ones((len(values), 1, 4), np.float32)
     rows[:, 0, :3] = values
-    with tempfile.TemporaryDirectory(prefix="scene_splatter_") as folder:
-        path = str(Path(folder) / "view.exr")
+    with temporary_folder() as folder:
+        path = str(folder / "view.exr")
         written = bpy.data.images.new("view", 1, len(values), float_buffer=True, is_data=True)
         read = None
         try:

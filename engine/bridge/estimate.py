@@ -26,6 +26,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .errors import UserError
+from .reading import json_of
 from .segments import plan_segments
 from .settings import SceneSettings
 from .user_folders import system_cache
@@ -269,7 +271,7 @@ def speeds_for(key: str, folder: Path | None = None) -> Speeds | None:
                     float(told["memory_gb"]),
                     float(told["frames_mp"]),
                 )
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             pass  # written by another version: measured anew by the next job
     device, _, prior = key.partition(" ")
     if device in ("auto", "cpu") and prior in _EMBEDDED:
@@ -288,9 +290,12 @@ def keep(work: Work, speeds: Speeds, folder: Path | None = None) -> None:
 
 
 def _stored(folder: Path | None) -> dict[str, Any]:
+    file = (folder or user_cache()) / "speeds.json"
+    if not file.is_file():
+        return {}
     try:
-        told = json.loads(((folder or user_cache()) / "speeds.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        told = json_of(file, 16 << 20)
+    except UserError:
         return {}
     return told if isinstance(told, dict) else {}
 

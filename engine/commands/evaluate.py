@@ -5,12 +5,12 @@ plots.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from ..bridge.errors import UserError
+from ..bridge.reading import json_of
 from ..bridge.whole_file import temporary_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -204,8 +204,8 @@ def _earlier(file: Path, common: dict[str, Any]) -> dict[str, Any] | None:
     """
     if not file.is_file():
         return None
-    data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    if data["common"] != common:
+    data = json_of(file)
+    if not isinstance(data, dict) or data.get("common") != common:
         raise UserError(
             f"{file} was made with other settings.", "Choose another --out, or add --fresh."
         )

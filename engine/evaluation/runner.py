@@ -17,9 +17,9 @@ from ..bridge.errors import UserError
 from ..bridge.progress import Report
 from ..bridge.whole_file import temporary_folder
 from ..job import inputs
-from ..job.folder import Job, prepare, read_json
+from ..job.folder import Job, prepare
 from ..job.frame_quality import Agreement, psnr
-from ..job.report import loss_fall
+from ..job.report import loss_fall, read_stats
 from ..job.segment import JobRecord
 from ..media import images
 from ..method import pipeline
@@ -324,7 +324,7 @@ def _extra(
 def _without_truth(job: Job, start: pipeline.Inputs, final: Gaussians) -> Row:
     """Measures of the enhanced frames that need no truth."""
     segments = [
-        read_json(job.segment_folder(i) / "stats.json") for i in range(job.finished_segments())
+        read_stats(job.segment_folder(i) / "stats.json") for i in range(job.finished_segments())
     ]
     frames, agreement = EnhancedFrames(job), Agreement()
     for i in range(len(frames)):

@@ -179,6 +179,8 @@ def read_stats(file: Path) -> dict[str, Any]:
             isinstance(data.get(name), dict) and all(map(number, data[name].values()))
             for name in ("seconds", "peak_mb")
         )
+        and isinstance(data.setdefault("peak_vram_mb", {}), dict)  # of 0.1.0: none
+        and all(map(number, data["peak_vram_mb"].values()))
     )
     if not sound:
         raise UserError(

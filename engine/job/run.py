@@ -251,11 +251,11 @@ def _timed(report: Any, clock: Any) -> Any:
 def _learn_speed(folder: Path, clock: Any) -> None:
     """Remember how long this job took and its memory, for the estimate before the next one."""
     from ..bridge import estimate
-    from .folder import read_json
+    from .report import read_stats
 
     peaks = [0.0]
     for file in sorted((folder / "segments").glob("[0-9]*/stats.json")):
-        stats = read_json(file)  # on a card its own memory is the scarce one
+        stats = read_stats(file)  # on a card its own memory is the scarce one
         peaks += (stats["peak_vram_mb"] or stats["peak_mb"]).values()
     learned = clock.speeds(max(peaks) / 1024)
     if learned is None:

@@ -8,7 +8,6 @@ camera reaches it as in svd.py: both runs start from the noised render.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..bridge.errors import UserError
+from ..bridge.reading import json_of
 from ..models import model_folder
 from ..models.memory import Demand, Residence, Rung
 from . import notation, transformer
@@ -185,11 +185,11 @@ class CogVideoX(NetworkPrior):
 def _schedule(folder: Path) -> Tensor:
     path = folder / "scheduler" / "scheduler_config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json_of(path)
         return cumulative_alphas(
             config["beta_start"], config["beta_end"], config.get("snr_shift_scale", 3.0)
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (UserError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{path} is missing or damaged.", "Download the model again.") from error
 
 

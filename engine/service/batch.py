@@ -36,7 +36,7 @@ from typing import Any
 from ..bridge import lock
 from ..bridge.client import python_command
 from ..bridge.errors import UserError
-from ..bridge.reading import json_of
+from ..bridge.reading import bytes_of, json_of
 from ..bridge.whole_file import append_text, refuse_links, whole_file
 from .leaving import leave
 
@@ -222,7 +222,7 @@ def work(folder: Path, request: Request, restart: bool = False) -> Outcome:
     with handle:
         line = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
         append_text(folder / ATTEMPTS, json.dumps(line) + "\n")
-        attempts = len((folder / ATTEMPTS).read_text("utf-8").splitlines())
+        attempts = bytes_of(folder / ATTEMPTS).count(b"\n")
         report = _progress(folder)
         fingerprint = request.fingerprint()
         if request.kind == "generate":
@@ -453,10 +453,19 @@ def _with_retries(
 
 
 def _read_outcome(folder: Path) -> Outcome | None:
+    """What a folder says of the job in it; None where that is nothing or of wrong kinds."""
     try:
-        return Outcome(**json.loads((folder / OUTCOME).read_text("utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError):
+        found = Outcome(**json_of(folder / OUTCOME, 64 << 20))
+    except (UserError, TypeError):
         return None
+    known = asdict(Outcome("", ""))
+    alike = all(
+        isinstance(value, (int, float))
+        if isinstance(known[name], float)
+        else type(value) is type(known[name])
+        for name, value in asdict(found).items()
+    )
+    return found if alike and all(isinstance(v, str) for v in found.files.values()) else None
 
 
 def _on_ray(

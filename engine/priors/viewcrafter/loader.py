@@ -8,7 +8,6 @@ tensors as they are read, one copy in all. Nothing is unpickled but tensors.
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ...bridge.errors import UserError
+from ...bridge.reading import json_of
 from ...models import tensor_file
 from .resampler import Resampler, ResamplerConfig
 from .unet import UNetConfig, ViewCrafterUNet
@@ -80,9 +80,8 @@ def config_beside(checkpoint: Path) -> ModelConfig:
     if not path.is_file():
         return ModelConfig()
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return _dataclass_from(ModelConfig(), data)
-    except (ValueError, TypeError) as error:
+        return _dataclass_from(ModelConfig(), json_of(path))
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(
             f"{path} describes no ViewCrafter model ({error}).",
             "Remove the file to use the released sizes.",

@@ -11,7 +11,6 @@ in files that can be read without unpickling.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...bridge.errors import UserError
+from ...bridge.reading import json_of
 from ...models import model_folder
 from ...models.memory import Rung
 from .. import lora, notation, transformer
@@ -140,7 +140,7 @@ def load_transformer(folder: Path, dtype: torch.dtype) -> nn.Module:
     path = folder / "diffusion_pytorch_model.safetensors"
     try:
         state = {tensor_name(name): tensor for name, tensor in load_file(path).items()}
-        heads = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("num_heads", 0)
+        heads = json_of(folder / "config.json").get("num_heads", 0)
         width, channels = state["patch_embedding.weight"].shape[:2]
         with init_empty_weights(include_buffers=False):
             model = WanTransformer3DModel(
