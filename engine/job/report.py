@@ -176,11 +176,9 @@ def read_stats(file: Path) -> dict[str, Any]:
         and isinstance(data.get("losses"), list)
         and all(map(number, data["losses"]))
         and all(
-            isinstance(data.get(name), dict) and all(map(number, data[name].values()))
-            for name in ("seconds", "peak_mb")
+            isinstance(group, dict) and all(map(number, group.values()))
+            for group in (data.get("seconds"), data.get("peak_mb"), data.get("peak_vram_mb", {}))
         )
-        and isinstance(data.setdefault("peak_vram_mb", {}), dict)  # of 0.1.0: none
-        and all(map(number, data["peak_vram_mb"].values()))
     )
     if not sound:
         raise UserError(

@@ -256,7 +256,7 @@ def _learn_speed(folder: Path, clock: Any) -> None:
     peaks = [0.0]
     for file in sorted((folder / "segments").glob("[0-9]*/stats.json")):
         stats = read_stats(file)  # on a card its own memory is the scarce one
-        peaks += (stats["peak_vram_mb"] or stats["peak_mb"]).values()
+        peaks += (stats.get("peak_vram_mb") or stats["peak_mb"]).values()
     learned = clock.speeds(max(peaks) / 1024)
     if learned is None:
         return

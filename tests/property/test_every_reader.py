@@ -18,7 +18,9 @@ _SEED, _CASES = 7, 12
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("group", ["_splats", "_cameras", "_pictures", "_job"])
+@pytest.mark.parametrize(
+    "group", ["_splats", "_cameras", "_pictures", "_job", "_job_folder", "_blender"]
+)
 def test_damaged_files_end_in_a_result_or_one_clear_error(tmp_path, group):
     (tmp_path / "made").mkdir()
     logging.disable(logging.CRITICAL)

@@ -466,6 +466,7 @@ def test_leftovers_of_every_kind_go_and_other_files_stay(tmp_path, inputs):
         {"seam": "<i>"},
         {"mu_mean": float("1e400")},
         {"peak_mb": []},
+        {"peak_vram_mb": {"refine": "<b>"}},
     ],
 )
 def test_numbers_of_a_strangers_segment_are_numbers(tmp_path, change):
