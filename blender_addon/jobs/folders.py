@@ -224,6 +224,9 @@ def result_lines(folder: Path) -> list[tuple[str, str]]:
             for name in ("prior", "depth", "device", "seed")
             if name in facts
         ]
+        guess = "how far to trust the depth"
+        if guess in facts and not all(finding["ok"] for finding in report["findings"]):
+            lines.append((guess.capitalize(), str(facts[guess])))  # else the verdict has it
         if segments and "gaussians" in segments[-1]:
             lines.append(("Gaussians", f"{segments[-1]['gaussians']:,}"))
         lines.append(("Segments", f"{len(segments)}, refined in {report['seconds_total']:.0f} s"))

@@ -319,6 +319,12 @@ class SCENESPLATTER_PT_settings(_InSidebar, bpy.types.Panel):
             column.prop(group, "depth_file")
         elif group.depth_source == "MODEL":
             column.prop(group, "depth_model")
+        elif group.depth_source == "AUTO":
+            text = (
+                "Without a downloaded model the depth is a guess by the small network; one small "
+                "download is far better."
+            )
+            draw_wrapped(column, text, sidebar_width(context), icon="INFO")
         elif group.depth_source == "SMALL":
             column.label(text="A guess: one small download is far better", icon="INFO")
         elif group.depth_source == "BOX":

@@ -23,6 +23,7 @@ class DepthEstimate(NamedTuple):
     licence: str  # SPDX id or the model's own licence name
     name: str
     notes: tuple[str, ...] = ()  # what the report should say: holes that were filled, resampling
+    guess: str = ""  # the sentence that the verdict repeats where the depth is no more than a guess
 
 
 def normalised(image: Tensor, statistics: tuple[tuple[float, ...], tuple[float, ...]]) -> Tensor:

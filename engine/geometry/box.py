@@ -124,13 +124,15 @@ class Box:
             box_height=s.box_height,
             box_depth=s.box_depth,
         )
-        notes = (
-            "depth is a plain box, not read from the picture: what stands on its floor is "
-            "smeared along it",
-            sentence,
-        )
         return DepthEstimate(
-            view.depth_m.to(image.device), None, True, self.licence, self.name, notes
+            view.depth_m.to(image.device),
+            None,
+            True,
+            self.licence,
+            self.name,
+            (sentence,),
+            "The depth is a plain box, not read from the picture: what stands on its floor is "
+            "smeared along it.",
         )
 
     def _horizon(self, image: Tensor, K: Tensor) -> tuple[float, str]:

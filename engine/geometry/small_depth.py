@@ -159,11 +159,7 @@ class Small:
         seen = depth[~sky] if bool((~sky).any()) else depth
         metres, rule = _scale(layout, self.settings.camera_height, float(seen.median()))
         depth = (depth * metres).clamp(_NEAREST_M, _FARTHEST_M)
-        notes = [
-            _HONEST.format(_percent(answer)),
-            rule,
-            *warnings(image, answer, layout, lines, depth, focal),
-        ]
+        notes = [rule, *warnings(image, answer, layout, lines, depth, focal)]
         if bool(sky.any()) and not bool(sky.all()):
             # Not endlessly far: the network may take a bright wall for sky, and a wall far off is
             # no hole.
@@ -180,6 +176,7 @@ class Small:
             self.licence,
             self.name,
             tuple(notes),
+            _GUESS.format(_percent(answer)),
         )
 
     def _look(self, image: Tensor, focal: float | None) -> Look:
@@ -191,11 +188,10 @@ class Small:
         return self._last[2]
 
 
-_HONEST = (
-    "depth is a guess by the small network that comes with the program; by its own account it is "
-    "wrong by about {} % "
-    "at a typical place. One download gives far better depth: python -m engine weights download "
-    "moge_2_small"
+_GUESS = (
+    "The depth is a guess by the small network that comes with the program; by its own account it "
+    "is wrong by about {} % at a typical place. One small download gives far better depth: "
+    "python -m engine weights download moge_2_small."
 )
 
 

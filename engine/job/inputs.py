@@ -23,7 +23,7 @@ from ..media import images
 from ..method.pipeline import Inputs
 from ..priors import working_multiple
 from .folder import Job
-from .report import GEOMETRY
+from .report import GEOMETRY, GUESS
 
 MAX_WORKING_PIXELS = 4096 * 4096
 
@@ -106,6 +106,7 @@ def load(job: Job, device: torch.device, picture: images.ImageFile | None = None
         **_lines("note on the depth", estimate.notes),
         "straight edges": straight.sentence,
         **({GEOMETRY: "; ".join(doubts)} if doubts else {}),
+        **({GUESS: estimate.guess} if estimate.guess else {}),
         "depth": f"{estimate.name} ({estimate.licence}), "
         f"{'metric' if estimate.metric else 'up to scale'}",
         "first geometry": gaussians_sentence,

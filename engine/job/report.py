@@ -18,6 +18,7 @@ from .folder import read_json, write_json
 from .frame_quality import Agreement
 
 GEOMETRY = "geometry that may not fit"  # name of the fact that speaks against the depth
+GUESS = "how far to trust the depth"  # name of the fact that says that it is no more than a guess
 AGREEMENT_DB = (
     25.0  # neighbouring enhanced frames should agree at least this well where both see a surface
 )
@@ -150,12 +151,14 @@ def loss_fall(losses: list[float]) -> float:
     return (sum(losses[-tenth:]) / tenth) / max(sum(early) / tenth, 1e-12)
 
 
-def verdict(found: list[Finding]) -> str:
-    """One sentence for a person."""
-    bad = [f for f in found if not f.ok]
-    if not bad:
-        return "All measures are in their usual range."
-    return " ".join(f"{f.name}: {f.measured}. {f.advice}" for f in bad)
+def verdict(found: list[Finding], guess: str = "") -> str:
+    """What a person should know first. `guess`: the sentence of a depth that is only guessed, which
+    no measure of the film can make good.
+    """
+    bad = [f"{f.name}: {f.measured}. {f.advice}" for f in found if not f.ok]
+    return " ".join(
+        [*(bad or ["All measures are in their usual range."]), *([guess] * bool(guess))]
+    )
 
 
 _NUMBERS = ("start", "stop", "unknown_share", "lambda_mean", "mu_mean", "gaussians", "opacity_mean")
@@ -200,7 +203,7 @@ def write_report(folder: Path, facts: dict[str, Any], numbers: PathNumbers) -> d
     found = [*findings(segments, numbers.input_psnr, agreement), geometry_finding(facts)]
     data = {
         "facts": facts,
-        "verdict": verdict(found),
+        "verdict": verdict(found, str(facts.get(GUESS, ""))),
         "input_psnr": numbers.input_psnr,
         "agreement_psnr": None if math.isnan(agreement) else agreement,
         "path_psnr": numbers.path_psnr,

@@ -135,6 +135,18 @@ def test_all_settings_are_drawn_exactly_once(empty_scene, status: Status) -> Non
         assert names.count(row.name) == wanted, row.name
 
 
+@pytest.mark.parametrize(
+    ("source", "words"), [("AUTO", "a guess"), ("SMALL", "A guess"), ("BOX", "is smeared")]
+)
+def test_a_depth_that_is_not_measured_says_so_where_it_is_chosen(
+    empty_scene, status: Status, source: str, words: str
+) -> None:
+    empty_scene.scene_splatter.depth_source = source
+    assert words in text_of(panels.SCENESPLATTER_PT_settings)
+    empty_scene.scene_splatter.depth_source = "BLOCKOUT"
+    assert words not in text_of(panels.SCENESPLATTER_PT_settings)
+
+
 def test_every_choice_of_every_property_and_operator_has_a_tooltip(empty_scene) -> None:
     groups = [bpy.types.Scene.bl_rna.properties["scene_splatter"].fixed_type]
     groups.append(groups[0].properties["settings"].fixed_type)
@@ -486,7 +498,7 @@ def test_the_results_numbers_are_listed(empty_scene, status: Status, tmp_path: P
             },
             {"name": "Seams", "ok": True, "measured": "none", "advice": ""},
         ],
-        "facts": {"prior": "patch", "seed": 3},
+        "facts": {"prior": "patch", "seed": 3, "how far to trust the depth": "It is a guess."},
         "segments": [{}, {"gaussians": 43008}],
         "seconds_total": 61.2,
     }
@@ -497,6 +509,7 @@ def test_the_results_numbers_are_listed(empty_scene, status: Status, tmp_path: P
     for words in (
         "Blank regions: 30 % are blank. Lower Lambda 0.",
         "Prior: patch",
+        "How far to trust the depth: It is a guess.",
         "2, refined in 61 s",
         "Open Job Folder",
     ):

@@ -32,8 +32,8 @@ from .raycast import (
     TILES,
 )
 
-KINDS = ("room", "hall", "street", "facade", "garden", "landscape", "table", "thing")
-_SHARES = (0.24, 0.08, 0.17, 0.11, 0.13, 0.09, 0.10, 0.08)
+KINDS = ("room", "hall", "street", "facade", "garden", "landscape", "table", "thing", "around")
+_SHARES = (0.27, 0.07, 0.15, 0.10, 0.11, 0.08, 0.08, 0.06, 0.08)
 
 
 class Sample(NamedTuple):
@@ -487,6 +487,9 @@ def _room(s: Scene, yaw: float, eye_height: float, big: bool):
         s.add(
             BOX, (*_at(a * (w / 2 + 0.05), 0, yaw, x, z, h / 2),), (0.05, h / 2, d / 2), yaw, wall
         )
+        if a > 0 and not big and r.random() < 0.4:
+            _next_room(s, yaw, w, d, h, (x, z), wall, floor)
+            continue
         s.add(
             BOX,
             (*_at(0, a * (d / 2 + 0.05), yaw, x, z, h / 2),),
@@ -582,6 +585,41 @@ def _room(s: Scene, yaw: float, eye_height: float, big: bool):
         np.array([lx, h - 0.3, lz]),
         np.array([1.0, 0.9, 0.75]) * r.uniform(0.3, 1.6) * power,
     )
+
+
+def _next_room(s: Scene, yaw, w, d, h, at, wall: Material, floor: Material) -> None:
+    """A far wall with an opening, and a second room behind it."""
+    r, (x, z) = s.rng, at
+    width = min(r.uniform(0.75, 1.2) if r.random() < 0.5 else r.uniform(1.2, 0.9 * w), 0.8 * w)
+    top = h if r.random() < 0.2 else r.uniform(1.95, min(2.4, h - 0.05))
+    left = r.uniform(0.02, 1.0) * (w - width)
+    depth, wide = r.uniform(1.2, 6.0), w * r.uniform(1.0, 1.6)
+    for a, b in ((-w / 2, left - w / 2), (left + width - w / 2, w / 2)):
+        s.standing(*turned((a + b) / 2, d / 2 + 0.05, yaw, x, z), 0, b - a, h, 0.1, yaw, wall)
+    if top < h:
+        place = turned(left + width / 2 - w / 2, d / 2 + 0.05, yaw, x, z)
+        s.standing(*place, top, width, h - top, 0.1, yaw, wall)
+    middle = d / 2 + 0.1 + depth / 2
+    other = wall if r.random() < 0.5 else s.material(PLAIN, s.colour(0.25, 0.2, 1.0))
+    under = floor if r.random() < 0.6 else s.material()
+    half = (wide / 2 + 0.1, 0.05, depth / 2 + 0.1)
+    s.add(BOX, _at(0, middle, yaw, x, z, -0.05), half, yaw, under)
+    s.add(BOX, _at(0, middle, yaw, x, z, h + 0.05), half, yaw, s.material(PLAIN))
+    for a in (-1, 1):
+        place = turned(a * (wide / 2 + 0.05), middle, yaw, x, z)
+        s.standing(*place, 0, 0.1, h, depth + 0.2, yaw, other)
+    place = turned(0, middle + depth / 2 + 0.1, yaw, x, z)
+    s.standing(*place, 0, wide + 0.2, h, 0.1, yaw, other)
+    for _ in range(r.integers(0, 4)):  # pictures, a window, a door on its far wall
+        q = r.uniform(0.3, 1.3, 2)
+        px, pz = turned(r.uniform(-0.4, 0.4) * wide, middle + depth / 2 + 0.03, yaw, x, z)
+        glow = r.uniform(0.8, 2.5) if r.random() < 0.3 else 0.0
+        s.standing(px, pz, r.uniform(0.0, 1.3), q[0], q[1], 0.06, yaw, s.material(), glow=glow)
+    for _ in range(r.integers(0, 5)):
+        px, pz = turned(
+            r.uniform(-0.42, 0.42) * wide, middle + r.uniform(-0.4, 0.4) * depth, yaw, x, z
+        )
+        furniture(s, px, pz, yaw + r.integers(0, 4) * math.pi / 2)
 
 
 def _at(dx, dz, yaw, x, z, y):
@@ -947,6 +985,87 @@ def _thing(s: Scene, yaw: float) -> None:
         )
 
 
+def _around(s: Scene, yaw: float) -> tuple[float, float]:
+    """One thing in the middle, looked down at as by somebody who walks round it: (height of the
+    camera, pitch in degrees).
+    """
+    r = s.rng
+    ground = s.material(r.choice([CLOUDY, TILES, PLANKS, PLAIN, PHOTO, BRICKS]))
+    s.ground(_greens(s) if r.random() < 0.25 else ground, 200)
+    d = math.exp(r.uniform(0.2, 1.6))
+    size, turn = d * r.uniform(0.2, 0.6), r.uniform(0, 6.3)
+    height = min(d * math.tan(math.radians(r.uniform(8, 52))), r.uniform(1.3, 3.2))
+    what, top = r.integers(0, 5), 0.0
+    if what <= 1:  # a table, round or not, with things on it
+        tall, wide, m = (
+            r.uniform(0.4, 0.85) * min(1.0, size),
+            size * r.uniform(0.8, 1.6),
+            s.material(),
+        )
+        if r.random() < 0.5:
+            s.standing(0, d, tall - 0.05, wide, 0.05, wide, turn, m, CYLINDER)
+            foot = wide * r.uniform(0.05, 0.5)
+            s.standing(0, d, 0, foot, tall - 0.05, foot, turn, m, CYLINDER)
+        else:
+            deep = wide * r.uniform(0.5, 1.0)
+            s.standing(0, d, tall - 0.05, wide, 0.05, deep, turn, m)
+            for a in (-1, 1):
+                for b in (-1, 1):
+                    place = turned(a * wide * 0.45, b * deep * 0.45, turn, 0, d)
+                    s.standing(*place, 0, 0.06 * wide, tall - 0.05, 0.06 * wide, turn, m)
+        for _ in range(r.integers(1, 5)):
+            px, pz = turned(r.normal() * wide * 0.15, r.normal() * wide * 0.12, turn, 0, d)
+            small_thing(s, px, pz, tall, wide * r.uniform(0.1, 0.4))
+        top = tall
+    elif what == 2:  # a heap of pieces: a machine, a statue, a toy
+        m = s.material()
+        for _ in range(r.integers(3, 18)):
+            q = r.uniform(0.1, 0.6, 3) * size
+            px, pz = r.normal() * size * 0.25, d + r.normal() * size * 0.25
+            kind = r.choice([BOX, ELLIPSOID, CYLINDER])
+            up = max(abs(r.normal()) * size * 0.35, q[1] / 2)
+            mm = m if r.random() < 0.6 else s.material()
+            s.add(kind, (px, up, pz), tuple(q / 2), r.uniform(0, 3), mm)
+        top = size * 0.4
+    elif what == 3:
+        for _ in range(r.integers(1, 4)):
+            furniture(s, r.normal() * 0.4 * d, d * r.uniform(0.9, 1.3), r.uniform(0, 6.3))
+        top = 0.4
+    else:  # plants in pots, stones, things on the ground
+        for _ in range(r.integers(1, 8)):
+            px, pz = r.normal() * size * 0.6, d + r.normal() * size * 0.6
+            if r.random() < 0.4:
+                bush(s, px, pz)
+            else:
+                small_thing(s, px, pz, 0, size * r.uniform(0.2, 0.9))
+        top = size * 0.2
+    if r.random() < 0.5:  # another ground round it: a terrace, a carpet
+        q = d * r.uniform(0.5, 2.0)
+        s.add(CYLINDER, (0, -0.02, d), (q, 0.03, q), 0, s.material())
+    back = d * math.exp(r.uniform(0.3, 1.8))
+    for _ in range(r.integers(0, 9)):  # hedges, chairs, pots behind
+        a, f = r.uniform(-0.9, 0.9), back * r.uniform(0.7, 1.3)
+        px, pz, which = f * math.sin(a), f * math.cos(a), r.integers(0, 4)
+        if which == 0:
+            bush(s, px, pz)
+        elif which == 1:
+            furniture(s, px, pz, r.uniform(0, 6.3))
+        elif which == 2:
+            small_thing(s, px, pz, 0, r.uniform(0.2, 0.8) * d * 0.5)
+        elif f > 3:
+            tree(s, px, pz)
+    behind = r.random()
+    if behind < 0.35:
+        px, pz = turned(0, back * 1.3 + 3, yaw * 0.6, 0, 0)
+        house(s, px, pz, r.uniform(6, 30), r.uniform(3, 9), 6, yaw * 0.6)
+    elif behind < 0.75:
+        for a in (-1, 1) if r.random() < 0.4 else (0,):
+            px, pz = turned(a * back, (1 - abs(a)) * back * 1.3, yaw * 0.6, 0, 0)
+            half = (0.1, 5, 30) if a else (30, r.uniform(0.8, 6), 0.1)
+            s.add(BOX, (px, 0, pz), half, yaw * 0.6, s.material())
+    return height, math.degrees(math.atan2(height - top, d)) + r.normal() * 4
+
+
 def _daylight(r: np.random.Generator):
     sky = np.zeros(12)
     pale = np.array([0.75, 0.82, 0.9]) * r.uniform(0.6, 1.3)
@@ -1025,6 +1144,9 @@ def _made(rng: np.random.Generator, bank: np.ndarray, w: int, h: int):
     elif kind == "table":
         _table(s, yaw)
         height, reach = max(height, 0.2), 0.6
+    elif kind == "around":
+        height, pitch = _around(s, yaw)
+        reach = 1.0
     else:
         _thing(s, yaw)
     return (
@@ -1044,6 +1166,23 @@ def _made(rng: np.random.Generator, bank: np.ndarray, w: int, h: int):
     )
 
 
+def _worth_making(depth: np.ndarray, indoor: bool, rng: np.random.Generator) -> bool:
+    """Whether a coarse depth map [h, w] is one that somebody would take a photograph of: most often
+    something stands before something else in it.
+    """
+    seen = np.isfinite(depth)
+    if seen.mean() < 0.2 or (indoor and not seen.all()):
+        return False
+    near = np.percentile(depth[seen], 5)
+    if near < 0.12 or np.median(depth[seen]) < 0.3:
+        return False
+    if np.percentile(depth[seen], 95) / near < 1.15 and rng.random() < 0.8:
+        return False
+    g = np.log(np.where(seen, depth, 1e3))
+    steps = [np.abs(np.diff(np.diff(g, axis=k), axis=k)) > 0.15 for k in (0, 1)]
+    return bool(np.mean([s.mean() for s in steps]) > 0.03 or rng.random() < 0.25)
+
+
 def sample(seed: int, bank: np.ndarray, w: int, h: int) -> Sample:
     """The photograph of this seed, w x h pixels; bank float32 [n, s, s, 3] linear textures."""
     rng = np.random.default_rng(seed)
@@ -1055,36 +1194,16 @@ def sample(seed: int, bank: np.ndarray, w: int, h: int) -> Sample:
         cr, sr = math.cos(math.radians(roll)), math.sin(math.radians(roll))
         right, ahead, down = np.array([1.0, 0, 0]), np.array([0, -sp, cp]), np.array([0, -cp, -sp])
         R = np.stack([right * cr + down * sr, down * cr - right * sr, ahead], 1)
-        image, depth = raycast.render(
-            P,
-            w,
-            h,
-            focal,
-            focal,
-            w / 2,
-            h / 2,
-            R,
-            np.array([0.0, height, 0.0]),
-            lamp,
-            light,
-            ambient,
-            sky,
-            int(rng.integers(1 << 30)),
-            bank,
-            indoor,
-            fog,
-            reach,
-        )
-        seen = np.isfinite(depth)
-        if seen.mean() < 0.2:
+        shot = (R, np.array([0.0, height, 0.0]), lamp, light, ambient, sky)
+        rest = (int(rng.integers(1 << 30)), bank, indoor, fog, reach)
+        # A look at a quarter of the size tells whether the picture is worth making.
+        a, b = w // 4, h // 4
+        _, depth = raycast.render(P, a, b, focal / 4, focal / 4, a / 2, b / 2, *shot, *rest)
+        if not _worth_making(depth, indoor > 0, rng):
             continue
-        near = np.percentile(depth[seen], 5)
-        if near < 0.12 or np.median(depth[seen]) < 0.3 or (indoor and not seen.all()):
-            continue
-        spread = np.percentile(depth[seen], 95) / near
-        if spread < 1.15 and rng.random() < 0.8:
-            continue
-        break
+        image, depth = raycast.render(P, w, h, focal, focal, w / 2, h / 2, *shot, *rest)
+        if not indoor or np.isfinite(depth).all():
+            break
     # A camera's exposure and curve, often with burnt-out or drowned parts.
     exposure = rng.uniform(0.45, 1.1) / (np.percentile(image, rng.uniform(70, 96)) + 1e-3)
     image = image * exposure * (1 + 0.12 * rng.uniform(-1, 1, 3))
@@ -1093,7 +1212,7 @@ def sample(seed: int, bank: np.ndarray, w: int, h: int) -> Sample:
     return Sample(image.astype(np.float32), depth.astype(np.float32), focal, pitch, roll, number)
 
 
-def _sheet(bank_path: str, out: str) -> None:
+def _sheet(bank_path: str, out: str, first: int = 1000) -> None:
     import time
 
     from PIL import Image
@@ -1102,7 +1221,7 @@ def _sheet(bank_path: str, out: str) -> None:
     sample(0, bank, 160, 112)
     started, tiles = time.process_time(), []
     for k in range(40):
-        made = sample(k + 1000, bank, 160, 112)
+        made = sample(first + k, bank, 160, 112)
         d = np.where(np.isfinite(made.depth), made.depth, 1e3)
         g = np.log(d)
         low, high = np.percentile(g, 2), np.percentile(g[d < 900], 98)

@@ -24,11 +24,13 @@ from torch import Tensor
 from engine.geometry.networks.small import Answer, SmallDepth, ray_field
 
 from . import scenes
+from .muon import Muon
 
 SHAPES = ((96, 64), (64, 96), (112, 56), (80, 80))  # width, height
 _SHAPE_SHARES = (0.56, 0.20, 0.12, 0.12)
 _UNKNOWN_LENS = 0.3
 _FAR_M = 400.0
+_NEWEST = 0.25  # share of a batch from the newest tenth of the pool
 
 
 class Pool:
@@ -108,7 +110,10 @@ def changed(image: Tensor, rng: np.random.Generator) -> Tensor:
 
 def batch(pool: Pool, size: int, rng: np.random.Generator):
     """image, rays, depth [n, h, w] (inf: sky), camera truth [n, 3]."""
-    pick = np.sort(rng.integers(0, min(pool.count, pool.size), size))
+    there = min(pool.count, pool.size)
+    pick = rng.integers(0, there, size)
+    newest = (pool.count - 1 - rng.integers(0, max(there // 10, 1), size)) % pool.size
+    pick = np.sort(np.where(rng.random(size) < _NEWEST, newest, pick))
     image = torch.from_numpy(pool.image[pick]).permute(0, 3, 1, 2).float() / 255
     depth = torch.from_numpy(pool.depth[pick].astype(np.float32))
     facts = torch.from_numpy(np.array(pool.facts[pick]))
@@ -180,10 +185,18 @@ def loss_of(answer: Answer, depth: Tensor, truth: Tensor) -> tuple[Tensor, Tenso
     return total, relative.mean().detach()
 
 
-def rate(seen: int, total: int, top: float) -> float:
-    """Learning rate: a short rise, a plateau, and a fall over the last third."""
+def optimisers_of(net: SmallDepth, rate: float) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon for the matrices inside, AdamW for all that leads out and for what is no matrix."""
+    inside, rest = [], []
+    for name, weight in net.named_parameters():
+        leads_out = name.startswith(("head", "coarse", "camera"))
+        (rest if leads_out or weight.ndim < 2 else inside).append(weight)
+    return Muon(inside, rate, 0.02), torch.optim.AdamW(rest, rate, weight_decay=0.02)
+
+
+def rate(seen: int, done: float, top: float) -> float:
+    """Learning rate: a short rise, a plateau, a fall over the last third; done: 0 to 1."""
     rise = min(1.0, seen / 3000)
-    done = seen / total
     fall = 1.0 if done < 0.65 else 0.5 * (1 + math.cos(math.pi * min(1.0, (done - 0.65) / 0.35)))
     return top * rise * max(fall, 0.01)
 
@@ -214,7 +227,7 @@ def main() -> None:
         net = net.to(memory_format=torch.channels_last)
     mean = SmallDepth()
     mean.load_state_dict(net.state_dict())
-    optimiser = torch.optim.AdamW(net.parameters(), arguments.rate, weight_decay=0.02)
+    optimisers = optimisers_of(net, arguments.rate)
     pools = [
         Pool(arguments.run / "pool", w, h, max(int(arguments.pool * s), 64))
         for (w, h), s in zip(SHAPES, _SHAPE_SHARES, strict=True)
@@ -225,7 +238,8 @@ def main() -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
         net.load_state_dict(state["net"])
         mean.load_state_dict(state["mean"])
-        optimiser.load_state_dict(state["optimiser"])
+        for optimiser, kept in zip(optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(kept)
         seen, made, steps = state["seen"], state["made"], state["steps"]
         for pool, count in zip(pools, state["counts"], strict=True):
             pool.count = count
@@ -238,11 +252,10 @@ def main() -> None:
         end = time.time() + (hour * 60 + minute - now.tm_hour * 60 - now.tm_min) * 60 - now.tm_sec
     begun, saved, shown, begun_seen = time.time(), time.time(), [], seen
     while True:
-        total = arguments.samples
-        if end is not None and seen - begun_seen > 500:  # what the time left allows
-            left = max(end - time.time(), 0.0)
-            total = int(seen + left * (seen - begun_seen) / (time.time() - begun))
-        if seen >= total:
+        done = seen / arguments.samples
+        if end is not None:
+            done = max(done, (time.time() - begun) / (end - begun))
+        if done >= 1.0:
             break
         while (
             made * arguments.repeats < seen + 8 * arguments.batch
@@ -255,20 +268,22 @@ def main() -> None:
         image, rays, depth, truth = (
             t.to(arguments.device) for t in batch(pool, arguments.batch, rng)
         )
-        for group in optimiser.param_groups:
-            group["lr"] = rate(seen, total, arguments.rate)
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate(seen, done, arguments.rate)
         net.train()
         loss, relative = loss_of(
             net(image.contiguous(memory_format=torch.channels_last), rays), depth, truth
         )
         if not bool(torch.isfinite(loss)):
             print("a batch without a finite loss was left out", flush=True)
-            optimiser.zero_grad()
+            net.zero_grad()
             continue
-        optimiser.zero_grad()
+        net.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 2.0)
-        optimiser.step()
+        for optimiser in optimisers:
+            optimiser.step()
         seen, steps = seen + arguments.batch, steps + 1
         with torch.no_grad():
             keep = min(0.998, 1 - 10 / (10 + steps))
@@ -288,26 +303,25 @@ def main() -> None:
                         made,
                         f"{a:.4f}",
                         f"{b:.4f}",
-                        f"{rate(seen, total, arguments.rate):.2e}",
-                        total,
+                        f"{rate(seen, done, arguments.rate):.2e}",
                     ]
                 )
             print(
-                f"{seen} of {total} seen, {made} made, loss {a:.3f}, relative {b:.3f}, "
+                f"{100 * done:.0f} %: {seen} seen, {made} made, loss {a:.3f}, relative {b:.3f}, "
                 f"{(seen - begun_seen) / (time.time() - begun):.1f}/s",
                 flush=True,
             )
-            save(path, net, mean, optimiser, seen, made, steps, pools)
+            save(path, net, mean, optimisers, seen, made, steps, pools)
             shown = shown[-400:]
-    save(path, net, mean, optimiser, seen, made, steps, pools)
+    save(path, net, mean, optimisers, seen, made, steps, pools)
     print("done", flush=True)
 
 
-def save(path: Path, net, mean, optimiser, seen: int, made: int, steps: int, pools) -> None:
+def save(path: Path, net, mean, optimisers, seen: int, made: int, steps: int, pools) -> None:
     state = {
         "net": net.state_dict(),
         "mean": mean.state_dict(),
-        "optimiser": optimiser.state_dict(),
+        "optimisers": [optimiser.state_dict() for optimiser in optimisers],
         "seen": seen,
         "made": made,
         "steps": steps,

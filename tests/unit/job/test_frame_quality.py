@@ -83,6 +83,13 @@ def test_a_good_run_has_no_finding():
     )
 
 
+@pytest.mark.parametrize("segment", [_segment(), _segment(drift_psnr=15.0)], ids=["good", "bad"])
+def test_a_guessed_depth_is_never_passed_over_in_silence(segment):
+    said = report.verdict(report.findings([segment], 30.0), "The depth is a guess.")
+    assert said.endswith("The depth is a guess.")
+    assert said != "The depth is a guess."
+
+
 @pytest.mark.parametrize(
     ("change", "name"),
     [
