@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import os
+import random
+import sys
 import tempfile
 from pathlib import Path
 
@@ -11,6 +14,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # the speed of jobs this small says nothing to the user of this machine
 os.environ["SCENE_SPLATTER_CACHE"] = tempfile.mkdtemp(prefix="scene_splatter_cache_")
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """What draws without a generator of its own draws the same numbers in every run."""
+    random.seed(0)
+    for name, seed in (("numpy", "random.seed"), ("torch", "manual_seed")):
+        module = sys.modules.get(name)
+        if module is not None:
+            operator.attrgetter(seed)(module)(0)
 
 
 @pytest.fixture(scope="session")

@@ -242,7 +242,7 @@ def test_killing_blender_ends_its_engine_and_another_blender_resumes_the_job(
     finally:
         victim.kill()
         victim.wait()
-    end = time.monotonic() + 5.0
+    end = time.monotonic() + 30.0  # of the 600 s that it would live
     while _runs(int(engine)):
         assert time.monotonic() < end, "the engine outlived Blender"
         time.sleep(0.05)

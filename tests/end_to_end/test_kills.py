@@ -29,11 +29,6 @@ SETTINGS = {"width": 48, "segment_length": 3, "overlap": 1, "refine_steps": 2, "
 SETTINGS |= {"move_frames": 3, "frame_step": 1, "depth": "box", "prior": "patch"}
 
 
-def _slack_s() -> float:
-    """What a loaded machine takes longer."""
-    return 1.0 * max(0.0, os.getloadavg()[0] / (os.cpu_count() or 1) - 1.0)
-
-
 def _picture(file: Path, seed: int) -> Path:
     pixels = np.random.default_rng(seed).integers(0, 255, (36, 48, 3), np.uint8)
     Image.fromarray(pixels).save(file)
@@ -155,12 +150,11 @@ def test_outputs_that_are_gone_are_made_again(tmp_path):
     assert (out / "r" / "result.txt").read_text() == "1 steps\n"
 
 
-def _wait_for(condition, seconds: float = 120.0) -> float:
+def _wait_for(condition, seconds: float = 120.0) -> None:
     begin = time.monotonic()
     while not condition():
         assert time.monotonic() - begin < seconds, "waited too long"
         time.sleep(0.02)
-    return time.monotonic() - begin
 
 
 def _runs(process: int) -> bool:
@@ -188,8 +182,7 @@ def test_the_workers_of_a_killed_batch_end_with_it(tmp_path):
     assert all(map(_runs, workers))
     parent.kill()
     parent.wait()
-    took_s = _wait_for(lambda: not any(map(_runs, workers)), 20)
-    assert took_s < 1.0 + _slack_s()
+    _wait_for(lambda: not any(map(_runs, workers)), 30)  # they would hang for ever
 
 
 @pytest.mark.slow
@@ -215,7 +208,8 @@ def test_the_engine_is_gone_when_its_pipe_ends_in_a_real_job(tmp_path):
         client.send(Start("j", "generate", str(tmp_path / "out")))
         _wait_for(lambda: arrived(Progress, "refine"))
         client._outgoing.put(None)  # as Blender's end does: the pipe closes without a word
-        assert _wait_for(lambda: not client.alive, 30) < 1.0 + _slack_s()
+        _wait_for(lambda: not client.alive, 30)
+        assert not (tmp_path / "out" / "scene.ply").exists(), "it broke the job off"
     finally:
         client.kill()
 
@@ -267,9 +261,7 @@ def test_a_command_that_does_not_notice_ctrl_c_is_ended():
         [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    begin = time.monotonic()
     for _ in range(2):  # twice: the second must not end it with a traceback
         process.send_signal(signal.SIGINT)
         time.sleep(0.1)
-    assert process.wait(30) == 130
-    assert time.monotonic() - begin < 2.0 + _slack_s()
+    assert process.wait(30) == 130  # by itself it goes on for 60 s

@@ -83,6 +83,7 @@ def here(tmp_path, monkeypatch):
 
 def test_every_depth_model_is_ranked_once():
     assert sorted(DEPTHS) == sorted(LEARNED)
+    assert all(callable(registry.factory(row, "engine.geometry")) for row in DEPTHS.values())
     assert choice.GIB == memory.GIB
 
 
