@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from engine.__main__ import main
 from tests import tiny_models as tiny
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -38,50 +35,44 @@ def picture(tmp_path_factory) -> Path:
     return path
 
 
-def generate(
-    weights: Path, picture: Path, out: Path, *arguments: str
-) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "engine",
-        "generate",
-        "--image",
-        str(picture),
-        "--path",
-        "dolly:0.3",
-        "--out",
-        str(out),
-        "--width",
-        "64",
-        "--move-frames",
-        "8",
-        "--segment-length",
-        "5",
-        "--overlap",
-        "2",
-        "--refine-steps",
-        "10",
-        "--device",
-        "cpu",
-        "--steps",
-        "2",
-        *arguments,
-    ]
-    environment = os.environ | {
-        "SCENE_SPLATTER_WEIGHTS": str(weights),
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500
-    )
+class Outcome(NamedTuple):
+    """How a command ended."""
+
+    returncode: int
+    stderr: str
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """run(weights, *arguments) -> Outcome: the command in this process, which has read torch."""
+
+    def command(weights: Path, *arguments: str) -> Outcome:
+        monkeypatch.setenv("SCENE_SPLATTER_WEIGHTS", str(weights))
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        capfd.readouterr()
+        code = main(["generate", *arguments])
+        return Outcome(code, capfd.readouterr().err)
+
+    return command
+
+
+@pytest.fixture
+def generate(run, picture):
+    """generate(weights, out, *arguments) -> Outcome: a job of two short segments."""
+    quick = "--path dolly:0.3 --width 64 --move-frames 8 --segment-length 5 --overlap 2"
+    quick += " --refine-steps 10 --device cpu --steps 2"
+
+    def command(weights: Path, out: Path, *arguments: str) -> Outcome:
+        job = ("--image", str(picture), "--out", str(out))
+        return run(weights, *job, *quick.split(), *arguments)
+
+    return command
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("prior", ["viewcrafter_25", "wan_vace_1.3b", "svd"])
-def test_a_scene_is_made_with_each_prior(weights, picture, tmp_path, prior):
-    done = generate(weights, picture, tmp_path / "out", "--prior", prior)
+def test_a_scene_is_made_with_each_prior(generate, weights, tmp_path, prior):
+    done = generate(weights, tmp_path / "out", "--prior", prior)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "out" / "scene.ply").stat().st_size > 1000
     assert prior in json.dumps(json.loads((tmp_path / "out" / "report.json").read_text()))
@@ -89,23 +80,12 @@ def test_a_scene_is_made_with_each_prior(weights, picture, tmp_path, prior):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("prior", ["viewcrafter_25", "wan_vace_1.3b", "svd"])
-def test_without_momentum_both_clips_are_the_free_run(weights, picture, tmp_path, prior):
+def test_without_momentum_both_clips_are_the_free_run(generate, weights, tmp_path, prior):
     """lambda = 0; the other end, lambda = 1, is in unit/test_every_prior.py on latents:
     autoencoders of random weights keep nothing.
     """
-    done = generate(
-        weights,
-        picture,
-        tmp_path / "out",
-        "--prior",
-        prior,
-        "--lambda-0",
-        "0",
-        "--eta",
-        "1",
-        "--move-frames",
-        "5",
-    )
+    free = ["--lambda-0", "0", "--eta", "1", "--move-frames", "5"]
+    done = generate(weights, tmp_path / "out", "--prior", prior, *free)
     assert done.returncode == 0, done.stderr[-2000:]
     maps = tmp_path / "out" / "segments" / "000" / "maps"
     for place in ("first", "middle", "last"):
@@ -116,12 +96,12 @@ def test_without_momentum_both_clips_are_the_free_run(weights, picture, tmp_path
 
 
 @pytest.mark.slow
-def test_the_default_tells_what_it_chose_and_resumes_with_it(weights, picture, tmp_path):
+def test_the_default_tells_what_it_chose_and_resumes_with_it(generate, run, weights, tmp_path):
     """Without a GPU that is the patch prior, however many weights are here; depth is the learned
     model that is here.
     """
     out = tmp_path / "out"
-    done = generate(weights, picture, out, "--preset", "commercial-safe")
+    done = generate(weights, out, "--preset", "commercial-safe")
     assert done.returncode == 0, done.stderr[-2000:]
     head = done.stderr.splitlines()[:4]
     assert any("automatic prior: patch, because there is no GPU" in line for line in head)
@@ -133,45 +113,38 @@ def test_the_default_tells_what_it_chose_and_resumes_with_it(weights, picture, t
     )
     assert "commercial-safe" in (out / "report.html").read_text()
     (out / "scene.ply").unlink()  # so that there is something left to do
-    again = subprocess.run(
-        [sys.executable, "-m", "engine", "generate", "--out", str(out), "--resume"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env=os.environ | {"SCENE_SPLATTER_WEIGHTS": str(weights), "OMP_NUM_THREADS": "1"},
-    )
+    again = run(weights, "--out", str(out), "--resume")
     assert again.returncode == 0, again.stderr[-2000:]
     assert "zoedepth, with which this job was begun" in again.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("depth", ["zoedepth", "moge_2", "depth_anything_3"])
-def test_a_scene_is_made_on_learned_depth(weights, picture, tmp_path, depth):
+def test_a_scene_is_made_on_learned_depth(generate, weights, tmp_path, depth):
     if depth != "zoedepth":  # not among those that the default may choose from above
         weights = tiny.save_depth_model(depth, tmp_path / "weights" / depth).parent
-    done = generate(weights, picture, tmp_path / "out", "--depth", depth, "--prior", "none")
+    done = generate(weights, tmp_path / "out", "--depth", depth, "--prior", "none")
     assert done.returncode == 0, done.stderr[-2000:]
     assert depth in (tmp_path / "out" / "report.json").read_text()
 
 
-def test_absent_weights_are_one_line(weights, picture, tmp_path):
-    done = generate(weights, picture, tmp_path / "out", "--prior", "viewcrafter_16")
+def test_absent_weights_are_one_line(generate, weights, tmp_path):
+    done = generate(weights, tmp_path / "out", "--prior", "viewcrafter_16")
     assert done.returncode == 2
     assert "weights download viewcrafter_16" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_damaged_checkpoint_is_one_line(weights, picture, tmp_path):
+def test_a_damaged_checkpoint_is_one_line(generate, weights, tmp_path):
     home = tmp_path / "weights" / "viewcrafter_25"
     home.mkdir(parents=True)
     whole = (weights / "viewcrafter_25" / "model.ckpt").read_bytes()
     (home / "model.ckpt").write_bytes(whole[: len(whole) // 3])
-    done = generate(tmp_path / "weights", picture, tmp_path / "out", "--prior", "viewcrafter_25")
+    done = generate(tmp_path / "weights", tmp_path / "out", "--prior", "viewcrafter_25")
     assert done.returncode == 2
     assert "truncated or damaged" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_segment_longer_than_the_prior_can_is_refused(weights, picture, tmp_path):
-    done = generate(weights, picture, tmp_path / "out", "--prior", "svd", "--segment-length", "8")
+def test_a_segment_longer_than_the_prior_can_is_refused(generate, weights, tmp_path):
+    done = generate(weights, tmp_path / "out", "--prior", "svd", "--segment-length", "8")
     assert done.returncode == 2
     assert "segment_length to 5" in done.stderr
