@@ -18,7 +18,7 @@ import numpy as np
 
 from ...engine.bridge.errors import UserError
 from ...engine.bridge.whole_file import replacing
-from ..jobs.slices import Step, run
+from ..jobs.slices import Step
 from ..splats import scratch_scene
 from ..splats.node_builder import NodeBuilder, Value
 from ..splats.splat_object import is_splat_object
@@ -31,13 +31,6 @@ _HEAVY = (
 )
 _SOLID = {"MESH", "CURVE", "SURFACE", "META", "FONT"}
 _DEPTH = "depth"
-
-
-def write_depth(
-    context: bpy.types.Context, camera: bpy.types.Object, frame: float, path: Path
-) -> np.ndarray:
-    """`write_depth_in_slices`, all at once."""
-    return run(write_depth_in_slices(context, camera, frame, path))
 
 
 def write_depth_in_slices(
@@ -62,13 +55,6 @@ def write_depth_in_slices(
     with replacing(path) as file:
         np.save(file, depth)
     return depth
-
-
-def measure(
-    context: bpy.types.Context, camera: bpy.types.Object, frame: float, width: int, height: int
-) -> np.ndarray:
-    """`measure_in_slices`, all at once."""
-    return run(measure_in_slices(context, camera, frame, width, height))
 
 
 def measure_in_slices(

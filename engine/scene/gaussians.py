@@ -67,11 +67,8 @@ def at_most(gaussians: Gaussians, count: int) -> Gaussians:
     return kept._replace(scales_log=kept.scales_log + 0.5 * gone.log())
 
 
-def colour_from_sh_dc(sh_dc: Tensor) -> Tensor:
-    """[..., 3] -> [..., 3]: colour of the constant term alone, as 3DGS defines it."""
-    return sh_dc * SH_C0 + 0.5
-
-
 def sh_dc_from_colour(colour: Tensor) -> Tensor:
-    """Inverse of `colour_from_sh_dc`."""
+    """[..., 3] -> [..., 3]: the constant coefficients that alone show this colour, as 3DGS defines
+    it.
+    """
     return (colour - 0.5) / SH_C0

@@ -13,9 +13,20 @@ pytestmark = pytest.mark.blender
 
 from mathutils import Matrix  # noqa: E402
 from scene_splatter.blender_addon.cameras import blockout, conversion  # noqa: E402
+from scene_splatter.blender_addon.jobs.slices import run  # noqa: E402
 from scene_splatter.engine.bridge.errors import UserError  # noqa: E402
 
 from tests.blender.splat_scene import add_splats, empty_scene, random_splats  # noqa: E402
+
+
+def write_depth(*arguments) -> np.ndarray:
+    """`write_depth_in_slices`, all at once."""
+    return run(blockout.write_depth_in_slices(*arguments))
+
+
+def measure(*arguments) -> np.ndarray:
+    """`measure_in_slices`, all at once."""
+    return run(blockout.measure_in_slices(*arguments))
 
 
 def rays(scene, width: int, height: int) -> np.ndarray:
@@ -55,7 +66,7 @@ def test_planes_spheres_and_nothing(tmp_path) -> None:
         radius=1, segments=256, ring_count=128, location=(0.5, 6, 2)
     )
     before = state_of_the_file()
-    depth = blockout.write_depth(bpy.context, camera, 1, tmp_path / "depth.npy")
+    depth = write_depth(bpy.context, camera, 1, tmp_path / "depth.npy")
     assert state_of_the_file() == before
     assert depth.dtype == np.float32 and depth.shape == (120, 160)
     assert np.array_equal(np.load(tmp_path / "depth.npy"), depth)
@@ -97,7 +108,7 @@ def test_only_visible_renderable_surfaces_count() -> None:
     wall(4).hide_set(True)
     add_splats(random_splats(50, 0))
     bpy.ops.object.light_add(location=(0, 1, 0))
-    assert np.allclose(blockout.measure(bpy.context, scene.camera, 1, 32, 24), 9, atol=1e-4)
+    assert np.allclose(measure(bpy.context, scene.camera, 1, 32, 24), 9, atol=1e-4)
 
 
 def test_instances_modifiers_curves_and_animation_are_evaluated() -> None:
@@ -115,8 +126,8 @@ def test_instances_modifiers_curves_and_animation_are_evaluated() -> None:
         empty.location.y = y
         empty.keyframe_insert("location", frame=frame)
     scene.frame_set(4)
-    assert np.allclose(blockout.measure(bpy.context, scene.camera, 1, 32, 24), 6, atol=1e-4)
-    assert np.allclose(blockout.measure(bpy.context, scene.camera, 11, 32, 24), 8, atol=1e-4)
+    assert np.allclose(measure(bpy.context, scene.camera, 1, 32, 24), 6, atol=1e-4)
+    assert np.allclose(measure(bpy.context, scene.camera, 11, 32, 24), 8, atol=1e-4)
     assert scene.frame_current == 4
     bpy.ops.object.text_add(location=(0, 2, 0), rotation=(math.pi / 2, 0, 0))
     bpy.context.object.data.body, bpy.context.object.data.size, bpy.context.object.data.align_x = (
@@ -124,9 +135,7 @@ def test_instances_modifiers_curves_and_animation_are_evaluated() -> None:
         9,
         "CENTER",
     )
-    assert (
-        np.isclose(blockout.measure(bpy.context, scene.camera, 11, 32, 24), 2, atol=1e-4).sum() > 10
-    )
+    assert np.isclose(measure(bpy.context, scene.camera, 11, 32, 24), 2, atol=1e-4).sum() > 10
 
 
 def test_clip_range_and_units() -> None:
@@ -134,26 +143,26 @@ def test_clip_range_and_units() -> None:
     wall(2)
     wall(7)
     scene.camera.data.clip_start = 3
-    assert np.allclose(blockout.measure(bpy.context, scene.camera, 1, 16, 12), 7, atol=1e-4)
+    assert np.allclose(measure(bpy.context, scene.camera, 1, 16, 12), 7, atol=1e-4)
     scene.camera.data.clip_end = 6
-    assert np.isinf(blockout.measure(bpy.context, scene.camera, 1, 16, 12)).all()
+    assert np.isinf(measure(bpy.context, scene.camera, 1, 16, 12)).all()
     scene.camera.data.clip_start, scene.unit_settings.scale_length = 0.1, 0.01
-    assert np.allclose(blockout.measure(bpy.context, scene.camera, 1, 16, 12), 0.02, atol=1e-6)
+    assert np.allclose(measure(bpy.context, scene.camera, 1, 16, 12), 0.02, atol=1e-6)
 
 
 def test_nothing_in_view_and_bad_cameras_are_said_plainly(tmp_path) -> None:
     scene = empty_scene(16, 12)
     with pytest.raises(UserError, match="sees no geometry"):
-        blockout.write_depth(bpy.context, scene.camera, 1, tmp_path / "depth.npy")
+        write_depth(bpy.context, scene.camera, 1, tmp_path / "depth.npy")
     wall(-5)
     with pytest.raises(UserError, match="sees no geometry"):
-        blockout.write_depth(bpy.context, scene.camera, 1, tmp_path / "depth.npy")
+        write_depth(bpy.context, scene.camera, 1, tmp_path / "depth.npy")
     wall(5)
     with pytest.raises(UserError, match="does not exist"):
-        blockout.write_depth(bpy.context, scene.camera, 1, tmp_path / "absent" / "depth.npy")
+        write_depth(bpy.context, scene.camera, 1, tmp_path / "absent" / "depth.npy")
     scene.camera.data.type = "ORTHO"
     with pytest.raises(UserError, match="orthographic"):
-        blockout.write_depth(bpy.context, scene.camera, 1, tmp_path / "depth.npy")
+        write_depth(bpy.context, scene.camera, 1, tmp_path / "depth.npy")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -171,7 +180,7 @@ def test_it_agrees_with_the_ray_caster_of_blender_on_a_rough_surface() -> None:
     )
     bpy.context.view_layer.update()
     start = time.thread_time()
-    depth = blockout.measure(bpy.context, scene.camera, 1, 40, 30)
+    depth = measure(bpy.context, scene.camera, 1, 40, 30)
     assert time.thread_time() - start < 2
     pose = np.array(scene.camera.matrix_world)
     world_rays = rays(scene, 40, 30) * (1, -1, -1) @ pose[:3, :3].T

@@ -22,7 +22,6 @@ from ...bridge import harmonics
 from ..constants import ALPHA_MIN, RECORD, TILE_H, TILE_W
 from ..kernels.compile import F32, inline, kernel, prefetch
 
-CAMERA_FLOATS = 27
 FLAG_ANTIALIASED = 1
 FLAG_LINEAR = 2
 FLAG_DEPTH = 4
