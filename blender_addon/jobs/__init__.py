@@ -1,4 +1,5 @@
 """The one engine and its one job: from the request to the delivered result, without ever waiting.
 
-It imports `cameras`, `splats` and `engine.bridge`. `ui` and `publish` may import it.
+It imports `cameras`, `splats`, `publish` and `engine.bridge`. `ui`, `publish` and the operators of
+`cameras` may import it.
 """

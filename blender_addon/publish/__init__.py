@@ -1,4 +1,4 @@
 """Sets for other people: collections, exports, proxies, passes, linked libraries.
 
-It imports `splats`, `jobs`, `cameras` and `engine.bridge`. `ui` may import it.
+It imports `splats`, `jobs`, `cameras` and `engine.bridge`. `ui` and `jobs` may import it.
 """

@@ -40,7 +40,7 @@ _RIGID_TOLERANCE = 1e-3  # files with three or four decimals pass, a camera scal
 
 
 class CameraPath(NamedTuple):
-    """f cameras of one size."""
+    """A path of f cameras that all have one size."""
 
     K: np.ndarray  # [f, 3, 3] float64, pixels
     world_from_camera: np.ndarray  # [f, 4, 4] float64, OpenCV axes
@@ -79,7 +79,7 @@ def write(path: str | Path, camera_path: CameraPath) -> None:
 
 
 def to_json(camera_path: CameraPath) -> dict[str, Any]:
-    """The JSON object of the file, as plain values."""
+    """Turn a camera path into the JSON object of the file, as plain values."""
     frames = [
         {"K": k.tolist(), "world_from_camera": m.tolist()}
         for k, m in zip(camera_path.K, camera_path.world_from_camera, strict=True)
@@ -97,7 +97,7 @@ def to_json(camera_path: CameraPath) -> dict[str, Any]:
 
 
 def from_json(data: Any, name: str = "camera path") -> CameraPath:
-    """Inverse of `to_json`; `name` stands in the messages of UserError."""
+    """Read what `to_json` made; `name` stands in the messages of UserError."""
     if isinstance(data, list):
         return from_training(data, name)
     if not isinstance(data, dict) or data.get("format") != FORMAT:

@@ -36,7 +36,7 @@ class EngineDied:
 
 
 def child_environment(base: dict[str, str], extra: dict[str, str] | None = None) -> dict[str, str]:
-    """The engine's environment: `base` without anything that steers another Python, in UTF-8."""
+    """Clean `base` of anything that steers another Python, for the engine; text is UTF-8."""
     clean = {
         k: v
         for k, v in base.items()
@@ -59,14 +59,12 @@ def python_command(python: Path | str, module: str) -> list[str]:
 
 
 def python_environment(base: dict[str, str], root: Path | str) -> dict[str, str]:
-    """`child_environment` in which the package `engine` is found: `root` is the folder that holds
-    it.
-    """
+    """Add to `child_environment` where the package `engine` is: in the folder `root`."""
     return child_environment(base, {"PYTHONPATH": os.fspath(root), "PYTHONSAFEPATH": "1"})
 
 
 class EngineClient:
-    """One running engine. Made by `start`; after `EngineDied` it is of no more use."""
+    """One running engine, which `start` makes. After `EngineDied` it is of no more use."""
 
     def __init__(self, process: subprocess.Popen[bytes], log_path: Path | None = None) -> None:
         self.process = process
@@ -126,8 +124,8 @@ class EngineClient:
         self._outgoing.put(encode(message))
 
     def poll(self) -> list[Message | EngineDied]:
-        """Everything that arrived since the last call, without waiting; `EngineDied` comes last,
-        once.
+        """Return everything that arrived since the last call, without waiting; `EngineDied` comes
+        last, once.
         """
         messages = []
         while True:
@@ -137,7 +135,7 @@ class EngineClient:
                 return messages
 
     def wait(self, timeout_s: float) -> list[Message | EngineDied]:
-        """As `poll`, but waits for the first message, `timeout_s` seconds at most. Not for
+        """Do as `poll`, but wait for the first message, at most `timeout_s` seconds. Not for
         Blender's main thread.
         """
         try:
@@ -151,7 +149,7 @@ class EngineClient:
         return self.process.poll() is None
 
     def log_tail(self, lines: int = 20) -> list[str]:
-        """The last lines of the engine's log."""
+        """Return the last lines of the engine's log."""
         return list(self._log)[-lines:]
 
     def close(self, grace_s: float = 2.5) -> None:

@@ -55,7 +55,7 @@ _EMBEDDED = (
 
 
 class Work(NamedTuple):
-    """How much there is to do."""
+    """How much a job has to do, in units of work."""
 
     frames: tuple[int, ...]  # of every segment
     path: int  # frames of the path
@@ -82,7 +82,7 @@ class Work(NamedTuple):
 
 
 class Speeds(NamedTuple):
-    """Seconds a unit of every part, and what else the last job alike told."""
+    """Seconds that a unit of every part takes, and what else the last job alike told."""
 
     seconds: Mapping[str, float]
     steps: int  # denoising steps of a prior that chooses them itself
@@ -105,7 +105,7 @@ class Estimate(NamedTuple):
 
 
 def work_of(settings: SceneSettings, count: int, aspect: float) -> Work:
-    """The work of a job with a path of `count` frames, `frame_step` applied, and a picture of
+    """Count the work of a job with a path of `count` frames, `frame_step` applied, and a picture of
     height / width `aspect`.
 
     Raises ValueError where there are no frames.
@@ -123,7 +123,9 @@ def work_of(settings: SceneSettings, count: int, aspect: float) -> Work:
 
 
 def predict(work: Work, speeds: Speeds | None) -> Estimate | None:
-    """Seconds and memory of the whole job; None where nothing is known of jobs of this kind."""
+    """Expect the seconds and the memory of the whole job; None where nothing is known of jobs of
+    this kind.
+    """
     if speeds is None:
         return None
     seconds = sum(
@@ -138,8 +140,8 @@ def predict(work: Work, speeds: Speeds | None) -> Estimate | None:
 
 
 def part_of(stage: str) -> tuple[str, int, int]:
-    """(part, segment from 0, segments) of a stage as the engine reports it; 0 segments outside
-    of them.
+    """Say to which part a stage belongs that the engine reports: (part, segment from 0, segments);
+    0 segments outside of them.
     """
     found = _SEGMENT.match(stage)
     if found:
@@ -171,7 +173,7 @@ class Clock:
         self._promised = dict.fromkeys(PARTS, 0.0)  # what was expected of the work that they did
 
     def tell(self, stage: str, done: int, total: int, now_s: float | None = None) -> None:
-        """A report of the engine."""
+        """Take a report of the engine."""
         part, index, segments = part_of(stage)
         if segments and segments != len(self.work.frames):
             return  # another plan than ours: nothing true can be said
@@ -209,14 +211,14 @@ class Clock:
 
     @property
     def share(self) -> float:
-        """How much of the whole is done, 0 to 1, in expected time."""
+        """Say how much of the whole is done, 0 to 1, in expected time."""
         done = sum(self._expected[: self._place]) + self._within * self._expected[self._place]
         whole = sum(self._expected)
         return min(done / whole, 1.0) if whole > 0 else 0.0
 
     def left_s(self) -> float | None:
-        """Seconds until the end: what was expected, as much longer or shorter as it took so far;
-        None while nobody knows.
+        """Say how many seconds are left: what was expected, as much longer or shorter as it took so
+        far. None while nobody knows.
         """
         seen = sum(self._promised.values())
         if not self._known and self._place < len(self._plan) // max(len(self.work.frames), 1):
@@ -232,8 +234,8 @@ class Clock:
         return left
 
     def speeds(self, memory_gb: float = 0.0) -> Speeds | None:
-        """What this job taught about the machine, after its end; None where it was resumed, and
-        before its end.
+        """Return what this job taught about the machine, after its end; None where it was resumed,
+        and before its end.
         """
         if self.share < 1.0 or not self._whole:
             return None
@@ -256,8 +258,8 @@ def user_cache() -> Path:
 
 
 def speeds_for(key: str, folder: Path | None = None) -> Speeds | None:
-    """What is known of the speed of jobs with this `Work.key`: the last one here, else the
-    table, else None.
+    """Look up how fast jobs with this `Work.key` go: as the last one here, else as the table says,
+    else None.
     """
     told = _stored(folder).get(key)
     if isinstance(told, dict):
@@ -301,7 +303,7 @@ def _stored(folder: Path | None) -> dict[str, Any]:
 
 
 def duration(seconds: float) -> str:
-    """A length of time in words, no finer than it can be known: 40 s, 6 min, 1 h 20 min."""
+    """Put a length of time into words, no finer than it can be known: 40 s, 6 min, 1 h 20 min."""
     if seconds < 55:
         return f"{max(5, round(seconds / 5) * 5)} s"
     minutes = max(1, round(seconds / 60))

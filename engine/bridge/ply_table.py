@@ -51,7 +51,7 @@ _FORMATS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 
 
 class Property(NamedTuple):
-    """One column. `length` is the type of a list's length, empty for plain numbers."""
+    """One column of an element. `length` is the type of a list's length; plain numbers have none."""
 
     name: str
     type: str
@@ -78,7 +78,7 @@ class Element(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What stands before the numbers."""
+    """What a .ply says before its numbers."""
 
     order: str  # "<", ">", or "" for text
     elements: tuple[Element, ...]
@@ -96,7 +96,7 @@ class Header(NamedTuple):
 
 
 class Table(NamedTuple):
-    """The elements that were asked for."""
+    """The elements of a .ply that were asked for."""
 
     header: Header
     rows: dict[str, np.ndarray]  # structured arrays [count]
@@ -104,8 +104,8 @@ class Table(NamedTuple):
 
 
 def read(path: str | os.PathLike[str], wanted: Iterable[str]) -> Table:
-    """The header and those of the `wanted` elements that the file has. UserError for anything that
-    does not fit.
+    """Read the header and those of the `wanted` elements that the file has. Raises UserError for
+    anything that does not fit.
     """
     path = Path(path)
     with reading(path), _opened(path) as file:
@@ -133,7 +133,7 @@ def read(path: str | os.PathLike[str], wanted: Iterable[str]) -> Table:
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
-    """The header alone."""
+    """Read the header of a .ply and leave its numbers alone."""
     with reading(path), _opened(path) as file:
         return parse_header(file.read(_HEADER_BYTES), path)
 
@@ -171,7 +171,9 @@ def _opened(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def parse_header(data: bytes, path: str | os.PathLike[str]) -> Header:
-    """The header at the beginning of `data`. UserError when it is no .ply or makes no sense."""
+    """Read the header at the beginning of `data`. Raises UserError when it is no .ply or makes no
+    sense.
+    """
     if not re.match(rb"ply[ \t]*[\r\n]", data):
         raise UserError(
             f"{path} is not a .ply file.", "Choose a .ply that a Gaussian splatting tool wrote."

@@ -35,7 +35,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Cancel:
-    """End that job as soon as it looks; answered by the job's one answer."""
+    """End that job as soon as it looks; the job's one answer answers this too."""
 
     job: str
 
@@ -47,7 +47,7 @@ class Quit:
 
 @dataclass(frozen=True)
 class Hello:
-    """The engine's first message."""
+    """Greet: the engine's first message, with its version and device."""
 
     protocol: int
     engine: str
@@ -56,8 +56,8 @@ class Hello:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is. `total` 0: not known. `preview`, or empty: the path of a picture [h, w, 3],
-    uint8 as NPY.
+    """Tell how far a job is. `total` 0: not known. `preview`, or empty: the path of a picture [h,
+    w, 3], uint8 as NPY.
     """
 
     job: str
@@ -70,7 +70,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Done:
-    """The job's results by name: paths and plain values."""
+    """Name the job's results: paths and plain values."""
 
     job: str
     outputs: dict[str, Any] = field(default_factory=dict)
@@ -78,14 +78,14 @@ class Done:
 
 @dataclass(frozen=True)
 class Cancelled:
-    """The job ended because it was asked to; what it had finished is in its folder."""
+    """Say that the job ended because it was asked to; what it had finished is in its folder."""
 
     job: str
 
 
 @dataclass(frozen=True)
 class Failed:
-    """What went wrong and what to do about it, as for a person."""
+    """Say what went wrong with a job and what to do about it, as to a person."""
 
     job: str
     error: str
@@ -102,7 +102,7 @@ _KINDS: dict[str, dict[str, type]] = {
 
 
 def encode(message: Message) -> bytes:
-    """One line of ASCII JSON with its newline.
+    """Turn a message into one line of ASCII JSON with its newline.
 
     Raises ValueError for a wrong type, for NaN or infinity, and for more than MAX_LINE bytes.
     """
@@ -126,7 +126,7 @@ def encode(message: Message) -> bytes:
 
 
 def decode(line: bytes) -> Message:
-    """Inverse of `encode`. Raises ProtocolError, quoting the line, for anything else."""
+    """Read what `encode` made. Raises ProtocolError, which quotes the line, for anything else."""
     if len(line) > MAX_LINE:
         raise ProtocolError(f"a line of more than {MAX_LINE} bytes: {_quote(line)}")
     try:
@@ -153,7 +153,7 @@ def decode(line: bytes) -> Message:
 
 
 def shortened(text: str, limit: int = 4000) -> str:
-    """At most `limit` characters of a text: its beginning and its end."""
+    """Cut a text to at most `limit` characters: its beginning and its end."""
     if len(text) <= limit:
         return text
     half = (limit - 5) // 2

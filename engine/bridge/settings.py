@@ -121,7 +121,7 @@ class GeometrySettings:
 
 @dataclass(frozen=True)
 class MethodSettings:
-    """Latent and pixel momentum."""
+    """How much latent and pixel momentum hold the frames to the scene."""
 
     momentum: str = _setting(
         "full", "Which momentum is on", choices=("full", "latent", "pixel", "none")
@@ -145,7 +145,7 @@ class MethodSettings:
 
 @dataclass(frozen=True)
 class VideoSettings:
-    """The video diffusion model."""
+    """Which video diffusion model there is, and how it denoises."""
 
     prior: str = _setting(
         "auto",
@@ -177,7 +177,7 @@ class VideoSettings:
 
 @dataclass(frozen=True)
 class RefineSettings:
-    """Optimising the Gaussians on the frames."""
+    """How the Gaussians are optimised on the frames."""
 
     recipe: str = _setting(
         "few_views", "Learning rates and densification", choices=("few_views", "paper")
@@ -191,7 +191,7 @@ class RefineSettings:
 
 @dataclass(frozen=True)
 class OutputSettings:
-    """Sizes, colour and files."""
+    """Sizes, colour, seed and device."""
 
     width: int = _setting(
         512,
@@ -227,8 +227,8 @@ class SceneSettings:
 
     @property
     def enhances(self) -> bool:
-        """Whether a video prior enhances the frames; without one the renders alone are learned
-        from.
+        """Whether a video prior enhances the frames. Without one the Gaussians learn from the
+        renders alone.
         """
         return self.video.prior != NO_PRIOR
 
@@ -308,7 +308,7 @@ CHOICE_TEXT: dict[str, dict[str, str]] = {
 
 
 class Gone(typing.NamedTuple):
-    """A setting that older versions had."""
+    """A setting that older versions had and this one has not."""
 
     same: tuple[Any, ...]  # the values with which this version does the same
     now: str  # what it does instead of any other value
@@ -346,7 +346,7 @@ class Setting(typing.NamedTuple):
 
 
 def table() -> list[Setting]:
-    """Every setting, in the order in which groups and fields are declared."""
+    """List every setting, in the order in which groups and fields are declared."""
     rows = []
     for group in dataclasses.fields(SceneSettings):
         own: Any = type(group.default)
@@ -357,7 +357,7 @@ def table() -> list[Setting]:
 
 
 def make(preset: str = "standard", **values: Any) -> SceneSettings:
-    """A preset with single settings changed, e.g. `make("draft", lambda_0=0.5)`.
+    """Make a preset with single settings changed, e.g. `make("draft", lambda_0=0.5)`.
 
     Raises UserError, with the setting's name and range, for an unknown name or a bad value.
     """
@@ -399,13 +399,13 @@ def _checked(row: Setting, value: Any) -> Any:
 
 
 def to_json(settings: SceneSettings) -> dict[str, dict[str, Any]]:
-    """Nested plain values, as settings.json holds them."""
+    """Turn settings into nested plain values, as settings.json holds them."""
     return dataclasses.asdict(settings)
 
 
 def from_json(data: Any) -> SceneSettings:
-    """Inverse of `to_json`. Missing settings take their default; `left_out` tells of those that are
-    gone.
+    """Read what `to_json` made. Missing settings take their default; `left_out` tells of those that
+    are gone.
 
     Files of older versions are read too: names are unique over all groups, so the group a value
     stands in does not matter. Raises UserError for a setting that no version had, or a bad value.
@@ -423,8 +423,8 @@ def from_json(data: Any) -> SceneSettings:
 
 
 def left_out(data: Any) -> list[str]:
-    """Sentences about values of a settings.json that this version does not follow; [] if there are
-    none.
+    """Say in sentences which values of a settings.json this version does not follow; [] if there
+    are none.
     """
     return [
         f"{name} was {value!r}; this version has no such setting: {GONE[name].now}."

@@ -59,7 +59,7 @@ class PlyFile(NamedTuple):
 
 
 def read_ply(path: str | os.PathLike[str]) -> Splats:
-    """The splats of `read`, with what it has to say in the log."""
+    """Read the splats of a .ply; what `read` has to say of them goes to the log."""
     found = read(path)
     for note in (*found.repairs, *found.lost):
         log.warning("%s: %s", path, note)
@@ -91,7 +91,7 @@ def read(path: str | os.PathLike[str]) -> PlyFile:
 
 
 def read_comments(path: str | os.PathLike[str]) -> list[str]:
-    """The comments of the header, e.g. "scene_splatter blending linear". Raises UserError as
+    """Read the comments of the header, e.g. "scene_splatter blending linear". Raises UserError as
     `read`.
     """
     with reading(path), unpacked(path) as inner:
@@ -99,8 +99,8 @@ def read_comments(path: str | os.PathLike[str]) -> list[str]:
 
 
 def blending_of(comments: Sequence[str]) -> str:
-    """The space these splats are to be blended in, one of BLENDINGS; "display", as 3DGS defines it,
-    if no comment says.
+    """Say in which space, one of BLENDINGS, splats with these comments are to be blended;
+    "display", as 3DGS defines it, if none says.
     """
     for comment in comments:
         if comment.strip().startswith(BLENDING_COMMENT):
@@ -115,10 +115,10 @@ def blending_of(comments: Sequence[str]) -> str:
 
 
 def write_ply(path: str | os.PathLike[str], splats: Splats, comments: Sequence[str] = ()) -> None:
-    """Write the reference layout (with zero normals), complete or not at all; an older file is
+    """Write the reference layout (with zero normals), whole or not at all; an older file is
     replaced.
 
-    comments: one header line each; what a header cannot hold is escaped (\\xe4) or becomes a space.
+    comments: one header line each; what a header cannot hold is escaped (\xe4) or becomes a space.
     Raises UserError if the disk refuses, ValueError for wrong shapes.
     """
     path = Path(path)

@@ -1,4 +1,4 @@
 """Camera paths: trajectories, readers and writers of other programs' files, fields of view.
 
-It imports `scene` and `bridge`. `geometry`, `outputs`, `job` and `commands` may import it.
+It imports `bridge` alone. `geometry`, `job`, `evaluation` and `commands` may import it.
 """

@@ -58,7 +58,9 @@ class _Camera(NamedTuple):
 
 
 def find(path: Path) -> tuple[Path, Path] | None:
-    """The (cameras, images) files of a model: `path` is one of them or a folder that holds them."""
+    """Find the (cameras, images) files of a model: `path` is one of them or a folder that holds
+    them.
+    """
     folder = path if path.is_dir() else path.parent
     if path.is_file() and path.name not in {
         f"{stem}{end}" for stem in ("images", "cameras", "points3D") for end in (".txt", ".bin")
@@ -74,8 +76,8 @@ def find(path: Path) -> tuple[Path, Path] | None:
 
 
 def read(cameras_file: Path, images_file: Path) -> CameraPath:
-    """The path of a COLMAP model, of one size and without distortion. Raises UserError for fisheyes
-    and broken files.
+    """Read the path of a COLMAP model, of one size and without distortion. Raises UserError for
+    fisheyes and broken files.
     """
     if not cameras_file.is_file():
         raise UserError(

@@ -17,7 +17,9 @@ DEFAULT_FOV_DEG = 60.0  # of the longer side: about a 31 mm lens on 36 x 24 mm f
 
 
 def intrinsics_from_fov(fov_deg: float, width: int, height: int) -> Tensor:
-    """K [3, 3] with this horizontal field of view, square pixels and a centred principal point."""
+    """Make K [3, 3] with this horizontal field of view, square pixels and a centred principal
+    point.
+    """
     if not 0 < fov_deg < 180:
         raise ValueError(f"fov_deg: expected 0 to 180, got {fov_deg}")
     f = width / 2 / math.tan(math.radians(fov_deg) / 2)
@@ -25,7 +27,9 @@ def intrinsics_from_fov(fov_deg: float, width: int, height: int) -> Tensor:
 
 
 def fov_of(K: Tensor, width: int) -> float:
-    """Horizontal field of view in degrees of K [3, 3], as if its principal point were centred."""
+    """Return the horizontal field of view in degrees of K [3, 3], as if its principal point were
+    centred.
+    """
     return math.degrees(2 * math.atan(width / 2 / float(K[0, 0])))
 
 
@@ -36,8 +40,8 @@ def choose_intrinsics(
     source: DepthSource | None,
     image: Tensor,
 ) -> tuple[Tensor, str]:
-    """K [3, 3] in pixels of image [3, h, w], which has the picture's own aspect, and a sentence for
-    the report.
+    """Choose K [3, 3] in pixels of image [3, h, w], which has the picture's own aspect, and say in
+    a sentence who said so.
 
     The first that is known wins: the user's setting (0: not set), the first camera of the path
     (at the image's size), the depth source's own reading (after EXIF where it is but a guess),

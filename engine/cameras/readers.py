@@ -33,8 +33,8 @@ _BRACKETS = str.maketrans("[](){}", "      ")
 
 
 def numbers_of(line: str) -> list[float] | None:
-    """The numbers of a line of text, parted by blanks, commas or semicolons, with decimal points or
-    commas, in brackets or not; None if it holds words.
+    """Read the numbers of a line of text, parted by blanks, commas or semicolons, with decimal
+    points or commas; None if it holds words.
     """
     words = line.translate(_BRACKETS).split()
     if any("," in word or ";" in word for word in words):
@@ -82,8 +82,8 @@ def _is_frame(values: list[float]) -> bool:
 
 
 def real_estate(text: str, name: str, image_size: tuple[int, int] | None) -> CameraPath:
-    """RealEstate10K: lines of time, K over size, 0 0, 3x4 world-to-camera; the video's address
-    before them may lack, as may what `real_estate_line` says.
+    """Read RealEstate10K: lines of time, K over size, 0 0, 3x4 world-to-camera; the video's address
+    before them may lack.
 
     Frames go by their times, where they have some. UserError for a line of another shape after the
     first of this one.
@@ -124,7 +124,8 @@ def normalised(
     image_size: tuple[int, int] | None,
     fps: float = _DEFAULT_FPS,
 ) -> CameraPath:
-    """K as (fx/W, fy/H, cx/W, cy/H) [f, 4] and 3x4 or 4x4 world-to-camera, OpenCV axes.
+    """Make a path of K as (fx/W, fy/H, cx/W, cy/H) [f, 4] and 3x4 or 4x4 world-to-camera, OpenCV
+    axes.
 
     The source's aspect follows from square pixels: W/H = (fy/H) / (fx/W). Its frame is scaled
     to cover the picture and cropped round the centre.
@@ -168,7 +169,7 @@ def normalised(
 
 
 def arrays(data: Any, name: str, image_size: tuple[int, int] | None) -> CameraPath:
-    """Named arrays, from NPZ or JSON: w2c (or viewmats) and intrinsics (or Ks).
+    """Read named arrays, from NPZ or JSON: w2c (or viewmats) and intrinsics (or Ks).
 
     Official Scene Splatter cameras hold normalised (fx, fy, cx, cy); files with 3x3 pixel
     matrices (gsplat, Lyra) also hold width and height (or image_width, image_height).
@@ -222,7 +223,9 @@ ARRAY_NAMES = {name for names in _ARRAY_NAMES.values() for name in names}
 
 
 def nerfstudio(data: dict[str, Any], name: str) -> CameraPath:
-    """nerfstudio's camera_path.json: camera_to_world (16 numbers, OpenGL axes), vertical fov."""
+    """Read nerfstudio's camera_path.json: camera_to_world (16 numbers, OpenGL axes), a vertical
+    fov.
+    """
     kind = str(data.get("camera_type", "perspective"))
     if kind.lower() not in ("perspective", "pinhole"):
         raise UserError(f"{name} holds {kind} cameras.", "Export a path of perspective cameras.")
@@ -249,8 +252,8 @@ def nerfstudio(data: dict[str, Any], name: str) -> CameraPath:
 
 
 def transforms(data: dict[str, Any], name: str, image_size: tuple[int, int] | None) -> CameraPath:
-    """transforms.json of NeRF, instant-ngp and nerfstudio: OpenGL axes, intrinsics at the top or
-    per frame.
+    """Read transforms.json of NeRF, instant-ngp and nerfstudio: OpenGL axes, intrinsics at the top
+    or per frame.
 
     The poses stay in the file's world: `applied_transform` and `applied_scale` tell how it was
     made from COLMAP's, and the scene that goes with the file is in it too. Metres are assumed
@@ -301,8 +304,8 @@ def _by_name(frames: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], tuple[
 
 
 def refuse_lens(model: str, name: str) -> None:
-    """UserError for a camera model (a name as COLMAP and nerfstudio have it) that is no pinhole
-    with mild distortion.
+    """Raise UserError for a camera model (a name as COLMAP and nerfstudio have it) that is no
+    pinhole with mild distortion.
     """
     low = model.lower()
     if "fisheye" in low:
@@ -321,13 +324,13 @@ def _other_lens(kind: str, name: str) -> UserError:
 
 
 def distortion_of(values: dict[str, Any], what: str) -> str:
-    """The coefficients of lens distortion that are not 0, for people; empty if there are none."""
+    """Name the coefficients of lens distortion that are not 0, for people; empty if none is."""
     found = {key: number(values[key], f"{key} of {what}") for key in _DISTORTION if values.get(key)}
     return ", ".join(f"{key} {value:.3g}" for key, value in found.items() if abs(value) > 1e-9)
 
 
 def undistorted(coefficients: str) -> str:
-    """The note on lens distortion that was left out."""
+    """Write the note that lens distortion was left out."""
     return f"Lens distortion ({coefficients}) was left out: the cameras of a path are pinholes."
 
 
@@ -374,7 +377,7 @@ def viewcrafter(
     frames: int = 25,
     fov_deg: float = 60.0,
 ) -> CameraPath:
-    """ViewCrafter's path text: d_phi, d_theta (degrees) and d_r, a line each, resampled to
+    """Read ViewCrafter's path text: d_phi, d_theta (degrees) and d_r, a line each, resampled to
     `frames`.
 
     Cameras look at the point one unit ahead, where one unit is the scene's depth. Four numbers
@@ -397,8 +400,8 @@ def viewcrafter(
 
 
 def resample(values: list[float], count: int) -> np.ndarray:
-    """A line of values as `count` values over the same span, ends kept: natural cubic spline from
-    four on.
+    """Spread a line of values over `count` values of the same span, ends kept: natural cubic spline
+    from four on.
     """
     y = np.asarray(values, np.float64)
     t, x = np.linspace(0, len(y) - 1, count), np.arange(len(y))
@@ -423,7 +426,7 @@ def path_of(
     unit: str,
     name: str,
 ) -> CameraPath:
-    """A checked path whose rotations are exact: files round them to a few decimals."""
+    """Check a path and make its rotations exact: files round them to a few decimals."""
     path = checked(CameraPath(K, world_from_camera, width, height, fps, unit), name)
     u, _, vt = np.linalg.svd(path.world_from_camera[:, :3, :3])
     poses = path.world_from_camera.copy()
@@ -432,7 +435,7 @@ def path_of(
 
 
 def four_by_four(matrices: Any, name: str) -> np.ndarray:
-    """3x4 or 4x4 matrices [f, r, 4] -> [f, 4, 4]."""
+    """Complete 3x4 or 4x4 matrices: [f, r, 4] -> [f, 4, 4]."""
     m = np.asarray(matrices, np.float64)
     if m.ndim != 3 or m.shape[1:] not in ((3, 4), (4, 4)) or not len(m):
         raise UserError(
@@ -445,7 +448,7 @@ def four_by_four(matrices: Any, name: str) -> np.ndarray:
 
 
 def inverse(rigid: np.ndarray) -> np.ndarray:
-    """Inverse of rigid [f, 4, 4] (of any invertible matrix: bad rotations are refused later)."""
+    """Invert rigid [f, 4, 4] (any invertible matrix: bad rotations are refused later)."""
     with np.errstate(all="ignore"):
         try:
             return np.linalg.inv(rigid)
@@ -454,7 +457,7 @@ def inverse(rigid: np.ndarray) -> np.ndarray:
 
 
 def frame_list(value: Any, name: str) -> list[dict[str, Any]]:
-    """A non-empty list of objects, or UserError."""
+    """Return a list of objects that is not empty, or raise UserError."""
     if not isinstance(value, list) or not value:
         raise UserError(f"{name} has no frames.", "Export at least one camera.")
     for i, frame in enumerate(value):
@@ -464,7 +467,7 @@ def frame_list(value: Any, name: str) -> list[dict[str, Any]]:
 
 
 def matrix(value: Any, what: str) -> np.ndarray:
-    """4x4 from nested rows or 16 numbers, or UserError."""
+    """Read a 4x4 from nested rows or 16 numbers, or raise UserError."""
     try:
         flat = np.asarray(value, np.float64).reshape(-1)
     except (TypeError, ValueError, OverflowError):

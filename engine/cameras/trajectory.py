@@ -73,7 +73,8 @@ def load(path: str | Path, *, image_size: tuple[int, int] | None = None) -> Came
 
 
 def order_jumps(path: CameraPath) -> str:
-    """A sentence when cameras follow one another in an order that is no path; empty if all is well.
+    """Say in a sentence that cameras follow one another in an order that is no path; empty if all
+    is well.
 
     So it is when a step is, in the median, over three times as long as the way to the nearest other
     camera. Where cameras stand still, their viewing directions are compared.
@@ -205,7 +206,7 @@ def _fitted(path: CameraPath, image_size: tuple[int, int], name: str) -> CameraP
 
 
 def scaled_to(path: CameraPath, width: int, height: int) -> CameraPath:
-    """The same cameras for pictures resized to width x height, each axis by its own factor.
+    """Make the same cameras for pictures resized to width x height, each axis by its own factor.
 
     This is exact for a picture that was stretched the same way (a working size is a multiple of
     something, so its aspect is a little off). Pixel centres at +0.5 make K scale with no shift.
@@ -215,7 +216,7 @@ def scaled_to(path: CameraPath, width: int, height: int) -> CameraPath:
 
 
 def relative_to_first(path: CameraPath) -> CameraPath:
-    """The same path in the axes of its first camera, whose pose becomes exactly the identity."""
+    """Move the path into the axes of its first camera, whose pose becomes exactly the identity."""
     poses = inverse(path.world_from_camera[:1]) @ path.world_from_camera
     poses[0] = np.eye(4)
     poses[:, 3] = [0, 0, 0, 1]
@@ -223,7 +224,7 @@ def relative_to_first(path: CameraPath) -> CameraPath:
 
 
 def every(path: CameraPath, step: int) -> CameraPath:
-    """Frames 0, step, 2 step ... and the last; the rate drops so that the duration stays."""
+    """Keep frames 0, step, 2 step ... and the last; the rate drops so that the duration stays."""
     frames = kept_frames(path.count, step)
     return path._replace(
         K=path.K[frames],
@@ -235,7 +236,8 @@ def every(path: CameraPath, step: int) -> CameraPath:
 def scale_to_depth(
     path: CameraPath, depth_m: Any, motion_scale: float = 0.0
 ) -> tuple[CameraPath, str]:
-    """The path in metres, relative to its first camera, and a sentence that says by which rule.
+    """Bring the path into metres, relative to its first camera, and say in a sentence by which
+    rule.
 
     depth_m [h, w] is the first view's depth; 0, inf and NaN are no depth. `motion_scale` is the
     length of one path unit in metres where the user says it. Otherwise:
@@ -293,8 +295,8 @@ def scale_to_depth(
 
 
 def focus_distance(path: CameraPath) -> float | None:
-    """How far ahead of the first camera the point lies that all cameras look at; None if there is
-    none.
+    """Find how far ahead of the first camera the point lies that all cameras look at; None if there
+    is none.
 
     Least squares over the viewing axes. There is such a point if the axes differ by 15 degrees or
     more, it lies before every camera, and all axes pass it within a fifth of its distance.
@@ -314,7 +316,7 @@ def focus_distance(path: CameraPath) -> float | None:
 
 
 def seen_share(path: CameraPath, depth_m: Any) -> np.ndarray:
-    """Share of the first view's pixels that each camera has in its frame, [f] in 0..1.
+    """Compute the share of the first view's pixels that each camera has in its frame, [f] in 0..1.
 
     The path is relative to its first camera and in metres; depth_m [h, w] is the first view's.
     A coarse grid of pixels stands for all; occlusion is not considered.
@@ -338,7 +340,7 @@ def seen_share(path: CameraPath, depth_m: Any) -> np.ndarray:
 
 
 def check_path(path: CameraPath, depth_m: Any = None) -> list[str]:
-    """Warnings in plain words about a path relative to its first camera; empty if all is well.
+    """Warn in plain words about a path relative to its first camera; empty if all is well.
 
     Jumps are steps over ten times the median step (and over 1 % of the path) or turns over 15
     degrees. With the first view's depth_m [h, w] and a path in metres, views that show little

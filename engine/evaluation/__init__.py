@@ -1,5 +1,7 @@
 """The method's experiments on pictures whose other views are known.
 
-scenes.py loads what is compared with, against_truth.py measures, experiments.py says what is run
-and runs it, tables.py writes what came out. `commands/evaluate.py` is the command over all four.
+`scenes` loads what is compared with, `experiments` says what is run, `runner` runs it,
+`against_truth` and `stability` measure, `tables` writes what came out.
+
+It imports `job` and everything below it. Only `commands` may import it.
 """

@@ -2,6 +2,8 @@
 
 `read` goes by the file's first bytes, then by its ending. `write` goes by the ending, brings the
 scene into the format's axes, unit and colour coding, and replaces the target only when done.
+
+It imports `scene` and `bridge`. `outputs` and `commands` may import it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Depth sources, and the first Gaussians that are made from depth."""
+"""Depth sources, and the first Gaussians that are made from depth.
+
+It imports `cameras`, `media`, `models`, `rasterize`, `scene` and `bridge`. `priors`, `job`,
+`evaluation` and `commands` may import it; `method` takes `completion` and `fill` alone.
+"""
 
 from __future__ import annotations
 

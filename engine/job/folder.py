@@ -63,7 +63,7 @@ _PARTS = ("image", "path", "depth", "initial")
 
 
 class AnotherJob(UserError):
-    """What was asked for is not what the folder's work was made of."""
+    """The job that was asked for is not the one whose work the folder holds."""
 
 
 class Text(NamedTuple):
@@ -80,7 +80,7 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; a file that is not JSON is a UserError that names it."""
+    """Read a JSON file. Raises a UserError that names the file where it is not JSON."""
     try:
         remedy = "Delete the folder and start the job again."
         return parsed_json(path.read_text(encoding="utf-8"), str(path), remedy)
@@ -126,7 +126,7 @@ def locked(folder: Path, patience_s: float = 0.0) -> Iterator[None]:
 
 
 def refuse_foreign(folder: Path) -> None:
-    """UserError for a folder that is neither empty nor a job's."""
+    """Raise UserError for a folder that is neither empty nor a job's."""
     names = {entry.name for entry in os.scandir(folder) if not is_partial(entry.name)} - _OF_OTHERS
     if names and not names & {_LOCK, _SETTINGS}:
         raise UserError(
@@ -136,7 +136,7 @@ def refuse_foreign(folder: Path) -> None:
 
 
 class Job:
-    """One job folder. What writes in it needs `locked` around it."""
+    """One job folder. Whoever writes in it holds `locked` around the work."""
 
     def __init__(self, folder: Path) -> None:
         """Raises UserError where the folder holds no job, or a damaged one."""
@@ -166,8 +166,8 @@ class Job:
         return self._input("depth")
 
     def inputs(self) -> dict[str, Path]:
-        """The files of input/ by their part in the job. Raises UserError where one is missing,
-        or there twice.
+        """Return the files of input/ by their part in the job. Raises UserError where one is
+        missing, or there twice.
         """
         found = {"image": self.image, "path": self.path}
         found |= {part: file for part in _PARTS if (file := self._input(part)) is not None}
@@ -198,10 +198,11 @@ class Job:
         return files[0]
 
     def segment_folder(self, index: int) -> Path:
+        """Return the folder of a finished segment, whether it is there or not."""
         return self.folder / "segments" / f"{index:03d}"
 
     def finished_segments(self) -> int:
-        """How many segments, from the first on, are there."""
+        """Count the segments that are there, from the first on without a gap."""
         count = 0
         while self.segment_folder(count).is_dir():
             count += 1
@@ -209,7 +210,7 @@ class Job:
 
     @contextmanager
     def new_segment(self, index: int) -> Iterator[Path]:
-        """A folder to fill; it becomes segments/<index> when the block ends well."""
+        """Give a folder to fill; it becomes segments/<index> when the block ends well."""
         final = self.segment_folder(index)
         partial = final.with_name(f".{final.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -224,7 +225,7 @@ class Job:
         os.replace(partial, final)
 
     def identity(self) -> Identity:
-        """What the folder holds now, by content."""
+        """Say by content what the folder holds now."""
         return identity.of(flat(self.settings), self.inputs())
 
     def start(self) -> list[str]:
@@ -272,8 +273,8 @@ class Job:
             write_json(self.folder / _JOB, data)
 
     def known_identity(self) -> Identity:
-        """The identity with which the work here was made; of a job that has not begun, what the
-        folder holds.
+        """Return the identity with which the work here was made; where the job has not begun, that
+        of what the folder holds.
         """
         known = identity.from_json(self._record())
         if known is None:
@@ -314,18 +315,18 @@ class Job:
             (self.segment_folder(index) / GAUSSIANS).unlink(missing_ok=True)
 
     def models(self) -> dict[str, str]:
-        """The models with which the finished segments were made, by setting; empty before there
-        are any.
+        """Return the models with which the finished segments were made, by setting; empty before
+        there are any.
         """
         models = self._record().get("models", {}) if self.finished_segments() else {}
         return models if isinstance(models, dict) else {}
 
     def keep_models(self, models: dict[str, str]) -> None:
-        """Note the models that are at work, for a later resume. After `start`."""
+        """Note which models are at work, for a later resume. `start` comes before."""
         self._write_record(self._record() | {"models": models})
 
     def keep_results(self, outputs: dict[str, str]) -> None:
-        """Note that the job is done: its outputs {name: file in the folder} and the content of
+        """Note that the job is done: its outputs {name: file in the folder}, and the content of
         every result.
         """
         names = [Path(file).relative_to(self.folder).as_posix() for file in outputs.values()]
@@ -343,8 +344,8 @@ class Job:
         self._write_record(self._record() | {"results": kept})
 
     def results(self) -> dict[str, str] | None:
-        """The outputs {name: file} of a job that is done; None if it is not, or one of them is
-        gone or changed.
+        """Return the outputs {name: file} of a job that is done; None where it is not done, or an
+        output is gone or changed.
         """
         results: Any = self._record().get("results")
         try:
@@ -360,8 +361,8 @@ class Job:
             return None
 
     def put_changed_results_aside(self) -> list[str]:
-        """Keep results that were changed since they were made, before new ones take their names.
-        Lines about it.
+        """Keep results that somebody changed, before new ones take their names. Returns a line
+        about each.
         """
         data = self._record()
         results = data.pop("results", None)
@@ -385,18 +386,18 @@ class Job:
 
 
 def holds_job(folder: Path) -> bool:
-    """Whether a job was prepared in a folder to the end."""
+    """Say whether a job was prepared in a folder to the end."""
     return (folder / _SETTINGS).is_file()
 
 
 def flat(settings: SceneSettings) -> dict[str, Any]:
-    """All settings by name, without their groups."""
+    """Return all settings by name, without their groups."""
     groups = settings_module.to_json(settings).values()
     return {name: value for group in groups for name, value in group.items()}
 
 
 def leads_out(name: str) -> bool:
-    """Whether a name that a file lists could lie outside the folder of the list, here or on
+    """Say whether a name that a file lists could lie outside the folder of the list, here or on
     Windows.
     """
     parts = PureWindowsPath(name).parts
@@ -531,7 +532,7 @@ def _refuse_another(job: Job, settings: SceneSettings, inputs: dict[str, Path | 
 
 
 def put_aside(folder: Path) -> Path:
-    """Move everything in a locked job folder to earlier/<number>/, which is returned.
+    """Move everything in a locked job folder to earlier/<number>/, and return that folder.
 
     Killed in the middle, the next engine that locks the folder finishes it.
     """
@@ -564,7 +565,7 @@ def _finish_putting_aside(folder: Path) -> None:
 
 
 def save_gaussians(path: Path, gaussians: Gaussians) -> None:
-    """Exact float32 copy of a scene between segments (not for users: they get scene.ply)."""
+    """Write an exact float32 copy of a scene, for the next segment; users get scene.ply."""
     np.savez(
         path,
         **{name: tensor.detach().cpu().numpy() for name, tensor in gaussians._asdict().items()},
@@ -572,7 +573,7 @@ def save_gaussians(path: Path, gaussians: Gaussians) -> None:
 
 
 def load_gaussians(path: Path, device: torch.device) -> Gaussians:
-    """Inverse of `save_gaussians`. Raises UserError for a file that is missing or damaged."""
+    """Read what `save_gaussians` wrote. Raises UserError for a file that is missing or damaged."""
     remedy = (
         f"Delete {path.parent.name} and the segments after it, then resume: they are made again."
     )

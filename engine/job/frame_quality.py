@@ -18,8 +18,8 @@ _SAME_DEPTH = 1.05  # two frames see the same surface where their depths agree t
 
 
 def psnr(image: Tensor, truth: Tensor, where: Tensor | None = None) -> float:
-    """Peak signal-to-noise ratio in dB over all pixels, or over those `where` [..., h, w] is
-    true.
+    """Compute the peak signal-to-noise ratio in dB over all pixels, or over those where `where`
+    [..., h, w] is true.
     """
     error = (image.clamp(0.0, 1.0) - truth).square().mean(dim=-3)
     if where is not None:
@@ -30,7 +30,7 @@ def psnr(image: Tensor, truth: Tensor, where: Tensor | None = None) -> float:
 
 
 def gradient_energy(frames: Tensor) -> Tensor:
-    """Mean squared forward difference per pixel, [..., 3, h, w] -> [..., h, w]."""
+    """Compute the mean squared forward difference of each pixel, [..., 3, h, w] -> [..., h, w]."""
     energy = torch.zeros_like(frames[..., 0, :, :])
     energy[..., :, :-1] += (frames[..., :, 1:] - frames[..., :, :-1]).square().mean(dim=-3)
     energy[..., :-1, :] += (frames[..., 1:, :] - frames[..., :-1, :]).square().mean(dim=-3)
@@ -38,8 +38,8 @@ def gradient_energy(frames: Tensor) -> Tensor:
 
 
 def gradient_ratio(frames: Tensor, unknown: Tensor) -> float | None:
-    """Detail of the invented pixels over detail of the known ones around them; None where either is
-    missing.
+    """Compare the detail of the invented pixels with that of the known ones around them; None where
+    either is missing.
 
     frames [f, 3, h, w], unknown [f, h, w] bool. Near 0: the unseen stayed blank or blurry. Around:
     within _AROUND of the longer side, for a sky that goes on as sky owes nothing to a house
@@ -55,13 +55,13 @@ def gradient_ratio(frames: Tensor, unknown: Tensor) -> float | None:
 
 
 def drift_psnr(frames: Tensor, renders: Tensor, known: Tensor) -> float | None:
-    """PSNR in dB of enhanced frames against the renders where the scene is known."""
+    """Compute the PSNR in dB of enhanced frames against the renders, where the scene is known."""
     value = psnr(frames, renders, known)
     return None if math.isnan(value) else value
 
 
 def seam_ratio(before: Tensor, after: Tensor) -> float | None:
-    """Change of the shared frames from one segment to the next, relative to the change between
+    """Compare the change of the shared frames from one segment to the next with the change between
     neighbouring frames.
 
     before [n, 3, h, w] the shared frames as the earlier segment left them, after [f, 3, h, w] with
@@ -75,8 +75,8 @@ def seam_ratio(before: Tensor, after: Tensor) -> float | None:
 
 
 class Agreement:
-    """How well neighbouring frames agree, given one after another; holds two frames, whatever the
-    path.
+    """Measures how well neighbouring frames agree. It is given one frame after another and holds
+    two of them, however long the path is.
 
     Each frame is warped into the next by the scene's depth and compared where both see the same
     surface.
@@ -87,8 +87,8 @@ class Agreement:
         self._error, self._shared, self._pixels = 0.0, 0, 0
 
     def add(self, frame: Tensor, depth: Tensor, K: Tensor, camera_from_world: Tensor) -> None:
-        """The next frame [3, h, w], its depth [h, w] in metres (0 or infinite: none), K [3, 3],
-        camera [4, 4].
+        """Take the next frame [3, h, w], its depth [h, w] in metres (0 or infinite: none), K [3, 3]
+        and camera [4, 4].
         """
         last, self._last = self._last, (frame, depth, K, camera_from_world)
         if last is None:
@@ -121,7 +121,7 @@ class Agreement:
 def warp(
     frame: Tensor, depth: Tensor, next_depth: Tensor, K: Tensor, camera_from_world: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """A frame looked up from the next one's pixels: (picture [3, h, w], where both see the same
+    """Look a frame up from the pixels of the next one: (picture [3, h, w], where both see the same
     surface [h, w]).
     """
     h, w = depth.shape

@@ -34,7 +34,7 @@ class Identity(NamedTuple):
 
 
 def digest(file: Path) -> str:
-    """SHA-256 of a file's content. UserError where it cannot be read."""
+    """Compute the SHA-256 of a file's content. Raises UserError where it cannot be read."""
     try:
         if not file.is_file():  # a pipe or a device would never end
             raise UserError(
@@ -49,8 +49,8 @@ def digest(file: Path) -> str:
 
 
 def of(settings: dict[str, Any], inputs: Mapping[str, Any]) -> Identity:
-    """The identity of flat settings {name: value} and inputs, files or `Text`, by their part in the
-    job.
+    """Make the identity of flat settings {name: value} and of inputs, files or `Text`, by their
+    part in the job.
     """
     return Identity(
         settings,
@@ -64,7 +64,7 @@ def of(settings: dict[str, Any], inputs: Mapping[str, Any]) -> Identity:
 
 
 def differences(earlier: Identity, now: Identity) -> list[str]:
-    """What is not the same, in words: "the picture", "seed (5, was 0)"; empty for the same job."""
+    """Say what is not the same: "the picture", "seed (5, was 0)". Empty for the same job."""
     changed = [
         text for part, text in NAMES.items() if earlier.inputs.get(part) != now.inputs.get(part)
     ]
@@ -82,7 +82,7 @@ def _shown(value: Any) -> str:
 
 
 def same_cameras(one: bytes, other: bytes) -> bool:
-    """Whether two camera path files hold the same cameras, however their numbers are written."""
+    """Say whether two camera path files hold the same cameras, whatever way numbers are written."""
     try:
         a, b = (camera_file.from_json(json.loads(text), "path.json") for text in (one, other))
     except (UserError, ValueError, RecursionError):
@@ -95,7 +95,7 @@ def same_cameras(one: bytes, other: bytes) -> bool:
 
 
 def from_json(data: Any) -> Identity | None:
-    """The identity that job.json holds; None where it holds none."""
+    """Return the identity that job.json holds; None where it holds none."""
     if not isinstance(data, dict):
         return None
     settings, inputs = data.get("settings"), data.get("inputs")
@@ -105,8 +105,8 @@ def from_json(data: Any) -> Identity | None:
 
 
 def of_older_engine(settings_json: Any, files: list[Path]) -> str:
-    """The one number that job.json of version 0.1 holds: over settings.json and all input files, by
-    their names.
+    """Compute the one number that job.json of version 0.1 holds: over settings.json and all input
+    files, by their names.
     """
     taken = hashlib.sha256(json.dumps(settings_json, sort_keys=True).encode())
     for file in sorted(files):

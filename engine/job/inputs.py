@@ -29,7 +29,7 @@ MAX_WORKING_PIXELS = 4096 * 4096
 
 
 class Loaded(NamedTuple):
-    """Everything the pipeline needs but the prior."""
+    """Everything that the pipeline needs but the prior, as `load` read it."""
 
     inputs: Inputs
     # the cameras in metres, the first the identity, for films of the picture's aspect
@@ -118,7 +118,7 @@ def load(job: Job, device: torch.device, picture: images.ImageFile | None = None
 
 
 def refuse_strip(width: int, height: int) -> None:
-    """UserError for a working size so narrow that its frames could not be read again."""
+    """Raise UserError for a working size so narrow that its frames could not be read again."""
     if min(width, height) < images.FEWEST_PX:
         raise UserError(
             f"The picture is a strip: it would be worked on at {width}x{height} pixels.",

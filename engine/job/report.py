@@ -44,7 +44,7 @@ class PathNumbers:
 
 
 class Finding(NamedTuple):
-    """One of the failure signatures, as measured."""
+    """One of the ways in which the method fails, as it was measured in a job."""
 
     name: str
     ok: bool
@@ -145,16 +145,14 @@ def _finding(
 
 
 def loss_fall(losses: list[float]) -> float:
-    """Mean loss of the last tenth of the steps over that of the second tenth."""
+    """Divide the mean loss of the last tenth of the steps by that of the second tenth."""
     tenth = max(1, len(losses) // 10)
     early = losses[tenth : 2 * tenth]
     return (sum(losses[-tenth:]) / tenth) / max(sum(early) / tenth, 1e-12)
 
 
 def verdict(found: list[Finding], guess: str = "") -> str:
-    """What a person should know first. `guess`: the sentence of a depth that is only guessed, which
-    no measure of the film can make good.
-    """
+    """Say in one sentence how good a result is."""
     bad = [f"{f.name}: {f.measured}. {f.advice}" for f in found if not f.ok]
     return " ".join(
         [*(bad or ["All measures are in their usual range."]), *([guess] * bool(guess))]
@@ -166,7 +164,9 @@ _MAYBE = ("drift_psnr", "unseen_detail", "seam")  # null where there was nothing
 
 
 def read_stats(file: Path) -> dict[str, Any]:
-    """A segment's numbers, each of its kind: a folder may come from anybody. Raises UserError."""
+    """Read the numbers of a segment and check the kind of each, for a folder may come from anybody.
+    Raises UserError.
+    """
     data = read_json(file)
 
     def number(value: Any) -> bool:

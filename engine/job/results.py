@@ -34,8 +34,8 @@ _REFIT_VIEWS = 64  # renders held at once
 
 
 def write(job: Job, loaded: Loaded, gaussians: Gaussians, report: Report) -> dict[str, str]:
-    """scene.ply, cameras.json, frames/, flythrough.mp4, report.json, report.html. Returns name ->
-    file.
+    """Write scene.ply, cameras.json, frames/, flythrough.mp4, report.json and report.html. Returns
+    name -> file.
 
     One camera at a time: a path of a thousand frames takes the memory of one of ten.
     """
@@ -103,7 +103,7 @@ def _draw(job: Job, loaded: Loaded, gaussians: Gaussians, index: int) -> Views:
 
 
 def to_splats(gaussians: Gaussians) -> Splats:
-    """Gaussians as the arrays of a .ply."""
+    """Turn Gaussians into the arrays of a .ply."""
     return Splats(
         *(np.ascontiguousarray(t.detach().cpu().numpy(), dtype=np.float32) for t in gaussians)
     )
@@ -176,7 +176,7 @@ def _collect_frames(job: Job) -> list[Path]:
 
 
 def provenance(spec: Any) -> dict[str, str]:
-    """Lines about a prior (None: there was none) for the report and the .ply."""
+    """Say in lines, for the report and the .ply, what a prior is (None: there was none)."""
     if spec is None:
         return {"prior": "none: the renders alone were learned from"}
     use = (

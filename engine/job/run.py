@@ -33,7 +33,7 @@ _FILE_SETTINGS = {  # settings that may name a file: (part in the job, what it i
 
 
 class Asked(NamedTuple):
-    """What a job shall be made of. Of a job that is resumed, `inputs` has only those that were
+    """What a job shall be made of. For a job that is resumed, `inputs` has only those that were
     given.
     """
 
@@ -53,8 +53,8 @@ def prepared_job(
     restart: bool = False,
     patience_s: float = 0.0,
 ) -> Iterator[Job]:
-    """A locked job folder with copies of the inputs, each read once before: bad input leaves
-    nothing behind.
+    """Make a job folder with copies of the inputs, and hold its lock while the block runs. Each
+    input is read once before: bad input leaves nothing behind.
 
     With `resume` the job that is there is taken up; what is None or not among `values` is as it has
     it, what is given must be the same. With `restart` it is kept under a number and begins anew,
@@ -156,7 +156,7 @@ def run_job(folder: Path, report: Any, _: Any = None) -> dict[str, str]:
 
 
 def work(job: Job, report: Any) -> dict[str, str]:
-    """`run_job` in a folder that the caller has locked."""
+    """Do `run_job` in a folder that the caller has locked."""
     report("starting", 0, 1)
     handler = _log_to(job.folder)
     report = _logged(report)

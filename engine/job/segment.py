@@ -48,7 +48,7 @@ class FramesOnDisk:
         return images.load_image(self._files[index]).pixels.to(self._device)
 
     def replace(self, start: int, files: list[Path]) -> None:
-        """From frame `start` on, the frames are these files."""
+        """Take these files for the frames from `start` on."""
         self._files = self._files[:start] + files
 
 
@@ -74,14 +74,16 @@ class JobRecord:
             self.frames.replace(segment.start, files)
 
     def gaussians(self, first: Gaussians) -> Gaussians:
-        """The Gaussians after the last finished segment; `first` where there is none."""
+        """Return the Gaussians after the last finished segment, or `first` where no segment is
+        finished.
+        """
         if not self.finished:
             return first
         return load_gaussians(self._job.segment_folder(self.finished - 1) / GAUSSIANS, self._device)
 
     @contextmanager
     def segment(self, index: int, segment: Segment) -> Iterator[SegmentRecord]:
-        """The record of one segment; it is on disk, whole, when the block ends well."""
+        """Open the record of one segment; it is on disk, whole, when the block ends well."""
         name = f"segment {index + 1} of {len(self._segments)}"
         with self._job.new_segment(index) as folder:
             page = SegmentRecord(folder, segment, name, self)
@@ -112,7 +114,7 @@ class JobRecord:
 
 
 class SegmentRecord:
-    """One segment: written piece by piece into its folder."""
+    """The record of one segment, which writes piece by piece into its folder."""
 
     last: Tensor  # [3, h, w] the last frame as the refined Gaussians show it
 

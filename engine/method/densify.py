@@ -45,19 +45,21 @@ class DensifySchedule:
 
 
 class DensifyState:
-    """Sums over the steps since the last change."""
+    """What densification sums up over the steps since it last changed the Gaussians."""
 
     def __init__(self, count: int, device: torch.device) -> None:
         self.restart(count, device)
 
     def restart(self, count: int, device: torch.device) -> None:
-        """Begin again, for another number of Gaussians."""
+        """Begin the sums again, for another number of Gaussians."""
         self.pull = torch.zeros(count, device=device)
         self.seen = torch.zeros(count, device=device)
         self.radius_px = torch.zeros(count, device=device)
 
     def observe(self, gradient_px: Tensor, radii_px: Tensor, width: int, height: int) -> None:
-        """gradient_px [n, 2]: of the loss with respect to the projected means, in pixels."""
+        """Add one step to the sums. gradient_px [n, 2] is the gradient of the loss with respect to
+        the projected means, in pixels; radii_px [n] is 0 for what was not drawn.
+        """
         half = gradient_px.new_tensor([width / 2, height / 2])
         drawn = radii_px > 0
         self.pull += (gradient_px * half).norm(dim=1) * drawn
@@ -76,8 +78,8 @@ def densify(
     max_gaussians: int,
     generator: torch.Generator,
 ) -> Gaussians | None:
-    """What is due after `step` (counted from 1) of `steps`: new parameters, already in the
-    optimiser, or None.
+    """Add and remove Gaussians as is due after `step` (counted from 1) of `steps`. Return the new
+    parameters, which the optimiser has taken over already, or None where nothing was due.
     """
     changed = None
     growing = schedule.start < step < min(schedule.stop, steps - schedule.settle_steps)

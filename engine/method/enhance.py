@@ -18,7 +18,7 @@ from .views import Views
 
 
 class Enhanced(NamedTuple):
-    """One enhanced segment and what led to it."""
+    """One enhanced segment, and the clips and maps that led to it."""
 
     frames: Tensor  # [f, 3, h, w] the blend, rounded to 8 bits as it is stored
     consistent: Tensor  # [f, 3, h, w] with latent momentum
@@ -39,7 +39,7 @@ def enhance(
     report: StepReport,
     cells: Tensor | None = None,
 ) -> Enhanced:
-    """Both clips of segment `index` and their blend.
+    """Let the prior make both clips of segment `index`, and blend them.
 
     views: renders of f cameras; depth [f, h, w] metres everywhere; image [3, h, w] the picture;
     K [f, 3, 3] pixels, cameras [f, 4, 4] camera from world; cells: `picture_cells`, if they are
@@ -104,8 +104,8 @@ def enhance(
 
 
 def picture_cells(prior: VideoPrior, image: Tensor) -> Tensor:
-    """What Eq. (10) compares with in every segment: features [d, m] of a sample of the picture's
-    cells.
+    """Code the picture and return the features [d, m] of a sample of its cells: Eq. (10) compares
+    every segment with them.
     """
     device = prior.generator(0).device
     features = prior.features(prior.encode(image[None].to(device))).flatten(1)
@@ -134,5 +134,5 @@ def _latent_coefficient(
 
 
 def eight_bits(frames: Tensor) -> Tensor:
-    """Round to what a PNG holds, so that a resumed run sees the very same frames."""
+    """Round frames to what a PNG holds, so that a resumed run sees the very same frames."""
     return (frames.clamp(0.0, 1.0) * 255.0).round() / 255.0

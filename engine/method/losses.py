@@ -24,7 +24,7 @@ C2 = 0.03**2
 
 
 class Target(NamedTuple):
-    """A supervised frame with what its loss needs of it alone."""
+    """A supervised frame, with all that the loss needs of this frame alone."""
 
     image: Tensor  # [3, h, w]
     mean: Tensor | None  # [3, h, w] window mean; None for the torch form
@@ -47,8 +47,8 @@ def prepare_target(image: Tensor) -> Target:
 def photometric_loss(
     image: Tensor, target: Target, ssim_weight: float = 0.2, pixel_weights: Tensor | None = None
 ) -> Tensor:
-    """Eq. (20), a scalar: image [3, h, w] in 0..1 against a prepared frame; pixel_weights [1, h, w]
-    >= 0.
+    """Compute Eq. (20), a scalar, for image [3, h, w] in 0..1 against a prepared frame;
+    pixel_weights [1, h, w] >= 0 weigh the pixels.
     """
     if image.shape != target.image.shape:
         raise ValueError(
@@ -68,7 +68,9 @@ def photometric_loss(
 def photometric_loss_torch(
     image: Tensor, target: Tensor, ssim_weight: float = 0.2, pixel_weights: Tensor | None = None
 ) -> Tensor:
-    """Eq. (20) by torch convolutions: what CUDA and float64 use, and the oracle of the kernel."""
+    """Compute Eq. (20) by torch convolutions. CUDA and float64 use it, and it is the oracle of the
+    kernel.
+    """
     l1 = (image - target).abs()
     dissimilarity = 1 - ssim_map(image, target)
     if pixel_weights is not None:
@@ -77,7 +79,7 @@ def photometric_loss_torch(
 
 
 def ssim_map(x: Tensor, y: Tensor) -> Tensor:
-    """SSIM at every pixel: [3, h, w], [3, h, w] -> [3, h, w]."""
+    """Compute SSIM at every pixel: [3, h, w], [3, h, w] -> [3, h, w]."""
     window = window_1d(x)
     window = (window[:, None] * window[None, :]).expand(3, 1, WINDOW, WINDOW)
 
@@ -92,7 +94,7 @@ def ssim_map(x: Tensor, y: Tensor) -> Tensor:
 
 
 def window_1d(like: Tensor) -> Tensor:
-    """The window's factor [11], summing to 1."""
+    """Return the factor [11] of the separable window; it sums to 1."""
     d = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
     w = torch.exp(-(d**2) / (2 * SIGMA_PX**2))
     return (w / w.sum()).to(like)

@@ -15,10 +15,12 @@ ALL_KNOWN_MU = 0.98  # with mu above this everywhere nothing is invented
 
 
 def known(mu: Tensor) -> Tensor:
-    """[f, h, w] pixel momentum -> [f, h, w] bool."""
+    """Say which pixels are known: pixel momentum [f, h, w] -> [f, h, w] bool."""
     return mu > KNOWN_MU
 
 
 def nothing_to_invent(mu: Tensor) -> bool:
-    """Whether a window is known so well that a run without momentum has nothing to add."""
+    """Say whether a window is known so well that a run without momentum has nothing to add; mu [f,
+    h, w].
+    """
     return float(mu.min()) >= ALL_KNOWN_MU

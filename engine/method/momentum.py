@@ -29,7 +29,7 @@ _COVERED = 0.5  # coverage above which a cell shows more scene than hole
 
 
 def noised_source(latents: Tensor, eps: Tensor, level: Level, scale: float = 1.0) -> Tensor:
-    """The rendered clip at a noise level, Eq. (8).
+    """Bring the rendered clip to a noise level, Eq. (8).
 
     latents, eps [..., c, f, h, w] -> the same shape. `scale` is the prior's scale of clean
     latents at this level (1 but for priors with a dynamic rescale).
@@ -47,7 +47,8 @@ def latent_momentum(free: Tensor, source: Tensor, lam: Tensor) -> Tensor:
 
 
 def similarity(features: Tensor, pool: Tensor, place: Tensor | None = None) -> Tensor:
-    """Largest cosine to any vector of a pool, clamped at 0: the bracket of Eq. (10).
+    """Compare every cell with a pool of vectors and keep the largest cosine, clamped at 0: the
+    bracket of Eq. (10).
 
     features [d, f, h, w], pool [d, m] -> [f, h, w] in [0, 1]. `place` [m] says which cell of
     `features` (flattened) a vector of the pool is, -1 for none: no cell is compared with itself.
@@ -68,8 +69,8 @@ def similarity(features: Tensor, pool: Tensor, place: Tensor | None = None) -> T
 
 
 def sampled(cells: Tensor) -> Tensor:
-    """At most POOL of the cells [m] (their numbers), the same ones for the same m, spread over
-    all.
+    """Choose at most POOL of the cells [m] (their numbers), spread over all; the same m gives the
+    same ones.
     """
     if cells.shape[0] <= POOL:
         return cells
@@ -78,8 +79,8 @@ def sampled(cells: Tensor) -> Tensor:
 
 
 def first_cells(coverage: Tensor, frames: int) -> Tensor:
-    """Numbers of the cells that Eq. (10) compares with beside the picture: a sample of the known
-    ones of the first frames.
+    """Choose the cells that Eq. (10) compares with beside the picture: a sample of the known cells
+    of the first frames.
 
     coverage [f, h, w] in [0, 1] says how well a cell is known -> [m].
     """
@@ -87,7 +88,7 @@ def first_cells(coverage: Tensor, frames: int) -> Tensor:
 
 
 def scale_map(scale_sum: Tensor, alpha: Tensor, depth: Tensor, focal_px: Tensor) -> Tensor:
-    """Expected size in pixels of the Gaussians that make up a pixel, Eq. (14).
+    """Compute the expected size in pixels of the Gaussians that make up a pixel, Eq. (14).
 
     scale_sum [f, h, w] is sum_k w_k s_k with s_k a Gaussian's standard deviation in metres,
     alpha [f, h, w] is sum_k w_k, depth [f, h, w] in metres, focal_px [f] -> [f, h, w].
@@ -98,7 +99,7 @@ def scale_map(scale_sum: Tensor, alpha: Tensor, depth: Tensor, focal_px: Tensor)
 
 
 def pixel_coefficient(scale_px: Tensor, alpha: Tensor, tau: float) -> Tensor:
-    """mu for every pixel, Eq. (15): coverage, gated by the size of the Gaussians.
+    """Compute mu for every pixel, Eq. (15): coverage, gated by the size of the Gaussians.
 
     scale_px, alpha [f, h, w] -> [f, h, w] in [0, 1]: alpha where Gaussians are smaller than
     tau pixels, falling linearly to 0 at twice that size.
@@ -116,8 +117,8 @@ def pixel_momentum(free: Tensor, consistent: Tensor, mu: Tensor) -> Tensor:
 
 
 def pool_to_latent(pixels: Tensor, t_factor: int, size: tuple[int, int]) -> Tensor:
-    """A map per pixel as a map per latent cell: minimum over the frames of a latent, mean over its
-    area.
+    """Turn a map of pixels into a map of latent cells: the minimum over the frames of a latent, the
+    mean over its area.
 
     pixels [f, h, w] -> [f', *size]. Frame 0 has a latent of its own, then `t_factor` frames share
     one; a latent is trusted only if all its frames are.

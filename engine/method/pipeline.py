@@ -32,27 +32,39 @@ class Inputs(NamedTuple):
 
 
 class Page(Protocol):
-    """The record of one segment."""
+    """The record of one segment; `job.segment` writes it to files."""
 
-    def stage(self, name: str) -> AbstractContextManager[StepReport]: ...
-    def rendered(self, views: Views) -> None: ...
-    def enhanced(self, enhanced: Enhanced) -> None: ...
-    def refined(self, refined: RefineResult, after: Views) -> None: ...
+    def stage(self, name: str) -> AbstractContextManager[StepReport]:
+        """Measure a stage while the block runs, and give the callback for progress within it."""
+
+    def rendered(self, views: Views) -> None:
+        """Keep what the Gaussians showed before the segment."""
+
+    def enhanced(self, enhanced: Enhanced) -> None:
+        """Keep the enhanced frames, the clips and the maps of momentum."""
+
+    def refined(self, refined: RefineResult, after: Views) -> None:
+        """Keep the refined Gaussians and what they show now; the segment is finished."""
 
 
 class Record(Protocol):
-    """Where a run keeps what it makes."""
+    """The place where a run keeps what it makes, and from which it goes on."""
 
     finished: int  # segments
 
     @property
     def frames(self) -> Frames:
-        """The newest version of every frame so far, once `enhanced` has been told of it."""
+        """The newest version of every frame so far; a frame is there once `enhanced` was told of
+        it.
+        """
 
     def gaussians(self, first: Gaussians) -> Gaussians:
-        """Those after the last finished segment; `first` where there is none."""
+        """Return the Gaussians after the last finished segment, or `first` where no segment is
+        finished.
+        """
 
-    def segment(self, index: int, segment: Segment) -> AbstractContextManager[Page]: ...
+    def segment(self, index: int, segment: Segment) -> AbstractContextManager[Page]:
+        """Open the record of segment `index`; the segment is finished when the block ends well."""
 
 
 def generate(

@@ -55,7 +55,9 @@ STAGE = "refine"
 
 @dataclass(frozen=True)
 class Recipe:
-    """Learning rates of Adam, in the units of the stored forms, and what happens around it."""
+    """How Gaussians are optimised: learning rates of Adam in the units of the stored forms, the
+    order of the frames, densification or limits of size.
+    """
 
     means: float  # per scene_scale, at the first step
     means_final: float  # per scene_scale, at the last step; exponential in between
@@ -129,7 +131,7 @@ class Cameras(Protocol):
 
 
 class RefineResult(NamedTuple):
-    """Refined Gaussians and the run's history."""
+    """The refined Gaussians, and how the loss and their number went."""
 
     gaussians: Gaussians
     losses: list[float]  # Eq. (20) of every step, before that step's update
@@ -331,7 +333,7 @@ def frame_shares(
     height: int,
     segment: Segment,
 ) -> Tensor:
-    """Share of the steps for each of the frames so far, [f]: NEW for the segment's new ones,
+    """Share the steps out among the frames so far, [f]: NEW for the new frames of the segment,
     PICTURE for frame 0.
 
     The rest goes evenly to the other frames that see at least RELATED of what the segment's cameras
@@ -362,8 +364,8 @@ def frame_shares(
 def in_view(
     gaussians: Gaussians, K: Tensor, camera_from_world: Tensor, width: int, height: int
 ) -> Tensor:
-    """Which Gaussians any of the cameras [f, ...] may see, [n] bool; their size counts, occlusion
-    does not.
+    """Say which Gaussians any of the cameras [f, ...] may see, [n] bool. Their size counts,
+    occlusion does not.
     """
     seen = torch.zeros(gaussians.count, dtype=torch.bool, device=gaussians.means.device)
     for intrinsics, camera in zip(K, camera_from_world, strict=True):
@@ -399,8 +401,8 @@ def _spread(K: Tensor, camera_from_world: Tensor, looked_at: list[int]) -> tuple
 
 
 def frame_schedule(weights: Tensor, steps: int, seed: int, shuffled: bool) -> list[int]:
-    """Which frame each step looks at: after any number of steps every frame is within one of its
-    exact share.
+    """Decide which frame each step looks at. After any number of steps every frame is within one of
+    its exact share.
 
     Turn k of a frame with share s comes after step (k - 1) / s, and among the frames whose turn has
     come the one whose next turn is nearest goes first (earliest pseudo-deadline, Baruah et al.
@@ -430,12 +432,12 @@ def frame_schedule(weights: Tensor, steps: int, seed: int, shuffled: bool) -> li
 
 
 def exponential(start: float, stop: float, t: float) -> float:
-    """Geometric interpolation, t in 0..1."""
+    """Interpolate geometrically between two positive numbers, t in 0..1."""
     return start * (stop / start) ** t
 
 
 def median_depth(gaussians: Gaussians, camera_from_world: Tensor) -> float:
-    """Median depth in metres of the Gaussians in front of a camera; 1 if there is none."""
+    """Return the median depth in metres of the Gaussians in front of a camera; 1 if none is."""
     z = gaussians.means.detach() @ camera_from_world[2, :3].to(gaussians.means) + camera_from_world[
         2, 3
     ].to(gaussians.means)
@@ -444,7 +446,7 @@ def median_depth(gaussians: Gaussians, camera_from_world: Tensor) -> float:
 
 
 class SizeLimits(NamedTuple):
-    """Upper limits of sorted scales_log; what is larger at the start may stay, but not grow."""
+    """Upper limits of sorted scales_log. What is larger at the start may stay, but not grow."""
 
     middle: Tensor  # [n] of the middle and thus the shortest axis
     longest: Tensor  # [n, 3] of every axis
@@ -458,8 +460,8 @@ def size_limits(
     height: int,
     pixels: float,
 ) -> SizeLimits:
-    """Limits: `pixels` of the nearest camera that sees a Gaussian, and LONGEST_RATIO times that for
-    its longest axis.
+    """Limit sizes to `pixels` of the nearest camera that sees a Gaussian, and its longest axis to
+    LONGEST_RATIO times that.
 
     In flat regions growing costs the loss nothing, but the scale map of Eq. (14) would call them
     unseen, and the next segment would invent them anew. That map looks at the middle axis; the

@@ -19,8 +19,8 @@ from . import momentum
 
 
 class Runs(NamedTuple):
-    """Clean latents [c, f, h, w] of the runs; `free` is the same tensor as `consistent` where only
-    one was asked for.
+    """The clean latents [c, f, h, w] of the runs; `free` is the same tensor as `consistent` where
+    only one run was asked for.
     """
 
     consistent: Tensor
@@ -30,7 +30,7 @@ class Runs(NamedTuple):
 def initial_noise(
     shape: tuple[int, ...], generator: torch.Generator, level: Level
 ) -> tuple[Tensor, Tensor]:
-    """(eps, x_T) for a clip of latents [c, f, h, w]. x_T is b * eps: pure noise at the first
+    """Draw (eps, x_T) for a clip of latents [c, f, h, w]. x_T is b * eps: pure noise at the first
     level.
     """
     eps = torch.randn(shape, generator=generator, device=generator.device)
@@ -38,8 +38,8 @@ def initial_noise(
 
 
 def posterior_noise(now: Level, then: Level, eta: float) -> float:
-    """Standard deviation q of the noise that a stochastic step adds: eta times that of the
-    posterior.
+    """Return the standard deviation q of the noise that a stochastic step adds: eta times that of
+    the posterior.
 
     q(x' | x, x0) of every process x = a x0 + b eps has the standard deviation
     b' sqrt(1 - (a b' / (a' b))^2). For a^2 + b^2 = 1 it is DDIM's (Song et al. 2021, Eq. 16).

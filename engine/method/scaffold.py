@@ -34,7 +34,7 @@ _BEHIND = 1.5  # Gaussians farther than this times a pixel's depth are not what 
 
 
 class Scaffold(NamedTuple):
-    """Gaussians for unseen surfaces, and the pixel each was made for."""
+    """Gaussians for unseen surfaces, and the pixel that each was made for."""
 
     gaussians: Gaussians  # m of them, grey until painted
     frame: Tensor  # [m] index into the segment's cameras
@@ -43,7 +43,7 @@ class Scaffold(NamedTuple):
 
 
 class Built(NamedTuple):
-    """What the segment starts from."""
+    """What a segment starts from: the scaffold, the Gaussians that stay, and a complete depth."""
 
     scaffold: Scaffold
     depth: Tensor  # [f, h, w] metres of scene and scaffold, everywhere
@@ -183,7 +183,7 @@ def _too_coarse(
 def pixel_gaussians(
     row: Tensor, column: Tensor, depth: Tensor, K: Tensor, camera_from_world: Tensor, sh_degree: int
 ) -> Gaussians:
-    """One round, grey Gaussian for each pixel, as large as the pixel at its depth.
+    """Make one round, grey Gaussian for each pixel, as large as the pixel at its depth.
 
     row, column [m] pixel indices, depth [m] metres along the camera's z, K [3, 3],
     camera_from_world [4, 4].

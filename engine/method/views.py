@@ -16,7 +16,7 @@ from . import momentum
 
 
 class Views(NamedTuple):
-    """Renders of the current Gaussians."""
+    """What a window of cameras shows of the current Gaussians."""
 
     rgb: Tensor  # [f, 3, h, w] display-referred; colour of what is there, not dimmed by what is not
     alpha: Tensor  # [f, h, w]

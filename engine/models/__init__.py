@@ -1,4 +1,4 @@
 """Which models there are, which one a job takes, how its weights arrive and fit into memory.
 
-It imports `bridge` alone. `priors`, `geometry`, `job` and `commands` may import it.
+It imports `bridge` alone. `priors`, `geometry`, `job`, `service` and `commands` may import it.
 """

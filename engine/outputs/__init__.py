@@ -1,4 +1,4 @@
 """What is made of a finished scene: proxy meshes and render passes.
 
-It imports `formats`, `rasterize`, `scene` and `bridge`. `commands` and `evaluation` may import it.
+It imports `formats`, `rasterize`, `scene` and `bridge`. `commands` may import it.
 """

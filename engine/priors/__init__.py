@@ -1,4 +1,8 @@
-"""Video priors by name. A module is imported only when its prior is asked for."""
+"""Video priors by name. A module is imported only when its prior is asked for.
+
+It imports `models`, `geometry`, `scene` and `bridge`. `job`, `evaluation` and `commands` may
+import it; `method` knows `base` alone.
+"""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@ reference.
 Constants and culling follow gsplat 1.5.3, so the backends agree to rounding. Gradients reach means,
 quaternions, scales, opacities, SH, extra channels, the background and, through `offsets_px`, the
 projected means; not the cameras.
+
+It imports `scene` and `bridge`. Every room above them may import it.
 """
 
 from __future__ import annotations

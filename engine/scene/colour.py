@@ -13,14 +13,14 @@ SMALL_SPREAD = 0.02  # spreads below this say little of a gain
 
 
 def srgb_to_linear(display: Tensor) -> Tensor:
-    """Display values to linear light; negative values pass through the linear part."""
+    """Turn display values into linear light; negative values pass through the linear part."""
     return torch.where(
         display <= 0.04045, display / 12.92, ((display.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4
     )
 
 
 def linear_to_srgb(linear: Tensor) -> Tensor:
-    """Linear light to display values. Gradients are finite everywhere."""
+    """Turn linear light into display values. Gradients are finite everywhere."""
     return torch.where(
         linear <= 0.0031308,
         linear * 12.92,
@@ -29,7 +29,7 @@ def linear_to_srgb(linear: Tensor) -> Tensor:
 
 
 def match_colours(frames: Tensor, reference: Tensor, where: Tensor) -> Tensor:
-    """Frames with mean and spread of each channel as in `reference`, taken where both show the
+    """Give frames the mean and spread of each channel of `reference`, taken where both show the
     same.
 
     frames, reference [f, 3, h, w] display-referred in [0, 1], where [f, h, w] bool -> [f, 3, h, w]

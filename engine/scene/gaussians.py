@@ -39,17 +39,17 @@ class Gaussians(NamedTuple):
         return Gaussians(*(fn(t) for t in self))
 
     def select(self, index: Tensor) -> Gaussians:
-        """The Gaussians named by a boolean mask [n] or an index [m]."""
+        """Take the Gaussians that a boolean mask [n] or an index [m] names."""
         return Gaussians(*(t[index] for t in self))
 
 
 def concatenate(*parts: Gaussians) -> Gaussians:
-    """All Gaussians of the parts, in order. Degrees of SH must agree."""
+    """Put all Gaussians of the parts together, in order. Degrees of SH must agree."""
     return Gaussians(*(torch.cat(ts) for ts in zip(*parts, strict=True)))
 
 
 def at_most(gaussians: Gaussians, count: int) -> Gaussians:
-    """The `count` most opaque Gaussians, in their order; all where there are no more.
+    """Keep the `count` most opaque Gaussians, in their order; all where there are no more.
 
     Among equals it leaves out evenly, and what stays grows by as much area as went, so that a dense
     first geometry keeps its surfaces closed.
@@ -68,7 +68,7 @@ def at_most(gaussians: Gaussians, count: int) -> Gaussians:
 
 
 def sh_dc_from_colour(colour: Tensor) -> Tensor:
-    """[..., 3] -> [..., 3]: the constant coefficients that alone show this colour, as 3DGS defines
-    it.
+    """Find the constant coefficients that alone show a colour, as 3DGS defines it: [..., 3] ->
+    [..., 3].
     """
     return (colour - 0.5) / SH_C0

@@ -12,7 +12,7 @@ from ..bridge.harmonics import COEFFICIENTS, SH_C0, basis_terms
 
 
 def sh_basis(directions: Tensor, degree: int) -> Tensor:
-    """Basis functions 1..(degree + 1)^2 - 1 of unit directions, [..., 3] -> [...,
+    """Evaluate basis functions 1..(degree + 1)^2 - 1 at unit directions, [..., 3] -> [...,
     COEFFICIENTS[degree]].
     """
     x, y, z = directions.unbind(-1)
@@ -21,8 +21,8 @@ def sh_basis(directions: Tensor, degree: int) -> Tensor:
 
 
 def evaluate_sh(sh_dc: Tensor, sh_rest: Tensor, directions: Tensor, degree: int) -> Tensor:
-    """Colour 0.5 + SH along directions of any length, not clamped: [n, 3], [n, k, 3], [n, 3] -> [n,
-    3].
+    """Compute the colour 0.5 + SH along directions of any length, not clamped: [n, 3], [n, k, 3],
+    [n, 3] -> [n, 3].
 
     Only coefficients up to `degree` count; `sh_rest` may hold more. ValueError if it holds fewer.
     """

@@ -6,8 +6,8 @@ import numpy as np
 
 
 def morton_order(means: np.ndarray) -> np.ndarray:
-    """[n, 3] -> [n] indices along a Z curve of 10 bits an axis, so that neighbours in space are
-    near each other in a file or in memory.
+    """Order points along a Z curve of 10 bits an axis, [n, 3] -> [n] indices: neighbours in space
+    are near each other in a file or in memory.
     """
     low = means.min(axis=0).astype(np.float64)
     size = np.maximum(means.max(axis=0) - low, 1e-30)

@@ -15,7 +15,9 @@ def pixel_centres(
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
-    """The centres of all pixels as two maps [height, width] in pixels: u to the right, v down."""
+    """Return the centres of all pixels as two maps [height, width] in pixels: u to the right, v
+    down.
+    """
     v, u = torch.meshgrid(
         torch.arange(height, device=device, dtype=dtype) + 0.5,
         torch.arange(width, device=device, dtype=dtype) + 0.5,
@@ -25,5 +27,7 @@ def pixel_centres(
 
 
 def focal_px(K: Tensor) -> Tensor:
-    """One focal length for both axes, their geometric mean in pixels: K [..., 3, 3] -> [...]."""
+    """Return one focal length for both axes, their geometric mean in pixels: K [..., 3, 3] ->
+    [...].
+    """
     return torch.sqrt(K[..., 0, 0] * K[..., 1, 1])

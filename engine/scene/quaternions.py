@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def rotation_from_quaternion(quats: Tensor) -> Tensor:
-    """[n, 4] w x y z of any norm -> [n, 3, 3]."""
+    """Turn quaternions w x y z of any norm into rotations, [n, 4] -> [n, 3, 3]."""
     w, x, y, z = F.normalize(quats, dim=-1).unbind(-1)
     rows = (
         1 - 2 * (y * y + z * z),
@@ -25,7 +25,7 @@ def rotation_from_quaternion(quats: Tensor) -> Tensor:
 
 
 def quaternions(R: Tensor) -> Tensor:
-    """Rotations [n, 3, 3] -> unit quaternions w x y z [n, 4].
+    """Turn rotations [n, 3, 3] into unit quaternions w x y z [n, 4].
 
     Row i of the symmetric matrix 4 q q^T is q times 4 q_i; the row with the largest diagonal is
     the most exact.

@@ -1,4 +1,5 @@
 """Ways to run jobs without a terminal: the server that Blender talks to, its rehearsal, batches.
 
-It imports `commands`, `job` and `bridge`. `__main__` and `commands` may import it.
+It imports `job`, `models` and `bridge`, and the command of a job when it is asked for. `__main__`
+and `commands` may import it.
 """
