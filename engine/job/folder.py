@@ -245,8 +245,13 @@ class Job:
             files = list((self.folder / "input").iterdir())
             same = old == identity.of_older_engine(self._written, files)
             changed = [] if old is None or same else ["the settings or an input"]
-            if old is not None and same:  # its sizes and cuts of the path do not fit ours
-                changed = ["the method: these segments were made by version 0.1.0"]
+            if same and self.finished_segments():
+                raise AnotherJob(
+                    f"The segments in {self.folder} were made by version 0.1.0, whose method cut "
+                    "and sized them otherwise.",
+                    "Finish the job with that version, choose another --out, or add --restart: "
+                    f"it begins anew and keeps what is here under {EARLIER}/.",
+                )
         if changed and self.finished_segments():
             raise AnotherJob(
                 f"{self.folder} holds the work of another job. Not the same: {'; '.join(changed)}.",
