@@ -51,7 +51,7 @@ _FORMATS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 
 
 class Property(NamedTuple):
-    """One column of an element. `length` is the type of a list's length; plain numbers have none."""
+    """One column of an element. `length` is the type of a list's length; numbers have none."""
 
     name: str
     type: str
