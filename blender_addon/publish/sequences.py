@@ -12,12 +12,13 @@ from typing import ClassVar
 import bpy
 import numpy as np
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, StringProperty
-from bpy_extras.io_utils import ExportHelper, ImportHelper
+from bpy_extras.io_utils import ExportHelper
 
 from ...engine.bridge import axes, splat_file
 from ...engine.bridge.errors import UserError
 from ...engine.bridge.splat_file import Splats
 from ..splats import render_check, sequence, splat_object
+from ..ui.dropped import OnView, TakesDrops
 from ..ui.grey_with_reason import GreyWithReason
 from . import exporting
 
@@ -98,7 +99,7 @@ def evaluated(ob: bpy.types.Object) -> Splats:
     return splat_object.splats_of(cloud, ob.name)
 
 
-class SCENESPLATTER_OT_import_sequence(bpy.types.Operator, ImportHelper):
+class SCENESPLATTER_OT_import_sequence(bpy.types.Operator, TakesDrops):
     """Import numbered .ply files as one splat object that plays them; choose any one of the
     files
     """
@@ -224,7 +225,7 @@ class SCENESPLATTER_OT_export_sequence(GreyWithReason, bpy.types.Operator, Expor
         return {"FINISHED"}
 
 
-class SCENESPLATTER_FH_sequence(bpy.types.FileHandler):
+class SCENESPLATTER_FH_sequence(OnView, bpy.types.FileHandler):
     """Drop one numbered .ply, or all, on the 3D view: Blender asks which importer is meant."""
 
     bl_idname = "SCENESPLATTER_FH_sequence"
@@ -232,11 +233,6 @@ class SCENESPLATTER_FH_sequence(bpy.types.FileHandler):
     bl_import_operator = "scene_splatter.import_sequence"
     bl_export_operator = "scene_splatter.export_sequence"
     bl_file_extensions = ".ply"
-
-    @classmethod
-    def poll_drop(cls, context: bpy.types.Context) -> bool:
-        """In a 3D view."""
-        return context.area is not None and context.area.type == "VIEW_3D"
 
 
 class SCENESPLATTER_PT_sequence(bpy.types.Panel):

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import bpy
 from bpy.props import BoolProperty, EnumProperty, IntProperty, StringProperty
-from bpy_extras.io_utils import ExportHelper, ImportHelper
+from bpy_extras.io_utils import ExportHelper
 
 from ...engine.bridge import camera_file
 from ...engine.bridge.errors import UserError
@@ -15,13 +15,14 @@ from ..cameras import conversion
 from ..jobs import results
 from ..publish import exporting
 from ..splats import render_check, splat_object
+from .dropped import OnView, TakesDrops
 from .grey_with_reason import GreyWithReason
 
 _LABEL = "Gaussian splats (.ply)"
 _OTHER_LABEL = "Gaussian splats (.spz .glb .usd .sog .splat)"  # the operators of `other_formats`
 
 
-class SCENESPLATTER_OT_import_splats(bpy.types.Operator, ImportHelper):
+class SCENESPLATTER_OT_import_splats(bpy.types.Operator, TakesDrops):
     """Import Gaussian splats: 3DGS .ply of any tool, PlayCanvas compressed .ply"""
 
     bl_idname = "scene_splatter.import_splats"
@@ -189,7 +190,7 @@ class SCENESPLATTER_OT_export_splats(GreyWithReason, bpy.types.Operator, ExportH
         return {"FINISHED"}
 
 
-class SCENESPLATTER_OT_import_camera_path(bpy.types.Operator, ImportHelper):
+class SCENESPLATTER_OT_import_camera_path(bpy.types.Operator, TakesDrops):
     """Make an animated camera of a camera path file: the engine's path.json or cameras.json, or the
     cameras.json of a 3DGS training
     """
@@ -229,19 +230,14 @@ class SCENESPLATTER_OT_import_camera_path(bpy.types.Operator, ImportHelper):
         return {"FINISHED"}
 
 
-class SCENESPLATTER_FH_ply(bpy.types.FileHandler):
-    """Drop a .ply on the 3D view: Blender asks which importer is meant."""
+class SCENESPLATTER_FH_ply(OnView, bpy.types.FileHandler):
+    """Drop a .ply on the 3D view; Blender asks which importer is meant, its own being another."""
 
     bl_idname = "SCENESPLATTER_FH_ply"
     bl_label = _LABEL
     bl_import_operator = "scene_splatter.import_splats"
     bl_export_operator = "scene_splatter.export_splats"
     bl_file_extensions = ".ply"
-
-    @classmethod
-    def poll_drop(cls, context: bpy.types.Context) -> bool:
-        """In a 3D view."""
-        return context.area is not None and context.area.type == "VIEW_3D"
 
 
 _IMPORTS = (

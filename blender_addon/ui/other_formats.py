@@ -7,12 +7,13 @@ from typing import Any, ClassVar
 
 import bpy
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, StringProperty
-from bpy_extras.io_utils import ExportHelper, ImportHelper
+from bpy_extras.io_utils import ExportHelper
 
 from ...engine.bridge import axes
 from ..jobs import results
 from ..jobs.side_job_operator import NeedsSplats, begin, why_not
 from . import io_operators
+from .dropped import OnView, TakesDrops
 from .grey_with_reason import GreyWithReason
 
 _FORMATS = (
@@ -123,7 +124,7 @@ class SCENESPLATTER_OT_export_format(NeedsSplats, bpy.types.Operator, ExportHelp
         return begin(self, context, "Export", "convert", settings, finish, camera=camera)
 
 
-class SCENESPLATTER_OT_import_format(GreyWithReason, bpy.types.Operator, ImportHelper):
+class SCENESPLATTER_OT_import_format(GreyWithReason, bpy.types.Operator, TakesDrops):
     """Import Gaussian splats from SPZ, glTF, USD, SOG, splat or ksplat"""
 
     bl_idname = "scene_splatter.import_format"
@@ -168,7 +169,7 @@ class SCENESPLATTER_OT_import_format(GreyWithReason, bpy.types.Operator, ImportH
         return begin(self, context, "Import", "convert", settings, finish, splats=False)
 
 
-class SCENESPLATTER_FH_formats(bpy.types.FileHandler):
+class SCENESPLATTER_FH_formats(OnView, bpy.types.FileHandler):
     """Drop any other file of splats on the 3D view; where Blender reads that ending too, it asks
     which is meant.
     """
@@ -177,11 +178,6 @@ class SCENESPLATTER_FH_formats(bpy.types.FileHandler):
     bl_label = "Gaussian splats"
     bl_import_operator = "scene_splatter.import_format"
     bl_file_extensions = ".spz;.glb;.usdz;.usdc;.usda;.sog;.splat;.ksplat"
-
-    @classmethod
-    def poll_drop(cls, context: bpy.types.Context) -> bool:
-        """In a 3D view."""
-        return context.area is not None and context.area.type == "VIEW_3D"
 
 
 register, unregister = bpy.utils.register_classes_factory(

@@ -17,6 +17,7 @@ from ...engine.bridge.errors import UserError
 from ..cameras import first_camera, operators, picture_header
 from ..jobs import delivery, request
 from . import properties
+from .dropped import OnView
 
 ENDINGS = (
     ".jpg",
@@ -126,18 +127,13 @@ def _open_tab(context: bpy.types.Context) -> None:
     bpy.app.timers.register(choose_tab, first_interval=0.2)  # the tabs are known once it was drawn
 
 
-class SCENESPLATTER_FH_picture(bpy.types.FileHandler):
+class SCENESPLATTER_FH_picture(OnView, bpy.types.FileHandler):
     """Drop a picture on the 3D view: it becomes the scene's."""
 
     bl_idname = "SCENESPLATTER_FH_picture"
     bl_label = "Scene Splatter: make a scene of it"
     bl_import_operator = "scene_splatter.choose_picture"
     bl_file_extensions = ";".join(ENDINGS)
-
-    @classmethod
-    def poll_drop(cls, context: bpy.types.Context) -> bool:
-        """In a 3D view."""
-        return context.area is not None and context.area.type == "VIEW_3D"
 
 
 def thumbnail(group: properties.SCENESPLATTER_PG_scene) -> int:
