@@ -283,12 +283,15 @@ def _engine_left(pid: int) -> int:
 
 
 def _grant(wish: Path, blender: _Blender, out: Path) -> None:
-    """A wish is a file: NAME.wish holds "click X Y", "shot" or "second" (Blender); it is deleted
-    when it is granted.
+    """A wish is a file: NAME.wish holds "point X Y", "click X Y", "shot" or "second" (Blender); it
+    is deleted when it is granted.
     """
     words = wish.read_text().split()
     environment = {**os.environ, "DISPLAY": blender.environment["DISPLAY"]}
-    if words[0] == "click":
+    if words[0] == "point":
+        move = ["mousemove", words[1], words[2], "sleep", "0.05", "mousemove_relative", "1", "0"]
+        subprocess.run(["xdotool", *move], env=environment, check=True)
+    elif words[0] == "click":
         # the mouse comes from somewhere and rests: Blender looks at what is under it as it moves
         move = ["mousemove", words[1], words[2], "sleep", "1", "mousemove_relative", "1", "0"]
         subprocess.run(

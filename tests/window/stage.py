@@ -10,7 +10,7 @@ import json
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +22,7 @@ PLAN = json.loads((HERE / "plan.json").read_text())
 PACKAGE = "bl_ext.user_default.scene_splatter.blender_addon"
 BLEND = HERE / "demo.blend"
 LIMIT_MS = 50.0
+_BUTTON_PX, _LOOKS = 14, 2  # less than a button is high; looks at each place
 
 report: dict[str, Any] = {"blender": bpy.app.version_string}
 durations: dict[
@@ -68,6 +69,39 @@ def until(has_come: Callable[[], bool], what: str, limit_s: float | None = None)
         yield 0.05
 
 
+def sidebar() -> Any:
+    """The region that has our tab."""
+    _, area = view3d()
+    return next(region for region in area.regions if region.type == "UI")
+
+
+def place_of(operator: str) -> Generator[float, None, tuple[int, int]]:
+    """Where the sidebar has the button of an operator, in pixels from the window's upper left: the
+    mouse goes down over it until Blender says that this button is under it.
+    """
+    window, area = view3d()
+    region = sidebar()
+    for share in (0.4, 0.75):  # of two buttons in a row either
+        x = round(region.x + share * region.width)
+        for y in range(region.y + region.height - 20, region.y, -_BUTTON_PX):
+            place = (x, window.height - y)
+            yield from wish("point", "point {} {}".format(*place))
+            for _ in range(_LOOKS):
+                yield 0.1
+                if _under_mouse(window, area, region).startswith(f"bpy.ops.{operator}("):
+                    return place
+    raise AssertionError(f"the sidebar has no button for {operator}")
+
+
+def _under_mouse(window: Any, area: Any, region: Any) -> str:
+    """What a press of the button under the mouse would do, as Python; empty where there is none."""
+    with bpy.context.temp_override(window=window, area=area, region=region):
+        if not bpy.ops.ui.copy_python_command_button.poll():
+            return ""
+        bpy.ops.ui.copy_python_command_button()
+    return bpy.context.window_manager.clipboard
+
+
 def make_scene() -> None:
     """The picture as the camera's view, and a camera that moves half a metre forwards and
     sideways.
@@ -99,9 +133,7 @@ def show_sidebar() -> Iterator[float]:
     _, area = view3d()
     area.spaces.active.show_region_ui = True
     yield 1.0
-    next(
-        region for region in area.regions if region.type == "UI"
-    ).active_panel_category = "Scene Splatter"
+    sidebar().active_panel_category = "Scene Splatter"
     area.spaces.active.region_3d.view_perspective = "CAMERA"
     yield 1.5
 

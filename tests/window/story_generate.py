@@ -18,6 +18,7 @@ from stage import (
     check_main_thread,
     in_view,
     make_scene,
+    place_of,
     report,
     show_sidebar,
     until,
@@ -26,7 +27,6 @@ from stage import (
     wish,
 )
 
-GENERATE_AT = (1174, 438)  # the button in a window of 1600 x 900 with the default theme
 LONG_PATH = 2000  # frames
 
 MOMENTS = {
@@ -49,12 +49,9 @@ def story() -> Iterator[float]:
     yield from wish("1_before", "shot")
     yield from check_a_long_path()
     session = addon("jobs.delivery").session
-    yield from wish("click_generate", "click {} {}".format(*GENERATE_AT))
-    yield 1.0
-    report["clicked"] = session.status.busy
-    if not session.status.busy:  # another version or theme puts the button elsewhere
-        with in_view():
-            bpy.ops.scene_splatter.generate("INVOKE_DEFAULT")
+    place = yield from place_of("scene_splatter.generate")
+    yield from wish("click_generate", "click {} {}".format(*place))
+    yield from until(lambda: session.status.busy, "the start of the job", 20)
     yield from watch_job(session)
     assert session.status.problem is None, session.status.problem
     yield from look_at_result()
