@@ -16,6 +16,7 @@ from ..jobs.side_job_operator import side_job
 from . import engine_setup
 
 SAID_FOR_S = 60.0  # the status bar tells how a job ended for as long
+_STATUS_LETTERS = 80
 
 
 class Running(NamedTuple):
@@ -81,13 +82,33 @@ def ended() -> tuple[str, str]:
     return "CHECKMARK", status.outcome
 
 
+def units_for(text: str) -> float:
+    """Width of a label in Blender's units, in which no letter of `text` is cut: the status bar
+    gives the rest of its width to other things first.
+    """
+    return 2.0 + 0.4 * len(text)
+
+
+def in_one_line(words: str) -> str:
+    """Words for the status bar: the first sentence, and no more than it has room for; the panel has
+    the rest.
+    """
+    first = words.split(". ")[0]
+    return first if len(first) <= _STATUS_LETTERS else f"{first[: _STATUS_LETTERS - 1]}\u2026"
+
+
 def _draw_status_bar(self: bpy.types.Header, _context: bpy.types.Context) -> None:
     at_hand = job()
     for running in [*([at_hand] if at_hand else []), *side_jobs()]:
-        draw_running(self.layout, running)
+        row = self.layout.row()
+        row.ui_units_x = units_for(f"{running.title}: {running.text}")
+        draw_running(row, running)
     icon, words = ended()
     if words:
-        self.layout.label(text=f"Scene Splatter: {words}", icon=icon)
+        text = f"Scene Splatter: {in_one_line(words)}"
+        row = self.layout.row()
+        row.ui_units_x = units_for(text)
+        row.label(text=text, icon=icon)
 
 
 def register() -> None:
