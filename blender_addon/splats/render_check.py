@@ -30,20 +30,13 @@ def prepare_scene(scene: bpy.types.Scene, ob: bpy.types.Object | None = None) ->
     """Let transparent rays go deep enough, and have splats keep their colours under the scene's
     view transform.
 
-    With `ob`, in Cycles, the compositor keeps them exactly. With `ob` in a scene that does not want
-    that (Keep Colours is off), take the view transform that shows its colours as they are.
+    With `ob` in a scene that does not want that (Keep Colours is off), take the view transform that
+    shows its colours as they are.
     """
     if hasattr(scene, "cycles"):
         scene.cycles.transparent_max_bounces = BOUNCES
         scene.cycles.min_transparent_bounces = BOUNCES  # fewer: rays end by chance, which is noise
     view_colours.sync(scene)
-    if (
-        ob is not None
-        and scene.scene_splatter_match_view
-        and view_colours.needs_table(scene)
-        and not exact_colours.why_not(scene)
-    ):
-        exact_colours.switch_on(scene)
     if ob is not None and not scene.scene_splatter_match_view:
         view = scene.view_settings
         view.view_transform = _TRANSFORM[drawn_blending(ob)]
@@ -103,13 +96,9 @@ def _about_camera(scene: bpy.types.Scene) -> list[str]:
 def _about_colour(scene: bpy.types.Scene, ob: bpy.types.Object) -> list[str]:
     made_for, drawn = ob.get(splat_object.BLENDING, "display"), drawn_blending(ob)
     warnings: list[str] = []
-    if exact_colours.is_on(scene) and not exact_colours.is_current(scene):
-        warnings.append(
-            "Exact Colours were made for other view settings: switch them off and on again."
-        )
     if scene.scene_splatter_match_view and view_colours.is_matched(scene, ob):
-        reason = view_colours.why_not(scene)
-        return [*warnings, reason] if reason else warnings
+        reason = view_colours.why_not(scene) or exact_colours.why_off(scene)
+        return [reason] if reason else []
     if made_for != drawn:
         warnings.append(
             f"{ob.name} was made for {made_for} blending and is drawn with {drawn} blending: its "

@@ -6,8 +6,8 @@ scene's transform shows as their colour: its inverse, sampled on a grid of displ
 Blender's own colour management and looked up by the nodes.
 
 The inverse belongs to each Gaussian, before they are mixed: where light and dark Gaussians share a
-pixel the mix is brighter than it was made. `exact_render` makes Cycles' final pictures free of
-that. Colours that a transform never shows (AgX has no pure red) come as near as it can.
+pixel the mix is brighter than it was made. `exact_colours` makes final pictures free of that.
+Colours that a transform never shows (AgX has no pure red) come as near as it can.
 """
 
 from __future__ import annotations
@@ -130,11 +130,11 @@ def table(scene: bpy.types.Scene) -> bpy.types.Image:
     return image
 
 
-def match(scene: bpy.types.Scene, ob: bpy.types.Object, *, in_renders: bool = True) -> bool:
+def match(scene: bpy.types.Scene, ob: bpy.types.Object, *, in_renders: str = "") -> bool:
     """Have our nodes draw `ob` for the scene's view transform; whether anything was changed.
 
     Standard and Raw need no table: linear light and the stored values are what they show as they
-    are. in_renders: False leaves renders in linear light (`exact_colours`).
+    are. in_renders: the blending, linear or display, that renders are left in (`exact_colours`).
     """
     modifier = splat_object.modifier_of(ob)
     if modifier is None or not ob.is_editable or not has_inputs(modifier):
@@ -147,15 +147,15 @@ def match(scene: bpy.types.Scene, ob: bpy.types.Object, *, in_renders: bool = Tr
         and not space_of(view.view_transform)
     ):
         wanted = {"Match View": False, "Linear Light": ob.get(splat_object.BLENDING) == "linear"}
-    elif not needs_table(scene) and view.view_transform == "Standard":
-        wanted = {"Match View": False, "Linear Light": True}
-    elif not needs_table(scene):
-        wanted = {"Match View": False, "Linear Light": False}
-    else:
+    elif in_renders or needs_table(scene):
         wanted = {"Match View": True, "View Table": table(scene)}
-    if not in_renders:
-        wanted["Linear Light"] = True
-    wanted["Match in Renders"] = in_renders
+    elif view.view_transform == "Standard":
+        wanted = {"Match View": False, "Linear Light": True}
+    else:
+        wanted = {"Match View": False, "Linear Light": False}
+    if in_renders:
+        wanted["Linear Light"] = in_renders == "linear"
+    wanted["Match in Renders"] = not in_renders
     changed = False
     for name, value in wanted.items():
         if splat_object.get_input(modifier, name) != value:
@@ -192,17 +192,12 @@ def has_inputs(modifier: bpy.types.NodesModifier) -> bool:
 
 def sync(scene: bpy.types.Scene) -> int:
     """Match all splats of a scene that wants it; returns how many were changed."""
-    if not scene.scene_splatter_match_view or not bpy.data.pointclouds:
-        return 0
     from . import exact_colours  # it needs this module
 
-    if (
-        exact_colours.is_on(scene)
-        and not exact_colours.is_current(scene)
-        and not exact_colours.why_not(scene)
-    ):
-        exact_colours.switch_on(scene)
-    in_renders = not exact_colours.is_on(scene)
+    exact_colours.sync(scene)
+    if not scene.scene_splatter_match_view or not bpy.data.pointclouds:
+        return 0
+    in_renders = exact_colours.blending_of(scene) if exact_colours.is_on(scene) else ""
     return sum(
         match(scene, ob, in_renders=in_renders)
         for ob in scene.objects

@@ -12,6 +12,7 @@ from .grey_with_reason import GreyWithReason
 from .layout import draw_wrapped, sidebar_width
 
 _LAYOUT = ("Percentage", "Point Size", "Crop", "Crop Box")
+_VIEWPORT = "Viewports show mixes of light and dark brighter than renders do"
 _RENDER = ("SH Degree", "Low-pass", "Along Rays")
 
 
@@ -41,6 +42,19 @@ def _draw_limit(
         and splat_object.get_input(modifier, "From View")
     ):
         layout.label(text=f"Free view: {limit:,} of {count:,} Gaussians", icon="INFO")
+
+
+def _draw_exact(layout: bpy.types.UILayout, scene: bpy.types.Scene, width: int) -> None:
+    """Whether the compositor keeps the colours of renders, how to have it do so beside nodes of the
+    user's, and what it cannot reach.
+    """
+    if not scene.scene_splatter_match_view:
+        return
+    layout.prop(scene, "scene_splatter_exact")
+    if exact_colours.is_on(scene):
+        draw_wrapped(layout, _VIEWPORT, width, icon="INFO")
+    elif scene.scene_splatter_exact and exact_colours.is_taken(scene):
+        layout.operator("scene_splatter.exact_colours", icon="NODE_COMPOSITING")
 
 
 class SCENESPLATTER_OT_prepare_render(GreyWithReason, bpy.types.Operator):
@@ -87,9 +101,7 @@ class SCENESPLATTER_PT_splats(bpy.types.Panel):
         modifier = splat_object.modifier_of(ob)
         if modifier is not None:
             layout.prop(context.scene, "scene_splatter_match_view")
-            on = exact_colours.is_on(context.scene)
-            if context.scene.scene_splatter_match_view and context.scene.render.engine == "CYCLES":
-                layout.operator("scene_splatter.exact_colours", depress=on, icon="NODE_COMPOSITING")
+            _draw_exact(layout, context.scene, width)
             if not context.scene.scene_splatter_match_view:
                 _draw_input(layout, modifier, "Linear Light")
             layout.prop(context.scene, "scene_splatter_view", text="Layout View")

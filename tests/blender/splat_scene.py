@@ -50,7 +50,8 @@ def empty_scene(width: int = 128, height: int = 96) -> bpy.types.Scene:
     render.filter_size = 0.01
     render.threads_mode, render.threads = "FIXED", 2
     scene.view_settings.view_transform = "Standard"
-    scene.scene_splatter_match_view = False  # drawn as each test says, not as the view asks
+    # drawn as each test says, not as the view asks
+    scene.scene_splatter_match_view = scene.scene_splatter_exact = False
     scene.cycles.samples, scene.cycles.use_adaptive_sampling, scene.cycles.use_denoising = (
         1,
         False,

@@ -232,6 +232,24 @@ def test_the_straight_path_from_the_default_file(
     assert np.allclose(travelled, path.world_from_camera[0, :3, 2] * 0.5, atol=1e-5), "forward"
 
 
+def test_the_browser_shows_pictures_alone_as_thumbnails(addon) -> None:
+    properties_of = bpy.ops.scene_splatter.choose_picture.get_rna_type().properties
+    assert properties_of["filter_image"].default and properties_of["filter_folder"].default
+    assert properties_of["display_type"].default == "THUMBNAIL"
+
+
+def test_match_looks_through_the_camera_that_it_matched(
+    default_file, save_picture, tmp_path: Path
+) -> None:
+    scene = default_file
+    scene.scene_splatter.image_path = str(save_picture(tmp_path / "hall.png"))
+    scene.scene_splatter.camera = scene.camera
+    view = next(views.of(scene))
+    assert view.region_3d.view_perspective != "CAMERA"
+    assert bpy.ops.scene_splatter.match_camera() == {"FINISHED"}
+    assert view.region_3d.view_perspective == "CAMERA"
+
+
 def test_another_picture_keeps_the_camera_that_was_made(
     default_file, save_picture, tmp_path: Path
 ) -> None:
@@ -518,7 +536,8 @@ def test_the_results_numbers_are_listed(empty_scene, status: Status, tmp_path: P
     report["findings"] = report["findings"][1:]
     (tmp_path / "report.json").write_text(json.dumps(report))
     delivery._results.clear()
-    assert "31.4 dB PSNR" in text_of(panels.SCENESPLATTER_PT_result)
+    text = text_of(panels.SCENESPLATTER_PT_result)
+    assert "31.4 dB PSNR" in text and text.count("PSNR") == 1
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"facts": 1, "segments": 2}'])

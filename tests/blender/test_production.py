@@ -67,6 +67,7 @@ def test_out_and_in_again_stands_where_it_stood(splats, tmp_path, ending):
     bpy.context.view_layer.update()
     after = splat_object.to_splats(ob)
     assert len(after.means) == 200 and after.sh_rest.shape[1] == 8 and name == "a"
+    assert bpy.context.view_layer.objects.active == ob and ob.select_get(), "as a .ply's"
 
     def world(points, m):
         return points @ m[:3, :3].T + m[:3, 3]

@@ -203,6 +203,19 @@ def test_a_job_arrives_as_a_set_where_its_camera_saw_it(tmp_path: Path, scene) -
     assert "SS_kitchen_v002" in bpy.data.collections
 
 
+@pytest.mark.parametrize("metres", [1.0, 0.01])
+def test_the_camera_of_a_result_sees_all_of_its_depth(tmp_path: Path, scene, metres) -> None:
+    """In a scene whose unit is a centimetre, Blender's far end of 100 units is one metre."""
+    scene.unit_settings.scale_length = metres
+    folder, lens = job_folder(tmp_path, scene, ticket=True), scene.camera.data
+    lens.clip_start, lens.clip_end = 1.0, 2.0
+    ob = run_import(folder / "scene_linear.ply", collection="kitchen")
+    bpy.context.view_layer.update()
+    to_camera = scene.camera.matrix_world.inverted() @ ob.matrix_world
+    depth = [-(to_camera @ Vector(mean)).z for mean in splat_object.positions(ob).tolist()]
+    assert lens.clip_start <= min(depth) and lens.clip_end >= max(depth)
+
+
 def test_generated_again_in_place_the_set_keeps_its_objects(tmp_path: Path, scene) -> None:
     folder = job_folder(tmp_path, scene, ticket=True)
     ob = run_import(folder / "scene_linear.ply", collection="kitchen")

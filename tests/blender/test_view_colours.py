@@ -21,7 +21,13 @@ from scene_splatter.blender_addon.splats import (  # noqa: E402
 from scene_splatter.engine.bridge.splat_file import Splats  # noqa: E402
 
 from tests.blender.splat_oracle import linear_to_srgb, psnr  # noqa: E402
-from tests.blender.splat_scene import add_splats, empty_scene, random_splats, render  # noqa: E402
+from tests.blender.splat_scene import (  # noqa: E402
+    EEVEE,
+    add_splats,
+    empty_scene,
+    random_splats,
+    render,
+)
 
 VIEWS = [("AgX", 0.0, 1.0), ("AgX", -0.8, 1.2), ("Filmic", 0.0, 1.0), ("Standard", 0.5, 1.0)]
 
@@ -88,11 +94,7 @@ def test_a_wall_looks_as_it_was_made_beside_a_lit_mesh_that_stays_as_it_is(
     addon, tmp_path: Path, transform: str, exposure: float, gamma: float
 ) -> None:
     scene = empty_scene(144, 96)
-    bpy.ops.mesh.primitive_cube_add(size=0.7, location=(0.3, 2.5, 0.1), rotation=(0.3, 0.2, 0.6))
-    cube = bpy.context.object
-    sun = bpy.data.objects.new("sun", bpy.data.lights.new("sun", "SUN"))
-    sun.data.energy, sun.data.angle, sun.rotation_euler = 3.0, 0.0, (0.6, 0.3, 0.1)
-    scene.collection.objects.link(sun)
+    cube = lit_cube(scene)
     set_view(scene, transform, exposure, gamma)
     alone = render(scene, "CYCLES", tmp_path / "mesh.exr")
     cube.hide_render = True
@@ -112,10 +114,7 @@ def test_a_wall_looks_as_it_was_made_beside_a_lit_mesh_that_stays_as_it_is(
     assert scene.view_settings.view_transform == transform
     cube.hide_render = False
     both = render(scene, "CYCLES", tmp_path / "both.exr")
-    mesh = alone[..., 3] == 1
-    for axis in (0, 1):  # not its outline, whose pixels see both
-        mesh &= np.roll(mesh, 1, axis) & np.roll(mesh, -1, axis)
-    assert mesh.sum() > 300
+    mesh = inside(alone[..., 3])
     np.testing.assert_allclose(both[mesh], alone[mesh], atol=1e-5)
 
 
@@ -163,69 +162,180 @@ def test_a_scene_that_wants_it_not_is_left_alone(addon) -> None:
     assert not splat_object.get_input(splat_object.modifier_of(ob), "Match View")
 
 
-@pytest.mark.parametrize("transform", ["AgX", "Filmic"])
-def test_exact_colours_hold_where_light_and_dark_gaussians_share_pixels(
-    addon, tmp_path: Path, transform: str
-) -> None:
-    scene = empty_scene(144, 96)
+def checks() -> Splats:
+    """The wall, light and dark by turns."""
+    made = wall()
+    cells = np.floor(made.means[:, 0] * 6) + np.floor(made.means[:, 1] * 6)
+    made.sh_dc[:] = np.where(cells[:, None] % 2, 0.35, -0.35) / 0.28209479177387814
+    return made
+
+
+def lit_cube(scene: bpy.types.Scene) -> bpy.types.Object:
+    """A cube before the wall, under a sun."""
     bpy.ops.mesh.primitive_cube_add(size=0.7, location=(0.3, 2.5, 0.1), rotation=(0.3, 0.2, 0.6))
     cube = bpy.context.object
     sun = bpy.data.objects.new("sun", bpy.data.lights.new("sun", "SUN"))
     sun.data.energy, sun.data.angle, sun.rotation_euler = 3.0, 0.0, (0.6, 0.3, 0.1)
     scene.collection.objects.link(sun)
-    set_view(scene, transform, 0.3, 1.0)
-    alone = render(scene, "CYCLES", tmp_path / "mesh.exr")
+    return cube
+
+
+def inside(alpha: np.ndarray) -> np.ndarray:
+    """Pixels that a mesh fills, without its outline, whose pixels see both."""
+    mesh = alpha == 1
+    for axis in (0, 1):
+        mesh &= np.roll(mesh, 1, axis) & np.roll(mesh, -1, axis)
+    assert mesh.sum() > 300
+    return mesh
+
+
+@pytest.mark.parametrize(
+    ("engine", "transform"), [("CYCLES", "AgX"), ("CYCLES", "Filmic"), (EEVEE, "AgX")]
+)
+def test_exact_colours_hold_where_light_and_dark_gaussians_share_pixels(
+    addon, tmp_path: Path, engine: str, transform: str
+) -> None:
+    scene = empty_scene(144, 96)
+    scene.render.engine = engine
+    cube = lit_cube(scene)
+    set_view(scene, transform, 0.3, 1.2)
+    alone = render(scene, engine, tmp_path / "mesh.exr")
     cube.hide_render = True
-    checks = wall()
-    cells = np.floor(checks.means[:, 0] * 6) + np.floor(checks.means[:, 1] * 6)
-    checks.sh_dc[:] = np.where(cells[:, None] % 2, 0.35, -0.35) / 0.28209479177387814
-    ob = add_splats(checks)
+    ob = add_splats(checks())
     ob.visible_diffuse = ob.visible_glossy = False
     made = render(scene, "CYCLES", tmp_path / "made.exr")
     expected = linear_to_srgb(np.clip(made[..., :3], 0, 1))
+    scene.render.engine = engine
     scene.scene_splatter_match_view = True
     mixed = psnr(
-        shown(scene, render(scene, "CYCLES", tmp_path / "a.exr")[..., :3], tmp_path), expected
+        shown(scene, render(scene, engine, tmp_path / "a.exr")[..., :3], tmp_path), expected
     )
-    assert bpy.ops.scene_splatter.exact_colours() == {"FINISHED"}
-    exact_picture = render(scene, "CYCLES", tmp_path / "b.exr")
+    scene.scene_splatter_exact = True
+    assert exact_colours.is_on(scene), "at once"
+    exact_picture = render(scene, engine, tmp_path / "b.exr")
     exact = psnr(shown(scene, exact_picture[..., :3], tmp_path), expected)
-    print(f"{transform}: {exact:.1f} dB, {mixed:.1f} dB where each Gaussian is matched")
-    assert exact > 45 and exact > mixed + 8
-    np.testing.assert_allclose(exact_picture[..., 3], made[..., 3], atol=1e-4)
+    print(f"{engine} {transform}: {exact:.1f} dB, {mixed:.1f} dB where each Gaussian is matched")
+    assert exact > 50 and exact > mixed + 20
+    np.testing.assert_allclose(exact_picture[..., 3], made[..., 3], atol=0.01)
+    assert scene.view_settings.view_transform == transform
     assert not render_check.render_warnings(scene, ob)
     cube.hide_render = False
-    both = render(scene, "CYCLES", tmp_path / "both.exr")
-    mesh = alone[..., 3] == 1
-    for axis in (0, 1):
-        mesh &= np.roll(mesh, 1, axis) & np.roll(mesh, -1, axis)
+    both, mesh = render(scene, engine, tmp_path / "both.exr"), inside(alone[..., 3])
     np.testing.assert_allclose(both[mesh], alone[mesh], atol=1e-3)
+    cube.hide_render = True
     scene.view_settings.exposure = -0.5
-    assert any("Exact" in text for text in render_check.render_warnings(scene, ob))
     view_colours.sync(scene)
     assert not render_check.render_warnings(scene, ob)
-    cube.hide_render = True
-    darker = render(scene, "CYCLES", tmp_path / "d.exr")[..., :3]
-    assert psnr(shown(scene, darker, tmp_path), expected) > 45
-    scene.view_settings.exposure = 0.3
-    assert bpy.ops.scene_splatter.exact_colours() == {"FINISHED"}
+    darker = render(scene, engine, tmp_path / "d.exr")[..., :3]
+    assert psnr(shown(scene, darker, tmp_path), expected) > 50
+    scene.scene_splatter_exact = False
     assert not exact_colours.is_on(scene)
-    again = psnr(
-        shown(scene, render(scene, "CYCLES", tmp_path / "c.exr")[..., :3], tmp_path), expected
-    )
-    assert abs(again - mixed) < 3, "as before"
 
 
-def test_a_compositor_with_nodes_of_the_users_is_left_alone(addon) -> None:
+def test_splats_made_for_blending_display_values_are_mixed_as_such_under_any_view(
+    addon, tmp_path: Path
+) -> None:
+    scene = empty_scene(144, 96)
+    set_view(scene, "Raw", 0.0, 1.0)
+    add_splats(random_splats(300, 3), blending="display")
+    made = np.clip(render(scene, "CYCLES", tmp_path / "made.exr")[..., :3], 0, 1)
+    scene.scene_splatter_match_view = scene.scene_splatter_exact = True
+    for transform, least in (("Standard", 60), ("Filmic", 50)):
+        set_view(scene, transform, 0.0, 1.0)
+        view_colours.sync(scene)
+        found = shown(scene, render(scene, "CYCLES", tmp_path / "found.exr")[..., :3], tmp_path)
+        print(f"{transform}: {psnr(found, made):.1f} dB")
+        assert psnr(found, made) > least
+    set_view(scene, "Raw", 0.0, 1.0)
+    view_colours.sync(scene)
+    assert not exact_colours.is_on(scene), "Raw shows them as they are"
+
+
+def test_a_mesh_that_glows_stays_as_it_is(addon, tmp_path: Path) -> None:
+    scene = empty_scene(144, 96)
+    set_view(scene, "AgX", 0.0, 1.0)
+    cube = lit_cube(scene)
+    cube.data.materials.append(bpy.data.materials.new("glow"))
+    material = cube.data.materials[0]
+    if bpy.app.version < (5, 0, 0):
+        material.use_nodes = True
+    shader = next(n for n in material.node_tree.nodes if n.type == "BSDF_PRINCIPLED")
+    shader.inputs["Emission Color"].default_value = (0.9, 0.4, 0.1, 1.0)
+    shader.inputs["Emission Strength"].default_value = 2.0
+    alone = render(scene, "CYCLES", tmp_path / "mesh.exr")
+    assert alone[..., 0].max() > 1.5
+    ob = add_splats(checks())
+    ob.visible_diffuse = ob.visible_glossy = False  # their light on the glow is taken for splats
+    scene.scene_splatter_match_view = scene.scene_splatter_exact = True
+    assert exact_colours.is_on(scene)
+    both, mesh = render(scene, "CYCLES", tmp_path / "both.exr"), inside(alone[..., 3])
+    np.testing.assert_allclose(both[mesh], alone[mesh], atol=0.01)
+
+
+def compositor(scene: bpy.types.Scene) -> bpy.types.NodeTree | None:
+    if bpy.app.version >= (5, 0, 0):
+        return scene.compositing_node_group
+    return scene.node_tree if scene.use_nodes else None
+
+
+def test_the_compositor_is_set_up_by_default_and_leaves_no_trace(addon) -> None:
+    bpy.ops.wm.read_factory_settings(use_empty=False)
+    scene = bpy.context.scene
+    assert scene.view_settings.view_transform == "AgX" and compositor(scene) is None
+    ob = add_splats(checks())
+    view_colours.sync(scene)  # the timer does it where there is a window
+    assert exact_colours.is_on(scene)
+    before = compositor(scene)
+    view_colours.sync(scene)
+    assert compositor(scene) == before and len(before.nodes) == 3
+    scene.render.engine = "CYCLES"
+    view_colours.sync(scene)
+    assert ob.lightgroup == exact_colours.LIGHT_GROUP and scene.view_layers[0].use_pass_emit
+    scene.render.use_compositing = False
+    view_colours.sync(scene)
+    assert compositor(scene) is None
+    modifier = splat_object.modifier_of(ob)
+    assert splat_object.get_input(modifier, "Match in Renders"), "else they would be washed out"
+    assert any("Compositing is off" in text for text in render_check.render_warnings(scene, ob))
+    scene.render.use_compositing = True
+    view_colours.sync(scene)
+    assert exact_colours.is_on(scene)
+    bpy.data.objects.remove(ob)
+    bpy.data.pointclouds.remove(bpy.data.pointclouds[0])
+    view_colours.sync(scene)
+    assert compositor(scene) is None
+    assert not any(exact_colours.GROUP_NAME in group.name for group in bpy.data.node_groups)
+
+
+def test_a_compositor_with_nodes_of_the_users_is_asked_for(addon) -> None:
     scene = empty_scene()
     scene.render.engine = "CYCLES"
     set_view(scene, "AgX", 0.0, 1.0)
     if bpy.app.version >= (5, 0, 0):
         tree = bpy.data.node_groups.new("mine", "CompositorNodeTree")
+        tree.interface.new_socket("Image", in_out="OUTPUT", socket_type="NodeSocketColor")
         scene.compositing_node_group = tree
+        end = tree.nodes.new("NodeGroupOutput")
     else:
         scene.use_nodes = True
         tree = scene.node_tree
-    tree.nodes.new("CompositorNodeBlur")
-    assert "by hand" in exact_colours.why_not(scene)
-    assert not bpy.ops.scene_splatter.exact_colours.poll()
+        tree.nodes.clear()
+        end = tree.nodes.new("CompositorNodeComposite")
+    layers, blur = tree.nodes.new("CompositorNodeRLayers"), tree.nodes.new("CompositorNodeBlur")
+    layers.scene = scene
+    tree.links.new(layers.outputs["Image"], blur.inputs["Image"])
+    tree.links.new(blur.outputs[0], end.inputs[0])
+    ob = add_splats(checks())
+    scene.scene_splatter_match_view = scene.scene_splatter_exact = True
+    view_colours.sync(scene)
+    assert len(tree.nodes) == 3 and not exact_colours.is_on(scene)
+    assert any("nodes of yours" in text for text in render_check.render_warnings(scene, ob))
+    assert bpy.ops.scene_splatter.exact_colours() == {"FINISHED"}
+    assert exact_colours.is_on(scene) and not render_check.render_warnings(scene, ob)
+    assert blur.inputs["Image"].links[0].from_node.node_tree.name == exact_colours.GROUP_NAME
+    scene.view_settings.exposure = 0.5
+    view_colours.sync(scene)
+    assert len(tree.nodes) == 4, "brought up to date in its place"
+    scene.scene_splatter_exact = False
+    assert len(tree.nodes) == 3 and blur.inputs["Image"].links[0].from_node == layers
+    assert compositor(scene) == tree
