@@ -6,7 +6,6 @@ user undoes and redoes, and after Blender is gone its folder waits for the next 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,6 @@ from ..cameras import first_camera, views
 from . import engine_location, folders, results
 from .session import Delivery, Phase, Session
 from .slices import Result, Step, run
-
-log = logging.getLogger(__name__)
 
 _owner = {
     "scene": "",

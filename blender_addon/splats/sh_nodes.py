@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ...engine.bridge.harmonics import SH_C0
 from .node_builder import NodeBuilder, Value
 
-SH_C0 = 0.28209479177387814
 _C1 = 0.4886025119029199
 _C2 = (
     1.0925484305920792,

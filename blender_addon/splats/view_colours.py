@@ -15,6 +15,7 @@ from __future__ import annotations
 import bpy
 import numpy as np
 
+from ...engine.bridge.colour import srgb_to_linear
 from ...engine.bridge.whole_file import temporary_folder
 from . import splat_object
 from .sh_nodes import TABLE_SIDE, TABLE_UNIT
@@ -74,7 +75,7 @@ def light_for(
     if view_transform == "Raw":
         light = seen
     elif view_transform == "Standard":
-        light = np.where(seen <= 0.04045, seen / 12.92, ((seen + 0.055) / 1.055) ** 2.4)
+        light = srgb_to_linear(seen)
     else:
         light = _through_files(seen, space_of(view_transform))
     return light / 2.0**exposure

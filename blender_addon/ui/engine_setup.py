@@ -4,7 +4,6 @@ drawing.
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import bpy
@@ -15,8 +14,6 @@ from ..jobs.installer import Task, installing_python
 from . import properties
 from .grey_with_reason import GreyWithReason
 from .layout import draw_wrapped
-
-log = logging.getLogger(__name__)
 
 SIZE_TEXT = {
     "auto": "about 2 GB on disk for a CPU, about 8 GB with CUDA",

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..bridge.camera_file import CameraPath, of_one_size, whole
 from ..bridge.errors import UserError
+from ..bridge.quaternions import rotation_of
 from ..bridge.reading import bytes_of, natural_order, reading, text_of
 from .readers import inverse, path_of, refuse_lens, undistorted
 
@@ -139,14 +140,7 @@ def _rotation(wxyz: tuple[float, ...]) -> np.ndarray:
     norm = np.linalg.norm(q)
     if not (np.isfinite(norm) and norm > 1e-9):
         raise UserError("A COLMAP image has no valid rotation.", "Export the model again.")
-    w, x, y, z = q / norm
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )
+    return rotation_of(q[None])[0]
 
 
 def _known(model: str, where: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import shutil
 from collections.abc import Iterator
@@ -26,8 +25,6 @@ from .folder import Job
 from .frame_quality import psnr
 from .inputs import Loaded
 from .report import PathNumbers, write_report
-
-log = logging.getLogger(__name__)
 
 _REFIT_STEPS = 200  # for each round
 _REFIT_VIEWS = 64  # renders held at once

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..bridge.colour import linear_to_srgb
+
 # sRGB's primaries adapted to D50, columns red, green, blue (the profile connection space's white)
 _SRGB_D50 = np.array(
     [
@@ -56,8 +58,7 @@ class Matrix(NamedTuple):
 
 
 def _coded(light: np.ndarray) -> np.ndarray:
-    v = np.clip(light, 0, 1)
-    return np.where(v <= 0.0031308, 12.92 * v, 1.055 * v ** (1 / 2.4) - 0.055)
+    return linear_to_srgb(np.clip(light, 0, 1))
 
 
 def parsed(profile: bytes) -> Matrix | None:

@@ -12,7 +12,6 @@ from one call to the next: a run that was interrupted between segments goes on t
 from __future__ import annotations
 
 import heapq
-import logging
 import math
 import random
 import time
@@ -37,7 +36,6 @@ from ..scene.pixels import focal_px
 from .densify import DensifySchedule, DensifyState, densify
 from .losses import Target, photometric_loss, prepare_target
 
-_log = logging.getLogger(__name__)
 ADAM_EPS = 1e-15
 HALF_COVERED = 0.5  # coverage above which a pixel shows more scene than hole
 NEW = 0.5  # share of the steps for a segment's new frames

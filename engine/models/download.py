@@ -30,7 +30,7 @@ from ..bridge.errors import UserError
 from ..bridge.whole_file import whole_file
 from . import weights
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 _BLOCK = 1 << 20
 _TIMEOUT_S = 30.0
 _ATTEMPTS = 4  # without a byte of progress
@@ -88,7 +88,7 @@ def _entries(url: str, name: str) -> list[RemoteFile]:
                 text = answer.read(_LONGEST_LISTING + 1)
             break
         except (http.client.HTTPException, OSError) as error:
-            _log.info("%s: %s", url, error)
+            log.info("%s: %s", url, error)
             reason = error
             time.sleep(0.5 * attempt)
     else:
@@ -224,7 +224,7 @@ def _fetch(name: str, file: RemoteFile, target: Path, step: Callable[[int], None
         try:
             _append(name, file, part, step)
         except (http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
-            _log.info("%s: %s", file.path, error)
+            log.info("%s: %s", file.path, error)
         failures = failures + 1 if part.stat().st_size <= before else 0
         if failures == _ATTEMPTS:
             raise UserError(

@@ -18,7 +18,7 @@ from torch import nn
 
 from ..bridge.errors import UserError
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 GIB = 2**30
@@ -153,7 +153,7 @@ class Residence:
         self._stepped_down = False
         self._streamed = False
         if self.device.type != "cpu":
-            _log.info("memory: %s", self.rung.text())
+            log.info("memory: %s", self.rung.text())
 
     def denoiser(self) -> None:
         """Get the denoising network ready on the device."""
@@ -191,7 +191,7 @@ class Residence:
         self._stepped_down = True
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        _log.warning("out of memory with %s; now %s", self.rung.text(), leaner[0].text())
+        log.warning("out of memory with %s; now %s", self.rung.text(), leaner[0].text())
         # 8-bit storage must be set up before the weights are loaded, so it is no rung to fall to.
         self.rung = replace(leaner[0], store_8bit=self.rung.store_8bit)
         if self.rung.offload != "none":

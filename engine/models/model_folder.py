@@ -22,7 +22,7 @@ from ..bridge.reading import json_of
 from ..bridge.whole_file import replacing_path
 from .weights import KEPT_TEXT
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 _M = TypeVar("_M", bound=nn.Module)
 _AGAIN = "Check it with: python -m engine weights verify NAME - or download it again."
 
@@ -159,7 +159,7 @@ def sentence_embeddings(
     tokens = tokenizer(
         sentences, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
     )
-    _log.info("reading the text encoder once, for %d sentences", len(sentences))
+    log.info("reading the text encoder once, for %d sentences", len(sentences))
     model = part(
         folder, "text_encoder", encoder, torch.bfloat16 if _large(folder) else torch.float32
     )
@@ -172,7 +172,7 @@ def sentence_embeddings(
         with replacing_path(kept) as temporary:
             save_file(result, temporary)
     except UserError as error:  # a read-only folder only costs the time again
-        _log.info("text embeddings not kept: %s", error)
+        log.info("text embeddings not kept: %s", error)
     return result
 
 

@@ -8,7 +8,6 @@ the layout. This holds for both runs; the free run differs in that nothing pulls
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,6 @@ from .network import NetworkPrior
 if TYPE_CHECKING:
     from ..bridge.settings import SceneSettings
 
-_log = logging.getLogger(__name__)
 
 STEPS = 25
 GUIDANCE = 3.0  # at the last frame; 1 at the first

@@ -16,7 +16,7 @@ from ..models import model_folder
 from ..models.memory import GIB, Demand, Residence, Rung
 from . import lora
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 _M = TypeVar("_M", bound=nn.Module)
 
 
@@ -26,7 +26,7 @@ def load(folder: Path, kind: type[_M], dtype: torch.dtype, added_lora: Path | No
     """
     network = model_folder.part(folder, "transformer", kind, dtype)
     if added_lora is not None:
-        _log.info("%s: %d layers changed", added_lora.name, lora.fuse(network, added_lora))
+        log.info("%s: %d layers changed", added_lora.name, lora.fuse(network, added_lora))
     return network
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from ..scene.gaussians import Gaussians
 from .constants import ALPHA_FLOOR
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 BACKENDS = ("auto", "cpu", "gsplat", "warp", "reference")
 
 
@@ -146,9 +146,9 @@ def choose_backend(device: torch.device) -> str:
         return "cpu"
     name, reasons = gpu_backend()
     if name:
-        _log.info("Gaussians are drawn on the GPU by %s.", name)
+        log.info("Gaussians are drawn on the GPU by %s.", name)
         return name
-    _log.warning("Gaussians are drawn on the CPU: %s.", reasons)
+    log.warning("Gaussians are drawn on the CPU: %s.", reasons)
     return "cpu"
 
 

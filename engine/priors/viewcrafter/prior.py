@@ -35,7 +35,7 @@ from .loader import ModelConfig, Parts, build, build_text_tower, config_beside, 
 if TYPE_CHECKING:
     from ...bridge.settings import SceneSettings
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 STEPS = 50
 GUIDANCE = 7.5
@@ -229,7 +229,7 @@ def text_embeddings(
         with replacing_path(kept) as temporary:
             save_file({"embeddings": embeddings.contiguous()}, temporary)
     except UserError as error:  # a read-only weights folder only costs a few seconds each time
-        _log.info("text embeddings not kept: %s", error)
+        log.info("text embeddings not kept: %s", error)
     return embeddings
 
 

@@ -11,7 +11,6 @@ network is shown the picture's latents at that level's noise, as in training.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,6 @@ from ..network import NetworkPrior
 if TYPE_CHECKING:
     from ...bridge.settings import SceneSettings
 
-_log = logging.getLogger(__name__)
 
 STEPS = 30
 GUIDANCE = 5.0
