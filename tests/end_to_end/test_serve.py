@@ -48,7 +48,7 @@ def engine(tmp_path) -> Iterator[EngineClient]:
     assert not client.alive
 
 
-def until(client: EngineClient, *kinds: type, timeout_s: float = 20.0) -> list:
+def until(client: EngineClient, *kinds: type, timeout_s: float = 60.0) -> list:
     """All messages up to and including the first of one of the kinds."""
     seen: list = []
     deadline = time.monotonic() + timeout_s
