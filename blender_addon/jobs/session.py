@@ -1,7 +1,8 @@
 """The one engine and its one job: start, cancel, pump(), status. Never waits for anything.
 
-`pump` runs ten times a second as a persistent timer and is the only place that touches bpy for
-a job. Timers do not fire without a window; headless.py and the tests call `pump` themselves.
+It knows no bpy. `delivery` calls `pump` ten times a second from a persistent timer, and does what
+concerns the scene. Timers do not fire without a window; headless.py and the tests call `pump`
+themselves.
 """
 
 from __future__ import annotations
