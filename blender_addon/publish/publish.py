@@ -22,7 +22,7 @@ import numpy as np
 
 from ...engine.bridge.errors import UserError
 from ...engine.bridge.whole_file import replacing_path
-from ..splats import splat_object
+from ..splats import exact_colours, splat_object, view_colours
 from ..ui.grey_with_reason import GreyWithReason
 from . import collections
 from .production import PROXY
@@ -79,7 +79,10 @@ def publish(
         proxy.hide_render = True
     displaced = _use_plain_names(root, name)
     _mark(root, f"Version {version}")
+    for ob in filter(splat_object.is_splat_object, root.all_objects):
+        exact_colours.stand_alone(ob)
     _write_library(path, root)
+    view_colours.sync(scene)
     _write_catalogue(folder)
     if not link_back:
         for proxy in rendered:

@@ -45,6 +45,8 @@ def why_not(scene: bpy.types.Scene) -> str:
         return "Only Cycles and EEVEE keep the light of splats in a pass"
     if not scene.render.use_compositing:
         return "Compositing is off in the scene's Post Processing"
+    if scene.render.engine != "CYCLES" and _shows_others(scene):
+        return "EEVEE cannot tell linked or instanced splats from those of this file"
     return view_colours.why_not(scene)
 
 
@@ -71,10 +73,10 @@ def is_taken(scene: bpy.types.Scene) -> bool:
 def sync(scene: bpy.types.Scene) -> None:
     """Switch it on, off or bring it up to date, as the scene wants it and its view needs it."""
     wanted = (
-        scene.scene_splatter_match_view
+        bool(bpy.data.pointclouds)
+        and scene.scene_splatter_match_view
         and scene.scene_splatter_exact
         and not why_not(scene)
-        and bool(bpy.data.pointclouds)
         and _is_needed(scene)
     )
     if not wanted:
@@ -99,6 +101,15 @@ def blending_of(scene: bpy.types.Scene) -> str:
     return "display" if by_nodes and made_for == {"display"} else "linear"
 
 
+def stand_alone(ob: bpy.types.Object) -> None:
+    """Have `ob` need no compositor, for files that others link."""
+    modifier = splat_object.modifier_of(ob)
+    if modifier is not None and view_colours.has_inputs(modifier):
+        splat_object.set_input(modifier, "Match in Renders", True)
+    if ob.lightgroup == LIGHT_GROUP:
+        ob.lightgroup = ""
+
+
 def _is_needed(scene: bpy.types.Scene) -> bool:
     """Whether the view shows the splats' blending, as it is, otherwise than as it was made."""
     if not _splats(scene):
@@ -108,7 +119,29 @@ def _is_needed(scene: bpy.types.Scene) -> bool:
 
 
 def _splats(scene: bpy.types.Scene) -> list[bpy.types.Object]:
-    return [ob for ob in scene.objects if splat_object.is_splat_object(ob)]
+    """Splats that can be told how to be drawn."""
+    return [
+        ob for ob in scene.objects if splat_object.is_splat_object(ob) and not _stands_alone(ob)
+    ]
+
+
+def _stands_alone(ob: bpy.types.Object) -> bool:
+    """Whether `ob` is linked, or drawn by nodes of an older file, and keeps its colours itself."""
+    modifier = splat_object.modifier_of(ob)
+    return not ob.is_editable or (modifier is not None and not view_colours.has_inputs(modifier))
+
+
+def _shows_others(scene: bpy.types.Scene) -> bool:
+    """Whether there are splats in `scene` that stand alone, also inside of instances."""
+    instanced = {ob.instance_collection for ob in scene.objects if ob.instance_collection}
+    return any(
+        splat_object.is_splat_object(ob) and (inside or _stands_alone(ob))
+        for inside, objects in (
+            (False, scene.objects),
+            *((True, collection.all_objects) for collection in instanced),
+        )
+        for ob in objects
+    )
 
 
 def switch_on(scene: bpy.types.Scene) -> None:

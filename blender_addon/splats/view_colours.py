@@ -165,6 +165,20 @@ def match(scene: bpy.types.Scene, ob: bpy.types.Object, *, in_renders: str = "")
     return changed
 
 
+def draw_as_made(ob: bpy.types.Object) -> None:
+    """Have our nodes emit what `ob` was made with, whatever a scene's view does with it."""
+    modifier = splat_object.modifier_of(ob)
+    if modifier is None or not ob.is_editable or not has_inputs(modifier):
+        return
+    as_made = {
+        "Match View": False,
+        "Match in Renders": True,
+        "Linear Light": ob.get(splat_object.BLENDING) == "linear",
+    }
+    for name, value in as_made.items():
+        splat_object.set_input(modifier, name, value)
+
+
 def needs_table(scene: bpy.types.Scene) -> bool:
     """Whether the view changes linear light and stored values alike; Standard and Raw each show one
     of them as it is.
@@ -213,7 +227,12 @@ def _before_render(scene: bpy.types.Scene, *_: object) -> None:
 
 
 def _changed(_group: object, context: bpy.types.Context) -> None:
-    sync(context.scene)
+    scene = context.scene
+    sync(scene)
+    if not scene.scene_splatter_match_view:
+        for ob in scene.objects:
+            if ob.type == "POINTCLOUD" and splat_object.is_splat_object(ob):
+                draw_as_made(ob)
 
 
 def register() -> None:

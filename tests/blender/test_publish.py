@@ -15,7 +15,7 @@ pytestmark = pytest.mark.blender
 from mathutils import Matrix  # noqa: E402
 from scene_splatter.blender_addon.jobs import results  # noqa: E402
 from scene_splatter.blender_addon.publish import collections, publish  # noqa: E402
-from scene_splatter.blender_addon.splats import splat_object  # noqa: E402
+from scene_splatter.blender_addon.splats import exact_colours, splat_object  # noqa: E402
 from scene_splatter.engine.bridge import splat_file  # noqa: E402
 from scene_splatter.engine.bridge.errors import UserError  # noqa: E402
 
@@ -45,7 +45,11 @@ def _splats_of(root: bpy.types.Collection) -> bpy.types.Object:
 def test_the_library_is_an_asset_library_with_everything_inside(shot, tmp_path):
     root = bpy.data.collections["SS_shot_v001"]
     before = splat_object.to_splats(_splats_of(root))
+    shot.view_settings.view_transform = "AgX"
+    shot.scene_splatter_match_view = shot.scene_splatter_exact = True
+    assert exact_colours.is_on(shot)
     done = publish.publish(shot, root, tmp_path / "publish", link_back=False)
+    assert exact_colours.is_on(shot)
     assert done.path == tmp_path / "publish" / "SS_shot_v001.blend" and done.version == 1
     assert sorted(p.name for p in done.path.parent.iterdir()) == [
         "SS_shot_v001.blend",
@@ -64,6 +68,8 @@ def test_the_library_is_an_asset_library_with_everything_inside(shot, tmp_path):
         assert tuple(held.preview.image_size) == (256, 256)
     for a, b in zip(before, splat_object.to_splats(_splats_of(held)), strict=True):
         np.testing.assert_array_equal(a, b)
+    modifier = splat_object.modifier_of(_splats_of(held))
+    assert splat_object.get_input(modifier, "Match in Renders"), "others have no such compositor"
     assert not bpy.data.libraries
 
 

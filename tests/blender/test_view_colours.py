@@ -339,3 +339,41 @@ def test_a_compositor_with_nodes_of_the_users_is_asked_for(addon) -> None:
     scene.scene_splatter_exact = False
     assert len(tree.nodes) == 3 and blur.inputs["Image"].links[0].from_node == layers
     assert compositor(scene) == tree
+
+
+def test_without_keep_colours_splats_are_as_before(addon) -> None:
+    scene = empty_scene()
+    set_view(scene, "AgX", 0.0, 1.0)
+    modifier = splat_object.modifier_of(add_splats(checks()))
+    scene.scene_splatter_exact = scene.scene_splatter_match_view = True
+    assert exact_colours.is_on(scene) and splat_object.get_input(modifier, "Match View")
+    scene.scene_splatter_match_view = False
+    assert not exact_colours.is_on(scene)
+    assert not splat_object.get_input(modifier, "Match View")
+    assert splat_object.get_input(modifier, "Linear Light")
+
+
+def test_splats_that_stand_alone_are_not_turned_round_twice(addon) -> None:
+    """Of linked sets, which other files cannot tell how to be drawn: here in an instance."""
+    scene = empty_scene()
+    set_view(scene, "AgX", 0.0, 1.0)
+    scene.render.engine = EEVEE
+    scene.scene_splatter_match_view = scene.scene_splatter_exact = True
+    inside = add_splats(checks())
+    view_colours.sync(scene)
+    assert exact_colours.is_on(scene)
+    exact_colours.stand_alone(inside)
+    collection = bpy.data.collections.new("set")
+    collection.objects.link(inside)
+    scene.collection.objects.unlink(inside)
+    instance = bpy.data.objects.new("instance", None)
+    instance.instance_type, instance.instance_collection = "COLLECTION", collection
+    scene.collection.objects.link(instance)
+    ob = add_splats(checks())
+    view_colours.sync(scene)
+    assert not exact_colours.is_on(scene), "EEVEE's pass has both"
+    assert any("instanced" in text for text in render_check.render_warnings(scene, ob))
+    scene.render.engine = "CYCLES"
+    view_colours.sync(scene)
+    assert exact_colours.is_on(scene) and inside.lightgroup != exact_colours.LIGHT_GROUP
+    assert splat_object.get_input(splat_object.modifier_of(inside), "Match in Renders")
