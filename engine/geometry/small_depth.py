@@ -47,7 +47,7 @@ _FLOOR_SEEN = 0.03  # share of the picture from which a floor can settle the sca
 
 # When to say that an answer is not to be trusted.
 _FLAT = 0.02  # standard deviation of the picture's grey
-_TINY = 48  # pixels
+TINY = 48  # pixels of the shorter side
 _LONG = 2.2  # longer over shorter side: unlike anything in training
 _UNSURE = 0.5  # mean doubt of log depth
 _APART_DEG = 14.0  # between the horizon of the lines and that of the network
@@ -278,7 +278,7 @@ def warnings(
     """
     h, w = image.shape[1:]
     grey, found = image.float().mean(0), []
-    if min(h, w) < _TINY:
+    if min(h, w) < TINY:
         found.append(f"NOT TO BE TRUSTED: the picture has only {w} x {h} pixels")
     if float(grey.std()) < _FLAT:
         found.append(

@@ -18,6 +18,7 @@ from ..geometry import make_depth_source
 from ..geometry.base import DOUBTS
 from ..geometry.depth_file import resample_depth
 from ..geometry.initial import first_gaussians
+from ..geometry.small_depth import TINY
 from ..geometry.straight import straightness
 from ..media import images
 from ..method.pipeline import Inputs
@@ -93,7 +94,8 @@ def load(job: Job, device: torch.device, picture: images.ImageFile | None = None
     )
     cameras = torch.from_numpy(np.linalg.inv(path.world_from_camera)).float().to(device)
     straight = straightness(image, depth, Ks[0], cameras)
-    doubts = [note for note in estimate.notes if note.startswith(DOUBTS)]
+    notes = [*estimate.notes, *_tiny(w, h, estimate.guess)]
+    doubts = [note for note in notes if note.startswith(DOUBTS)]
     if not straight.fits:
         doubts.insert(0, straight.sentence)
     facts = {
@@ -103,7 +105,7 @@ def load(job: Job, device: torch.device, picture: images.ImageFile | None = None
         "path": f"{path.count} cameras. {scale_sentence}",
         **_lines("note on the path", path.notes),
         **_lines("warning", warnings),
-        **_lines("note on the depth", estimate.notes),
+        **_lines("note on the depth", notes),
         "straight edges": straight.sentence,
         **({GEOMETRY: "; ".join(doubts)} if doubts else {}),
         **({GUESS: estimate.guess} if estimate.guess else {}),
@@ -115,6 +117,13 @@ def load(job: Job, device: torch.device, picture: images.ImageFile | None = None
         "seed": settings.output.seed,
     }
     return Loaded(Inputs(image, Ks, cameras, gaussians), trajectory.scaled_to(path, *shown), facts)
+
+
+def _tiny(width: int, height: int, guess: str) -> list[str]:
+    """A word where depth was guessed from a picture of few pixels: the source saw it enlarged."""
+    if not guess or min(width, height) >= TINY:
+        return []
+    return [f"{DOUBTS[0]}: the picture has only {width} x {height} pixels"]
 
 
 def refuse_strip(width: int, height: int) -> None:

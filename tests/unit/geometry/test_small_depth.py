@@ -72,6 +72,49 @@ def test_bad_pictures_give_depth_and_a_word(source, name: str) -> None:
     assert any("NOT TO BE TRUSTED" in note and word in note for note in estimate.notes)
 
 
+# --- depth that cannot be right ------------------------------------------------------------------
+
+_H, _W = 96, 144
+
+
+def _said(depth: torch.Tensor, doubt: float = 0.2, pitch: float = 0.0) -> str:
+    """The warnings on a depth map [_H, _W] of a grey picture with much noise."""
+    picture = torch.rand(1, _H, _W, generator=torch.Generator().manual_seed(4)).expand(3, -1, -1)
+    still = torch.zeros(_H, _W)
+    answer = Look(depth.log(), still + doubt, still, pitch, 0.0, 0.866, 0.05, 0.1)
+    layout = Layout(depth.log(), still.bool(), pitch, 1.6, 0.0)
+    found = small_depth.warnings(picture, answer, layout, None, depth, 0.866)
+    return " ".join(found)
+
+
+def _floor(pitch: float = 0.0, wall_m: float = 8.0) -> torch.Tensor:
+    """Depth of a level floor 1.6 m below the camera and a wall behind it."""
+    v = ((torch.arange(_H) + 0.5) - _H / 2) / (_W * 0.866)
+    down = v * math.cos(pitch) + math.sin(pitch)
+    return torch.minimum(1.6 / down.clamp(min=1e-3), torch.tensor(wall_m))[:, None].expand(_H, _W)
+
+
+@pytest.mark.parametrize("pitch", [0.0, 0.3])
+def test_a_plain_floor_and_wall_are_not_suspected(pitch: float) -> None:
+    assert _said(_floor(pitch), pitch=pitch) == ""
+
+
+def test_a_wall_through_the_camera_is_said() -> None:
+    depth = _floor().clone()
+    depth[:, :12] = 0.06
+    assert "CANNOT BE RIGHT" in _said(depth) and "through the camera" in _said(depth)
+
+
+def test_a_floor_that_rises_towards_the_camera_is_said() -> None:
+    depth = _floor(wall_m=100.0).clone()
+    depth[_H // 2 :] = depth[_H // 2 :].flip(0)
+    assert "CANNOT BE RIGHT" in _said(depth) and "floor rises" in _said(depth)
+
+
+def test_a_picture_unlike_all_training_is_said() -> None:
+    assert "unlike" in _said(_floor(), doubt=0.9) and _said(_floor(), doubt=0.3) == ""
+
+
 def test_a_fisheye_picture_is_named(source, picture) -> None:
     h, w = picture.shape[1:]
     v, u = torch.meshgrid(torch.arange(h) - h / 2, torch.arange(w) - w / 2, indexing="ij")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from engine.bridge import camera_file, settings
 from engine.bridge.camera_file import CameraPath
-from engine.job import inputs
+from engine.job import inputs, report
 from engine.job.folder import prepare
 from engine.job.frame_quality import psnr
 from engine.method.views import draw_views
@@ -121,3 +121,32 @@ def test_a_text_file_of_cameras_in_a_job_is_no_named_move(tmp_path):
     file.write_text("\n".join(lines) + "\n")
     start, _ = _load(tmp_path, (480, 270), file)
     assert start.path.count == 3
+
+
+_RANDOM = np.random.default_rng(5)
+BAD = {
+    "black": (np.zeros((90, 160, 3)), "one colour"),
+    "one colour": (np.full((90, 160, 3), 150.0), "one colour"),
+    "16 x 16": (_RANDOM.uniform(0, 255, (16, 16, 3)), "pixels"),
+    "portrait 1:3": (_RANDOM.uniform(60, 200, (240, 80, 3)), "longer"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_picture_becomes_a_scene_and_a_word_in_the_verdict(tmp_path, name: str) -> None:
+    """With the depth that ships: Gaussians without NaN, and the report's finding says why not to
+    trust them.
+    """
+    pixels, word = BAD[name]
+    picture, move = tmp_path / "bad.png", tmp_path / "move.txt"
+    Image.fromarray(pixels.astype(np.uint8)).save(picture)
+    move.write_text("dolly:0.3")
+    plan = settings.make("draft", prior="patch", depth="small", width=96)
+    job = prepare(tmp_path / "job", plan, {"image": picture, "path": move}, resume=False)
+    start = inputs.load(job, torch.device("cpu"))
+    for tensor in start.inputs.gaussians:
+        if isinstance(tensor, torch.Tensor):
+            assert bool(torch.isfinite(tensor).all())
+    finding = report.geometry_finding(start.facts)
+    assert not finding.ok and word in finding.measured and finding.advice
+    assert "guess" in start.facts[report.GUESS]
