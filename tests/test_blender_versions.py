@@ -25,8 +25,9 @@ WHOLE = (
     "4.2",
     "5.3",
 )  # the oldest and the newest run everything, the others what differs between Blenders
-# They drive the engine for minutes, and do so alike in every Blender: the first of WHOLE is enough.
-ALIKE = ("test_addon_headless.py", "test_installer.py")
+WITHOUT_BPY = ("test_session.py", "test_installer.py")  # they run where this file does
+# It drives the engine for minutes, and does so alike in every Blender: the first of WHOLE is enough.
+ALIKE = ("test_addon_headless.py",)
 PARTS = (
     "test_splat_render.py",
     "test_splat_object.py",
@@ -59,10 +60,12 @@ def test_the_addon_in_blender(version, tmp_path, request):
             f"{version} (Python {PYTHON_OF[version]})",
             version,
         )
-    everything = version in WHOLE or os.environ.get("SCENE_SPLATTER_BLENDER_TESTS") == "all"
+    all_of_them = os.environ.get("SCENE_SPLATTER_BLENDER_TESTS") == "all"
+    everything = version in WHOLE or all_of_them
     wanted = ["tests/blender"] if everything else [f"tests/blender/{name}" for name in PARTS]
-    if everything and version != WHOLE[0]:
-        wanted += [f"--ignore=tests/blender/{name}" for name in ALIKE]
+    if not all_of_them:
+        left_out = WITHOUT_BPY + (() if version == WHOLE[0] else ALIKE)
+        wanted += [f"--ignore=tests/blender/{name}" for name in left_out]
     problem = why_bpy_fails(python)
     if problem:
         absent(f"Blender {version}: {problem}", version)
