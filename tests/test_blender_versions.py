@@ -26,7 +26,7 @@ WHOLE = (
     "5.3",
 )  # the oldest and the newest run everything, the others what differs between Blenders
 WITHOUT_BPY = ("test_session.py", "test_installer.py")  # they run where this file does
-# It drives the engine for minutes, and does so alike in every Blender: the first of WHOLE is enough.
+# It drives the engine for minutes, alike in every Blender: the first of WHOLE is enough.
 ALIKE = ("test_addon_headless.py",)
 PARTS = (
     "test_splat_render.py",
