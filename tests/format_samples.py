@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.bridge.lock import hold
 from engine.bridge.quaternions import rotation_of
 from engine.bridge.splat_file import Splats
 
@@ -57,14 +58,21 @@ def opacity(splats: Splats) -> np.ndarray:
 
 
 def node_folder() -> Path:
-    """A folder with the npm packages installed, or a skip that names what is missing."""
+    """A folder with the npm packages installed, or a skip that names what is missing. One process
+    installs them, others wait for it.
+    """
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("Node.js and npm are not installed")
     folder = ROOT / "build" / "npm"
-    if not all(
-        (folder / "node_modules" / package.rsplit("@", 1)[0]).exists() for package in NODE_PACKAGES
-    ):
-        folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with hold(folder / "install.lock", 600.0):
+        _install_packages(folder)
+    return folder
+
+
+def _install_packages(folder: Path) -> None:
+    packages = [folder / "node_modules" / package.rsplit("@", 1)[0] for package in NODE_PACKAGES]
+    if not all(package.exists() for package in packages):
         (folder / "package.json").write_text('{"private": true}\n')
         command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", *NODE_PACKAGES]
         done = subprocess.run(
@@ -72,7 +80,6 @@ def node_folder() -> Path:
         )
         if done.returncode != 0:
             pytest.skip(f"npm could not install {', '.join(NODE_PACKAGES)}")
-    return folder
 
 
 def splat_transform(*arguments: str | Path) -> None:
