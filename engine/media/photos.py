@@ -39,6 +39,7 @@ _FREE_PIXELS = 16_000_000  # blank pictures of up to this size pack as well as t
 _MOST_PACKED = 600  # pixels to a byte of file; beyond, nothing but a blank or a lie
 _DNG_VERSION, _SUBFILE, _BITS, _SAMPLE_FORMAT = 50706, 254, 258, 339
 _DECODE_S = 60
+_ROWS = 64  # that are converted at a time
 
 
 class ImageFile(NamedTuple):
@@ -205,25 +206,34 @@ def _light(path: Path) -> ImageFile:
     )
     grey = "Y" in channels and "X" not in channels  # beside an X it is a coordinate
     if layer is not None:
-        light = np.stack([channels[layer + name] for name in letters[:3]])
+        names = [layer + letter for letter in letters[:3]]
     elif grey:
-        light = np.stack([channels["Y"]] * 3)
+        names = ["Y"] * 3
     else:
         raise UserError(
             f"{path} holds no colours, but {', '.join(channels)}.",
             "Save the picture with channels R, G and B.",
         )
-    _refuse_size((light.shape[2], light.shape[1]), path)
+    height, width = channels[names[0]].shape
+    _refuse_size((width, height), path)
     notes = ["Light, shown as under the Standard view."]
     if layer is None and {"RY", "BY"} <= channels.keys():
         notes.append("Its colours (RY, BY) were left out: it is grey.")
     alpha = channels.get((layer or "") + letters[3])
-    channels = {}  # not needed beside what follows
-    if alpha is not None and alpha.min() < 1.0:
-        light = light + (1.0 - np.clip(alpha, 0.0, 1.0))
+    channels = {name: channels[name] for name in names}  # no other is needed beside what follows
+    see_through = alpha is not None and alpha.min() < 1.0
+    if see_through:
         notes.append("Transparent parts were laid over white.")
-    light = np.clip(np.nan_to_num(light, nan=0.0, posinf=1.0, neginf=0.0), 0.0, 1.0)
-    return ImageFile(linear_to_srgb(torch.from_numpy(light.astype(np.float32))), None, tuple(notes))
+    shown = torch.empty(3, height, width)
+    for top in range(0, height, _ROWS):  # some rows at a time, so that no second picture is held
+        rows = slice(top, top + _ROWS)
+        for i, name in enumerate(names):
+            light = channels[name][rows]
+            if alpha is not None and see_through:
+                light = light + (1.0 - np.clip(alpha[rows], 0.0, 1.0))
+            light = np.clip(np.nan_to_num(light, nan=0.0, posinf=1.0, neginf=0.0), 0.0, 1.0)
+            shown[i, rows] = linear_to_srgb(torch.from_numpy(light))
+    return ImageFile(shown, None, tuple(notes))
 
 
 def _converted(image: Image.Image, data: bytes, path: Path) -> ImageFile:
@@ -309,8 +319,10 @@ def _deep_colour(image: Image.Image, data: bytes) -> tuple[np.ndarray | None, li
     opaque = pixels[..., 3].min() == 65535
     if opaque or (tiff and len(bits or ()) == 3):
         return pixels[..., :3], []
-    alpha = pixels[..., 3:].astype(np.float32) / 65535
-    laid = pixels[..., :3].astype(np.float32) / 65535 * alpha + (1 - alpha)
+    laid = np.empty((height, width, 3), np.float32)
+    for top in range(0, height, _ROWS):
+        block = pixels[top : top + _ROWS].astype(np.float32) / 65535
+        laid[top : top + _ROWS] = block[..., :3] * block[..., 3:] + (1 - block[..., 3:])
     return laid, ["Transparent parts were laid over white."]
 
 
