@@ -30,7 +30,7 @@ class SCENESPLATTER_OT_import_splats(bpy.types.Operator, TakesDrops):
     bl_options: ClassVar = {"REGISTER", "UNDO", "PRESET"}
 
     filename_ext = ".ply"
-    filter_glob: StringProperty(default="*.ply", options={"HIDDEN"})
+    filter_glob: StringProperty(default="*.ply;*.gz;*.zip", options={"HIDDEN"})
     blending: EnumProperty(
         name="Made for",
         description="The space in which the Gaussians are blended",

@@ -25,7 +25,8 @@ _FORMATS = (
     (".sog", "SOG", "Smallest, lossy; PlayCanvas and SuperSplat"),
     (".ply", "PLY in other axes", "Lossless"),
 )
-_READABLE = "*.spz;*.glb;*.gltf;*.usd;*.usda;*.usdc;*.usdz;*.sog;*.splat;*.ksplat;*.ply;meta.json"
+_READABLE = "*.spz;*.glb;*.gltf;*.usd;*.usda;*.usdc;*.usdz;*.sog;*.splat;*.ksplat;meta.json"
+_READABLE += ";*.ply;*.gz;*.zip"
 _WITH_CAMERA = (".glb", ".usdc")
 
 
