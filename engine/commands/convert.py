@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,8 +18,10 @@ from ..bridge import camera_file
 from ..bridge.axes import PRESETS, similarity, transform_splats
 from ..bridge.errors import UserError
 from ..bridge.reading import json_of
-from ..cameras import exports
+from ..cameras import exports, trajectory
 from ..formats.scene import COLOUR_SPACES, SplatScene, WriteOptions
+
+log = logging.getLogger(__name__)
 
 # what convert.json and the command line may say, with the type of each
 _FIELDS: dict[str, type] = {
@@ -36,6 +39,8 @@ _FIELDS: dict[str, type] = {
     "spz_version": int,
     "compress_spz": bool,
     "export_cameras": str,
+    "count": list,
+    "share": float,
 }
 
 
@@ -84,7 +89,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep --transform on a node instead of baking it (glTF, USD)",
     )
     parser.add_argument(
-        "--cameras", metavar="JSON", help="a camera path file to write along (glTF, USD)"
+        "--cameras",
+        metavar="JSON",
+        help="a camera path file to write along (glTF, USD); --count keeps best what it sees",
+    )
+    fewer = parser.add_mutually_exclusive_group()
+    fewer.add_argument(
+        "--count",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="merge neighbours until at most N splats are left; several numbers make several files",
+    )
+    fewer.add_argument(
+        "--share", type=float, metavar="F", help="the same with a share of the splats, e.g. 0.25"
     )
     parser.add_argument(
         "--export-cameras",
@@ -112,10 +130,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Convert and print one line about the result."""
     result = convert({name: getattr(args, name) for name in _FIELDS}, Path.cwd())
-    sys.stdout.write(
-        f"{result['scene']}: {result['count']:,} splats, {result['bytes']:,} bytes; "
-        f"{result['lossy']}\n"
-    )
+    for level in result.get("levels", [result]):
+        likeness = level.get("likeness_db")
+        seen = "" if likeness is None else f", {likeness:.1f} dB to all splats along the path"
+        sys.stdout.write(
+            f"{level['scene']}: {level['count']:,} splats{seen}, {level['bytes']:,} bytes; "
+            f"{result['lossy']}\n"
+        )
     return 0
 
 
@@ -160,10 +181,13 @@ def convert(
     request: dict[str, Any], folder: Path, report: Callable[..., None] = _silent
 ) -> dict[str, Any]:
     """Read, transform, write. Returns {"scene", "count", "format", "bytes", "lossy",
-    "sh_coefficients"[, "cameras"]}.
+    "sh_coefficients"[, "cameras"][, "levels"]}.
 
     `transform` (16 numbers, row by row) acts in the axes and unit of the input, `unit_scale` on
-    all lengths afterwards, cameras included.
+    all lengths afterwards, cameras included. `count` or `share` merge splats (`outputs.decimate`):
+    one file for each number, the first of them told of as "scene", all of them in "levels" with
+    their likeness to the whole along the cameras, which lie in the input, in `cameras` or beside
+    the input.
     """
     try:
         return _convert(checked(request), folder, report)
@@ -183,37 +207,115 @@ def _convert(values: dict[str, Any], folder: Path, report: Callable[..., None]) 
     scene = formats.read(source, axes=values["axes_in"])
     report("convert", 1, 3, f"{scene.count} splats")
     if values["cameras"]:
-        scene = SplatScene(
-            scene.splats, scene.metadata, camera_file.read(folder / values["cameras"])
-        )
-    read = scene.splats
-    scene, node = _placed(scene, values)
-    if scene.splats is not read:
-        moved = (*scene.metadata.lost, "splats were moved or scaled, as asked, in 32 bits")
-        scene = replace(scene, metadata=replace(scene.metadata, lost=moved))
-    report("convert", 2, 3, f"writing {target.name}")
+        scene = replace(scene, cameras=camera_file.read(folder / values["cameras"]))
     options = WriteOptions(
         axes=values["axes_out"],
         sh_degree=values["sh_degree"],
         colour_space=values["colour_space"],
         spz_version=values["spz_version"] or 4,
-        node_matrix=node,
         compress_spz=bool(values["compress_spz"]),
         image_plane=folder / values["image_plane"] if values["image_plane"] else None,
     )
-    written = formats.write(target, scene, options)
+    levels = _levels(scene, _counts(values, scene.count), source, target, report)
+    written = [_write(level, values, options, folder, report) for level in levels]
+    report("convert", 3, 3, "done")
+    return written[0] | ({"levels": written} if values["count"] or values["share"] else {})
+
+
+class _Level(NamedTuple):
+    """One file to write."""
+
+    scene: SplatScene
+    target: Path
+    likeness_db: float | None  # to all splats along the path; None: not known, or they are all
+
+
+def _write(
+    level: _Level,
+    values: dict[str, Any],
+    options: WriteOptions,
+    folder: Path,
+    report: Callable[..., None],
+) -> dict[str, Any]:
+    scene, node = _placed(level.scene, values)
+    if scene.splats is not level.scene.splats:
+        moved = (*scene.metadata.lost, "splats were moved or scaled, as asked, in 32 bits")
+        scene = replace(scene, metadata=replace(scene.metadata, lost=moved))
+    report("convert", 2, 3, f"writing {level.target.name}")
+    written = formats.write(level.target, scene, replace(options, node_matrix=node))
     result = {
-        "scene": str(target),
+        "scene": str(level.target),
         "count": scene.count,
         "format": written.name,
-        "bytes": target.stat().st_size,
+        "bytes": level.target.stat().st_size,
     }
     result["lossy"] = written.loss
     result["sh_coefficients"] = _kept_coefficients(scene, written.name, values["sh_degree"])
+    if level.likeness_db is not None:
+        result["likeness_db"] = level.likeness_db
     if values["export_cameras"]:
         result["cameras"] = _export_cameras(folder / values["export_cameras"], scene, written.axes)
-    report("convert", 3, 3, "done")
     return result
+
+
+def _counts(values: dict[str, Any], have: int) -> list[int]:
+    """How many splats each file may hold, most first; none where all are to stay."""
+    if values["count"] and values["share"] is not None:
+        raise UserError("convert takes a count or a share, not both.", "Leave out one.")
+    if values["share"] is not None:
+        if not 0 < values["share"] <= 1:
+            raise UserError(f"A share of {values['share']} is not possible.", "Give e.g. 0.25.")
+        return [max(1, round(values["share"] * have))]
+    counts = values["count"] or []
+    if any(type(n) is not int or n < 1 for n in counts):
+        raise UserError(f"{counts} are not numbers of splats.", "Give whole numbers from 1.")
+    return sorted(set(counts), reverse=True)
+
+
+def _levels(
+    scene: SplatScene, counts: list[int], source: Path, target: Path, report: Callable[..., None]
+) -> list[_Level]:
+    """The scene, or for each count one with no more splats; several have their count in the name.
+
+    What a view loses is weighed along the scene's cameras, or those of the job it lies in.
+    """
+    if not counts:
+        return [_Level(scene, target, None)]
+    import torch
+
+    from ..outputs import decimate
+    from ..outputs.passes import drawable
+
+    device = torch.device("cpu")
+    path = scene.cameras
+    beside = source.parent / "cameras.json"
+    if path is None and beside.is_file():
+        try:
+            path = trajectory.load(beside)
+        except UserError as error:
+            log.warning("%s is not used to choose what to merge: %s", beside, error)
+    whole = drawable(scene, device) if path is not None else None
+    levels, current = [], replace(scene, cameras=path)
+    for count in counts:
+        report("convert", 1, 3, f"merging {current.count} splats to {min(count, current.count)}")
+        merged = current.count > count
+        current = decimate.decimated_scene(current, count, device)
+        likeness = None
+        if whole is not None and path is not None and current.count < scene.count:
+            likeness = (
+                decimate.likeness_db(whole, drawable(current, device), path)
+                if merged
+                else levels[-1].likeness_db
+            )
+        name = target if len(counts) == 1 else _numbered(target, count)
+        levels.append(_Level(replace(current, cameras=scene.cameras), name, likeness))
+    return levels
+
+
+def _numbered(target: Path, count: int) -> Path:
+    """scene.ply -> scene_20000.ply; scene.compressed.ply -> scene_20000.compressed.ply."""
+    stem, dot, endings = target.name.partition(".")
+    return target.with_name(f"{stem}_{count}{dot}{endings}")
 
 
 def _kept_coefficients(scene: SplatScene, name: str, degree: int | None) -> int:

@@ -176,3 +176,38 @@ def test_the_server_runs_it(folder):
         lambda *a, **k: None,
     )
     assert isinstance(answer, Done) and answer.outputs["format"] == "spz"
+
+
+def test_fewer_splats_in_several_levels(folder):
+    K = np.tile(np.array([[60.0, 0, 40], [0, 60, 30], [0, 0, 1]]), (3, 1, 1))
+    poses = np.tile(np.eye(4), (3, 1, 1))
+    poses[:, :3, 3] = [[0, 0, -6], [0.2, 0, -6], [0.4, 0, -6]]
+    camera_file.write(folder / "cameras.json", CameraPath(K, poses, 80, 60, 24.0, "m"))
+    result = _job(folder, output="web.compressed.ply", count=[5, 20, 1000])
+    names = [f"web_{n}.compressed.ply" for n in (1000, 20, 5)]
+    assert [level["count"] for level in result["levels"]] == [40, 20, 5]
+    assert [formats.read(folder / name).count for name in names] == [40, 20, 5]
+    whole, more, less = (level.get("likeness_db") for level in result["levels"])
+    assert whole is None and more > less > 0
+
+
+def test_a_share_of_the_splats_without_cameras(folder):
+    result = _job(folder, output="out.ply", share=0.25)
+    assert result["count"] == formats.read(folder / "out.ply").count == 10
+    assert "likeness_db" not in result
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"count": [0]},
+        {"count": ["5"]},
+        {"share": 0.0},
+        {"share": 1.5},
+        {"count": [5], "share": 0.5},
+    ],
+)
+def test_counts_that_make_no_sense_are_said(folder, wrong):
+    with pytest.raises(UserError):
+        _job(folder, output="out.ply", **wrong)
+    assert not (folder / "out.ply").exists()
