@@ -57,6 +57,8 @@ def add_move(
         abs(amount) for name, amount, _ in terms if name not in ("dolly", "truck", "pedestal")
     )
     steps = max(1, math.ceil(turned / _TURN_STEP_DEG))
+    if moves.loops(spec):
+        steps *= 2  # out and back: a key where it turns
     path = moves.move(spec, K=np.eye(3), width=1, height=1, frames=steps + 1, ease="linear")
     bpy.context.view_layer.update()
     metres, at_start = scene.unit_settings.scale_length, camera.matrix_basis.copy()

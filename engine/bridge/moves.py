@@ -10,7 +10,9 @@ offsets are along its axes, and all terms of a move run at once from frame 0 to 
     pedestal:M   M metres up                  roll:D    D degrees clockwise, as the viewer leans
     zoom:F       focal length times F         orbit:D@M D degrees round a point M metres ahead,
                                               to the right; rise:D@M the same, upwards
-Negative amounts go the other way.
+Negative amounts go the other way. Words after the terms say how: "orbit:30 linear" moves at one
+speed, without it a move starts and stops gently ("ease"); "orbit:30 loop" comes back to the first
+view in the second half of its frames.
 """
 
 from __future__ import annotations
@@ -37,8 +39,9 @@ DEFAULTS = {
 }
 EASES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "linear": lambda t: t,
-    "smooth": lambda t: t * t * (3.0 - 2.0 * t),  # starts and ends at rest
+    "ease": lambda t: t * t * (3.0 - 2.0 * t),  # starts and ends at rest
 }
+LOOP = "loop"
 _TERM = re.compile(r"(?P<name>[a-z]+)(?::(?P<amount>[^@]+))?(?:@(?P<distance>.+))?")
 _LIMITS = {"m": 1e4, "deg": 3600.0}
 _METRES = ("dolly", "truck", "pedestal")
@@ -47,7 +50,7 @@ _AROUND = ("orbit", "rise")
 
 def is_move(text: str) -> bool:
     """Whether `text` reads like a named move rather than a file's name."""
-    match = re.fullmatch(r"([a-z]+)([:+@].*)?", text.strip().lower())
+    match = re.fullmatch(r"([a-z]+)([:+@ ].*)?", text.strip().lower())
     return match is not None and match[1] in DEFAULTS
 
 
@@ -59,21 +62,25 @@ def move(
     height: int,
     frames: int = 25,
     fps: float = 24.0,
-    ease: str = "smooth",
+    ease: str | None = None,
     depth_m: float = 4.0,
 ) -> CameraPath:
     """The path of a named move: `frames` cameras, the first one at the origin, in metres.
 
     K [3, 3] is the first camera's, in pixels. `depth_m` is how far an orbit's point lies
     ahead where the move does not say so (the scene's median depth is a good choice).
+    `ease`, one of EASES, goes before the word in `spec`.
     Raises UserError for an unknown name, a number that is none, or too large an amount.
     """
     if frames < 1:
         raise ValueError(f"frames: expected at least 1, got {frames}")
-    if ease not in EASES:
+    if ease is not None and ease not in EASES:
         raise UserError(f"Unknown ease {ease!r}.", f"Choose one of {', '.join(EASES)}.")
-    terms = parse(spec)
-    u = EASES[ease](np.linspace(0.0, 1.0, frames)) if frames > 1 else np.zeros(1)
+    terms, words = parse(spec), _parts(spec)[1:]
+    u = np.linspace(0.0, 1.0, frames)
+    if LOOP in words:
+        u = 1.0 - np.abs(1.0 - 2.0 * u)
+    u = EASES[ease or next((w for w in words if w in EASES), "ease")](u)
     offset, turn = np.zeros((frames, 3)), np.tile(np.eye(4), (frames, 1, 1))
     around, focal = np.tile(np.eye(4), (frames, 1, 1)), np.ones(frames)
     for name, amount, distance in terms:
@@ -97,8 +104,15 @@ def move(
 
 def parse(spec: str) -> list[tuple[str, float, float | None]]:
     """Terms (name, amount, distance or None) of a move. Raises UserError as `move` does."""
+    joined, *words = _parts(spec)
+    unknown = [word for word in words if word not in (*EASES, LOOP)]
+    if unknown:
+        raise UserError(
+            f"A camera move does not know the word {unknown[0]!r}.",
+            f"Words after a move are {', '.join((*EASES, LOOP))}, e.g. orbit:20 loop.",
+        )
     terms = []
-    for text in re.split(r"(?<!e)\+", spec.strip().lower()):
+    for text in re.split(r"(?<!e)\+", joined):
         match = _TERM.fullmatch(text.strip())
         if not match or match["name"] not in DEFAULTS:
             raise UserError(
@@ -129,6 +143,16 @@ def parse(spec: str) -> list[tuple[str, float, float | None]]:
             )
         terms.append((name, amount, distance))
     return terms
+
+
+def _parts(spec: str) -> list[str]:
+    """The terms of a move as one text, then the words behind them."""
+    return re.sub(r"\s*([+:@])\s*", r"\1", spec.strip().lower()).split() or [""]
+
+
+def loops(spec: str) -> bool:
+    """Whether a move comes back to where it began."""
+    return LOOP in _parts(spec)[1:]
 
 
 def _number(text: str, term: str) -> float:

@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--path",
         default=None,
-        help=f"camera path file, or a move such as {DEFAULT_MOVE} (the default) or orbit:20",
+        help=f"camera path file, or a move such as {DEFAULT_MOVE} (the default), orbit:20 or "
+        '"orbit:20 loop"',
     )
     parser.add_argument(
         "--out",

@@ -41,6 +41,8 @@ class PathNumbers:
     agreement: Agreement = field(default_factory=Agreement)  # of neighbouring enhanced frames
     path_psnr: list[float] = field(default_factory=list)  # dB, the final scene against every frame
     path_ssim: list[float] = field(default_factory=list)
+    # dB, the last enhanced frame against the picture; nan where the path does not come back to it
+    revisit_psnr: float = math.nan
 
 
 class Finding(NamedTuple):
@@ -206,6 +208,7 @@ def write_report(folder: Path, facts: dict[str, Any], numbers: PathNumbers) -> d
         "verdict": verdict(found, str(facts.get(GUESS, ""))),
         "input_psnr": numbers.input_psnr,
         "agreement_psnr": None if math.isnan(agreement) else agreement,
+        "revisit_psnr": None if math.isnan(numbers.revisit_psnr) else numbers.revisit_psnr,
         "path_psnr": numbers.path_psnr,
         "path_ssim": numbers.path_ssim,
         "findings": [f._asdict() for f in found],

@@ -48,6 +48,11 @@ def write(job: Job, loaded: Loaded, gaussians: Gaussians, report: Report) -> dic
     shown = (images.resize(frame, *size) for frame in drawn)
     images.save_video(folder / "flythrough.mp4", shown, loaded.path.fps)
     images.save_png(folder / "input.png", loaded.inputs.image)
+    if not math.isnan(numbers.revisit_psnr):
+        loaded.facts["seen again"] = (
+            "the path comes back to its first view: the frame made there is "
+            f"{numbers.revisit_psnr:.1f} dB from the picture"
+        )
     _write_scene(job, loaded, gaussians, report)
     data = write_report(folder, loaded.facts, numbers)
     report("done", 1, 1, text=data["verdict"])
@@ -86,9 +91,22 @@ def _fly_through(
         numbers.agreement.add(
             frame, view.depth[0].cpu(), inputs.K[index].cpu(), inputs.camera_from_world[index].cpu()
         )
+        if index == len(frames) - 1 and comes_back(inputs.K, inputs.camera_from_world):
+            numbers.revisit_psnr = psnr(frame, inputs.image.cpu())
         numbers.path_psnr.append(psnr(drawn, frame))
         numbers.path_ssim.append(float(ssim_map(drawn, frame).mean()))
         yield drawn
+
+
+def comes_back(K: Tensor, camera_from_world: Tensor) -> bool:
+    """Say whether the last of several cameras ([f, 3, 3] px, [f, 4, 4]) sees what the first one
+    sees.
+    """
+    return (
+        len(K) > 1
+        and torch.allclose(K[-1], K[0], rtol=1e-3)
+        and torch.allclose(camera_from_world[-1], camera_from_world[0], atol=1e-3)
+    )
 
 
 def _draw(job: Job, loaded: Loaded, gaussians: Gaussians, index: int) -> Views:

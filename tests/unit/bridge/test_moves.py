@@ -77,7 +77,7 @@ def test_zoom_multiplies_the_focal_length_only() -> None:
 
 
 def test_smooth_moves_rest_at_both_ends_and_linear_ones_do_not() -> None:
-    for ease, slow in (("smooth", True), ("linear", False)):
+    for ease, slow in (("ease", True), ("linear", False)):
         z = move("dolly:1", K=K, width=640, height=360, frames=21, ease=ease).world_from_camera[
             :, 2, 3
         ]
@@ -111,11 +111,24 @@ def test_one_frame_is_the_first_camera() -> None:
         "zoom:0",
         "zoom:-1",
         "dolly:1 pan:2",
+        "orbit:20 sideways",
     ],
 )
 def test_bad_moves_are_user_errors(spec: str) -> None:
     with pytest.raises(UserError):
         move(spec, K=K, width=640, height=360)
+
+
+def test_words_say_how_a_move_goes() -> None:
+    def travelled(spec: str) -> np.ndarray:
+        return move(spec, K=K, width=640, height=360, frames=9).world_from_camera[:, 2, 3]
+
+    assert np.allclose(travelled("dolly:2 linear"), np.linspace(0, 2, 9))
+    assert np.allclose(travelled("dolly:2 ease"), travelled("dolly: 2"))
+    there_and_back = travelled("dolly:2 loop linear")
+    assert np.allclose(there_and_back, [0, 0.5, 1, 1.5, 2, 1.5, 1, 0.5, 0])
+    gentle = travelled("dolly:2 loop")
+    assert np.allclose(gentle, gentle[::-1]) and gentle[4] == 2 and gentle[1] < 0.5
 
 
 @pytest.mark.parametrize(
@@ -124,6 +137,8 @@ def test_bad_moves_are_user_errors(spec: str) -> None:
         ("dolly:1", True),
         ("Orbit:20@3+dolly", True),
         ("dolly", True),
+        ("orbit:20 loop", True),
+        ("orbit loop linear", True),
         ("orbit.json", False),
         ("pan/path.json", False),
         ("path.json", False),

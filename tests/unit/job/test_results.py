@@ -106,7 +106,20 @@ def test_results_are_whole_and_their_numbers_are_those_of_the_frames(finished):
     assert min(data["path_psnr"]) > 45, "the scene against its own renders, 8 bits apart"
     assert data["agreement_psnr"] > 25 and data["input_psnr"] < 15
     assert len(list((job.folder / "frames").glob("*.png"))) == 12
+    assert data["revisit_psnr"] is None and "seen again" not in data["facts"]
     assert (job.folder / "input_render.png").is_file()
+
+
+def test_a_path_that_comes_back_is_told_how_its_end_fits_its_start(finished):
+    job, loaded = finished(12)
+    cameras = loaded.inputs.camera_from_world.clone()
+    cameras[-1] = cameras[0]
+    looped = loaded._replace(inputs=loaded.inputs._replace(camera_from_world=cameras))
+    results.write(job, looped, looped.inputs.gaussians, lambda *_, **__: None)
+    data = read_json(job.folder / "report.json")
+    last = images.load_image(job.folder / "frames" / "0011.png").pixels
+    assert data["revisit_psnr"] == results.psnr(last, loaded.inputs.image)
+    assert f"{data['revisit_psnr']:.1f} dB" in data["facts"]["seen again"]
 
 
 @pytest.mark.parametrize("count", [20, 80])
