@@ -129,10 +129,11 @@ def _merged(splats: Splats, worth: np.ndarray, at_most: int) -> tuple[Splats, np
     cost = np.empty((n, k))
     log_volume = 2 * splats.scales_log.astype(np.float64).sum(axis=1)
     contrast = colour[near].var(axis=1).sum(axis=1) + BLUR_FLOOR
+    triangle = covariance[:, *np.triu_indices(3)]
     for start in range(0, n, 65536):
         i = np.arange(start, min(start + 65536, n))[:, None]
         cost[start : start + 65536] = _cost(
-            i, near[i[:, 0]], worth, means, covariance, colour, log_volume, contrast
+            i, near[i[:, 0]], worth, means, triangle, colour, log_volume, contrast
         )
     # equal costs, as on a grid, are put in a fixed random order: else each waits for the next
     order = 1 + TIE * np.random.default_rng(n).random(n)
@@ -154,7 +155,7 @@ def _cost(
     j: np.ndarray,  # [m, k]
     worth: np.ndarray,
     means: np.ndarray,
-    covariance: np.ndarray,
+    covariance: np.ndarray,  # [n, 6] upper triangle, row by row
     colour: np.ndarray,
     log_volume: np.ndarray,
     contrast: np.ndarray,
@@ -163,10 +164,12 @@ def _cost(
     both = worth[i] + worth[j]
     share = (worth[i] / both)[..., None]
     other = 1 - share
-    apart = means[i] - means[j]
-    joined = share[..., None] * covariance[i] + other[..., None] * covariance[j]
-    joined = joined + (share * other)[..., None] * apart[..., :, None] * apart[..., None, :]
-    log_joined = np.log(np.maximum(np.linalg.det(joined), 1e-300))
+    x, y, z = np.moveaxis(np.sqrt(share * other) * (means[i] - means[j]), -1, 0)
+    joined = share * covariance[i] + other * covariance[j]
+    xx, xy, xz, yy, yz, zz = np.moveaxis(joined, -1, 0)
+    xx, xy, xz, yy, yz, zz = xx + x * x, xy + x * y, xz + x * z, yy + y * y, yz + y * z, zz + z * z
+    determinant = xx * (yy * zz - yz * yz) - xy * (xy * zz - yz * xz) + xz * (xy * yz - yy * xz)
+    log_joined = np.log(np.maximum(determinant, 1e-300))
     blur = 0.5 * (log_joined - share[..., 0] * log_volume[i] - other[..., 0] * log_volume[j])
     hue = ((colour[i] - colour[j]) ** 2).sum(axis=-1)
     variance = np.maximum(contrast[i], contrast[j])
