@@ -45,6 +45,17 @@ def complete_depth(depth: Tensor, known: Tensor, *, holes: bool = True) -> Tenso
     return torch.where(known, depth, 1.0 / fitted)
 
 
+def depth_everywhere(depth: Tensor, known: Tensor) -> Tensor:
+    """Complete a depth map [h, w] on the CPU, whatever device it is on; 1 m where nothing at all
+    is known.
+    """
+    if bool(known.all()):
+        return depth
+    if not bool(known.any()):
+        return torch.ones_like(depth)
+    return complete_depth(depth.cpu(), known.cpu()).to(depth.device)
+
+
 def _far_side_weight(inverse: Tensor, known: Tensor) -> Tensor:
     """[h, w]: 1 for known pixels around holes, little for those much nearer than their
     surroundings, 0 elsewhere.

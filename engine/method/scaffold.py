@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..bridge.settings import SceneSettings
-from ..geometry.completion import complete_depth
+from ..geometry.completion import depth_everywhere
 from ..rasterize import rasterize
 from ..scene.gaussians import Gaussians, concatenate, sh_dc_from_colour
 from ..scene.pixels import focal_px
@@ -86,7 +86,7 @@ def build_scaffold(
                 continue
             z = torch.where(covered & ~surface[f], near, views.depth[f])
             row, column = _at_most(torch.nonzero(wanted, as_tuple=True), room)
-            z = _completed(z, have)[row, column]
+            z = depth_everywhere(z, have)[row, column]
             made = pixel_gaussians(row, column, z, K[f], camera_from_world[f], sh_degree)
             parts.append(Scaffold(made, torch.full_like(row, f), row, column))
             room -= made.count
@@ -96,7 +96,7 @@ def build_scaffold(
             continue
         covered, near = _drawn(parts, K[f], camera_from_world[f], hole.shape[1:])
         joined = torch.where(covered & ~surface[f], near, views.depth[f])
-        depth[f] = _completed(joined, surface[f] | covered)
+        depth[f] = depth_everywhere(joined, surface[f] | covered)
     coarse = _too_coarse(
         scene, filled & surface, views.depth, K, camera_from_world, settings.method.tau
     )
@@ -136,15 +136,6 @@ def _drawn(
     gaussians = concatenate(*(p.gaussians for p in parts))
     drawn = rasterize(gaussians, K[None], camera[None], size[1], size[0])
     return drawn.alpha[0, ..., 0] > _COVERED, drawn.depth[0, ..., 0]
-
-
-def _completed(depth: Tensor, have: Tensor) -> Tensor:
-    """Depth [h, w] everywhere: continued where there is none; 1 m where nothing at all is seen."""
-    if bool(have.all()):
-        return depth
-    if not bool(have.any()):
-        return torch.ones_like(depth)
-    return complete_depth(depth.cpu(), have.cpu()).to(depth.device)
 
 
 def _at_most(pixels: tuple[Tensor, ...], room: int) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...geometry.completion import complete_depth
+from ...geometry.completion import depth_everywhere
 from ...scene.pixels import pixel_centres
 from ..base import Clip
 from .search import RADIUS
@@ -70,11 +70,6 @@ class PatchCondition:
     )  # of the frames in `order`, per scale, coarse to fine
 
 
-def _completed(depth: Tensor, filled: Tensor) -> Tensor:
-    """Depth [h, w] everywhere; 1 m where nothing at all was hit."""
-    return complete_depth(depth, filled) if bool(filled.any()) else torch.ones_like(depth)
-
-
 def plan(clip: Clip) -> tuple[list[int], list[list[Tie]], Tensor, Tensor]:
     """Share out the unknown pixels: (order, ties, own [f, 1, h, w], depth [f, 1, h, w]).
 
@@ -94,13 +89,13 @@ def plan(clip: Clip) -> tuple[list[int], list[list[Tie]], Tensor, Tensor]:
         order.append(f)
         own[f] = left[f]
         left[f] = False
-        depth[f] = _completed(depth[f], filled[f])
+        depth[f] = depth_everywhere(depth[f], filled[f])
         filled[f] = True
         _draw_from(f, clip, own[f], depth, filled, left, ties)
         counts = left.flatten(1).sum(dim=1)
     for f in range(left.shape[0]):
         if not bool(filled[f].all()):
-            depth[f] = _completed(depth[f], filled[f])
+            depth[f] = depth_everywhere(depth[f], filled[f])
     return order, ties, own[:, None], depth[:, None]
 
 
