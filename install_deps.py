@@ -4,9 +4,11 @@
     python3 install_deps.py              the engine, in .venv
     python3 install_deps.py --dev        also the tools for tests, and environments with Blender's
     module
+    python3 install_deps.py --dry-run    changes nothing; says which PyTorch it would install
 
-Run it again at any time: it does what is missing, mends what is broken, and is done at once
-where nothing is to be done. All versions stand in pyproject.toml.
+Run it again at any time: it does what is missing, mends what is broken, moves PyTorch to the build
+that the machine needs, and is done at once where nothing is to be done. All versions stand in
+pyproject.toml. Without a network: --wheels FOLDER, filled by --download FOLDER elsewhere.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ import subprocess
 import sys
 import tempfile
 import urllib.error
+import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +44,8 @@ sys.path.insert(0, str(ROOT))  # Blender starts this file with -I, which leaves 
 
 from engine.bridge.client import child_environment  # noqa: E402
 from engine.bridge.errors import UserError  # noqa: E402
-from engine.models import machine  # noqa: E402
+from engine.models import machine, nvidia, torch_build  # noqa: E402
+from engine.models.torch_build import Choice, Torch  # noqa: E402
 
 TORCH_INDEX = (
     "https://download.pytorch.org/whl/"  # builds for CPUs and for each CUDA, in a folder each
@@ -51,13 +56,33 @@ SIZES_GB = {
     "cuda": (3.5, 9.0),
     "blender": (0.4, 1.2),
 }  # download, on disk; measured on Linux
-PROBE_S = 4.0
+SMALL_GB = 0.5  # on disk, where PyTorch is in its place and little else is missing
+PROBES_S = (4.0, 8.0)
+# What only builds for CUDA bring, gigabytes of it: pip leaves it behind when they go.
+CUDA_LIBRARIES = ("nvidia-", "cuda-", "triton")
 TINY_JOB = (
     "--preset draft --width 96 --move-frames 9 --steps 2 --refine-steps 8 --prior patch "
     "--depth box --device cpu"
 )
+UNNEEDED = """
+import re, sys
+from importlib.metadata import distributions
+def plain(name): return re.sub("[-_.]+", "-", name).lower()
+needs = {plain(d.metadata["Name"]): {plain(re.match("[A-Za-z0-9._-]+", line)[0])
+         for line in d.requires or []} for d in distributions()}
+keep = {name for name in needs if not name.startswith(tuple(sys.argv[1:]))}
+while True:
+    more = set().union(*(needs[name] for name in keep)) & set(needs) - keep
+    if not more: break
+    keep |= more
+print(*sorted(set(needs) - keep))
+"""  # in the environment: the names of packages of these beginnings that no other package asks for
 LIBRARIES = (".so", ".pyd", ".dll", ".dylib")
 AGAIN = "Run the same command again; what was downloaded is kept."
+OFFLINE = (
+    "Without a network: fill a folder on a computer with the same system and Python "
+    "(install_deps.py --download FOLDER), bring it here, and run install_deps.py --wheels FOLDER."
+)
 
 
 class Pins(NamedTuple):
@@ -114,16 +139,21 @@ def python_in(environment: Path) -> Path:
     return environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
+def sites(environment: Path) -> list[Path]:
+    """The folders of an environment that hold its packages."""
+    return [
+        *environment.glob("lib/python3*/site-packages"),
+        *environment.glob("Lib/site-packages"),
+    ]
+
+
 def damage(environment: Path) -> str:
     """What is broken in an environment, by its packages' own lists of files; empty if nothing
     is.
     """
     if not python_in(environment).is_file():
         return "its interpreter is missing"
-    for site in (
-        *environment.glob("lib/python3*/site-packages"),
-        *environment.glob("Lib/site-packages"),
-    ):
+    for site in sites(environment):
         for leftover in site.glob("~*"):
             return f"{leftover.name} is left from an interrupted installation"
         for info in site.glob("*.dist-info"):
@@ -147,6 +177,16 @@ def damage(environment: Path) -> str:
     return ""
 
 
+class Source(NamedTuple):
+    """Where pip takes packages from."""
+
+    arguments: tuple[str, ...] = ()  # for pip
+    exact: bool = False  # it has torch under the name of its build, e.g. torch 2.13.0+cu130
+
+
+DEFAULT_INDEX = Source()
+
+
 class Environment:
     """One virtual environment on its way from absent to complete."""
 
@@ -158,10 +198,14 @@ class Environment:
         python: Path,
         told: Told,
         pins: Pins,
+        serves: Callable[[str], bool] | None = None,
     ) -> None:
+        """`serves` says of builds of torch whether they will do, besides `build` itself."""
         self.folder, self.requirements, self.build = folder, requirements, build
         self.creator, self.told, self.pins = python, told, pins
         self.python = python_in(folder)
+        self.serves = serves or (lambda found: found == self.build)
+        self.torch_pin = next((pin for pin in requirements if pin.startswith("torch==")), "")
 
     def wanted(self) -> dict[str, Any]:
         """Everything that decides what has to be installed."""
@@ -171,16 +215,40 @@ class Environment:
             "build": self.build,
         }
 
-    def complete(self) -> bool:
+    def stamp(self) -> dict[str, Any]:
+        """What the last whole installation left in the environment; empty where there is none."""
+        try:
+            told = json.loads((self.folder / STAMP).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return told if isinstance(told, dict) else {}
+
+    def torch(self) -> Torch | None:
+        """The torch that lies in the environment, by its own file."""
+        return next(
+            (t for site in sites(self.folder) if (t := torch_build.read(site / "torch"))), None
+        )
+
+    def torch_in_place(self) -> bool:
+        """Whether the pinned torch lies there, in a build that will do."""
+        there = self.torch()
+        release = self.torch_pin.partition("==")[2]
+        return there is not None and there.release == release and self.serves(there.build)
+
+    def complete(self, *, any_torch: bool = False) -> bool:
         """Whether the last installation ended well, had all this and maybe more, and nothing has
-        broken since.
+        broken since, nor has torch been changed by somebody else. `any_torch`: in whatever build.
         """
         try:
-            stamp = json.loads((self.folder / STAMP).read_text(encoding="utf-8"))
-            has, wanted = stamp["has"], self.wanted()
+            has, wanted = self.stamp()["has"], self.wanted()
             enough = set(wanted["requirements"]) <= set(has["requirements"])
-            same = all(has[name] == wanted[name] for name in ("constraints", "build"))
-        except (OSError, ValueError, KeyError, TypeError):
+            same = has["constraints"] == wanted["constraints"]
+            same = same and (any_torch or self.serves(has["build"]))
+            if self.torch_pin:
+                there = self.torch()
+                whole = there is not None and there.version == has["torch"]
+                same = same and whole and (any_torch or self.torch_in_place())
+        except (KeyError, TypeError):
             return False
         return enough and same and not damage(self.folder)
 
@@ -240,32 +308,72 @@ class Environment:
             f"{self.creator} cannot make environments: {last_line(made.stdout)}.", remedy
         )
 
-    def install(self, index: str, no_deps: tuple[str, ...] = ()) -> None:
-        """Install what is pinned; the stamp is the caller's to write, as the very last thing."""
-        lists = self.folder / "pins"
-        lists.mkdir(exist_ok=True)
-        (lists / "requirements.txt").write_text(
-            "\n".join(self.requirements) + "\n", encoding="utf-8"
-        )
-        (lists / "constraints.txt").write_text(
-            "\n".join(self.pins.constraints) + "\n", encoding="utf-8"
-        )
-        arguments = ["-r", str(lists / "requirements.txt"), "-c", str(lists / "constraints.txt")]
-        self._pip(arguments + (["--extra-index-url", TORCH_INDEX + index] if index else []))
+    def install(self, source: Source = DEFAULT_INDEX, no_deps: tuple[str, ...] = ()) -> None:
+        """Install what is pinned, torch in the wanted build; the stamp is the caller's to write, as
+        the very last thing.
+        """
+        other = self.torch_pin and self.torch() is not None and not self.torch_in_place()
+        if other and not source.exact:  # any build that is there satisfies "torch==2.13.0"
+            anew = ("--force-reinstall", "--no-deps", self.torch_pin)
+            self._pip([*anew, *source.arguments])
+        lists = self.write_lists(self.folder / "pins", source)
+        self._pip([*lists, *source.arguments])
         for name in no_deps:
             self._pip(["--no-deps", name])
 
+    def write_lists(self, folder: Path, source: Source) -> list[str]:
+        """Write what is wanted, and return pip's arguments that name it. Torch is asked for by its
+        build where the source has it so.
+        """
+        wanted = list(self.requirements)
+        if self.torch_pin and source.exact:
+            wanted[wanted.index(self.torch_pin)] = f"{self.torch_pin}+{self.build}"
+        folder.mkdir(exist_ok=True)
+        files = []
+        for name, lines in (("requirements", wanted), ("constraints", self.pins.constraints)):
+            file = folder / f"{name}.txt"
+            file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            files.append(str(file))
+        return ["-r", files[0], "-c", files[1]]
+
+    def download(self, folder: Path, source: Source) -> None:
+        """Fetch every wheel into a folder, for a computer without a network; nothing is installed.
+        Raises UserError.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as lists:
+            arguments = self.write_lists(Path(lists), source)
+            command = [str(self.creator), "-m", "pip", "download", "--only-binary=:all:"]
+            self._run_pip([*command, "--dest", str(folder), *arguments, *source.arguments])
+
+    def check_torch(self) -> Torch:
+        """The torch that is really there: imported, in the environment itself.
+
+        Raises UserError where it cannot be imported, and where pip delivered another release.
+        """
+        seen = torch_build.ask(self.python, pip_environment())
+        release = self.torch_pin.partition("==")[2]
+        if seen.release != release:
+            raise UserError(
+                f"pip was asked for PyTorch {release}, but {seen.version} is there.",
+                f"Delete {self.folder}, then: {AGAIN}",
+            )
+        return seen
+
+    def drop_cuda_libraries(self) -> None:
+        """Remove the libraries of CUDA that nothing needs any more. Failing is no harm."""
+        found = run([str(self.python), "-I", "-c", UNNEEDED, *CUDA_LIBRARIES])
+        names = found.stdout.split() if found.returncode == 0 else []
+        if names:
+            self.told(f"Removing what only CUDA needs: {', '.join(names)}.")
+            run([str(self.python), "-I", "-m", "pip", "uninstall", "--yes", *names])
+
     def _pip(self, arguments: list[str]) -> None:
-        command = [
-            str(self.python),
-            "-m",
-            "pip",
-            "install",
-            "--only-binary=:all:",
-            "--no-input",
-            "--progress-bar=off",
-        ]
-        command += ["--disable-pip-version-check", "--no-warn-script-location", *arguments]
+        command = [str(self.python), "-m", "pip", "install", "--only-binary=:all:"]
+        self._run_pip([*command, "--no-warn-script-location", *arguments])
+
+    def _run_pip(self, command: list[str]) -> None:
+        command += ["--no-input", "--progress-bar=off", "--disable-pip-version-check"]
         expected, seen, lines = len(self.requirements) + len(self.pins.constraints), 0, []
         with subprocess.Popen(
             command,
@@ -296,21 +404,23 @@ class Environment:
         if pip.returncode:
             for line in lines[-15:]:
                 self.told.detail(line)
-            raise explain_pip_failure("\n".join(lines))
+            raise explain_pip_failure("\n".join(lines), offline="--no-index" in command)
 
-    def seal(self, **more: str) -> None:
+    def seal(self, torch: Torch | None = None, **more: str) -> None:
         """Say that everything is in place: written last, so that an interruption never leaves it
-        behind.
+        behind. Of torch it says what was seen, whatever was wanted.
         """
         partial = self.folder / (STAMP + ".partial")
         stamp = {"has": self.wanted(), **more}
+        if torch is not None:
+            stamp["has"] |= {"build": torch.build, "torch": torch.version}
         partial.write_text(json.dumps(stamp) + "\n", encoding="utf-8")
         os.replace(partial, self.folder / STAMP)
         (self.folder / MARKER).unlink(missing_ok=True)
 
 
-def explain_pip_failure(output: str) -> UserError:
-    """Plain words for what pip said."""
+def explain_pip_failure(output: str, *, offline: bool = False) -> UserError:
+    """Plain words for what pip said; `offline`: it looked into a folder of wheels alone."""
     if re.search(r"No space left|Errno 28|not enough space", output, re.IGNORECASE):
         return UserError("The disk is full.", f"Free some space. {AGAIN}")
     if re.search(
@@ -320,7 +430,7 @@ def explain_pip_failure(output: str) -> UserError:
     ):
         return UserError(
             "The package index cannot be reached.",
-            f"Check the network, or pip's proxy and index settings. {AGAIN}",
+            f"Check the network, or pip's proxy and index settings. {AGAIN} {OFFLINE}",
         )
     if re.search(r"CERTIFICATE_VERIFY_FAILED|SSLError", output):
         return UserError(
@@ -332,6 +442,8 @@ def explain_pip_failure(output: str) -> UserError:
         r"requirement) (\S+)",
         output,
     ):
+        if offline:
+            return UserError(f"The folder of wheels has no {match[1]} for this computer.", OFFLINE)
         text = (
             f"There is no ready-made {match[1]} for Python {platform.python_version()} on "
             f"{machine.system()}."
@@ -375,11 +487,18 @@ def last_line(text: str) -> str:
 
 def reachable(url: str) -> bool:
     """Whether a page answers soon: a dead index would make pip retry for minutes."""
-    try:
-        with urllib.request.urlopen(url, timeout=PROBE_S) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError, ValueError):
-        return False
+    if url.startswith("file:"):
+        return os.path.isdir(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))
+    for patience_s in PROBES_S:
+        try:
+            with urllib.request.urlopen(url, timeout=patience_s) as answer:
+                return bool(answer.status == 200)
+        except TimeoutError:
+            continue
+        except (urllib.error.URLError, OSError, ValueError) as error:
+            if not isinstance(getattr(error, "reason", None), TimeoutError):
+                return False
+    return False
 
 
 def check_space(folder: Path, needed_gb: float) -> None:
@@ -405,50 +524,194 @@ def size_gb(folder: Path) -> float:
     )
 
 
-def install_engine(args: argparse.Namespace, pins: Pins, told: Told) -> None:
-    """The engine's environment, from nothing or from whatever is there."""
-    devices = machine.nvidia_devices()
-    capabilities = [float(capability) for _, capability in devices]
-    torch = machine.choose_torch(
-        platform.system(), capabilities, machine.driver_cuda_version(), args.cuda
-    )
+class Plan(NamedTuple):
+    """What a run will do to the engine's environment."""
+
+    choice: Choice
+    target: Environment
+    here: nvidia.Nvidia
+
+    @property
+    def moves(self) -> bool:
+        """Whether torch has to be fetched."""
+        return not self.target.torch_in_place()
+
+    @property
+    def sizes_gb(self) -> tuple[float, float]:
+        """(download, on disk), about; where torch is in its place, what the rest may need."""
+        download, disk = SIZES_GB["cpu" if self.choice.build == "cpu" else "cuda"]
+        return (download, disk) if self.moves else (SMALL_GB, SMALL_GB)
+
+    def text(self) -> str:
+        """One line: which torch there is, and which one will be there."""
+        there = self.target.torch()
+        if there is None:
+            return f"PyTorch {self.choice.why}."
+        if self.moves:
+            return f"PyTorch {self.choice.why}, in place of {there.text()}."
+        kept = (
+            "" if there.build == self.choice.build else f" is kept; new would be {self.choice.why}"
+        )
+        return f"PyTorch {there.text()}{kept}."
+
+
+def plan_engine(args: argparse.Namespace, pins: Pins, told: Told) -> Plan:
+    """Which packages this machine needs, in which build of torch. Raises UserError."""
+    here, processor = nvidia.found(), platform.machine()
+    choice = torch_build.choose(platform.system(), processor, here, args.cuda)
     requirements = [*pins.engine, *(pins.groups["dev"] if args.dev else [])]
-    for name in args.extra:
+    gpu = ["gpu"] if choice.build != "cpu" else []  # without it the CPU draws beside a card
+    for name in dict.fromkeys([*args.extra, *gpu]):
         if name not in pins.extras:
             raise UserError(f"There is no extra {name!r}.", f"Known: {', '.join(pins.extras)}.")
-        requirements += pins.extras[name]
-    target = Environment(args.env, requirements, torch.build, Path(sys.executable), told, pins)
-    if target.complete():
-        told(f"{args.env} is complete (PyTorch {torch.why}).", done=1, total=1)
+        requirements += [pin for pin in pins.extras[name] if pin not in requirements]
+
+    def serves(build: str) -> bool:
+        return torch_build.serves(build, choice, here, processor)
+
+    target = Environment(
+        args.env, requirements, choice.build, Path(sys.executable), told, pins, serves
+    )
+    return Plan(choice, target, here)
+
+
+def install_engine(args: argparse.Namespace, pins: Pins, told: Told) -> None:
+    """The engine's environment, from nothing or from whatever is there."""
+    plan = plan_engine(args, pins, told)
+    choice, target = plan.choice, plan.target
+    complete = target.complete()
+    if args.dry_run:
+        tell_plan(plan, complete, told)
+        return
+    if complete and not args.download:
+        told(f"{args.env} is complete. {plan.text()}", done=1, total=1)
+        if choice.remedy:
+            told(choice.remedy)
         return
     if args.check:
         raise UserError(
             f"{args.env} is not complete: "
-            f"{damage(args.env) or 'not what pyproject.toml asks for'}.",
+            f"{damage(args.env) or 'not what pyproject.toml and this machine ask for'}.",
             "Run install_deps.py.",
         )
-    download, disk = SIZES_GB["cpu" if torch.build == "cpu" else "cuda"]
+    needs_torch = plan.moves or args.download is not None
+    source = DEFAULT_INDEX
+    if args.wheels is not None:
+        source = folder_of_wheels(args.wheels, plan, needs_torch)
+    elif needs_torch:
+        source = find_index(plan, platform.system(), args.torch_index, told)
+    tell_plan(plan, complete, told)
+    if args.download:
+        target.download(args.download, source)
+        told(f"{args.download} has all wheels for: install_deps.py --wheels FOLDER", "done", 1, 1)
+        return
+    tried = target.stamp().get("instead_of") == choice.build and not source.arguments
+    if tried and target.complete(any_torch=True):
+        told(f"Nothing was changed: {args.env} is complete but for that.", "done", 1, 1)
+        return
+    check_space(args.env, plan.sizes_gb[1])
+    before = target.torch()
+    target.prepare()
+    target.install(source)
+    seen = target.check_torch()
+    instead_of = judge(seen, plan, source, told)
+    if seen.build == "cpu" or (before is not None and before.build != seen.build):
+        target.drop_cuda_libraries()
+    compile_kernels(target.python, told)
+    target.seal(seen, **instead_of)
+    told(f"{args.env} takes {size_gb(args.env):.1f} GB.", "done", 1, 1)
+
+
+def tell_plan(plan: Plan, complete: bool, told: Told) -> None:
+    """Say what is there, what will be done, and how large it is."""
+    (download, disk), target = plan.sizes_gb, plan.target
+    told(f"This machine: {plan.here.text()}.")
+    there = target.torch()
+    told(
+        plan.text(),
+        "plan",
+        build=plan.choice.build,
+        has=there.text() if there else "",
+        remedy=plan.choice.remedy,
+        complete=complete,
+        moves=plan.moves,
+        download_gb=download,
+        disk_gb=disk,
+    )
+    if plan.choice.remedy:
+        told(plan.choice.remedy)
+    if complete:
+        told(f"{target.folder} is complete.")
+        return
     told(
         f"Scene Splatter's engine: about {download} GB to download, {disk} GB on disk, into "
-        f"{args.env}"
+        f"{target.folder}"
     )
-    told(
-        f"PyTorch {torch.why}. Packages: "
-        f"{', '.join(pin.replace('==', ' ') for pin in requirements)}."
-    )
-    check_space(args.env, disk)
-    index = torch.folder
-    if index and not reachable(f"{TORCH_INDEX}{index}/torch/"):
+    told(f"Packages: {', '.join(pin.replace('==', ' ') for pin in target.requirements)}.")
+
+
+def folder_of_wheels(wheels: Path, plan: Plan, needs_torch: bool) -> Source:
+    """A folder as the only source. Raises UserError if it is none."""
+    if not wheels.is_dir():
+        raise UserError(f"{wheels} is no folder.", "Name the folder that holds the wheels.")
+    named = f"{plan.target.torch_pin.replace('==', '-')}+{plan.choice.build}-"
+    names = (urllib.parse.unquote(wheel.name) for wheel in wheels.glob("*.whl"))
+    exact = needs_torch and any(name.startswith(named) for name in names)
+    return Source(("--no-index", "--find-links", str(wheels)), exact)
+
+
+def find_index(plan: Plan, system: str, torch_index: str, told: Told) -> Source:
+    """The index that has the wanted build of torch, on a `system` of platform.system().
+
+    Raises UserError where the build cannot be had. Elsewhere than on Windows the default index may
+    have it, or one that works on the CPU: `judge` looks at what came.
+    """
+    choice = plan.choice
+    if not choice.folder:
+        return DEFAULT_INDEX
+    index = f"{torch_index.rstrip('/')}/{choice.folder}/"
+    if reachable(f"{index}torch/"):
+        return Source(("--extra-index-url", index), True)
+    lost = f"PyTorch's index {index} cannot be reached"
+    remedy = f"Check the network and its proxy, then: {AGAIN} {OFFLINE}"
+    if system == "Windows" or choice.exact:
+        raise UserError(f"{lost}, and only it has PyTorch {choice.why}.", remedy)
+    told(f"{lost}, so pip's default index decides which build of PyTorch comes.")
+    return DEFAULT_INDEX
+
+
+def judge(seen: Torch, plan: Plan, source: Source, told: Told) -> dict[str, str]:
+    """Compare the torch that came with the one that was wanted. {"instead_of": build} where pip's
+    default index had another one, with which the engine can work on the CPU.
+
+    Raises UserError where a build was asked for by name, of a person or of an index.
+    """
+    choice, serves = plan.choice, plan.target.serves
+    if not serves(seen.build):
+        if source.arguments or choice.exact:
+            raise UserError(
+                f"PyTorch {choice.why} was asked for ({choice.build}), but what came is "
+                f"{seen.text()}.",
+                "An index, a mirror or a folder of wheels holds another build under this name: "
+                f"run `pip cache purge`, look at pip's settings (pip config list), then: {AGAIN}",
+            )
         told(
-            "PyTorch's own index cannot be reached, so pip's default index decides instead of "
-            f"{index}; it may be the larger CUDA build."
+            f"PyTorch {seen.text()} came instead of {choice.build}: the engine works on the CPU. "
+            f"{AGAIN}"
         )
-        index = ""
-    target.prepare()
-    target.install(index)
-    compile_kernels(target.python, told)
-    target.seal()
-    told(f"{args.env} takes {size_gb(args.env):.1f} GB.", "done", 1, 1)
+        return {"instead_of": choice.build}
+    local = seen.version.partition("+")[2]
+    if local and local != seen.build:
+        raise UserError(
+            f"PyTorch calls itself {seen.version} but is {seen.text().partition(', ')[2]}.",
+            f"Its wheel is not what its name says: run `pip cache purge`, then: {AGAIN}",
+        )
+    told(f"PyTorch {seen.text()} was loaded.")
+    if seen.build != "cpu" and plan.here.cards and not seen.sees_card:
+        why, remedy = torch_build.why_not_used(seen, plan.here, platform.machine())
+        why = why or seen.why_not or "the driver did not start"
+        told(f"It sees no card yet: {why}. {remedy or 'Restart the computer.'}")
+    return {}
 
 
 def compile_kernels(python: Path, told: Told) -> None:
@@ -536,7 +799,7 @@ def install_blenders(args: argparse.Namespace, pins: Pins, told: Told) -> None:
         check_space(target.folder, disk)
         target.prepare()
         plyfile = next(pin for pin in pins.engine if pin.startswith("plyfile"))
-        target.install("", no_deps=(plyfile,))  # as Blender installs an extension's wheels
+        target.install(no_deps=(plyfile,))  # as Blender installs an extension's wheels
         target.seal(blender=version)
         if problem := why_bpy_fails(target.python):
             told(f"Blender {version}: {problem}")
@@ -566,29 +829,54 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         metavar="VERSION",
         help="which Blenders --dev prepares (default: 4.2 5.2 5.3)",
     )
-    builds = ("auto", "cpu", "cuda", "cu126", "cu130")
     parser.add_argument(
         "--cuda",
         "--torch",
-        choices=builds,
+        choices=torch_build.KINDS,
         default="auto",
-        help="build of PyTorch (default: what the machine can use)",
+        help="build of PyTorch (default: what the machine can use); moves what is there",
+    )
+    parser.add_argument(
+        "--wheels",
+        type=Path,
+        metavar="DIR",
+        help="take every package from this folder of wheels, without a network",
+    )
+    parser.add_argument(
+        "--download",
+        type=Path,
+        metavar="DIR",
+        help="install nothing; fetch all wheels into this folder, for --wheels elsewhere",
+    )
+    parser.add_argument(
+        "--torch-index",
+        default=TORCH_INDEX,
+        metavar="URL",
+        help=f"a mirror of {TORCH_INDEX}",
     )
     parser.add_argument(
         "--extra",
         action="append",
         default=[],
         metavar="NAME",
-        help="an optional group of pyproject.toml, e.g. gpu",
+        help="an optional group of pyproject.toml, e.g. farm; gpu comes with CUDA",
     )
     parser.add_argument(
         "--check", action="store_true", help="change nothing; say whether all is complete"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="change nothing; say what would be installed, and why",
     )
     parser.add_argument(
         "--json", "--json-progress", action="store_true", help="progress as lines of JSON"
     )
     args = parser.parse_args(arguments)
     args.env = args.env.expanduser().absolute()
+    for name in ("wheels", "download"):
+        folder = getattr(args, name)
+        setattr(args, name, folder.expanduser().absolute() if folder else None)
     args.blender = args.blender if args.blender is not None else ["4.2", "5.2", "5.3"]
     return args
 
@@ -602,6 +890,8 @@ def main(arguments: list[str]) -> int:
     try:
         pins = read_pins(ROOT / "pyproject.toml")
         install_engine(args, pins, told)
+        if args.dry_run or args.download:
+            return 0
         if args.dev and not args.check:
             install_blenders(args, pins, told)
         ask_doctor(python_in(args.env), told)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bridge.protocol import ENGINE_VERSION, VERSION
-from ..models import machine
+from ..models import machine, nvidia, torch_build
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,6 +51,10 @@ def run(args: argparse.Namespace) -> int:
     """Print the report. Exit code 1 if the engine cannot run at all, else 0."""
     checks = examine()
     ok = all(check.state != FAIL for check in checks)
+    if ok:  # so that the panel can say how long the first job will take
+        from ..job.forecast import leave_for_panel
+
+        leave_for_panel()
     if args.json:
         text = (
             "The engine can run."
@@ -90,6 +94,7 @@ def examine() -> list[Check]:
     sections: list[Callable[[], Iterator[Check]]] = [
         _python,
         _packages,
+        _card,
         _torch,
         _processor,
         _drawing,
@@ -135,40 +140,53 @@ def _packages() -> Iterator[Check]:
         yield Check("packages", OK, f"all {len(pins)} at the tested versions")
 
 
+def _card() -> Iterator[Check]:
+    """Cards and driver, whatever torch makes of them."""
+    here = nvidia.found()
+    data = {
+        "cards": [{"name": c.name, "capability": nvidia.dotted(c.capability)} for c in here.cards],
+        "driver": here.driver,
+        "driver_cuda": nvidia.dotted(here.cuda) if here.cuda else None,
+    }
+    if here.cards and not here.starts:
+        yield Check(
+            "graphics card",
+            WARN,
+            f"{here.text()}; CUDA does not start there",
+            "Restart the computer; if it says the same, install the driver from "
+            "nvidia.com/drivers anew.",
+            data,
+        )
+    else:
+        yield Check("graphics card", OK, here.text(), data=data)
+
+
 def _torch() -> Iterator[Check]:
     """torch and the device that the engine will take."""
-    devices = machine.nvidia_devices()
     try:
         import torch
     except (
         ImportError,
         OSError,
     ) as error:  # OSError: a library that torch needs is missing or damaged
-        yield Check("torch", FAIL, f"PyTorch cannot be loaded: {error}.", REINSTALL)
+        remedy = torch_build.remedy_of(str(error))
+        yield Check("torch", FAIL, f"PyTorch cannot be loaded: {error}.", remedy)
         return
-    cuda = torch.version.cuda
-    yield Check(
-        "torch",
-        OK,
-        f"{torch.__version__}, {f'built for CUDA {cuda}' if cuda else 'built for CPUs'}",
-        data={"cuda": cuda},
-    )
-    if devices and not cuda:
-        yield Check(
-            "device",
-            WARN,
-            f"cpu, although there is an {devices[0][0]}: this PyTorch is built for CPUs.",
-            "Run install_deps.py --cuda auto.",
-        )
-    elif not devices or not torch.cuda.is_available():
-        why = (
-            ""
-            if not devices
-            else f" ({devices[0][0]} is there, but PyTorch cannot use it: update the NVIDIA driver)"
-        )
-        yield Check("device", WARN if devices else OK, f"cpu{why}", data={"device": "cpu"})
-    else:
+    built = torch_build.Torch(torch.__version__, torch.version.cuda)
+    yield Check("torch", OK, built.text(), data={"cuda": built.cuda, "build": built.build})
+    here = nvidia.found()
+    if torch.cuda.is_available():
         yield _cuda_device(torch)
+        return
+    data = {"device": "cpu"}
+    if here.best is None:
+        yield Check("device", OK, "cpu", data=data)
+        return
+    why, remedy = torch_build.why_not_used(built, here, platform.machine())
+    if not why:
+        why = f"PyTorch cannot use {here.best.text()}, though build and driver fit it"
+        remedy = "Restart the computer; if it says the same, install the NVIDIA driver anew."
+    yield Check("device", WARN, f"cpu: {why}", remedy, data)
 
 
 def _cuda_device(torch: Any) -> Check:
@@ -178,17 +196,16 @@ def _cuda_device(torch: Any) -> Check:
     text = f"cuda: {name} ({major}.{minor}), {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
     data = {"device": "cuda", "name": name, "free_bytes": free, "total_bytes": total}
     built = torch.cuda.get_arch_list()
-    if built and not any(
-        arch.endswith(f"_{major}{minor}") or _runs_on(arch, major, minor) for arch in built
-    ):
-        remedy = "Run install_deps.py --cuda auto for a newer build, or generate with --device cpu."
-        return Check(
-            "device",
-            WARN,
-            f"{text}; this PyTorch has no kernels for it ({', '.join(built)})",
-            remedy,
-            data,
+    if built and not any(_runs_on(arch, major, minor) for arch in built):
+        here = nvidia.Nvidia((nvidia.Card(name, (major, minor)),), cuda=nvidia.found().cuda)
+        fits = torch_build.choose(platform.system(), platform.machine(), here)
+        remedy = (
+            f"Run install_deps.py --cuda auto: it installs {fits.build}, which has them."
+            if fits.build != "cpu"
+            else f"{fits.remedy} Until then: generate with --device cpu."
         )
+        words = f"{text}; this PyTorch has no kernels for it ({', '.join(built)})"
+        return Check("device", WARN, words, remedy, data)
     return Check("device", OK, text, data=data)
 
 
@@ -290,31 +307,40 @@ def _ffmpeg() -> Iterator[Check]:
 
 
 def _gpu_rasteriser() -> Iterator[Check]:
-    """gsplat and Warp are only of use on CUDA: which of them draws there, and why the others do
-    not.
-    """
-    build = machine.torch_build()
-    needed = bool(build and build[1] and machine.nvidia_devices())
+    """Which of gsplat, Warp and the CPU draws in a job here, and why."""
     installed = {
         name: importlib.metadata.version(package)
         for name, package in (("gsplat", "gsplat"), ("warp", "warp-lang"))
         if importlib.util.find_spec(name) is not None
     }
-    text = ", ".join(f"{name} {version}" for name, version in installed.items()) or "not installed"
-    if not needed:
-        yield Check("GPU rasteriser", OK, f"{text}; it is used on NVIDIA GPUs only")
-        return
-    from ..rasterize import gpu_backend
+    there = ", ".join(f"{name} {version}" for name, version in installed.items()) or "none"
+    try:
+        import torch
 
+        from ..rasterize import gpu_backend
+    except (ImportError, OSError):  # told above
+        return
+    if not torch.cuda.is_available():
+        text = f"the CPU draws, as there is no CUDA device (installed for one: {there})"
+        yield Check("GPU rasteriser", OK, text, data={"draws": "cpu"})
+        return
     name, reasons = gpu_backend()
     if name:
-        yield Check("GPU rasteriser", OK, f"{name} {installed[name]} draws on the GPU")
+        why = f" ({reasons})" if reasons else ""
+        text = f"{name} {installed[name]} draws on the GPU{why}"
+        yield Check("GPU rasteriser", OK, text, data={"draws": name})
         return
+    remedy = (
+        "Run install_deps.py --extra gpu."
+        if "warp" not in installed
+        else "Run install_deps.py again, and update the NVIDIA driver."
+    )
     yield Check(
         "GPU rasteriser",
         WARN,
-        f"The CPU draws, although there is a GPU: {reasons}.",
-        "Run install_deps.py --extra gpu. What the CPU draws looks the same; it takes longer.",
+        f"the CPU draws, although there is a GPU: {reasons}",
+        f"{remedy} What the CPU draws looks the same; it takes longer.",
+        {"draws": "cpu"},
     )
 
 

@@ -1,4 +1,5 @@
-"""The installer: which torch for which machine, and what it does with an environment in any state.
+"""The installer: what it does with an environment in any state. Builds of torch:
+test_torch_moves.py.
 
 Environments are real ones (venv makes them), filled with a wheel that is made here, so that
 no test needs a network.
@@ -6,66 +7,21 @@ no test needs a network.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 
 import install_deps
 from engine.bridge.errors import UserError
-from engine.models.machine import choose_torch
+from tests.dummy_wheels import wheel
 
 ROOT = Path(__file__).resolve().parents[3]
 PINS = install_deps.read_pins(ROOT / "pyproject.toml")
-
-
-@pytest.mark.parametrize(
-    ("system", "capabilities", "driver", "wanted", "build", "folder"),
-    [
-        (
-            "Linux",
-            [],
-            None,
-            "auto",
-            "cpu",
-            "cpu",
-        ),  # the default index has gigabytes of CUDA for Linux
-        ("Windows", [], None, "auto", "cpu", ""),
-        ("Darwin", [], None, "auto", "cpu", ""),
-        ("Darwin", [], None, "cuda", "cpu", ""),
-        ("Linux", [9.0], (13, 0), "auto", "cu130", "cu130"),
-        ("Windows", [8.9], (13, 1), "auto", "cu130", "cu130"),
-        ("Windows", [12.0], (13, 0), "auto", "cu130", "cu130"),
-        ("Linux", [8.6], (12, 4), "auto", "cu126", "cu126"),
-        ("Linux", [6.1], (13, 0), "auto", "cu126", "cu126"),  # CUDA 13 has no kernels for it
-        ("Linux", [6.1, 8.6], (13, 0), "auto", "cu130", "cu130"),
-        ("Linux", [12.0], (12, 8), "auto", "cpu", "cpu"),  # CUDA 12.6 has no kernels for it
-        ("Linux", [7.0], (11, 4), "auto", "cpu", "cpu"),
-        ("Linux", [9.0], (13, 0), "cpu", "cpu", "cpu"),
-        ("Linux", [], None, "cu126", "cu126", "cu126"),
-        ("Windows", [9.0], (13, 0), "cuda", "cu130", "cu130"),
-    ],
-)
-def test_the_build_of_torch_fits_the_machine(system, capabilities, driver, wanted, build, folder):
-    choice = choose_torch(system, capabilities, driver, wanted)
-    assert (choice.build, choice.folder) == (build, folder)
-    assert choice.why
-
-
-@pytest.mark.parametrize(
-    ("capabilities", "driver"), [([], None), ([9.0], (11, 8)), ([12.0], (12, 6))]
-)
-def test_cuda_that_cannot_be_is_refused_with_the_remedy(capabilities, driver):
-    with pytest.raises(UserError) as refusal:
-        choose_torch("Linux", capabilities, driver, "cuda")
-    assert "--cuda cpu" in refusal.value.hint
 
 
 def test_everything_is_pinned_exactly_and_once():
@@ -99,31 +55,6 @@ def test_the_constraints_cover_what_the_packages_here_need():
         for d in importlib.metadata.distributions()
     }
     assert {n: (v, pinned[n]) for n, v in installed.items() if n in pinned and pinned[n] != v} == {}
-
-
-def wheel(folder: Path, name: str = "tiny", version: str = "1.0") -> Path:
-    """A real wheel with one module and one data file."""
-    info = f"{name}-{version}.dist-info"
-    files = {
-        f"{name}.py": f"VALUE = {version!r}\n",
-        f"{name}_data/kernel.so": "not really a library",
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\n"
-        "Root-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    rows = []
-    path = folder / f"{name}-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        for file, text in files.items():
-            archive.writestr(file, text)
-            digest = (
-                base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest())
-                .rstrip(b"=")
-                .decode()
-            )
-            rows.append(f"{file},sha256={digest},{len(text)}")
-        archive.writestr(f"{info}/RECORD", "\n".join([*rows, f"{info}/RECORD,,"]) + "\n")
-    return path
 
 
 NO_PINS = install_deps.Pins(["tiny==1.0"], {}, {}, [])
@@ -193,7 +124,7 @@ def only_these_wheels(patch, folder: Path) -> None:
 
 def make(target) -> None:
     target.prepare()
-    target.install("")
+    target.install()
     target.seal()
 
 
@@ -247,7 +178,7 @@ def test_other_pins_are_installed_into_the_same_environment(made, tmp_path):
 
 def test_an_interruption_before_the_seal_is_gone_on_from(made):
     made.prepare()
-    made.install("")
+    made.install()
     assert not made.complete()  # e.g. the power failed here
     (made.folder / "keep").touch()
     make(made)
@@ -357,7 +288,7 @@ def test_a_package_that_is_not_there_is_named(made, requirement, words):
     made.requirements = [requirement]
     made.prepare()
     with pytest.raises(UserError, match=words):
-        made.install("")
+        made.install()
     assert not made.complete()
 
 
@@ -394,16 +325,17 @@ def test_no_disk_space_is_said_before_anything_is_made(tmp_path):
     install_deps.check_space(tmp_path / "new" / "folder", 0.0)
 
 
-def test_an_index_that_does_not_answer_is_noticed_soon():
+def test_an_index_that_does_not_answer_is_noticed_soon(monkeypatch):
     import socket
     import time
 
+    monkeypatch.setattr(install_deps, "PROBES_S", (0.5, 1.0))
     with socket.socket() as silent:  # accepts, and says nothing
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         started = time.monotonic()
         assert not install_deps.reachable(f"http://127.0.0.1:{silent.getsockname()[1]}/")
-        assert time.monotonic() - started < install_deps.PROBE_S + 20
+        assert time.monotonic() - started < sum(install_deps.PROBES_S) + 20
     assert not install_deps.reachable("http://nowhere.invalid/")
 
 
