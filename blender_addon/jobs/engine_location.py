@@ -37,6 +37,14 @@ def why_own_engine_incomplete() -> str:
     return installer.why_incomplete(user_folder("engine"), PACKAGE / "pyproject.toml")
 
 
+def own_engine_changed() -> int:
+    """When the environment that Install makes was last completed, in nanoseconds; 0 without one."""
+    try:
+        return (user_folder("engine") / installer.STAMP).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
 def preferences_in(context: bpy.types.Context) -> bpy.types.AddonPreferences | None:
     """Our preferences; None where the extension was registered by a script and not enabled."""
     addon = context.preferences.addons.get(ROOT)

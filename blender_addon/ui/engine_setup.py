@@ -4,6 +4,7 @@ drawing.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import bpy
@@ -15,11 +16,6 @@ from . import properties
 from .grey_with_reason import GreyWithReason
 from .layout import draw_wrapped
 
-SIZE_TEXT = {
-    "auto": "about 2 GB on disk for a CPU, about 8 GB with CUDA",
-    "cpu": "about 2 GB on disk",
-    "cuda": "about 8 GB on disk",
-}
 LICENCE_TEXT = (
     "PyTorch, NumPy, SciPy and numba: BSD. Pillow: MIT-CMU. imageio: BSD; its FFmpeg: LGPL/GPL. "
     "plyfile: GPL-3.0-or-later. "
@@ -32,14 +28,17 @@ tasks = {
     "download": Task("Download"),
     "verify": Task("Verify"),
 }
+plan = Task("Plan")  # what Install would do; not among the tasks that keep others waiting
+_planned = {"for": ("", 0)}  # the build asked for, and the installation it was asked of
+PLAN_S = 4.0  # a dialog waits so long for the plan
 
 
 def _tick() -> float | None:
-    changed = [task.pump() for task in tasks.values()]
+    changed = [task.pump() for task in (*tasks.values(), plan)]
     if any(changed):
         _learn_names()
         _redraw()
-    return 0.2 if any(task.running for task in tasks.values()) else None
+    return 0.2 if any(task.running for task in (*tasks.values(), plan)) else None
 
 
 def pump() -> None:
@@ -95,6 +94,57 @@ def install_command(torch_build: str) -> list[str]:
     ]
 
 
+def wanted_build(context: bpy.types.Context) -> str:
+    """The preference: auto, cpu or cuda."""
+    preferences = engine_location.preferences_in(context)
+    return preferences.torch_build if preferences else "auto"
+
+
+def planned(build: str) -> dict[str, Any]:
+    """What Install would do for this build on this machine, as install_deps.py says it; empty while
+    it is being asked, which this begins. {"problem": text} where it cannot be done.
+    """
+    asked_for = (build, engine_location.own_engine_changed())
+    if _planned["for"] != asked_for and not tasks["install"].running:
+        plan.cancel()
+        _planned["for"] = asked_for
+        try:
+            plan.start([*install_command(build), "--dry-run"], engine_location.PACKAGE)
+        except UserError as error:
+            return {"problem": str(error)}
+        watch()
+    if plan.running:
+        return {}
+    for finding in plan.findings:
+        if finding.get("stage") == "plan":
+            return finding
+    return {"problem": plan.text.removeprefix("error: ") or "The installer says nothing."}
+
+
+def _await_plan(build: str) -> None:
+    """Give the plan a moment: a dialog is drawn once."""
+    end_s = time.monotonic() + PLAN_S
+    while not planned(build) and time.monotonic() < end_s:
+        plan.pump()
+        time.sleep(0.02)
+
+
+def draw_plan(layout: bpy.types.UILayout, build: str) -> None:
+    """Which PyTorch Install would bring, why, how much that is, and what would be better."""
+    told = planned(build)
+    if not told:
+        layout.label(text="Looking at this machine ...", icon="TIME")
+    elif "problem" in told:
+        draw_wrapped(layout, told["problem"], 90, icon="ERROR")
+    else:
+        draw_wrapped(layout, told["text"], 90, icon="INFO")
+        if not told["complete"]:
+            sizes = f"{told['download_gb']:g} GB to download, {told['disk_gb']:g} GB on disk"
+            draw_wrapped(layout, f"About {sizes}, in {engine_location.user_folder('engine')}.", 90)
+        if told["remedy"]:
+            draw_wrapped(layout, told["remedy"], 90, icon="FORWARD")
+
+
 class SCENESPLATTER_OT_install_engine(GreyWithReason, bpy.types.Operator):
     """Make the engine's own Python environment in your user folder. Blender's Python is not
     touched
@@ -109,28 +159,21 @@ class SCENESPLATTER_OT_install_engine(GreyWithReason, bpy.types.Operator):
         return why_busy() or why_offline()
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        """Say size and licences first."""
+        """Say build, size and licences first."""
+        _await_plan(wanted_build(context))
         return context.window_manager.invoke_props_dialog(self, width=500)
 
     def draw(self, context: bpy.types.Context) -> None:
         """What will be fetched."""
-        preferences = engine_location.preferences_in(context)
-        build = preferences.torch_build if preferences else "auto"
         column = self.layout.column()
-        draw_wrapped(
-            column,
-            f"Downloads Python packages, {SIZE_TEXT[build]}, into "
-            f"{engine_location.user_folder('engine')}.",
-            80,
-        )
+        draw_plan(column, wanted_build(context))
         draw_wrapped(column, LICENCE_TEXT, 80)
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         """Start install_deps.py and return at once."""
-        preferences = engine_location.preferences_in(context)
-        build = preferences.torch_build if preferences else "auto"
+        plan.cancel()
         try:
-            tasks["install"].start(install_command(build), engine_location.PACKAGE)
+            tasks["install"].start(install_command(wanted_build(context)), engine_location.PACKAGE)
         except UserError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
@@ -220,16 +263,23 @@ def draw_install(layout: bpy.types.UILayout) -> None:
         draw_wrapped(layout, offline, 90, icon="ERROR")
         if not bpy.app.online_access_override:
             layout.prop(bpy.context.preferences.system, "use_online_access")
-    there = engine_location.own_python().is_file()
-    layout.operator(
-        "scene_splatter.install_engine",
-        text="Repair or Update Engine" if there else "Install Engine",
-        icon="IMPORT",
-    )
+    build = wanted_build(bpy.context)
+    draw_plan(layout, build)
+    layout.operator("scene_splatter.install_engine", text=install_label(build), icon="IMPORT")
     if task.code:
         draw_failed(layout, task)
     elif not engine_location.why_own_engine_incomplete():
         layout.label(text="The engine is installed", icon="CHECKMARK")
+
+
+def install_label(build: str) -> str:
+    """What the button does."""
+    if not engine_location.own_python().is_file():
+        return "Install Engine"
+    told = planned(build)
+    if told.get("has") and told.get("moves"):
+        return "Move Engine to the CPU" if told["build"] == "cpu" else "Move Engine to CUDA"
+    return "Repair or Update Engine"
 
 
 def findings_of(task: Task) -> dict[str, Any]:
@@ -303,7 +353,7 @@ def register() -> None:
 
 def unregister() -> None:
     """Remove them; end what runs."""
-    for task in tasks.values():
+    for task in (*tasks.values(), plan):
         task.cancel()
     if bpy.app.timers.is_registered(_tick):
         bpy.app.timers.unregister(_tick)

@@ -4,6 +4,7 @@ fire here: `pump`.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -174,3 +175,52 @@ class Layout:
 
     def operator(self, *_: Any, **__: Any) -> None:
         """It is not looked at."""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in of nvidia-smi is a shell script")
+def test_the_preferences_say_which_torch_will_come_and_why(
+    addon: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real installer's own plan, on a machine whose nvidia-smi tells of a card."""
+    from scene_splatter.engine.models import nvidia
+
+    if nvidia.from_cuda() is not None or nvidia.from_nvml() is not None:
+        pytest.skip("needs a machine without NVIDIA's driver")
+    drawn: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        engine_setup, "draw_wrapped", lambda _, text, __, icon="NONE": drawn.append((text, icon))
+    )
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho 'NVIDIA GeForce RTX 4070, 8.9, 580.88'\n")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setitem(engine_setup._planned, "for", ("", 0))
+    monkeypatch.setattr(engine_setup, "PLAN_S", WAIT_S)
+    assert engine_setup.planned("auto") == {}, "asked, and nobody waits"
+    engine_setup._await_plan("auto")
+    told = engine_setup.planned("auto")
+    assert (told["build"], told["moves"], told["complete"]) == ("cu130", True, False)
+    engine_setup.draw_plan(None, "auto")
+    words = " ".join(text for text, _ in drawn)
+    assert "for CUDA 13.0: NVIDIA GeForce RTX 4070 (8.9), driver 580.88" in words
+    assert "3.5 GB to download" in words
+    engine_setup._await_plan("cpu")
+    assert engine_setup.planned("cpu")["build"] == "cpu"
+    smi.write_text("#!/bin/sh\necho 'NVIDIA GeForce RTX 5090, 12.0, 551.23'\n")
+    engine_setup._await_plan("cuda")
+    drawn.clear()
+    engine_setup.draw_plan(None, "cuda")
+    ((problem, icon),) = drawn
+    assert icon == "ERROR" and "speaks only CUDA 12.4" in problem and "580 or newer" in problem
+    assert not engine_setup.why_busy(), "the plan keeps nobody waiting"
+
+
+def test_the_button_says_that_it_moves(addon: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    has = {"has": "2.13.0+cpu, built for CPUs", "moves": True}
+    monkeypatch.setattr(engine_setup, "planned", lambda build: {**has, "build": build})
+    assert engine_setup.install_label("cu130") == "Install Engine"
+    monkeypatch.setattr(engine_setup.engine_location, "own_python", lambda: Path(sys.executable))
+    assert engine_setup.install_label("cu130") == "Move Engine to CUDA"
+    assert engine_setup.install_label("cpu") == "Move Engine to the CPU"
+    has["moves"] = False
+    assert engine_setup.install_label("cpu") == "Repair or Update Engine"
