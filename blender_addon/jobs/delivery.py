@@ -13,7 +13,7 @@ from typing import Any
 import bpy
 from bpy.app.handlers import persistent
 
-from ...engine.bridge import estimate
+from ...engine.bridge import estimate, speeds
 from ...engine.bridge.errors import UserError
 from ..cameras import first_camera, views
 from . import engine_location, folders, results
@@ -250,7 +250,7 @@ def begin(
     """Start or resume the job in `folder` for the scene of `context`. Raises UserError."""
     scene = context.scene
     work = folders.work_of(folder)
-    clock = estimate.Clock(work, estimate.speeds_for(work.key)) if work is not None else None
+    clock = estimate.Clock(work, speeds.speeds_for(work)) if work is not None else None
     session.start(engine_location.engine_command(context), folder, ticket, kind, settings, clock)
     scene.scene_splatter.job_folder = str(folder)
     _owner.update(scene=scene.name, detached=False)

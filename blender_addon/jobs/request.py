@@ -13,7 +13,7 @@ from typing import NamedTuple
 import bpy
 import numpy as np
 
-from ...engine.bridge import camera_file, estimate
+from ...engine.bridge import camera_file, estimate, speeds
 from ...engine.bridge import settings as engine_settings
 from ...engine.bridge.camera_file import CameraPath
 from ...engine.bridge.colour import linear_to_srgb
@@ -214,20 +214,23 @@ def forecast(scene: bpy.types.Scene) -> estimate.Estimate | None:
         work = estimate.work_of(properties.read(group), count, height / width)
     except (UserError, ValueError, ZeroDivisionError):
         return None
-    return estimate.predict(work, _speeds(work.key, _changed()))
+    return estimate.predict(work, _speeds(work, _changed()))
 
 
-def _changed() -> int:
-    try:
-        return (estimate.user_cache() / "speeds.json").stat().st_mtime_ns
-    except OSError:
-        return 0
+def _changed() -> tuple[int, int]:
+    def when(name: str) -> int:
+        try:
+            return (speeds.user_cache() / name).stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    return when(speeds.HISTORY), when(speeds.MACHINE)
 
 
 @functools.lru_cache(maxsize=8)
-def _speeds(key: str, _changed: int) -> estimate.Speeds | None:
+def _speeds(work: estimate.Work, _changed: tuple[int, int]) -> estimate.Speeds | None:
     """Once for every job that changed it: the panel asks at every drawing."""
-    return estimate.speeds_for(key)
+    return speeds.speeds_for(work)
 
 
 def make(context: bpy.types.Context, parent: Path | None = None) -> Job:

@@ -3,7 +3,8 @@ it runs.
 
 A job is a start (models, first depth), its segments, and the results. Every part has a unit of work
 that the settings tell, and a speed: seconds a unit, measured in the last job of this machine that
-was alike, or from the table here, which was measured on two cores without a graphics card.
+was alike (`speeds` remembers them), or from the table here, which was measured on two cores
+without a graphics card.
 
     part      unit of work
     start     one
@@ -17,27 +18,19 @@ was alike, or from the table here, which was measured on two cores without a gra
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import re
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from .errors import UserError
-from .reading import json_of
 from .segments import plan_segments
 from .settings import SceneSettings
-from .user_folders import system_cache
-from .whole_file import whole_file
 
-CACHE_VARIABLE = "SCENE_SPLATTER_CACHE"
 PARTS = ("start", "generate", "refine", "segment", "finish", "refit")
 USUAL_STEPS = 24  # of the embedded prior
 _REFIT_VIEWS = 64  # cameras of a round
-_SPEEDS = {
+TABLE = {
     "start": 12.0,
     "generate": 0.15,
     "refine": 0.5,
@@ -45,13 +38,8 @@ _SPEEDS = {
     "finish": 2.7,
     "refit": 120.0,
 }
-_MEMORY_GB = 0.95, 0.47  # of a job without frames, and for each frame of a megapixel in a segment
+MEMORY_GB = 0.95, 0.47  # of a job without frames, and for each frame of a megapixel in a segment
 _SEGMENT = re.compile(r"segment (\d+) of (\d+)(?:: (\w+))?")
-_EMBEDDED = (
-    "auto",
-    "patch",
-    "none",
-)  # what the table was measured with, on a machine without a card
 
 
 class Work(NamedTuple):
@@ -63,7 +51,9 @@ class Work(NamedTuple):
     steps: int  # denoising steps; 0 leaves them to the prior, -1: there are none
     refine_steps: int
     linear: bool
-    key: str  # jobs of one key are alike
+    device: str  # auto, cpu or cuda
+    prior: str  # auto, or a name
+    recipe: str  # of refinement
 
     def units(self, part: str, steps: int = USUAL_STEPS) -> list[float]:
         """Units of work of a part: one number for each segment, or one for the whole job."""
@@ -86,22 +76,27 @@ class Speeds(NamedTuple):
 
     seconds: Mapping[str, float]
     steps: int  # denoising steps of a prior that chooses them itself
-    measured: bool  # here, not in the table
+    measured: bool  # here, not in a table
     memory_gb: float = 0.0  # peak of the last job; 0 where it is not known
     frames_mp: float = 0.0  # frames x megapixels of its longest segment
+    memory_law: tuple[float, float] = MEMORY_GB
+    source: str = "a guess before the first job here"
+    note: str = ""  # what was wrong with the memory of earlier jobs
 
 
 class Estimate(NamedTuple):
     """What a job will take."""
 
     seconds: float
-    memory_gb: float
+    memory_gb: float  # main memory, or the card's where a card computes
     measured: bool
+    source: str
+    note: str
 
     def text(self) -> str:
         """One line for a person, e.g. "about 6 min and 1.2 GB, as the last job here went"."""
-        how = "as the last job here went" if self.measured else "a guess before the first job here"
-        return f"about {duration(self.seconds)} and {self.memory_gb:.2g} GB, {how}"
+        note = f" ({self.note})" if self.note else ""
+        return f"about {duration(self.seconds)} and {self.memory_gb:.2g} GB, {self.source}{note}"
 
 
 def work_of(settings: SceneSettings, count: int, aspect: float) -> Work:
@@ -118,7 +113,9 @@ def work_of(settings: SceneSettings, count: int, aspect: float) -> Work:
         settings.video.steps if settings.enhances else -1,
         settings.refine.refine_steps,
         settings.output.blending == "linear",
-        f"{settings.output.device} {settings.video.prior}",
+        settings.output.device,
+        settings.video.prior.strip(),
+        settings.refine.recipe,
     )
 
 
@@ -132,11 +129,12 @@ def predict(work: Work, speeds: Speeds | None) -> Estimate | None:
         speeds.seconds.get(part, 0.0) * sum(work.units(part, speeds.steps)) for part in PARTS
     )
     frames_mp = max(work.frames) * work.megapixels
-    memory = _MEMORY_GB[0] + _MEMORY_GB[1] * frames_mp
+    fixed, each = speeds.memory_law
+    memory = fixed + each * frames_mp
     if speeds.memory_gb:
-        memory = speeds.memory_gb + _MEMORY_GB[1] * (frames_mp - speeds.frames_mp)
+        memory = speeds.memory_gb + each * (frames_mp - speeds.frames_mp)
         memory = max(memory, speeds.memory_gb / 2)
-    return Estimate(seconds, memory, speeds.measured)
+    return Estimate(seconds, memory, speeds.measured, speeds.source, speeds.note)
 
 
 def part_of(stage: str) -> tuple[str, int, int]:
@@ -158,12 +156,12 @@ class Clock:
     def __init__(self, work: Work, speeds: Speeds | None, now_s: float | None = None) -> None:
         """speeds None: nothing is known, so times are told only once a segment has been seen."""
         self._known = speeds is not None
-        rates = speeds or Speeds(_SPEEDS, USUAL_STEPS, False)
+        rates = speeds or Speeds(TABLE, USUAL_STEPS, False)
         self._steps = rates.steps
         self.work = work
         self._plan = [("start", 0), *_in_order(len(work.frames)), ("finish", 0), ("refit", 0)]
         self._expected = [
-            rates.seconds.get(part, _SPEEDS[part]) * work.units(part, rates.steps)[index]
+            rates.seconds.get(part, TABLE[part]) * work.units(part, rates.steps)[index]
             for part, index in self._plan
         ]
         self._place, self._within = 0, 0.0
@@ -247,59 +245,6 @@ class Clock:
 
 def _in_order(segments: int) -> list[tuple[str, int]]:
     return [(part, i) for i in range(segments) for part in ("generate", "refine", "segment")]
-
-
-def user_cache() -> Path:
-    """The folder of ours among the user's caches: $SCENE_SPLATTER_CACHE, else the system's.
-    Nothing is made.
-    """
-    chosen = os.environ.get(CACHE_VARIABLE)
-    return Path(chosen).expanduser() if chosen else system_cache()
-
-
-def speeds_for(key: str, folder: Path | None = None) -> Speeds | None:
-    """Look up how fast jobs with this `Work.key` go: as the last one here, else as the table says,
-    else None.
-    """
-    told = _stored(folder).get(key)
-    if isinstance(told, dict):
-        try:
-            seconds = {part: float(told["seconds"][part]) for part in told["seconds"]}
-            if seconds.keys() <= set(PARTS) and all(0 <= s < math.inf for s in seconds.values()):
-                return Speeds(
-                    {**_SPEEDS, **seconds},
-                    int(told["steps"]),
-                    True,
-                    float(told["memory_gb"]),
-                    float(told["frames_mp"]),
-                )
-        except (KeyError, TypeError, ValueError, OverflowError):
-            pass  # written by another version: measured anew by the next job
-    device, _, prior = key.partition(" ")
-    if device in ("auto", "cpu") and prior in _EMBEDDED:
-        return Speeds(_SPEEDS, USUAL_STEPS, False)
-    return None
-
-
-def keep(work: Work, speeds: Speeds, folder: Path | None = None) -> None:
-    """Remember how fast a job went, for the next of its kind. Raises OSError."""
-    place = folder or user_cache()
-    known = _stored(folder)
-    known[work.key] = {**speeds._asdict(), "seconds": dict(speeds.seconds)}
-    place.mkdir(parents=True, exist_ok=True)
-    with whole_file(place / "speeds.json") as partial:
-        partial.write_text(json.dumps(known, indent=2), encoding="utf-8")
-
-
-def _stored(folder: Path | None) -> dict[str, Any]:
-    file = (folder or user_cache()) / "speeds.json"
-    if not file.is_file():
-        return {}
-    try:
-        told = json_of(file, 16 << 20)
-    except UserError:
-        return {}
-    return told if isinstance(told, dict) else {}
 
 
 def duration(seconds: float) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from ..bridge import settings as settings_module
 from ..bridge.errors import Cancelled, UserError
 from ..bridge.settings import PRESETS, Setting
+from ..job import forecast
 from ..job.run import DEFAULT_MOVE, prepared_job, work
 
 DEMO = Path(__file__).resolve().parents[1] / "demo"
@@ -47,6 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="begin the job in --out anew, without --image from its own inputs; "
         "the earlier result is kept in it, under earlier/001",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="make nothing; say which models would be used, and how long and how much memory it "
+        "would take",
     )
     groups: dict[str, Any] = {}
     for row in sorted(settings_module.table(), key=lambda row: not row.basic):  # stable
@@ -120,6 +127,13 @@ def run(args: argparse.Namespace) -> int:
     folder = (
         args.out or Path("out") / ("demo" if args.image is None else args.image.stem)
     ).resolve()
+    if args.dry_run:
+        facts, expected = forecast.dry_run(
+            folder, image, path, preset, values, resume=args.resume, restart=args.restart
+        )
+        lines = [f"{name}: {fact}" for name, fact in facts.items()]
+        sys.stdout.write("\n".join([*lines, expected.text(), "Nothing was made.", ""]))
+        return 0
     try:
         with (
             prepared_job(

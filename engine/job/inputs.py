@@ -58,7 +58,7 @@ def load(job: Job, device: torch.device, picture: images.ImageFile | None = None
     picture_shown = images.resize(picture.pixels, *shown).to(device)
     image = images.resize(picture.pixels, width, height).to(device)
     source = make_depth_source(settings.geometry, device, folder=job.folder, image_size=(w, h))
-    named = _move_in(job.path)
+    named = move_in(job.path)
     given = (
         None
         if named
@@ -146,7 +146,7 @@ def _lines(name: str, texts: Any) -> dict[str, str]:
     return {f"{name} {i + 1}": text for i, text in enumerate(texts)}
 
 
-def _move_in(path: Path) -> str:
+def move_in(path: Path) -> str:
     """The named move that a path file holds, "" where it holds cameras."""
     if path.suffix != ".txt":
         return ""

@@ -63,14 +63,14 @@ def prepared_job(
     """
     from . import folder as job_folder
 
-    asked = _asked(folder, image, path, preset, values, resume=resume, restart=restart)
+    asked = asked_for(folder, image, path, preset, values, resume=resume, restart=restart)
     with job_folder.locked(folder, patience_s):
         yield job_folder.prepare_locked(
             folder, asked.settings, asked.inputs, resume=resume, restart=restart
         )
 
 
-def _asked(
+def asked_for(
     folder: Path,
     image: Path | None,
     path: str | None,
@@ -80,6 +80,9 @@ def _asked(
     resume: bool,
     restart: bool,
 ) -> Asked:
+    """What a job shall be made of, by the arguments of `prepared_job`; nothing is written. Raises
+    UserError for inputs and settings that no job can have.
+    """
     from .. import geometry, priors
     from ..media import images
     from ..models import choice
@@ -181,7 +184,7 @@ def _work(job: Job, report: Any) -> dict[str, str]:
     from ..method import pipeline
     from ..models import memory
     from ..models.device import choose
-    from . import heap, inputs, results
+    from . import forecast, heap, inputs, results
     from .segment import JobRecord
 
     began = time.monotonic()
@@ -196,12 +199,16 @@ def _work(job: Job, report: Any) -> dict[str, str]:
     for line in job.put_changed_results_aside():
         log.warning("%s", line)
         report("resuming", 1, 1, line)
-    asked, device = job.settings, choose(job.settings.output.device)
+    device = choose(job.settings.output.device)
     picture = images.load_image(job.image)
-    facts = _settle(job, (picture.pixels.shape[2], picture.pixels.shape[1]), str(device))
+    size = (picture.pixels.shape[2], picture.pixels.shape[1])
+    facts = _settle(job, size, str(device))
     facts |= {f"left out {i + 1}": text for i, text in enumerate(job.left_out)}
     for name, fact in facts.items():
         report("models", 1, 1, f"{name}: {fact}")
+    count = forecast.cameras_in(job.path, job.settings, size)
+    expected = forecast.of_job(job.settings, count, size[1] / size[0], str(device))
+    report("estimate", 1, 1, expected.text())
     report("depth", 0, 1)
     loaded = inputs.load(job, device, picture)
     prior = priors.make_prior(job.settings, loaded.inputs.image, str(device))
@@ -210,17 +217,13 @@ def _work(job: Job, report: Any) -> dict[str, str]:
     for name, fact in loaded.facts.items():
         log.info("%s: %s", name, fact)
     report("prior", 1, 1, loaded.facts.get("memory of the prior", job.settings.video.prior))
-    aspect = picture.pixels.shape[1] / picture.pixels.shape[2]
-    clock = estimate.Clock(estimate.work_of(asked, loaded.path.count, aspect), None, began)
-    expected = estimate.predict(clock.work, estimate.speeds_for(clock.work.key))
-    if expected is not None:
-        report("estimate", 1, 1, expected.text())
+    clock = estimate.Clock(expected.work, None, began)
     report = _timed(report, clock)
     record = JobRecord(job, loaded.path.count, device, report)
     gaussians = pipeline.generate(loaded.inputs, prior, job.settings, record)
     outputs = results.write(job, loaded, gaussians, report)
     job.keep_results(outputs)
-    _learn_speed(job.folder, clock)
+    _learn_speed(job.folder, clock, expected.card)
     return outputs
 
 
@@ -248,9 +251,11 @@ def _timed(report: Any, clock: Any) -> Any:
     return told
 
 
-def _learn_speed(folder: Path, clock: Any) -> None:
-    """Remember how long this job took and its memory, for the estimate before the next one."""
-    from ..bridge import estimate
+def _learn_speed(folder: Path, clock: Any, card: str) -> None:
+    """Remember how long this job took and its memory, for the estimate before the next one; `card`
+    names what computed, empty for the CPU.
+    """
+    from ..bridge import speeds
     from .report import read_stats
 
     peaks = [0.0]
@@ -261,7 +266,7 @@ def _learn_speed(folder: Path, clock: Any) -> None:
     if learned is None:
         return
     try:
-        estimate.keep(clock.work, learned)
+        speeds.keep(clock.work, learned, card)
     except OSError as error:  # the next estimate is a guess, as this one was
         log.info("the speed of this job could not be kept: %s", error)
 

@@ -31,7 +31,7 @@ from scene_splatter.blender_addon.ui import (  # noqa: E402
     splat_panel,
     steps,
 )
-from scene_splatter.engine.bridge import estimate  # noqa: E402
+from scene_splatter.engine.bridge import estimate, speeds  # noqa: E402
 from scene_splatter.engine.bridge.splat_file import Splats, write_ply  # noqa: E402
 
 pytestmark = pytest.mark.blender
@@ -322,7 +322,7 @@ def test_a_running_job_shows_the_whole_of_it_stage_time_and_cancel(
 ) -> None:
     now = time.monotonic()
     work = estimate.work_of(properties.engine_settings.make(), 40, 0.5)
-    status.clock = estimate.Clock(work, estimate.speeds_for(work.key), now - 65)
+    status.clock = estimate.Clock(work, speeds.speeds_for(work), now - 65)
     status.clock.tell("segment 1 of 2: render", 1, 1, now - 60)
     status.phase, status.stage, status.done, status.total = (
         Phase.RUNNING,

@@ -4,8 +4,7 @@ predicted as it went.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import itertools
 
 import pytest
 
@@ -80,22 +79,6 @@ def test_a_machine_that_is_faster_or_slower_is_found_out_on_the_way(pace: float)
             assert left == pytest.approx(whole - now, abs=0.1 * whole), (now, share)
 
 
-def test_what_a_job_taught_predicts_the_next_of_another_size(tmp_path: Path) -> None:
-    job = work()
-    clock = Clock(job, None, 0.0)
-    seen = play(clock, job, RATES, 33)
-    assert seen[1][2] is None and seen[-1][2] is not None, "times are told once a segment was seen"
-    estimate.keep(job, clock.speeds(2.5), tmp_path)
-    other = work(width=1400, refine_steps=700, segment_length=13, overlap=4)
-    told = estimate.speeds_for(other.key, tmp_path)
-    assert told.measured and told.steps == 33
-    expected = play(Clock(other, told, 0.0), other, RATES, 33)[-1][0]
-    assert estimate.predict(other, told).seconds == pytest.approx(expected, rel=0.02)
-    larger = work(width=1400)
-    assert estimate.predict(larger, told).memory_gb > 2.5, "segments of as many larger frames"
-    assert "as the last job here went" in estimate.predict(job, told).text()
-
-
 def test_a_resumed_job_counts_what_is_done_and_teaches_nothing() -> None:
     job = work(segment_length=13, overlap=4)
     clock = Clock(job, Speeds(RATES, 20, True), 0.0)
@@ -105,6 +88,17 @@ def test_a_resumed_job_counts_what_is_done_and_teaches_nothing() -> None:
         assert left == pytest.approx(seen[-1][0] - now, abs=0.1 * seen[-1][0])
 
 
+def test_twice_the_frames_take_about_twice_the_time() -> None:
+    speeds = Speeds(RATES, 20, True)
+    values = make(width=1000, overlap=4, segment_length=13)
+    seconds = [
+        estimate.predict(estimate.work_of(values, count, 0.5), speeds).seconds
+        for count in (40, 80, 160)
+    ]
+    for shorter, longer in itertools.pairwise(seconds):
+        assert 1.8 < longer / shorter < 2.2
+
+
 def test_settings_that_cost_more_take_longer() -> None:
     speeds = Speeds(RATES, 20, True)
     usual = estimate.predict(work(), speeds).seconds
@@ -112,18 +106,6 @@ def test_settings_that_cost_more_take_longer() -> None:
         assert estimate.predict(work(**change), speeds).seconds > usual, change
     for change in ({"prior": "none"}, {"blending": "display"}):
         assert estimate.predict(work(**change), speeds).seconds < usual, change
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[]", '{"auto auto": 1}', '{"auto auto": {"seconds": {"x": 1}}}']
-)
-def test_a_damaged_memory_of_earlier_jobs_is_no_obstacle(tmp_path: Path, text: str) -> None:
-    (tmp_path / "speeds.json").write_text(text)
-    assert not estimate.speeds_for(work().key, tmp_path).measured
-    assert estimate.speeds_for(work(prior="viewcrafter_25").key, tmp_path) is None
-    estimate.keep(work(), Speeds(RATES, 20, True), tmp_path)
-    assert estimate.speeds_for(work().key, tmp_path).measured
-    assert json.loads((tmp_path / "speeds.json").read_text())
 
 
 def test_nothing_is_said_of_what_nobody_knows() -> None:

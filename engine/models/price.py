@@ -1,0 +1,121 @@
+"""What a prior is reckoned to need on a card where it never ran: arithmetic, nothing measured.
+
+Seconds of a denoising step = operations / (the card's rate x the share of it that is reached).
+Operations were counted on the networks at full size (multiplications and additions of matrices,
+convolutions and attention); the rates are NVIDIA's own for 16-bit matrices with sums in 32 bits;
+the share is what the authors of ViewCrafter reached on an A100. A guess to a factor of two or
+so, replaced by what the first job took (`bridge/speeds.py`). Standard library only.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ..bridge.speeds import Machine, Reckoned
+from .choice import needed_gib
+from .nvidia import Card
+from .registry import PRIORS, Model
+
+# 1e12 operations a denoising step for each frame of a megapixel: two runs, each with and without
+# the prompt where the prior guides.
+OPERATIONS = {
+    "viewcrafter": 35.0,
+    "wan_vace_14b_fast": 150.0,
+    "wan_vace_14b": 300.0,
+    "wan_vace_1.3b": 30.0,
+    "wan_fun": 22.0,
+    "ltx": 2.4,
+    "svd": 20.0,
+    "cogvideox": 80.0,
+}
+REACHED = 0.35
+_GIB_GB = 1.073741824
+_RATES = (  # 1e12 operations a second; the first pattern that is found in a card's name
+    (r"B300|GB300", 2250),
+    (r"B200|GB200", 2250),
+    (r"H100 PCIe", 756),
+    (r"H100|H200|H800", 989),
+    (r"A100|A800", 312),
+    (r"V100", 112),
+    (r"RTX PRO 6000", 500),
+    (r"L40|RTX 6000 Ada", 362),
+    (r"A6000|A40\b", 155),
+    (r"RTX 5000 Ada", 261),
+    (r"RTX 4500 Ada|RTX 4000 Ada", 110),
+    (r"\bL4\b", 121),
+    (r"\bA10\b|A10G", 125),
+    (r"A5000|A4500", 110),
+    (r"A4000", 77),
+    (r"\bT4\b", 65),
+    (r"5090", 209),
+    (r"5080", 112),
+    (r"5070 Ti", 88),
+    (r"5070", 62),
+    (r"5060 Ti", 47),
+    (r"5060|5050", 38),
+    (r"4090", 165),
+    (r"4080", 98),
+    (r"4070 Ti", 80),
+    (r"4070", 58),
+    (r"4060 Ti", 44),
+    (r"4060|4050", 30),
+    (r"3090", 71),
+    (r"3080", 60),
+    (r"3070", 41),
+    (r"3060 Ti", 32),
+    (r"3060|3050", 25),
+    (r"2080 Ti|TITAN RTX", 54),
+    (r"2080", 40),
+    (r"2070", 30),
+    (r"2060", 26),
+    (r"GTX 16", 10),
+)
+_BY_GENERATION = {7: 30, 8: 50, 9: 800, 10: 2000, 11: 250, 12: 60}
+_LAPTOP = 0.6
+_SLOW = 4  # 1e12 operations a second: cards before Turing, which have no units for matrices
+# Seconds a unit on a card of 60e12 operations a second; of larger ones the square root is gained.
+_REFERENCE = 60.0
+_DRAWN_ON_CARD = {"refine": 0.035, "segment": 0.8, "refit": 12.0}
+_START_S = 45.0  # weights from the disk to the card
+_FRAMES = 25  # of a segment, to which least_gib in the registry belongs
+
+
+def rate(card: Card) -> float:
+    """1e12 operations a second of a card, by its name, else by its generation."""
+    share = _LAPTOP if re.search(r"laptop|mobile|max-q", card.name, re.IGNORECASE) else 1.0
+    generation = card.capability[0] if card.capability else 0
+    if card.capability and card.capability < (7, 0):
+        return _SLOW
+    for pattern, tera in _RATES:
+        if re.search(pattern, card.name, re.IGNORECASE):
+            return tera * share
+    return _BY_GENERATION.get(generation, _SLOW) * share
+
+
+def operations(prior: Model) -> float:
+    """1e12 operations a step for each frame of a megapixel; 0 for what asks no network."""
+    for beginning, tera in OPERATIONS.items():
+        if prior.name.startswith(beginning):
+            return tera
+    return 0.0
+
+
+def reckon(card: Card, auto: str, *, card_draws: bool = True) -> Machine:
+    """What is reckoned of every prior on a card. `auto` is the prior that "auto" takes there;
+    `card_draws`: Gaussians are drawn on the card.
+    """
+    tera = rate(card)
+    gain = (_REFERENCE / tera) ** 0.5
+    parts = {part: s * gain for part, s in _DRAWN_ON_CARD.items()} if card_draws else {}
+    priors = {}
+    for name, row in PRIORS.items():
+        if operations(row) <= 0:
+            continue
+        seconds = operations(row) / (tera * REACHED)
+        small, large = (needed_gib(row, (width, width * 9 // 16)) for width in (512, 1024))
+        pixels = (512 * 288 / 1e6, 1024 * 576 / 1e6)
+        each = (large - small) / (pixels[1] - pixels[0])
+        fixed = large - each * pixels[1]
+        steps = int(row.options.get("steps", 50))
+        priors[name] = Reckoned(seconds, steps, fixed * _GIB_GB, each * _GIB_GB / _FRAMES)
+    return Machine(card.name, auto, {"start": _START_S, **parts}, priors)
