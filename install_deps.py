@@ -205,6 +205,7 @@ class Environment:
         self.creator, self.told, self.pins = python, told, pins
         self.python = python_in(folder)
         self.serves = serves or (lambda found: found == self.build)
+        self._damage: str | None = None
         self.torch_pin = next((pin for pin in requirements if pin.startswith("torch==")), "")
 
     def wanted(self) -> dict[str, Any]:
@@ -224,10 +225,20 @@ class Environment:
         return told if isinstance(told, dict) else {}
 
     def torch(self) -> Torch | None:
-        """The torch that lies in the environment, by its own file."""
-        return next(
-            (t for site in sites(self.folder) if (t := torch_build.read(site / "torch"))), None
-        )
+        """The torch that lies in the environment, by its own file; None where pip did not come to
+        the end of unpacking it, and where the environment has to be made anew.
+        """
+        for site in sites(self.folder):
+            there = torch_build.read(site / "torch")
+            if there is not None and any(site.glob("torch-*.dist-info/RECORD")):
+                return None if self.broken() else there
+        return None
+
+    def broken(self) -> str:
+        """`damage` of the environment, looked at once until it is prepared."""
+        if self._damage is None:
+            self._damage = damage(self.folder) if self.folder.is_dir() else ""
+        return self._damage
 
     def torch_in_place(self) -> bool:
         """Whether the pinned torch lies there, in a build that will do."""
@@ -239,6 +250,7 @@ class Environment:
         """Whether the last installation ended well, had all this and maybe more, and nothing has
         broken since, nor has torch been changed by somebody else. `any_torch`: in whatever build.
         """
+        self._damage = None
         try:
             has, wanted = self.stamp()["has"], self.wanted()
             enough = set(wanted["requirements"]) <= set(has["requirements"])
@@ -250,12 +262,13 @@ class Environment:
                 same = same and whole and (any_torch or self.torch_in_place())
         except (KeyError, TypeError):
             return False
-        return enough and same and not damage(self.folder)
+        return enough and same and not self.broken()
 
     def prepare(self) -> None:
         """An environment that pip can work in: the existing one if it is whole, else a new one."""
         if self.folder.exists() and any(self.folder.iterdir()):
-            broken = damage(self.folder)
+            self._damage = None
+            broken = self.broken()
             ours = (
                 any((self.folder / name).exists() for name in (STAMP, MARKER))
                 or self.folder.parent == ROOT
@@ -271,6 +284,7 @@ class Environment:
                 return
             self.told(f"{self.folder} is broken ({broken}); making it anew.")
             shutil.rmtree(self.folder)
+        self._damage = ""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / MARKER).touch()
         self._create()
@@ -313,9 +327,11 @@ class Environment:
         the very last thing.
         """
         other = self.torch_pin and self.torch() is not None and not self.torch_in_place()
-        if other and not source.exact:  # any build that is there satisfies "torch==2.13.0"
-            anew = ("--force-reinstall", "--no-deps", self.torch_pin)
-            self._pip([*anew, *source.arguments])
+        named = f"{self.torch_pin}+{self.build}" if source.exact else self.torch_pin
+        info = f"{named.replace('==', '-')}.dist-info"
+        satisfied = not source.exact or any((site / info).exists() for site in sites(self.folder))
+        if other and satisfied:  # pip would believe that what is there is what is wanted
+            self._pip(["--force-reinstall", "--no-deps", named, *source.arguments])
         lists = self.write_lists(self.folder / "pins", source)
         self._pip([*lists, *source.arguments])
         for name in no_deps:
@@ -591,7 +607,7 @@ def install_engine(args: argparse.Namespace, pins: Pins, told: Told) -> None:
     if args.check:
         raise UserError(
             f"{args.env} is not complete: "
-            f"{damage(args.env) or 'not what pyproject.toml and this machine ask for'}.",
+            f"{target.broken() or 'not what pyproject.toml and this machine ask for'}.",
             "Run install_deps.py.",
         )
     needs_torch = plan.moves or args.download is not None
