@@ -32,7 +32,7 @@ def ask(
         cwd=ROOT,
         capture_output=True,
         encoding="utf-8",
-        timeout=120,
+        timeout=600,
         check=False,
         env={**os.environ, "PATH": os.pathsep.join([str(path or ROOT), os.environ["PATH"]])},
     )
