@@ -86,10 +86,13 @@ def make(request: dict[str, Any], folder: Path, report: Callable[..., None]) -> 
     from ..models.device import choose
     from ..outputs import mesh
     from ..outputs.passes import drawable
+    from ..rasterize import drawing_device
     from .render import load_cameras
 
     cameras = load_cameras(folder / values["cameras"]) if values["cameras"] else None
-    scene = drawable(formats.read(folder / values["scene"]), choose(values["device"]))
+    scene = drawable(
+        formats.read(folder / values["scene"]), drawing_device(choose(values["device"]))
+    )
     made = mesh.proxy(
         scene,
         cameras,

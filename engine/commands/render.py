@@ -169,9 +169,12 @@ def render_frames(request: dict[str, Any], folder: Path, report: Report) -> dict
     from .. import formats
     from ..models.device import choose
     from ..outputs.passes import drawable
+    from ..rasterize import drawing_device
 
     scene = drawable(
-        formats.read(folder / values["scene"]), choose(values["device"]), values["blending"]
+        formats.read(folder / values["scene"]),
+        drawing_device(choose(values["device"])),
+        values["blending"],
     )
     linear = values["linear"] if values["linear"] is not None else kind in ("exr", "multilayer")
     frames = _frames(scene, path, numbers, linear, values, folder, report)

@@ -23,6 +23,7 @@ from ..geometry.straight import straightness
 from ..media import images
 from ..method.pipeline import Inputs
 from ..priors import working_multiple
+from ..rasterize import drawing_device
 from .folder import Job
 from .report import GEOMETRY, GUESS
 
@@ -42,7 +43,8 @@ def load(job: Job, device: torch.device, picture: images.ImageFile | None = None
     """Read picture and path, estimate depth, scale the path, make the first Gaussians. Raises
     UserError.
 
-    `picture`: the job's picture, if it has been read before.
+    Networks run on `device`; what comes back is where the Gaussians are drawn. `picture`: the job's
+    picture, if it has been read before.
     """
     settings = job.settings
     picture = picture or images.load_image(job.image)
@@ -94,6 +96,7 @@ def load(job: Job, device: torch.device, picture: images.ImageFile | None = None
     )
     cameras = torch.from_numpy(np.linalg.inv(path.world_from_camera)).float().to(device)
     straight = straightness(image, depth, Ks[0], cameras)
+    home = drawing_device(device)
     notes = [*estimate.notes, *_tiny(w, h, estimate.guess)]
     doubts = [note for note in notes if note.startswith(DOUBTS)]
     if not straight.fits:
@@ -113,10 +116,20 @@ def load(job: Job, device: torch.device, picture: images.ImageFile | None = None
         f"{'metric' if estimate.metric else 'up to scale'}",
         "first geometry": gaussians_sentence,
         **_lines("departure from the paper", _departures(settings)),
-        "device": str(device),
+        "device": _place(device, home),
         "seed": settings.output.seed,
     }
-    return Loaded(Inputs(image, Ks, cameras, gaussians), trajectory.scaled_to(path, *shown), facts)
+    start = Inputs(
+        image.to(home), Ks.to(home), cameras.to(home), gaussians.map(lambda t: t.to(home))
+    )
+    return Loaded(start, trajectory.scaled_to(path, *shown), facts)
+
+
+def _place(device: torch.device, home: torch.device) -> str:
+    """Where a job computes, for the report."""
+    if home == device:
+        return str(device)
+    return f"{device} for the networks; Gaussians are drawn and refined on the {home}"
 
 
 def _tiny(width: int, height: int, guess: str) -> list[str]:

@@ -219,7 +219,7 @@ def _work(job: Job, report: Any) -> dict[str, str]:
     report("prior", 1, 1, loaded.facts.get("memory of the prior", job.settings.video.prior))
     clock = estimate.Clock(expected.work, None, began)
     report = _timed(report, clock)
-    record = JobRecord(job, loaded.path.count, device, report)
+    record = JobRecord(job, loaded.path.count, loaded.inputs.image.device, report)
     gaussians = pipeline.generate(loaded.inputs, prior, job.settings, record)
     outputs = results.write(job, loaded, gaussians, report)
     job.keep_results(outputs)

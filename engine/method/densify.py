@@ -60,9 +60,9 @@ class DensifyState:
         """Add one step to the sums. gradient_px [n, 2] is the gradient of the loss with respect to
         the projected means, in pixels; radii_px [n] is 0 for what was not drawn.
         """
-        half = gradient_px.new_tensor([width / 2, height / 2])
         drawn = radii_px > 0
-        self.pull += (gradient_px * half).norm(dim=1) * drawn
+        across, down = (gradient_px[:, k] * (side / 2) for k, side in ((0, width), (1, height)))
+        self.pull += torch.hypot(across, down) * drawn
         self.seen += drawn
         self.radius_px = torch.maximum(self.radius_px, radii_px)
 

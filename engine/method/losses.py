@@ -5,9 +5,9 @@ per channel. Notation (name here -> symbol): g -> gamma, mu_x, mu_y -> window me
 -> E[x y], and S = (2 mu_x mu_y + C1)(2 (r - mu_x mu_y) + C2) / ((mu_x^2 + mu_y^2 + C1)(p - mu_x^2 +
 var_y + C2)).
 
-Two forms of one function: plain torch, any device and precision, and a fused CPU kernel that also
-writes the gradient. Both weigh every pixel's loss by `pixel_weights` before the mean over all
-pixels.
+Three forms of one function: plain torch, any device and precision, and fused kernels that also
+write the gradient, for the CPU and, where Warp runs, for CUDA. All weigh every pixel's loss by
+`pixel_weights` before the mean over all pixels.
 """
 
 from __future__ import annotations
@@ -32,16 +32,34 @@ class Target(NamedTuple):
 
 
 def prepare_target(image: Tensor) -> Target:
-    """Blur a supervised frame [3, h, w] once, for many steps. ValueError if it is not finite."""
+    """Blur a supervised frame [3, h, w] once, for many steps. ValueError if it is not finite; on a
+    GPU its loss says so.
+    """
     if image.dim() != 3 or image.shape[0] != 3:
         raise ValueError(f"image must be [3, h, w], got {list(image.shape)}")
-    if not image.isfinite().all():
+    if not image.is_cuda and not image.isfinite().all():
         raise ValueError("image holds values that are not finite")
-    if image.is_cuda or image.dtype != torch.float32:
-        return Target(image, None, None)
+    fused = _fused(image)
+    return Target(image, None, None) if fused is None else Target(image, *fused[0](image))
+
+
+def _fused(image: Tensor) -> tuple | None:
+    """(window_statistics, FusedLoss) of the kernels for such an image; None where torch computes
+    alone.
+    """
+    if image.dtype != torch.float32:
+        return None
+    if image.is_cuda:
+        from ..rasterize.warp import backend
+
+        if backend.why_unusable():
+            return None
+        from ..rasterize.warp import loss
+
+        return loss.window_statistics, loss.FusedLoss
     from ..rasterize.kernels import ssim
 
-    return Target(image, *ssim.window_statistics(image))
+    return ssim.window_statistics, ssim.FusedLoss
 
 
 def photometric_loss(
@@ -58,18 +76,17 @@ def photometric_loss(
         raise ValueError(
             f"pixel_weights must be {[1, *image.shape[1:]]}, got {list(pixel_weights.shape)}"
         )
-    if target.mean is None or image.is_cuda or image.dtype != torch.float32:
+    fused = _fused(image)
+    if target.mean is None or fused is None:
         return photometric_loss_torch(image, target.image, ssim_weight, pixel_weights)
-    from ..rasterize.kernels import ssim
-
-    return ssim.FusedLoss.apply(image, target, ssim_weight, pixel_weights)
+    return fused[1].apply(image, target, ssim_weight, pixel_weights)
 
 
 def photometric_loss_torch(
     image: Tensor, target: Tensor, ssim_weight: float = 0.2, pixel_weights: Tensor | None = None
 ) -> Tensor:
-    """Compute Eq. (20) by torch convolutions. CUDA and float64 use it, and it is the oracle of the
-    kernel.
+    """Compute Eq. (20) by torch convolutions. float64 uses it, and CUDA without Warp, and it is the
+    oracle of the kernels.
     """
     l1 = (image - target).abs()
     dissimilarity = 1 - ssim_map(image, target)

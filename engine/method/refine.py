@@ -48,6 +48,8 @@ _NEAREST_OF = 64  # cameras of the whole path that limit sizes
 _REPORT_EVERY_S = 0.1
 LONGEST_RATIO = 3.0  # where sizes are limited: the longest axis against the middle one's limit
 _TARGET_CACHE_BYTES = 1 << 27
+_TARGET_CACHE_BYTES_GPU = 1 << 30  # reading a frame again takes longer than a step there
+_LOOK_EVERY = 100  # steps, on a GPU: each look at numbers waits for it
 STAGE = "refine"
 
 
@@ -171,9 +173,11 @@ def refine(
     depends only on the arguments, on the CPU to the bit; Gaussians come back in the order given
     unless the recipe densifies.
 
-    Raises ValueError for shapes that do not fit, FloatingPointError if the loss stops being finite,
-    and whatever `report` raises.
+    Raises ValueError for shapes that do not fit, FloatingPointError if the loss stops being finite
+    (on a GPU up to _LOOK_EVERY steps later), and whatever `report` raises. Cameras may be anywhere:
+    their numbers are read on the CPU.
     """
+    K, camera_from_world = K.cpu(), camera_from_world.cpu()
     f, height, width = _check(frames, K, camera_from_world, frame_weights, pixel_weights, steps)
     chosen = RECIPES[recipe] if isinstance(recipe, str) else recipe
     degree = gaussians.sh_degree if sh_degree is None else sh_degree
@@ -209,6 +213,7 @@ def refine(
         )
     )
     covered: dict[int, Tensor] = {}  # one byte a pixel: what `known_only` supervises of a frame
+    look_every = _LOOK_EVERY if params.means.is_cuda else 1
     state = DensifyState(params.count, params.means.device)
     targets = _Targets(frames, params.means.device)
     history = _History()
@@ -238,18 +243,17 @@ def refine(
             blending=blending,
             depth=False,
             offsets_px=offsets,
+            checked=step % look_every != 0,
         )
         image = rendering.rgb[0].permute(2, 0, 1)
         image = linear_to_srgb(image) if blending == "linear" else image
         weights = None if pixel_weights is None else pixel_weights[index].to(image)
         if known_only and index not in covered:
-            covered[index] = (rendering.alpha.detach()[0, ..., 0] > HALF_COVERED)[None].cpu()
+            covered[index] = (rendering.alpha.detach()[0, ..., 0] > HALF_COVERED)[None]
         if known_only:
             weights = covered[index].to(image)
         loss = photometric_loss(image, targets[index], ssim_weight, weights)
-        history.losses.append(float(loss.detach()))
-        if not math.isfinite(history.losses[-1]):
-            raise FloatingPointError(f"the loss is {history.losses[-1]} at step {step}")
+        history.lost(loss, look=step % look_every == 0 or step == steps - 1)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -376,9 +380,10 @@ def in_view(
 
 def _inside(gaussians: Gaussians, K: Tensor, camera: Tensor, width: int, height: int) -> Tensor:
     """[n] bool: within _REACH standard deviations of a camera's frame."""
+    longer = max(float(K[0, 0]), float(K[1, 1]))
     means, K, camera = gaussians.means, K.to(gaussians.means), camera.to(gaussians.means)
     x, y, z = (means @ camera[i, :3] + camera[i, 3] for i in range(3))
-    reach = _REACH * gaussians.scales_log.amax(dim=1).exp() * max(float(K[0, 0]), float(K[1, 1]))
+    reach = _REACH * gaussians.scales_log.amax(dim=1).exp() * longer
     inside = z + _REACH * gaussians.scales_log.amax(dim=1).exp() > 0
     for along, focal, centre, side in (
         (x, K[0, 0], K[0, 2], width),
@@ -485,7 +490,10 @@ def limit_sizes(scales_log: Tensor, limits: SizeLimits) -> None:
     scales_log.clamp_(max=limits.longest)
     x, y, z = scales_log.unbind(1)
     middle = torch.maximum(torch.minimum(x, y), torch.minimum(torch.maximum(x, y), z))
-    rows = (middle > limits.middle).nonzero()[:, 0]
+    # all rows on a GPU, where to know their number is to wait for it
+    rows: Tensor | slice = slice(None)
+    if not scales_log.is_cuda:
+        rows = (middle > limits.middle).nonzero()[:, 0]
     sizes = scales_log[rows]
     longest = sizes.argmax(dim=1, keepdim=True)
     scales_log[rows] = torch.minimum(sizes, limits.middle[rows, None]).scatter_(
@@ -539,7 +547,8 @@ class _Targets:
     def __getitem__(self, index: int) -> Target:
         if index not in self._kept:
             target = prepare_target(self._frames[index].to(self._device))
-            room = max(_TARGET_CACHE_BYTES // (3 * 4 * target.image.numel()), 1)
+            most = _TARGET_CACHE_BYTES_GPU if target.image.is_cuda else _TARGET_CACHE_BYTES
+            room = max(most // (3 * 4 * target.image.numel()), 1)
             while len(self._kept) >= room:
                 del self._kept[self._random.choice(list(self._kept))]
             self._kept[index] = target
@@ -549,8 +558,22 @@ class _Targets:
 class _History:
     def __init__(self) -> None:
         self.losses: list[float] = []
+        self._waiting: list[Tensor] = []  # losses that may still be on their way
         self.counts: list[tuple[int, int]] = []
         self.mean_opacities: list[tuple[int, float]] = []
+
+    def lost(self, loss: Tensor, *, look: bool) -> None:
+        """Keep the loss of a step; `look` at it and those before it. FloatingPointError if one is
+        not finite.
+        """
+        self._waiting.append(loss.detach())
+        if not look:
+            return
+        for value in torch.stack(self._waiting).tolist():
+            if not math.isfinite(value):
+                raise FloatingPointError(f"the loss is {value} at step {len(self.losses)}")
+            self.losses.append(value)
+        self._waiting.clear()
 
     def note(self, step: int, params: Gaussians) -> None:
         self.counts.append((step, params.count))

@@ -63,6 +63,7 @@ def rasterize(
     backend: str = "auto",
     depth: bool = True,
     offsets_px: Tensor | None = None,  # [c, n, 2]
+    checked: bool = False,
 ) -> Rendering:
     """Draw Gaussians (stored forms) into c cameras.
 
@@ -70,7 +71,9 @@ def rasterize(
     colours as they are, as 3DGS does; "linear" decodes each Gaussian's colour from sRGB first and
     returns linear light. `antialiased` scales opacity by the area that blurring adds (Yu et al.
     2024, as in gsplat). `offsets_px` is added to the projected means: pass zeros to receive their
-    gradient. `depth=False` saves that channel; depth is then empty [c, h, w, 0].
+    gradient. `depth=False` saves that channel; depth is then empty [c, h, w, 0]. `checked` says
+    that the caller has seen to it that values are finite: on a GPU that saves reading them all and
+    one wait for the device. Cameras are best given on the CPU, where their numbers are read.
 
     `backend` "auto" is, for CUDA tensors, the first of gsplat and warp that runs, else cpu (with
     one warning that says why); "warp" runs on the CPU too, for tests; "reference" is slow, takes
@@ -95,8 +98,8 @@ def rasterize(
     )
     if backend == "auto":
         backend = choose_backend(gaussians.means.device)
-    if backend != "cpu":  # the cpu backend looks at the values while it projects
-        _check_values(gaussians, extra)
+    if not checked:
+        _check_values(gaussians if backend != "cpu" else None, extra, offsets_px)
     options = (width, height, sh_degree, near, antialiased, blending == "linear", depth)
     device = gaussians.means.device
     if backend == "cpu" and device.type != "cpu":  # gradients find their way back through the copy
@@ -150,6 +153,16 @@ def choose_backend(device: torch.device) -> str:
         return name
     log.warning("Gaussians are drawn on the CPU: %s.", reasons)
     return "cpu"
+
+
+def drawing_device(device: torch.device) -> torch.device:
+    """Where the Gaussians of a job on `device` live: there, where something draws there, else on
+    the CPU.
+
+    With nothing but the CPU to draw, every step would carry all parameters over and all gradients
+    back, and the optimiser's work is done long before that.
+    """
+    return torch.device("cpu") if choose_backend(device) == "cpu" else device
 
 
 def compile_all(
@@ -267,18 +280,15 @@ def _check(
     for name, tensor, shape in shapes:
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
-    for name, tensor in (
-        ("K", K),
-        ("camera_from_world", camera_from_world),
-        ("offsets_px", offsets_px),
-    ):
-        if tensor is not None and not tensor.isfinite().all():
-            raise ValueError(f"{name} holds values that are not finite")
     if c < 1 or width < 1 or height < 1 or not near > 0:
         raise ValueError(
             f"cameras, width, height and near must be positive, got {c}, {width}, {height}, {near}"
         )
-    if not bool((K[:, 0, 0] > 0).all() and (K[:, 1, 1] > 0).all() and (K[:, 0, 1] == 0).all()):
+    for name, tensor in (("K", K), ("camera_from_world", camera_from_world)):
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"{name} holds values that are not finite")
+    focal = torch.minimum(K[:, 0, 0], K[:, 1, 1])
+    if not bool(((focal > 0) & (K[:, 0, 1] == 0)).all()):
         raise ValueError("K must have positive focal lengths and no skew")
     if blending not in ("display", "linear") or backend not in BACKENDS:
         raise ValueError(
@@ -292,11 +302,21 @@ def _check(
     return degree
 
 
-def _check_values(gaussians: Gaussians, extra: Tensor | None) -> None:
+def _check_values(
+    gaussians: Gaussians | None, extra: Tensor | None, offsets_px: Tensor | None
+) -> None:
+    """ValueError where values are not finite or a quaternion has no length; one wait for the
+    device.
+
+    The cpu backend looks at the Gaussians (None) and their extra channels while it projects.
+    """
+    if offsets_px is not None and not bool(offsets_px.isfinite().all()):
+        raise ValueError("offsets_px holds values that are not finite")
+    if gaussians is None:
+        return
     values = [*gaussians] if extra is None else [*gaussians, extra]
-    if not all(bool(t.isfinite().all()) for t in values) or bool(
-        (gaussians.quats == 0).all(dim=1).any()
-    ):
+    fine = [t.isfinite().all() for t in values] + [(gaussians.quats != 0).any(dim=1).all()]
+    if not bool(torch.stack(fine).all()):
         raise ValueError(
             "a Gaussian holds values that are not finite, or a quaternion of zero length"
         )

@@ -147,7 +147,8 @@ def draw(
     from gsplat import fully_fused_projection, isect_offset_encode, isect_tiles, rasterize_to_pixels
 
     width, height, sh_degree, near, antialiased, linear, depth = options
-    viewmats, K = camera_from_world.to(gaussians.means), K.to(gaussians.means)
+    # a copy to the device that blocks would wait for all that is queued there
+    viewmats, K = (t.to(gaussians.means, non_blocking=True) for t in (camera_from_world, K))
     opacity = torch.sigmoid(gaussians.opacities_logit)
     radii, means2d, depths, conics, compensation = fully_fused_projection(
         gaussians.means,

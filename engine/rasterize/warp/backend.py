@@ -13,6 +13,7 @@ import importlib.metadata
 import importlib.util
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,7 +65,7 @@ class Options(NamedTuple):
 class _Drawn(NamedTuple):
     """What one camera's forward pass leaves for its backward pass."""
 
-    camera: object
+    camera: tuple
     records: Tensor
     reach: Tensor
     ids: Tensor
@@ -101,8 +102,10 @@ def draw(
     )
 
 
-def _camera(K: Tensor, camera_from_world: Tensor, o: Options, device) -> object:
-    """A Warp array of one `kernels.Camera`, computed in float64."""
+def _camera(K: Tensor, camera_from_world: Tensor, o: Options, like: Tensor) -> tuple:
+    """One `kernels.Camera`, computed in float64, and the tensor that holds it: torch copies it, so
+    that it is there in the order of torch's stream.
+    """
     from . import kernels
 
     wp = _warp()
@@ -121,7 +124,11 @@ def _camera(K: Tensor, camera_from_world: Tensor, o: Options, device) -> object:
     camera.near, camera.blur, camera.degree = o.near, BLUR_PX2, o.sh_degree
     camera.antialiased, camera.linear = int(o.antialiased), int(o.linear)
     camera.depth = int(o.depth)
-    return wp.array([camera], dtype=kernels.Camera, device=device)
+    here = wp.array([camera], dtype=kernels.Camera, device="cpu").numpy()
+    held = torch.from_numpy(here.view(np.uint8).copy()).to(like.device, non_blocking=True)
+    device = wp.device_from_torch(like.device)
+    there = wp.array(ptr=held.data_ptr(), dtype=kernels.Camera, shape=(1,), device=device)
+    return there, held
 
 
 class _Scene(NamedTuple):
@@ -167,13 +174,13 @@ def _draw(
     n = means.shape[0]
     device, stream = _on(means)
     run = functools.partial(wp.launch, device=device, stream=stream)
-    camera = _camera(K, pose, o, device)
+    camera = _camera(K, pose, o, means)
     records = means.new_zeros(n, kernels.GEOMETRY + channels)
     reach = means.new_zeros(n, 4)
     run(
         kernels.project,
         dim=n,
-        inputs=[*_arrays(scene), camera],
+        inputs=[*_arrays(scene), camera[0]],
         outputs=[wp.from_torch(records), wp.from_torch(reach, dtype=wp.vec4)],
     )
     rects = torch.empty(n, 4, dtype=torch.int32, device=means.device)
@@ -264,7 +271,7 @@ def _draw_backward(
     run(
         kernels.project,
         dim=scene.means.shape[0],
-        inputs=[*_arrays(scene), drawn.camera],
+        inputs=[*_arrays(scene), drawn.camera[0]],
         outputs=[wp.from_torch(drawn.records), wp.from_torch(drawn.reach, dtype=wp.vec4)],
         adj_inputs=[*_arrays(grads), None],
         adj_outputs=[wp.from_torch(g_records), None],

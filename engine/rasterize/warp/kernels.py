@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import functools
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -488,12 +489,15 @@ class Figures(NamedTuple):
     shared_bytes: int  # of a block, fixed at compile time
 
 
-def compile_for(arch: int, channels: int, folder: Path) -> dict[str, Figures]:
-    """Compile every kernel for a compute capability (75, 86, ...) into `folder`; no GPU is needed.
-    Figures by kernel.
+def compile_for(
+    arch: int, channels: int, folder: Path, others: Sequence[wp.Kernel] = ()
+) -> dict[str, Figures]:
+    """Compile every kernel that draws, and `others`, for a compute capability (75, 86, ...) into
+    `folder`; no GPU is needed. Figures by kernel.
     """
     blend = blending(channels, cuda=True)
     kernels = [project, bound, list_pairs, start_tiles, blend.forward, blend.backward]
+    kernels += others
     found: dict[str, Figures] = {}
     for kernel in kernels:
         module = kernel.module

@@ -12,8 +12,15 @@ import numpy as np
 import pytest
 import torch
 
+from engine import rasterize as rasterize_room
 from engine.bridge.errors import UserError
-from engine.rasterize import choose_backend, compile_all, gsplat_backend, rasterize
+from engine.rasterize import (
+    choose_backend,
+    compile_all,
+    drawing_device,
+    gsplat_backend,
+    rasterize,
+)
 from engine.rasterize.kernels import threads
 from engine.rasterize.kernels.compile import choose_cache_folder
 from engine.rasterize.kernels.workspace import Frame, Workspace, lent_tensor
@@ -194,3 +201,16 @@ def test_wheels_whose_kernels_do_not_fit_are_named_and_never_imported(
     )
     monkeypatch.setattr(gsplat_backend, "VERSION", "1.5.2")
     assert "1.5.2 is needed" in gsplat_backend.why_unusable.__wrapped__()
+
+
+@pytest.mark.parametrize(("drawn_by", "home"), [("gsplat", "cuda"), ("warp", "cuda"), ("", "cpu")])
+def test_gaussians_stay_on_the_cpu_where_nothing_draws_on_the_gpu(
+    drawn_by: str, home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rasterize_room, "gpu_backend", lambda: (drawn_by, "said why"))
+    choose_backend.cache_clear()
+    try:
+        assert drawing_device(torch.device("cuda")) == torch.device(home)
+        assert drawing_device(torch.device("cpu")) == torch.device("cpu")
+    finally:
+        choose_backend.cache_clear()

@@ -90,12 +90,35 @@ def test_nothing_in_view_is_an_empty_picture_with_zero_gradients() -> None:
     assert all(float(t.grad.abs().sum()) == 0 for t in behind if t.numel())
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_loss_and_its_gradient_equal_the_convolutions(weighted: bool) -> None:
+    from engine.method.losses import Target, photometric_loss_torch
+    from engine.rasterize.warp import loss
+
+    for height, width, share in ((33, 17, 0.2), (5, 4, 1.0), (64, 96, 0.0), (1, 1, 0.2)):
+        g = torch.Generator().manual_seed(height)
+        x = torch.rand(3, height, width, generator=g)
+        y = (x + 0.1 * torch.randn(3, height, width, generator=g)).clamp(0, 1)
+        weights = torch.rand(1, height, width, generator=g) if weighted else None
+        ours, theirs = x.clone().requires_grad_(), x.double().requires_grad_()
+        target = Target(y, *loss.window_statistics(y))
+        found = loss.FusedLoss.apply(ours, target, share, weights)
+        expected = photometric_loss_torch(
+            theirs, y.double(), share, weights.double() if weighted else None
+        )
+        (2.0 * found).backward()
+        (2.0 * expected).backward()
+        assert float(found.detach()) == pytest.approx(float(expected.detach()), abs=1e-6)
+        assert float((ours.grad - theirs.grad).norm()) <= 1e-5 * float(theirs.grad.norm())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_kernels_compile_for_every_card_and_spill_nothing(arch, tmp_path) -> None:
-    from engine.rasterize.warp import kernels
+    from engine.rasterize.warp import kernels, loss
 
-    figures = kernels.compile_for(arch, 4, tmp_path)
+    oldest = arch == min(ARCHITECTURES)  # the loss has nothing that a card could lack
+    figures = kernels.compile_for(arch, 4, tmp_path, loss.KERNELS if oldest else ())
     named = {
         part: [f for name, f in figures.items() if part in name]
         for part in ("project", "bound", "list_pairs", "start_tiles", "forward", "backward")
