@@ -374,7 +374,10 @@ def in_view(
         left = (~seen).nonzero()[:, 0]
         if not left.numel():
             break
-        seen[left[_inside(gaussians.select(left), intrinsics, camera, width, height)]] = True
+        some = gaussians._replace(
+            means=gaussians.means[left], scales_log=gaussians.scales_log[left]
+        )
+        seen[left[_inside(some, intrinsics, camera, width, height)]] = True
     return seen
 
 
