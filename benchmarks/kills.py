@@ -3,19 +3,21 @@
     python benchmarks/kills.py prepare            at each file operation of the preparation
     python benchmarks/kills.py restart            at each file operation of --restart on a finished
     job
-    python benchmarks/kills.py results [STEP]     at each STEPth file operation of a whole run's
-    work
+    python benchmarks/kills.py results [STEP [FIRST]]   at operations FIRST, FIRST + STEP ... of a
+    whole run's changes of files
     python benchmarks/kills.py random COUNT [SEED]   SIGKILL at random moments of a whole run
 
-torch is loaded once; every try is a fork. A try is lost where the job that is resumed does not end
-with the bits of one that nobody killed, refused where neither a plain start nor --resume takes the
-folder, and leaves where a temporary file is there afterwards. Prints one line of JSON. Linux.
+`--minutes N` begins no try later. torch and all kernels are loaded once; every try is a fork. A
+try is lost where the job that is resumed does not end with the bits of one that nobody killed,
+refused where neither a plain start nor --resume takes the folder, and leaves where a temporary file
+is there afterwards. Prints one line of JSON. Linux.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import random
 import shutil
@@ -148,7 +150,7 @@ class Count:
     """What became of the tries."""
 
     def __init__(self) -> None:
-        self.tries = self.killed = self.lost = self.refused = self.left = 0
+        self.tries = self.killed = self.lost = self.refused = self.left = self.last = 0
         self.notes: list[str] = []
 
     def check(self, folder: Path, expected: dict[str, str], code: int, what: str) -> None:
@@ -231,9 +233,9 @@ def at_each_operation_of_restarting(scratch: Path, step: int = 1) -> Count:
         number += step
 
 
-def at_operations_of_a_run(scratch: Path, step: int) -> Count:
+def at_operations_of_a_run(scratch: Path, ends: float, step: int = 1, first: int = 1) -> Count:
     """Kill a whole run before every `step`th change of a file, resume it, compare the bits."""
-    picture, count, number = make_picture(scratch / "a.png", 0), Count(), step
+    picture, count, number = make_picture(scratch / "a.png", 0), Count(), first
     if forked(lambda: start(scratch / "whole", picture)):
         raise SystemExit("the job itself failed")
     expected = state(scratch / "whole")
@@ -244,16 +246,17 @@ def at_operations_of_a_run(scratch: Path, step: int) -> Count:
             kill_at(number, folder)
             start(folder, picture)
 
-        if forked(killed) == 0:
+        if time.monotonic() > ends or forked(killed) == 0:
             return count
         count.killed += 1
         code = forked(lambda f=folder: start(f, picture, resume=True))  # type: ignore[misc]
         count.check(folder, expected, code, f"operation {number}")
+        count.last = number
         shutil.rmtree(folder, ignore_errors=True)
         number += step
 
 
-def at_random(scratch: Path, tries: int, seed: int) -> Count:
+def at_random(scratch: Path, ends: float, tries: int, seed: int = 0) -> Count:
     """SIGKILL at random moments of a run, a fifth of them again in the resume; then resume and
     compare the bits.
     """
@@ -264,6 +267,8 @@ def at_random(scratch: Path, tries: int, seed: int) -> Count:
     took_s = time.monotonic() - began
     expected = state(scratch / "whole")
     for number in range(tries):
+        if time.monotonic() > ends:
+            break
         folder = scratch / f"try_{number}"
         moments = [rng.uniform(0, took_s) for _ in range(2 if rng.random() < 0.2 else 1)]
         for index, moment in enumerate(moments):
@@ -291,17 +296,24 @@ def main(arguments: list[str]) -> int:
     del geometry, priors, trajectory, inputs, report, results, segment, pipeline
     del choice, memory, cpu
     torch.set_num_threads(1)
-    kind, *numbers = arguments
+    ends = math.inf
+    if "--minutes" in arguments:
+        at = arguments.index("--minutes")
+        ends = time.monotonic() + 60 * float(arguments[at + 1])
+        del arguments[at : at + 2]
+    kind, numbers = arguments[0], list(map(int, arguments[1:]))
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
+        if kind in ("results", "random"):  # what a first job loads, the forks have
+            start(scratch / "first", make_picture(scratch / "first.png", 1))
         if kind == "prepare":
-            count = at_each_operation_of_preparing(scratch, *map(int, numbers))
+            count = at_each_operation_of_preparing(scratch, *numbers)
         elif kind == "restart":
-            count = at_each_operation_of_restarting(scratch, *map(int, numbers))
+            count = at_each_operation_of_restarting(scratch, *numbers)
         elif kind == "results":
-            count = at_operations_of_a_run(scratch, int(numbers[0]) if numbers else 1)
+            count = at_operations_of_a_run(scratch, ends, *numbers)
         else:
-            count = at_random(scratch, int(numbers[0]), int(numbers[1]) if numbers[1:] else 0)
+            count = at_random(scratch, ends, *numbers)
     print(count.line(kind))
     return int(bool(count.lost or count.refused or count.left))
 
