@@ -160,6 +160,21 @@ def test_plain_colours_stand_for_missing_harmonics(tmp_path):
     assert "red, green and blue" in " ".join(found.lost)
 
 
+def test_blender_and_the_engine_say_the_same_of_a_file(tmp_path):
+    """Blender reads through `splat_file`, the engine through `formats`: one repair, one text."""
+    splats = random_splats(9, 1)
+    columns = _columns(splats) | {"filter_3D": np.full(9, 0.1, np.float32)}
+    columns |= {"label": np.zeros(9, np.int32)}
+    columns["x"][0] = np.nan
+    for part in range(4):
+        columns[f"rot_{part}"][2] = 0.0
+    path = _ply(tmp_path / "a.ply", columns, after=b"tail")
+    here, there = splat_file.read(path), formats.read(path)
+    assert sorted((*here.repairs, *here.lost)) == sorted(there.metadata.lost)
+    assert len(there.metadata.lost) == 5
+    _same(here.splats, there.splats)
+
+
 def test_what_64_bits_lose_is_said_for_this_file(tmp_path):
     columns = _columns(random_splats(5, 0))
     columns["x"] = columns["x"].astype(np.float64)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import ntpath
 import os
+import posixpath
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine.bridge import settings
 from engine.bridge.errors import UserError
@@ -482,3 +487,53 @@ def test_numbers_of_a_strangers_segment_are_numbers(tmp_path, change):
     file.write_text(json.dumps(stats | change))
     with pytest.raises(UserError, match="is damaged"):
         read_stats(file)
+
+
+def _stays_inside(name: str, flavour: ModuleType, base: str) -> bool:
+    """By the rules of one system: whether the file is below the folder that the name is put in."""
+    place = flavour.normpath(flavour.join(base, name))
+    return place.startswith(base + flavour.sep) and "\0" not in name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "../x",
+            "..\\x",
+            "C:x",
+            "C:/x",
+            "C:\\x",
+            "\\x",
+            "/x",
+            "\\\\host\\share\\x",
+            "//host/share/x",
+        ),
+        *(
+            "a/../../x",
+            "a\\..\\..\\x",
+            "a/..\\../x",
+            "\\\\?\\C:\\x",
+            "D:",
+            "",
+            "a\0b",
+            "..",
+            "a/b:c",
+        ),
+    ],
+)
+def test_names_that_lead_out_here_or_on_windows_are_seen(name):
+    assert job_module.leads_out(name)
+
+
+@pytest.mark.parametrize("name", ["a.png", "frames/0001.png", "a b/ü.ply", "..a/b..", "segments/0"])
+def test_names_that_stay_inside_on_both_systems_are_let_through(name):
+    assert _stays_inside(name, posixpath, "/job") and _stays_inside(name, ntpath, "C:\\job")
+    assert not job_module.leads_out(name)
+
+
+@given(st.text(alphabet="ab./\\:C\0", max_size=9))
+def test_no_name_that_is_let_through_leaves_the_folder(name):
+    if not job_module.leads_out(name):
+        assert _stays_inside(name, posixpath, "/job") or name.strip("./") == ""
+        assert _stays_inside(name, ntpath, "C:\\job") or name.strip("./\\") == ""
