@@ -10,7 +10,7 @@ import torch
 
 from engine.bridge import camera_file, settings
 from engine.bridge.camera_file import CameraPath
-from engine.job import results
+from engine.job import report, results
 from engine.job.folder import prepare, read_json, write_json
 from engine.job.inputs import Loaded
 from engine.media import images
@@ -167,3 +167,13 @@ def test_a_scene_of_linear_light_is_refitted_in_rounds_that_span_the_path(finish
     every = [x for _, xs in seen for x in xs]
     assert len(every) == 20 == len({round(x, 5) for x in every})
     assert steps == sorted(steps) and steps[-1] == (20, 20)
+
+
+def test_no_words_of_a_job_become_markup_in_its_report():
+    bad = "<script>alert('x')</script>\"><img src=x onerror=y>"
+    segment = {"start": 0, "stop": 3, "unknown_share": 0.1, "lambda_mean": 0.5, "mu_mean": 0.5}
+    segment |= {"gaussians": 5, "opacity_mean": 0.5, "seconds": {bad: 1.0}, "peak_mb": {bad: 2.0}}
+    finding = {"name": bad, "measured": bad, "advice": bad, "ok": False}
+    data = {"facts": {bad: bad}, "verdict": bad, "findings": [finding], "segments": [segment]}
+    page = report._page(data | {"input_psnr": 30.0})
+    assert "alert" in page and "<script" not in page and "<img src=x" not in page
