@@ -407,7 +407,7 @@ def _job_folder(folder: Path) -> list[Reader]:
     """Every file that a resume, a report or a later job reads in a job's folder, or learns from."""
     from PIL import Image
 
-    from engine.bridge import estimate, settings
+    from engine.bridge import estimate, settings, speeds
     from engine.job import folder as job
     from engine.job.report import read_stats
     from engine.service import batch
@@ -447,11 +447,12 @@ def _job_folder(folder: Path) -> list[Reader]:
             found.results()
             return found.put_changed_results_aside()
 
-    def speeds(file: Path) -> object:
-        return estimate.speeds_for("cpu patch", file.parent)
-
-    learned = {"cpu patch": {"seconds": {"refine": 0.1}, "steps": 8, "memory_gb": 1.0}}
-    learned["cpu patch"] |= {"frames_mp": 2.0, "measured": True}
+    work = estimate.work_of(settings.make("draft", device="cpu", prior="patch"), 40, 0.5)
+    learned = folder / "learned"
+    speeds.keep(work, estimate.Speeds({"refine": 0.1}, 8, True), "", learned)
+    reckoned = {"patch": speeds.Reckoned(0.5, 50, 4.0, 0.4)}
+    speeds.keep_machine(speeds.Machine("card", "patch", {"refine": 0.03}, reckoned), learned)
+    told = _made(learned, "speeds.json")
     outcome = {"name": "a", "status": "done", "outputs": {"scene": "x"}, "files": {"x": "0"}}
     asked = batch.Request("a", image="x.png")
     flat = {name.replace("/", "__"): (whole / name).read_bytes() for name in names}
@@ -459,7 +460,12 @@ def _job_folder(folder: Path) -> list[Reader]:
 
     return [
         Reader("stats.json", read_stats, {"stats.json": json.dumps(stats).encode()}),
-        Reader("speeds.json", speeds, {"speeds.json": json.dumps(learned).encode()}),
+        Reader("speeds.json", lambda f: speeds.speeds_for(work, f.parent), told),
+        Reader(
+            "machine.json",
+            lambda f: speeds.speeds_for(work._replace(device="cuda"), f.parent),
+            dict(reversed(told.items())),
+        ),
         Reader(
             "outcome.json of a request",
             lambda f: batch.finished(f.parent, asked),
