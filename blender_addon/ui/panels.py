@@ -134,9 +134,10 @@ def _draw_move(
             column.prop(group, f"move_{name}", text=name.title())
     if group.move_orbit:
         layout.prop(group, "move_distance")
-    row = layout.row(align=True)
-    row.prop(group, "use_scene_range", toggle=True)
+    column = layout.column(align=True)
+    column.prop(group, "use_scene_range", toggle=True)
     if not group.use_scene_range:
+        row = column.row(align=True)
         row.prop(group, "frame_start")
         row.prop(group, "frame_end")
     if reached.move and not (reached.picture or reached.camera):
@@ -179,10 +180,10 @@ def _draw_forecast(layout: bpy.types.UILayout, scene: bpy.types.Scene, width: in
     forecast = request.forecast(scene)
     if forecast is not None:
         text = forecast.text()
-        draw_wrapped(layout, f"{text[0].upper()}{text[1:]}", width - 5, icon="TIME")
+        draw_wrapped(layout, f"{text[0].upper()}{text[1:]}", width - 8, icon="TIME")
     elif planned:
         draw_wrapped(
-            layout, "How long it takes is known after the first job here", width, icon="TIME"
+            layout, "How long it takes is known after the first job here", width - 8, icon="TIME"
         )
 
 
