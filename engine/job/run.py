@@ -184,11 +184,10 @@ def _work(job: Job, report: Any) -> dict[str, str]:
     from ..method import pipeline
     from ..models import memory
     from ..models.device import choose
-    from . import forecast, heap, inputs, results
+    from . import forecast, inputs, results
     from .segment import JobRecord
 
     began = time.monotonic()
-    heap.map_large_arrays()
     for line in job.start():
         log.warning("%s", line)
         report("resuming", 1, 1, line)
