@@ -1,6 +1,6 @@
-"""Writes the averaged weights of a checkpoint as the file that ships: float16 safetensors.
+"""Writes the weights of a checkpoint as the file that ships: float16 safetensors.
 
-python -m training.depth.export RUN_FOLDER/checkpoint.pt [engine/geometry/small_depth.safetensors]
+python -m training.depth.export RUN_FOLDER/checkpoint.pt textures.npy [mean or net]
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ def bias(network: SmallDepth, bank: np.ndarray, count: int = 100) -> float:
     return float(np.median(errors))
 
 
-def main(checkpoint: Path, textures: Path, out: Path = WEIGHTS) -> None:
+def main(checkpoint: Path, textures: Path, which: str = "mean", out: Path = WEIGHTS) -> None:
+    """`which`: "mean", the averaged weights, or "net", those of the end."""
     torch.set_num_threads(1)
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     network = SmallDepth()
-    network.load_state_dict(state["mean"])
+    network.load_state_dict(state[which])
     off = bias(network, np.load(textures).astype(np.float32))
     with torch.no_grad():
         network.head.bias[0] -= off
@@ -54,4 +55,4 @@ def main(checkpoint: Path, textures: Path, out: Path = WEIGHTS) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:4])
