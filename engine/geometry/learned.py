@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..bridge.errors import UserError
 from ..bridge.settings import GeometrySettings
 from ..models import model_folder, registry, weights
+from ..models.device import networks_at_work
 from ..models.registry import DEPTHS
 from .base import IMAGENET, DepthEstimate, DepthSource, Reading, normalised
 
@@ -163,7 +164,8 @@ class LearnedDepth:
         the other.
         """
         if self._last is None or self._last[0] is not image:
-            self._last = (image, self._model(image.to(self._device, torch.float32)))
+            with networks_at_work():
+                self._last = (image, self._model(image.to(self._device, torch.float32)))
         return self._last[1]
 
     def _own_camera(self, raw: Reading, image: Tensor) -> Tensor | None:

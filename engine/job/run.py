@@ -7,6 +7,7 @@ server starts without torch, and says "starting" before it loads it.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -199,6 +200,7 @@ def _work(job: Job, report: Any) -> dict[str, str]:
         log.warning("%s", line)
         report("resuming", 1, 1, line)
     device = choose(job.settings.output.device)
+    memory.cap(str(device))
     picture = images.load_image(job.image)
     size = (picture.pixels.shape[2], picture.pixels.shape[1])
     facts = _settle(job, size, str(device))
@@ -218,7 +220,13 @@ def _work(job: Job, report: Any) -> dict[str, str]:
     report("prior", 1, 1, loaded.facts.get("memory of the prior", job.settings.video.prior))
     clock = estimate.Clock(expected.work, None, began)
     report = _timed(report, clock)
-    record = JobRecord(job, loaded.path.count, loaded.inputs.image.device, report)
+    record = JobRecord(
+        job,
+        loaded.path.count,
+        loaded.inputs.image.device,
+        report,
+        functools.partial(memory.rest, prior),
+    )
     gaussians = pipeline.generate(loaded.inputs, prior, job.settings, record)
     outputs = results.write(job, loaded, gaussians, report)
     job.keep_results(outputs)

@@ -4,7 +4,7 @@ what a resume reads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,8 +55,18 @@ class FramesOnDisk:
 class JobRecord:
     """Where `pipeline.generate` keeps what it makes: the folder of a job."""
 
-    def __init__(self, job: Job, count: int, device: torch.device, report: Report) -> None:
-        """`count` cameras; `report(stage, done, total, preview=file)` may raise to cancel."""
+    def __init__(
+        self,
+        job: Job,
+        count: int,
+        device: torch.device,
+        report: Report,
+        rest: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`count` cameras; `report(stage, done, total, preview=file)` may raise to cancel; `rest()`
+        is called after every stage, to give memory back.
+        """
+        self.rest = rest
         path = job.settings.cameras
         self._segments = plan_segments(count, path.segment_length, path.overlap)
         self._job, self._device, self._report = job, device, report
@@ -130,6 +140,7 @@ class SegmentRecord:
         """Measure a stage; gives the callback for progress within it."""
         with self._meter(name):
             yield self._record.tell(f"{self._name}: {name}")
+        self._record.rest()
         heap.give_back()
 
     def rendered(self, views: Views) -> None:

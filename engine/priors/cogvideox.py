@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..bridge.errors import UserError
 from ..bridge.reading import json_of
 from ..models import model_folder
-from ..models.memory import Demand, Residence, Rung
+from ..models.memory import Demand, Residence, Rung, clip_bytes
 from . import notation, transformer
 from .base import Clip, Level, PriorSpec, frames_in_steps
 from .network import NetworkPrior
@@ -34,8 +34,10 @@ _TEXT_TOKENS = 226
 _TRAIN_STEPS = 1000
 # the decoder takes latents in pairs behind the first: 8 k + 1 frames, though 4 share a latent
 _FRAMES_APART = 8
-_TOKEN_BYTES = 60  # of one branch, per token and channel of the network: estimate
-_DECODER_BYTES = 25_000  # per pixel of a frame: estimate
+_TOKEN_BYTES = 42  # of one branch, per token and channel of the network
+_PIXEL_BYTES = 25_000  # of encoder and decoder per pixel of a frame
+_TILED_BYTES = 256 * 256 * _PIXEL_BYTES  # of one tile
+_CLIP_BYTES = 36  # of what is coded per pixel of the clip: three clips of frames
 
 
 @dataclass(frozen=True)
@@ -130,9 +132,8 @@ class CogVideoX(NetworkPrior):
         image = torch.cat(
             [first, first.new_zeros(first.shape[0], count - 1, *first.shape[2:])], dim=1
         )
-        return Condition(
-            image.transpose(0, 1)[None], self._text, self._rotary(count, *image.shape[2:])
-        )
+        text = self._text.to(self.residence.device, self._transformer.dtype)
+        return Condition(image.transpose(0, 1)[None], text, self._rotary(count, *image.shape[2:]))
 
     def _rotary(self, frames: int, height: int, width: int) -> tuple[Tensor, Tensor] | None:
         """Rotary positions of the tokens: the grid is laid over the trained one, as large as fits,
@@ -176,9 +177,7 @@ class CogVideoX(NetworkPrior):
             )[0]
 
         time = torch.full((runs,), int(level.network_time))
-        v = self._ask(network, x, (latents, time), (condition.text.to(device, dtype),)).transpose(
-            1, 2
-        )
+        v = self._ask(network, x, (latents, time), (condition.text,)).transpose(1, 2)
         return notation.from_velocity(v, x, level)
 
 
@@ -223,9 +222,11 @@ def demand(
         (1 + (frames - 1) // 4) * (height // 16) * (width // 16),
         model_folder.in_16_bits(vae),
     )
-    decode = _DECODER_BYTES * height * width
     return transformer.demand(
-        network, companions, tokens=tokens, token_bytes=_TOKEN_BYTES, decode=decode
+        network,
+        companions,
+        token_bytes=_TOKEN_BYTES * transformer.channels(network) * tokens,
+        coding=clip_bytes(frames, height, width, _CLIP_BYTES, _PIXEL_BYTES, _TILED_BYTES),
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..bridge.errors import UserError
 from ..models import model_folder
-from ..models.memory import Demand, Residence, Rung
+from ..models.memory import Demand, Residence, Rung, clip_bytes
 from . import notation, transformer
 from .base import Clip, Level, PriorSpec, frames_in_steps
 from .network import NetworkPrior
@@ -38,7 +38,9 @@ _TEXT_TOKENS = 256
 _FRAMES_PER_S = 25.0
 _DECODE_TIME, _DECODE_NOISE = 0.05, 0.025  # the decoder does the last step itself
 _TOKEN_BYTES = 60  # of one branch, per token and channel of the network: estimate
-_DECODER_BYTES = 12_000  # per pixel of a frame: estimate
+_PIXEL_BYTES = 12_000  # of encoder and decoder per pixel of a frame
+_TILED_BYTES = 256 * 256 * _PIXEL_BYTES  # of one tile
+_CLIP_BYTES = 36  # of what is coded per pixel of the clip: three clips of frames
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,9 @@ class LTXVideo(NetworkPrior):
         """The clip's own first frame is what is continued: the user's picture in the first
         segment.
         """
-        return Condition(self.encode(clip.render[:1]), self._text["embeddings"], self._text["mask"])
+        device = self.residence.device
+        text = self._text["embeddings"].to(device, self._transformer.dtype)
+        return Condition(self.encode(clip.render[:1]), text, self._text["mask"].to(device))
 
     @torch.no_grad()
     def predict(self, x: Tensor, i: int, condition: Condition) -> tuple[Tensor, Tensor]:
@@ -160,9 +164,7 @@ class LTXVideo(NetworkPrior):
                 return_dict=False,
             )[0]
 
-        u = self._ask(
-            network, x, (tokens, time, where), (condition.text.to(device, dtype), condition.mask)
-        )
+        u = self._ask(network, x, (tokens, time, where), (condition.text, condition.mask))
         u = u.transpose(1, 2).unflatten(2, (frames, height, width))
         x0_hat, eps_hat = notation.from_flow(u, x, level)
         # the first frame is known: its prediction is itself, its noise what x has beyond it
@@ -184,9 +186,12 @@ def demand(
         (1 + (frames - 1) // 8) * (height // 32) * (width // 32),
         model_folder.in_16_bits(vae),
     )
-    decode = _DECODER_BYTES * height * width
     return transformer.demand(
-        network, companions, tokens=tokens, token_bytes=_TOKEN_BYTES, decode=decode
+        network,
+        companions,
+        token_bytes=_TOKEN_BYTES * transformer.channels(network) * tokens,
+        coding=clip_bytes(frames, height, width, _CLIP_BYTES, _PIXEL_BYTES, _TILED_BYTES),
+        width=width,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ..models.device import networks_at_work
 from ..models.memory import Residence, Rung
 from . import notation
 from .base import Level, PriorSpec
@@ -44,7 +45,8 @@ class NetworkPrior:
 
         def ready(rung: Rung) -> _T:
             self.residence.companions()
-            return work(rung)
+            with networks_at_work():
+                return work(rung)
 
         return self.residence.run(ready)
 
@@ -74,7 +76,8 @@ class NetworkPrior:
 
         def work(rung: Rung) -> Tensor:
             self.residence.denoiser()
-            return notation.in_parts(network, rung.branches, *rows).to(x)
+            with networks_at_work():
+                return notation.in_parts(network, rung.branches, *rows).to(x)
 
         out = self.residence.run(work)
         if len(sides) == 1:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..bridge.errors import UserError
 from ..models import model_folder
-from ..models.memory import GIB, Demand, Residence, Rung
+from ..models.memory import Demand, Residence, Rung, clip_bytes
 from . import notation
 from .base import Clip, Level, PriorSpec, frames_all
 from .image_tower import tower_pixels
@@ -37,8 +37,9 @@ _FPS, _MOTION, _AUGMENTATION = (
     127,
     0.02,
 )  # frame rate less one, motion bucket, noise on the picture
-_CELL_BYTES = 57_000  # of one branch per latent cell: as ViewCrafter's, estimate
-_DECODER_BYTES = 5_000  # per pixel of a frame: estimate
+_CELL_BYTES = 18_500  # of one branch per latent cell
+_PIXEL_BYTES = 4_300  # of the decoder per pixel of a frame
+_CLIP_BYTES = 36  # of what is coded per pixel of the clip: three clips of frames
 _MOST_AT_ONCE = 8  # frames decoded together
 
 
@@ -48,6 +49,11 @@ class Condition:
 
     latents: Tensor  # [2, f, 4, h', w'] of the first frame, unscaled
     embedding: Tensor  # [2, 1, d] CLIP's
+
+
+def at_once(count: int, most: int) -> int:
+    """The largest part of `count` frames that leaves no rest, at most `most`."""
+    return max(n for n in range(1, most + 1) if count % n == 0)
 
 
 def karras_sigmas(steps: int, highest: float, lowest: float = _SIGMA_MIN) -> list[float]:
@@ -106,12 +112,13 @@ class StableVideo(NetworkPrior):
         count = latents.shape[1]
 
         def work(rung: Rung) -> Tensor:
-            most = 1 if rung.tiling else _MOST_AT_ONCE
-            at_once = max(n for n in range(1, most + 1) if count % n == 0)
+            together = at_once(count, 1 if rung.tiling else _MOST_AT_ONCE)
             scaled = (
                 (latents / self._scale).transpose(0, 1).to(self.residence.device, torch.float32)
             )
-            parts = [self._vae.decode(z, num_frames=at_once).sample for z in scaled.split(at_once)]  # type: ignore[operator]
+            parts = [
+                self._vae.decode(z, num_frames=together).sample for z in scaled.split(together)
+            ]  # type: ignore[operator]
             return (torch.cat(parts) * 0.5 + 0.5).clamp(0.0, 1.0)
 
         return self._coded(work)
@@ -170,7 +177,16 @@ def demand(
         denoiser=model_folder.in_16_bits(unet),
         companions=2 * model_folder.in_16_bits(vae) + model_folder.in_16_bits(vision),
         branch=_CELL_BYTES * frames * (height // 8) * (width // 8),
-        decode=max(_DECODER_BYTES * height * width * _MOST_AT_ONCE, GIB // 4),
+        **clip_bytes(
+            frames,
+            height,
+            width,
+            _CLIP_BYTES,
+            _PIXEL_BYTES * at_once(frames, _MOST_AT_ONCE),
+            _PIXEL_BYTES * height * width,
+        ),
+        width=width,
+        multiple=64,
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..models import model_folder
-from ..models.memory import GIB, Demand, Residence, Rung
+from ..models.memory import Demand, Residence, Rung
 from . import lora
 
 log = logging.getLogger(__name__)
@@ -30,17 +30,30 @@ def load(folder: Path, kind: type[_M], dtype: torch.dtype, added_lora: Path | No
     return network
 
 
-def demand(network: Any, companions: int, *, tokens: int, token_bytes: int, decode: int) -> Demand:
-    """Memory at a working size: `tokens` of a clip, `token_bytes` that each takes a channel,
-    `companions` and `decode` in bytes.
+def channels(network: Any) -> int:
+    """Width of a token inside the network."""
+    return network.config.num_attention_heads * network.config.attention_head_dim
+
+
+def demand(
+    network: Any,
+    companions: int,
+    *,
+    token_bytes: int,
+    coding: dict[str, Any],
+    width: int = 0,
+) -> Demand:
+    """Memory at a working size: `token_bytes` of all tokens of a clip in one branch, `companions`
+    in bytes, `coding` of `memory.clip_bytes`. `width` 0: no other one works.
     """
-    config = network.config
     return Demand(
         denoiser=model_folder.in_16_bits(network),
         companions=companions,
-        branch=token_bytes * config.num_attention_heads * config.attention_head_dim * tokens,
-        decode=max(decode, GIB // 4),
+        branch=token_bytes,
+        **coding,
         can_store_8bit=True,
+        width=width,
+        multiple=32,
     )
 
 

@@ -25,6 +25,7 @@ from .unet import UNetConfig, ViewCrafterUNet
 _AGAIN = (
     "Download it again: python -m engine weights download viewcrafter_25 (or the variant you use)."
 )
+_TILE_PX = 512  # of the decoder's tiles; the library's own 32 leave a tile without surroundings
 _DEEPSPEED_PREFIX = len("_forward_module.")
 
 
@@ -181,6 +182,7 @@ def _empty_vae(config: VAEConfig) -> nn.Module:
         block_out_channels=config.channels,
         layers_per_block=config.res_blocks,
         latent_channels=config.latent_channels,
+        sample_size=_TILE_PX,
     )
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ...bridge.errors import UserError
 from ...bridge.whole_file import replacing_path
 from ...models import registry
-from ...models.memory import GIB, Demand, Residence, Rung
+from ...models.memory import Demand, Residence, Rung, clip_bytes
 from ...models.weights import KEPT_TEXT
 from .. import notation
 from ..base import Clip, Level, PriorSpec, frames_all
@@ -47,9 +47,10 @@ _BETA = (0.00085, 0.012)  # first and last of the schedule, before the rescale
 _LATENT_SCALE = 0.18215
 # The two sentences that are always needed, as CLIP's tokens, so that no tokenizer is.
 _TOKENS = {PROMPT: (49406, 32265, 1093, 539, 320, 3562, 49407), "": (49406, 49407)}
-# of one branch per latent cell: slope through the authors' three figures (23.5, 18.3, 13.8 GB)
-_CELL_BYTES = 57_000
-_DECODER_BYTES = 4_000  # per pixel, of one frame: estimate
+_CELL_BYTES = 12_500  # of one branch per latent cell
+_PIXEL_BYTES = 2_000  # of the decoder per pixel of a frame
+_TILED_BYTES = 512 * 512 * _PIXEL_BYTES  # of the decoder for one tile
+_CLIP_BYTES = 36  # of what is coded per pixel of the clip: three clips of frames
 
 
 class Variant(NamedTuple):
@@ -113,7 +114,6 @@ class ViewCrafter(NetworkPrior):
         self._parts, self._text = parts, text
         self._dtype = parts.unet.out[2].weight.dtype  # type: ignore[union-attr]
         self._abar = cumulative_alphas()
-        self._encoded: tuple[Tensor, Tensor] | None = None
 
     def levels(self, steps: int) -> list[Level]:
         """v-prediction levels; the last is abar_0, whose noise of 0.029 the decoder takes for
@@ -132,19 +132,13 @@ class ViewCrafter(NetworkPrior):
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
         """[f, 3, h, w] in [0, 1] -> [4, f, h/8, w/8], the mean of the posterior, frame by frame."""
-        if self._encoded is not None and self._encoded[0] is frames:
-            return self._encoded[
-                1
-            ]  # the clip's own latents are asked for twice: as momentum's source and as condition
 
         def work(rung: Rung) -> Tensor:
             vae = self._parts.vae
             moments = [vae.encode(self._signed(f[None])).latent_dist.mode() for f in frames]  # type: ignore[operator]
             return torch.cat(moments).transpose(0, 1).float() * _LATENT_SCALE
 
-        latents = self._coded(work)
-        self._encoded = (frames, latents)
-        return latents
+        return self._coded(work)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -273,7 +267,9 @@ def demand(parts: Parts, frames: int, height: int, width: int) -> Demand:
         denoiser=in_16_bits(parts.unet),
         companions=in_16_bits(parts.vae, parts.vision, parts.resampler),
         branch=_CELL_BYTES * frames * (height // 8) * (width // 8),
-        decode=max(_DECODER_BYTES * height * width, GIB // 4),
+        **clip_bytes(frames, height, width, _CLIP_BYTES, _PIXEL_BYTES, _TILED_BYTES),
+        width=width,
+        multiple=64,
     )
 
 

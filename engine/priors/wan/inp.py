@@ -73,13 +73,14 @@ class WanInP(vace.Wan):
 
     @torch.no_grad()
     def condition(self, clip: Clip) -> Condition:
-        return self._coded(lambda rung: self._look(clip))
+        return self._coded(lambda rung: self._look(clip, rung.tiling))
 
-    def _look(self, clip: Clip) -> Condition:
+    def _look(self, clip: Clip, tiles: bool) -> Condition:
         known = (clip.known >= vace.KNOWN).to(clip.render)
-        masked = self._latents.encode((clip.render * 2.0 - 1.0) * known)
+        masked = self._latents.encode((clip.render * 2.0 - 1.0) * known, tiles)
         control = torch.cat([mask_channels(known).to(masked), masked])
-        return Condition(control[None], self._image_tokens(clip.image[None]), self._text)
+        text = self._cast(self._text)
+        return Condition(control[None], self._image_tokens(clip.image[None]), text)
 
     def _image_tokens(self, picture: Tensor) -> Tensor:
         """Wan's way: no blur, no crop, plain bicubic; the last block but one."""
@@ -115,7 +116,7 @@ class WanInP(vace.Wan):
             network,
             x,
             (latents, torch.full((runs,), level.network_time), image),
-            (self._cast(condition.text),),
+            (condition.text,),
         )
         return notation.from_flow(u, x, level)
 
@@ -217,7 +218,13 @@ def load(
     )
     scale = GUIDANCE if guidance < 0 else guidance
     residence = transformer.settle(
-        device, vace.demand(network, vae, frames, *size), network, [vae, vision], dtype, scale, rung
+        device,
+        vace.demand(network, vae, frames, *size, vision),
+        network,
+        [vae, vision],
+        dtype,
+        scale,
+        rung,
     )
     return WanInP(spec, network, vae, text, residence, vision=vision, guidance=scale)
 

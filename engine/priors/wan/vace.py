@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ...bridge.errors import UserError
 from ...models import model_folder, registry
-from ...models.memory import Demand, Residence, Rung
+from ...models.memory import Demand, Residence, Rung, clip_bytes
 from .. import notation, transformer
 from ..base import Clip, Level, PriorSpec, frames_in_steps
 from ..network import NetworkPrior
@@ -39,8 +39,11 @@ NEGATIVE = (
 )
 _TEXT_TOKENS = 512
 KNOWN = 0.5  # coverage from which a pixel is kept
-_TOKEN_BYTES = 40  # of one branch, per token and channel of the network: estimate
-_DECODER_BYTES = 12_000  # per pixel of a frame: estimate
+_TOKEN_BYTES = 24  # of one branch, per token and channel of the network
+_INNER_BYTES = 7.5  # the same per channel inside its feed-forward layers
+_PIXEL_BYTES = 20_000  # of encoder and decoder per pixel of a frame
+_TILED_BYTES = 256 * 256 * _PIXEL_BYTES  # of one tile
+_CLIP_BYTES = 48  # of what is coded per pixel of the clip: three clips of frames
 
 
 @dataclass(frozen=True)
@@ -74,14 +77,16 @@ class WanLatents:
             torch.tensor(v)[:, None, None, None] for v in (config.latents_mean, config.latents_std)
         )
 
-    def encode(self, frames: Tensor) -> Tensor:
+    def encode(self, frames: Tensor, tiles: bool = False) -> Tensor:
         """[f, 3, h, w] in [-1, 1] -> [16, f', h/8, w/8] float32, f = 4 k + 1."""
+        self.vae.use_tiling = tiles  # type: ignore[assignment]
         video = frames.transpose(0, 1)[None].to(self._device, self.vae.dtype)  # type: ignore[call-overload]
         latents = self.vae.encode(video).latent_dist.mode()[0].float()  # type: ignore[operator]
         return (latents - self._mean.to(latents)) / self._std.to(latents)
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, tiles: bool = False) -> Tensor:
         """[16, f', h', w'] -> [f, 3, h, w] in [0, 1]."""
+        self.vae.use_tiling = tiles  # type: ignore[assignment]
         scaled = (latents * self._std.to(latents) + self._mean.to(latents))[None].to(
             self._device, self.vae.dtype
         )  # type: ignore[call-overload]
@@ -130,15 +135,11 @@ class Wan(NetworkPrior):
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
-        return self._coded(lambda rung: self._latents.encode(frames * 2.0 - 1.0))
+        return self._coded(lambda rung: self._latents.encode(frames * 2.0 - 1.0, rung.tiling))
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        def work(rung: Rung) -> Tensor:
-            self._latents.vae.use_tiling = rung.tiling  # type: ignore[assignment]
-            return self._latents.decode(latents)
-
-        return self._coded(work)
+        return self._coded(lambda rung: self._latents.decode(latents, rung.tiling))
 
     def _cast(self, t: Tensor) -> Tensor:
         return t.to(self.residence.device, self._transformer.dtype)
@@ -155,25 +156,25 @@ class WanVACE(Wan):
 
     @torch.no_grad()
     def condition(self, clip: Clip) -> Condition:
-        return self._coded(lambda rung: self._look(clip))
+        return self._coded(lambda rung: self._look(clip, rung.tiling))
 
-    def _look(self, clip: Clip) -> Condition:
+    def _look(self, clip: Clip, tiles: bool) -> Condition:
         unknown = (clip.known < KNOWN).to(clip.render)
-        video = clip.render * 2.0 - 1.0
-        kept = self._latents.encode(video * (1.0 - unknown))
+        video = (clip.render * 2.0 - 1.0) * (1.0 - unknown)
+        kept = self._latents.encode(video, tiles)
         # The part to be replaced is grey: what the render has there is no picture of the scene.
-        replaced = self._latents.encode(torch.zeros_like(video))
+        replaced = self._latents.encode(video.zero_(), tiles)
         control = torch.cat([kept, replaced, mask_channels(unknown, self.spec.t_factor).to(kept)])
         reference = control[:16, :0]
         if self._references:
-            reference = self._latents.encode(clip.image[None] * 2.0 - 1.0)
+            reference = self._latents.encode(clip.image[None] * 2.0 - 1.0, tiles)
             control = torch.cat(
                 [F.pad(reference, (0, 0, 0, 0, 0, 0, 0, control.shape[0] - 16)), control], dim=1
             )
         noise = torch.randn(reference.shape, generator=torch.Generator().manual_seed(0)).to(
             reference
         )
-        return Condition(control[None], reference, noise, self._text)
+        return Condition(control[None], reference, noise, self._cast(self._text))
 
     @torch.no_grad()
     def predict(self, x: Tensor, i: int, condition: Condition) -> tuple[Tensor, Tensor]:
@@ -199,9 +200,7 @@ class WanVACE(Wan):
             )[0]
 
         time = torch.full((runs,), level.network_time)
-        u = self._ask(network, x, (latents, time, control), (self._cast(condition.text),))[
-            :, :, slots:
-        ]
+        u = self._ask(network, x, (latents, time, control), (condition.text,))[:, :, slots:]
         return notation.from_flow(u, x, level)
 
 
@@ -223,15 +222,17 @@ def demand(
     frames: int,
     height: int,
     width: int,
+    *others: nn.Module,
 ) -> Demand:
-    """Memory at a working size."""
+    """Memory at a working size; `others` are networks at work with the autoencoder."""
     tokens = ((frames - 1) // 4 + 2) * (height // 16) * (width // 16)
-    companions, decode = (
-        2 * model_folder.in_16_bits(vae),
-        _DECODER_BYTES * height * width,
-    )  # the VAE in 32 bits
+    each = _TOKEN_BYTES * transformer.channels(network) + _INNER_BYTES * network.config.ffn_dim  # type: ignore[union-attr, operator]
     return transformer.demand(
-        network, companions, tokens=tokens, token_bytes=_TOKEN_BYTES, decode=decode
+        network,
+        2 * model_folder.in_16_bits(vae) + model_folder.in_16_bits(*others),  # the VAE in 32
+        token_bytes=int(tokens * each),
+        coding=clip_bytes(frames, height, width, _CLIP_BYTES, _PIXEL_BYTES, _TILED_BYTES),
+        width=width,
     )
 
 

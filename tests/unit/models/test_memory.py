@@ -1,8 +1,12 @@
-"""The ladder of memory arrangements: leaner all the way down, chosen to fit, stepped down once."""
+"""The ladder of memory arrangements: leaner all the way down, chosen to fit, stepped down twice at
+most; what a process may take, and what it gives back.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import re
 
 import pytest
 import torch
@@ -13,15 +17,24 @@ from engine.bridge.errors import UserError
 from engine.models import memory
 from engine.models.memory import GIB, Demand, Residence, Rung
 
-# ViewCrafter at 25 x 576 x 1024: weights counted, working memory fitted to its authors' figures
-VIEWCRAFTER = Demand(2_877_709_960, 1_530_000_000, 57_000 * 25 * 72 * 128, 4000 * 576 * 1024)
+# ViewCrafter at 25 x 576 x 1024: weights counted, working memory about that of a pretended device
+VIEWCRAFTER = Demand(
+    2_877_709_960,
+    1_530_000_000,
+    12_000 * 25 * 72 * 128,
+    **memory.clip_bytes(25, 576, 1024, 36, 2000, 512 * 512 * 2000),
+    width=1024,
+    multiple=64,
+)
 
 demands = st.builds(
     Demand,
     denoiser=st.integers(1, 40 * GIB),
     companions=st.integers(0, 12 * GIB),
     branch=st.integers(1, 30 * GIB),
-    decode=st.integers(0, 20 * GIB),
+    code=st.integers(10 * GIB, 20 * GIB),
+    code_tiled=st.integers(0, 10 * GIB),
+    held=st.integers(0, 3 * GIB),
     branches=st.sampled_from([1, 2, 4]),
     can_tile=st.booleans(),
     can_store_8bit=st.booleans(),
@@ -43,23 +56,55 @@ def test_the_plan_fits_and_nothing_faster_would(demand, free):
     try:
         rung = memory.plan(free, demand)
     except UserError as error:
-        assert rungs[-1].estimate > free * 0.92
+        assert rungs[-1].estimate > free * 0.96
         assert "GiB" in error.message and error.hint
         return
-    assert rung.estimate <= free * 0.92
+    assert rung.estimate <= free * 0.96
     faster = rungs[: rungs.index(rung)]
-    assert all(other.estimate > free * 0.92 for other in faster)
+    assert all(other.estimate > free * 0.96 for other in faster)
+
+
+@given(demands, st.integers(0, 30 * GIB))
+def test_no_rung_promises_less_than_its_tensors_with_their_margin(demand, free):
+    """Whatever lies on the device together in some stage, 15 % and 0.6 GiB are added to it."""
+    for rung in memory.ladder(demand):
+        weights = demand.denoiser * (0.15 if rung.offload == "layers" else 1.0)
+        weights /= 2 if rung.store_8bit else 1
+        predicting = weights + rung.branches * demand.branch
+        coding = demand.companions + (demand.code_tiled if rung.tiling else demand.code)
+        if rung.offload == "none":
+            predicting, coding = predicting + demand.companions, coding + weights
+        for together in (predicting, coding):
+            assert rung.estimate >= int(1.15 * together + 0.6 * GIB + demand.held) - 2
+
+
+def test_a_refusal_names_the_largest_width_that_fits() -> None:
+    for free in (3.5, 4.0, 4.5):
+        with pytest.raises(UserError, match="Too little GPU memory") as caught:
+            memory.plan(int(free * GIB), VIEWCRAFTER)
+        width = int(re.search(r"Set width to (\d+)", caught.value.hint)[1])
+        assert width % 64 == 0 and width < 1024
+        memory.plan(int(free * GIB), VIEWCRAFTER.at(width))
+        with pytest.raises(UserError):
+            memory.plan(int(free * GIB), VIEWCRAFTER.at(width + 64))
+    with pytest.raises(UserError) as caught:
+        memory.plan(GIB, VIEWCRAFTER)
+    assert "No smaller width fits" in caught.value.hint
+    with pytest.raises(UserError) as caught:
+        memory.plan(GIB, dataclasses.replace(VIEWCRAFTER, width=0))
+    assert "at this size alone" in caught.value.hint
 
 
 def test_viewcrafter_on_known_cards():
-    """The authors need 23.5 GB for one branch with everything in 32 bits; in 16 bits 16 GB cards
-    should do.
+    """The authors' code needs 23.5 GB for one branch in 32 bits; here a card of 8 GB will do, and
+    one of 24 GB does all four at once.
     """
     assert memory.plan(80 * GIB, VIEWCRAFTER) == memory.ladder(VIEWCRAFTER)[0]
-    assert memory.plan(22 * GIB, VIEWCRAFTER).branches == 1
-    assert memory.plan(17 * GIB, VIEWCRAFTER).offload in ("parts", "layers")
-    with pytest.raises(UserError, match="Too little GPU memory"):
-        memory.plan(6 * GIB, VIEWCRAFTER)
+    assert memory.plan(22 * GIB, VIEWCRAFTER).branches == 4
+    assert memory.plan(14 * GIB, VIEWCRAFTER).branches == 2
+    assert memory.plan(11 * GIB, VIEWCRAFTER).offload in ("none", "parts")
+    assert memory.plan(int(7.8 * GIB), VIEWCRAFTER).offload == "parts"
+    assert memory.plan(6 * GIB, VIEWCRAFTER).offload == "layers"
 
 
 def test_the_user_reads_what_was_chosen():
@@ -82,32 +127,66 @@ def residence(**kwargs) -> Residence:
     )
 
 
-def test_out_of_memory_steps_down_once_and_finishes():
+@pytest.mark.parametrize("shortages", [1, 2])
+def test_out_of_memory_steps_down_and_finishes(shortages: int):
     home, seen = residence(), []
 
     def work(rung: Rung) -> str:
         seen.append(rung)
-        if len(seen) == 1:
+        if len(seen) <= shortages:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
         return "done"
 
     assert home.run(work) == "done"
-    assert seen[1].estimate < seen[0].estimate
-    assert home.rung == seen[1]  # and stays there
-    assert home.run(lambda rung: rung) == seen[1]
+    estimates = [rung.estimate for rung in seen]
+    assert estimates == sorted(set(estimates), reverse=True) and len(seen) == shortages + 1
+    assert home.rung == seen[-1]  # and stays there
+    assert home.run(lambda rung: rung) == seen[-1]
 
 
-def test_out_of_memory_twice_is_told_plainly():
-    home = residence()
+def test_out_of_memory_thrice_is_told_plainly():
+    home, seen = residence(), []
 
     def work(rung: Rung) -> None:
+        seen.append(rung)
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(UserError, match="ran out of memory") as caught:
         home.run(work)
-    assert "segment length" in caught.value.hint
+    assert "segment length" in caught.value.hint and len(seen) == 3
     with pytest.raises(UserError):
         home.run(work)
+    assert len(seen) == 4  # no more steps: it is told at once
+
+
+def test_a_process_may_have_what_is_free_and_its_own_and_no_more(monkeypatch):
+    """On a card of 12 GiB with 9 free, of which this process has 1 in hand: 1 + 9 less a share."""
+    told = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (9 * GIB, 12 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda *_: GIB)
+    monkeypatch.setattr(
+        torch.cuda,
+        "set_per_process_memory_fraction",
+        lambda share, place: told.append((share, place)),
+    )
+    memory.cap("cpu")
+    assert told == []
+    memory.cap("cuda")
+    memory.cap("cuda:1")
+    assert [place for _, place in told] == [None, 1]  # torch refuses "cuda" without a number here
+    assert told[0][0] * 12 == pytest.approx(1 + 9 * 0.96)
+
+
+def test_between_its_turns_a_prior_gives_back_what_its_rung_lets_go():
+    for offload, moved in (("none", []), ("parts", ["cpu", "cpu"]), ("layers", ["cpu"])):
+        home = residence()
+        home.rung = Rung(1, offload)
+        seen = []
+        for module in (home._denoiser, *home._companions):
+            module.to = lambda place, seen=seen: seen.append(str(place))
+        memory.rest(type("Prior", (), {"residence": home})())
+        assert seen == moved
 
 
 def test_streamed_layers_give_the_same_result():

@@ -193,7 +193,7 @@ def test_out_of_memory_at_any_stage_steps_down_once_and_finishes(made, name, sta
     latents, condition = prior.encode(scene.render), prior.condition(scene)
     prior.levels(2)
     monkeypatch.setattr(home, "rung", home._rungs[0])
-    monkeypatch.setattr(home, "_stepped_down", False)
+    monkeypatch.setattr(home, "_steps_left", 2)
     ready = "denoiser" if stage == "predict" else "companions"
     real, calls = getattr(home, ready), []
 
@@ -216,7 +216,7 @@ def test_out_of_memory_at_any_stage_steps_down_once_and_finishes(made, name, sta
     assert (
         calls[0] == home._rungs[0]
         and home.rung.estimate < home._rungs[0].estimate
-        and home._stepped_down
+        and home._steps_left == 1
     )
 
 
