@@ -1,0 +1,469 @@
+"""The parts of `gpu_proof.sh`: each in a process of its own, with a time limit and lines in a
+table.
+
+A part that fails, hangs or runs out of memory leaves its line and the others go on. Weights are
+random: pictures mean nothing, times and memory do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+GIB = 2**30
+LINE = "LINE "
+
+
+class Part(NamedTuple):
+    """One part, and how long it may take."""
+
+    name: str
+    seconds: float
+    arguments: tuple[str, ...] = ()
+
+
+TINY_JOBS = (
+    ("patch", "small", "few_views"),
+    ("viewcrafter_25", "box", "paper"),
+    ("wan_vace_1.3b", "box", "few_views"),
+    ("wan_fun_inp_1.3b", "box", "few_views"),
+    ("svd", "box", "few_views"),
+    ("ltx", "box", "few_views"),
+    ("cogvideox_i2v", "box", "few_views"),
+)
+# prior, frames, height, width, branches, offload, tiles
+FULL = (
+    ("viewcrafter_25", 25, 576, 1024, 4, "none", 0),
+    ("viewcrafter_25", 25, 576, 1024, 1, "parts", 1),
+    ("wan_vace_1.3b", 25, 480, 832, 4, "none", 0),
+    ("wan_vace_1.3b", 81, 480, 832, 1, "parts", 1),
+    ("svd", 25, 576, 1024, 4, "none", 0),
+    ("cogvideox_i2v", 25, 480, 720, 1, "parts", 1),
+)
+_PATIENCE = 8  # times the limits of the parts, where a CPU does the work
+CARDS_GB = (8, 12, 16, 24)
+
+
+def parts(rehearse: bool) -> list[Part]:
+    """All parts in order; gsplat is compiled beside the first ones. On the CPU cases that differ in
+    size alone are one, and there is time.
+    """
+    cases = FULL[:1] + FULL[2:3] if rehearse else FULL
+    full = [Part("full", 45, tuple(map(str, case))) for case in cases]
+    chosen = [
+        Part("machine", 30),
+        Part("tiny", 100),
+        *full,
+        Part("ladder", 60),
+        Part("rasterisers", 90),
+        Part("job", 150),
+    ]
+    return [p._replace(seconds=p.seconds * _PATIENCE) for p in chosen] if rehearse else chosen
+
+
+# ---- what a part does: it yields (what, number or words, what was expected)
+Lines = Iterator[tuple[str, str, str]]
+
+
+class Place(NamedTuple):
+    """Where a part runs."""
+
+    device: str
+    rehearse: bool
+
+    def clock(self) -> float:
+        import torch
+
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def restart(self) -> None:
+        import torch
+
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+    def peak(self) -> str:
+        """Allocated and reserved at most since `restart`."""
+        import torch
+
+        if self.device != "cuda":
+            return "no card"
+        allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+        return f"{allocated / GIB:.1f} GiB, {reserved / GIB:.1f} reserved"
+
+
+def machine(place: Place) -> Lines:
+    import torch
+
+    from engine.rasterize import gsplat_backend
+    from engine.rasterize.warp import backend as warp_backend
+
+    yield "torch", torch.__version__, ""
+    if place.device == "cuda":
+        free, total = torch.cuda.mem_get_info()
+        yield "card", torch.cuda.get_device_name(), f"sm_{torch.cuda.get_device_capability()}"
+        yield "memory", f"{free / GIB:.1f} of {total / GIB:.1f} GiB free", ""
+    yield "warp", warp_backend.why_unusable() or "draws", ""
+    reason = "" if place.rehearse else gsplat_backend.why_no_kernels()
+    yield "gsplat", "not asked for" if place.rehearse else reason or "kernels are there", ""
+
+
+def tiny(place: Place) -> Lines:
+    import tempfile
+
+    from engine.job import run
+    from tests.unit.priors.test_every_prior import SAVERS
+
+    for prior, depth, recipe in TINY_JOBS[:3] if place.rehearse else TINY_JOBS:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            os.environ["SCENE_SPLATTER_WEIGHTS"] = str(folder / "weights")
+            values = {
+                "prior": prior,
+                "depth": depth,
+                "recipe": recipe,
+                "width": 64,
+                "move_frames": 8,
+                "segment_length": 5,
+                "overlap": 2,
+                "steps": 2,
+                # the paper's recipe adds Gaussians from step 500 on
+                "refine_steps": 1000 if recipe == "paper" and not place.rehearse else 20,
+                "device": place.device,
+            }
+            picture = ROOT / "engine" / "demo" / "image.jpg"
+            if prior == "cogvideox_i2v":  # the tiny one knows 64 x 64 alone
+                picture = _square(picture, folder)
+            try:
+                save = SAVERS[prior]
+                if save is not None:
+                    save(folder / "weights")
+                before = place.clock()
+                with run.prepared_job(
+                    folder / "job", picture, "dolly:0.4", "draft", values
+                ) as made:
+                    run.work(made, lambda *args, **kwargs: None)
+                seconds = place.clock() - before
+                yield f"job {prior}, {depth}, {recipe}", f"{seconds:.1f} s", ""
+            except Exception as error:
+                yield f"job {prior}, {depth}, {recipe}", f"FAILED: {_first_line(error)}", ""
+
+
+def _square(picture: Path, folder: Path) -> Path:
+    from PIL import Image
+
+    made = folder / "square.png"
+    Image.open(picture).convert("RGB").resize((256, 256)).save(made)
+    return made
+
+
+def _tiny_prior(name: str, folder: Path) -> Any:
+    """The tiny prior of the tests, for 5 frames of 64 x 64."""
+    import torch
+
+    from engine.bridge import settings
+    from engine.priors import make_prior
+    from tests.unit.priors.test_every_prior import SAVERS
+
+    os.environ["SCENE_SPLATTER_WEIGHTS"] = str(folder)
+    SAVERS[name](folder)
+    asked = settings.make(prior=name, segment_length=5, overlap=2)
+    return make_prior(asked, torch.zeros(3, 64, 64), "cpu")
+
+
+def full(place: Place, name: str, *numbers: str) -> Lines:
+    import tempfile
+
+    from benchmarks import full_size
+    from engine.models import memory
+
+    frames, height, width, branches = map(int, numbers[:4])
+    rung = memory.Rung(branches, numbers[4], numbers[5] == "1")
+    text = f"{name} {frames} x {height} x {width}, {branches} at a time, {rung.offload}"
+    text += ", tiles" if rung.tiling else ""
+    with tempfile.TemporaryDirectory() as scratch:
+        place.restart()
+        if place.rehearse:
+            prior = _tiny_prior(name, Path(scratch))
+            frames, height, width = prior.spec.frames(5), 64, 64
+            expected = ""
+        else:
+            prior = full_size.make(name, frames, height, width, place="cuda", rung=rung)
+            prior.residence.rest()  # as they lie after loading
+            expected = f"at most {memory.estimate(rung, prior.residence.demand) / GIB:.1f} GiB"
+        scene = full_size.clip(frames, height, width, place.device)
+        for stage, work in full_size.stages(prior, scene, steps=2).items():
+            place.restart()
+            before = place.clock()
+            work()
+            seconds = (place.clock() - before) / (2 if stage == "predict" else 1)
+            kind = "s a step" if stage == "predict" else "s"
+            yield f"{text}: {stage}", f"{seconds:.2f} {kind}; {place.peak()}", expected
+
+
+def ladder(place: Place) -> Lines:
+    import torch
+
+    from benchmarks import full_size
+    from engine.bridge.errors import UserError
+    from engine.models import memory
+
+    for gb in CARDS_GB:
+        for name, frames, height, width in (
+            ("viewcrafter_25", 25, 576, 1024),
+            ("wan_vace_1.3b", 25, 480, 832),
+        ):
+            text = f"{name} with {gb} GB"
+            # a desktop and Blender have some of it
+            given = int(gb * 1e9 * 0.92)
+            try:
+                if place.rehearse:
+                    with torch.device("meta"):
+                        prior = full_size.make(
+                            name, frames, height, width, device="cpu", place="meta"
+                        )
+                    planned = memory.plan(given, prior.residence.demand)
+                    yield text, f"planned: {planned.text()}", ""
+                    continue
+                total = torch.cuda.mem_get_info()[1]
+                rung = memory.Rung(1, "parts", True)
+                prior = full_size.make(name, frames, height, width, place="cuda", rung=rung)
+                prior.residence.rest()  # as they lie after loading
+                prior.residence.rung = memory.plan(given, prior.residence.demand)
+                torch.cuda.set_per_process_memory_fraction(given / total)
+                place.restart()
+                scene = full_size.clip(frames, height, width)
+                for work in full_size.stages(prior, scene, steps=1).values():
+                    work()
+                left = memory.STEPS_DOWN - prior.residence._steps_left
+                words = f"{prior.residence.rung.text()}; {left} steps down; {place.peak()}"
+                yield text, words, f"at most {given / GIB:.1f} GiB"
+            except UserError as error:
+                yield text, f"refused: {error.message} {error.hint}", ""
+            finally:
+                prior = scene = work = None
+                place.restart()
+
+
+def rasterisers(place: Place) -> Lines:
+    import torch
+
+    from benchmarks.rasterize import depth_scene
+    from engine.method.refine import refine
+    from engine.rasterize import gsplat_backend, rasterize
+    from engine.rasterize.warp import backend as warp_backend
+    from engine.scene.gaussians import Gaussians
+
+    size = (96, 64) if place.rehearse else (1024, 576)
+    g, K, pose, width, height = depth_scene(*size, degree=1)
+    backends = {"warp": warp_backend.why_unusable(), "gsplat": gsplat_backend.why_unusable()}
+    if place.rehearse:
+        backends["warp"] = ""  # on Warp's CPU device
+    cpu = rasterize(g, K, pose, width, height).rgb
+    milliseconds: dict[str, float] = {}
+    for name, reason in backends.items():
+        if reason:
+            yield name, f"NOT RUN: {reason}", ""
+            continue
+        leaves = Gaussians(*(t.to(place.device).requires_grad_() for t in g))
+        place.restart()
+
+        def step(leaves: Gaussians = leaves, name: str = name) -> Any:
+            drawn = rasterize(leaves, K, pose, width, height, backend=name, checked=True).rgb
+            drawn.mean().backward()
+            return drawn
+
+        drawn = step()
+        error = float((drawn.detach().cpu() - cpu).abs().max())
+        rounds = 2 if place.rehearse else 50
+        before = place.clock()
+        for _ in range(rounds):
+            step()
+        milliseconds[name] = 1e3 * (place.clock() - before) / rounds
+        yield (
+            f"{name}, {g.count} Gaussians, {width} x {height}, there and back",
+            f"{milliseconds[name]:.2f} ms; {place.peak()}; largest difference {error:.1e}",
+            "2 x gsplat at most; below 2e-3",
+        )
+    if len(milliseconds) == 2:
+        yield "warp / gsplat", f"{milliseconds['warp'] / milliseconds['gsplat']:.2f}", "at most 2"
+    frames = torch.rand(3, 3, height, width)
+    steps = 10 if place.rehearse else 300
+    Ks, poses = K.expand(3, 3, 3), pose.expand(3, 4, 4)
+    for recipe in ("few_views", "paper"):
+        scene = g.map(lambda t: t.to(place.device))
+        refine(scene, frames.to(place.device), Ks, poses, recipe=recipe, steps=5)
+        before = place.clock()
+        refine(scene, frames.to(place.device), Ks, poses, recipe=recipe, steps=steps)
+        each = 1e3 * (place.clock() - before) / steps
+        yield f"refinement, {recipe}", f"{each:.1f} ms a step; {place.peak()}", ""
+
+
+def job(place: Place) -> Lines:
+    """One segment of preset paper, with ViewCrafter's networks and random weights; depth and first
+    Gaussians are those that ship.
+    """
+    import tempfile
+
+    from benchmarks import full_size
+    from engine import priors
+    from engine.job import run
+    from engine.job.folder import read_json
+
+    steps, refined = (2, 20) if place.rehearse else (10, 1500)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        values = {
+            "initialiser": "layers",
+            "depth": "small",
+            "steps": steps,
+            "refine_steps": refined,
+            "device": place.device,
+        }
+        if place.rehearse:
+            values |= {"width": 64, "move_frames": 5, "segment_length": 5, "overlap": 2}
+        else:
+            values |= {"move_frames": 25, "segment_length": 25}
+
+        def make(settings: Any, image: Any, device: str) -> Any:
+            if place.rehearse:
+                return _tiny_prior("viewcrafter_25", folder / "weights")
+            height, width = image.shape[1:]
+            return full_size.make("viewcrafter_25", 25, height, width, place="cuda")
+
+        weights = folder / "weights" / "viewcrafter_25"
+        weights.mkdir(parents=True)
+        (weights / "model.ckpt").write_bytes(b"never read: the networks are made")
+        os.environ["SCENE_SPLATTER_WEIGHTS"] = str(folder / "weights")
+        priors.make_prior = make
+        place.restart()
+        before = place.clock()
+        with run.prepared_job(
+            folder / "job",
+            ROOT / "engine" / "demo" / "image.jpg",
+            "dolly:0.4",
+            "paper",
+            values,
+        ) as made:
+            run.work(made, lambda *args, **kwargs: None)
+        yield "paper, one segment", f"{place.clock() - before:.1f} s; {place.peak()}", ""
+        stats = read_json(folder / "job" / "segments" / "0000" / "stats.json")
+        for stage, seconds in stats["seconds"].items():
+            many = {"generate": (steps, 50), "refine": (refined, 5000)}.get(stage)
+            note = f"{many[0]} steps of {many[1]}" if many else ""
+            peak = stats["peak_vram_mb"].get(stage, 0.0) / 1024
+            yield f"  {stage}", f"{seconds:.1f} s; {peak:.1f} GiB; {note}", ""
+
+
+DO: dict[str, Callable[..., Lines]] = {
+    "machine": machine,
+    "tiny": tiny,
+    "full": full,
+    "ladder": ladder,
+    "rasterisers": rasterisers,
+    "job": job,
+}
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:160]
+
+
+def run_part(place: Place, name: str, arguments: list[str]) -> None:
+    """In a process of its own: lines go out as they are known."""
+    try:
+        for line in DO[name](place, *arguments):
+            print(LINE + json.dumps(line), flush=True)
+    except Exception as error:
+        traceback.print_exc()
+        text = " ".join([name, *arguments[:1]])
+        print(LINE + json.dumps((text, f"FAILED: {_first_line(error)}", "")), flush=True)
+
+
+def run_all(out: Path, limit_s: float, rehearse: bool, only: list[str]) -> int:
+    """Every part, or `only` these, one after another; the table grows as they end. How many lines
+    say FAILED.
+    """
+    flags = ["--rehearse"] if rehearse else []
+    began, rows, failed = time.monotonic(), [], 0
+    log = (out / "log.txt").open("w", encoding="utf-8")
+    for part in parts(rehearse):
+        if only and part.name not in only:
+            continue
+        left = limit_s - 5 - (time.monotonic() - began)
+        allowed = min(part.seconds, left)
+        text = " ".join([part.name, *part.arguments[:1]])
+        if allowed < 5:
+            rows.append((text, "NOT RUN: no time was left", ""))
+            continue
+        command = [sys.executable, __file__, *flags, "--part", part.name, *part.arguments]
+        before = time.monotonic()
+        try:
+            done = subprocess.run(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=allowed,
+                check=False,
+            )
+            said, ended = done.stdout, "" if done.returncode == 0 else f"exit {done.returncode}"
+        except subprocess.TimeoutExpired as error:
+            said = error.stdout or ""
+            said = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
+            ended = f"stopped after {allowed:.0f} s"
+        log.write(f"== {' '.join(command[2:])}: {time.monotonic() - before:.1f} s {ended}\n{said}")
+        log.flush()
+        lines = [json.loads(x[len(LINE) :]) for x in said.splitlines() if x.startswith(LINE)]
+        rows += lines
+        if ended:
+            rows.append((text, f"FAILED: {ended}", f"{part.seconds:.0f} s"))
+        table = _table(rows, time.monotonic() - began)
+        (out / "table.md").write_text(table, encoding="utf-8")
+        print(f"{text}: {time.monotonic() - before:.1f} s, {len(lines)} lines", flush=True)
+    table = _table(rows, time.monotonic() - began)
+    (out / "table.md").write_text(table, encoding="utf-8")
+    print(table)
+    failed = sum("FAILED" in row[1] for row in rows)
+    return failed
+
+
+def _table(rows: list, seconds: float) -> str:
+    cells = "\n".join(f"| {' | '.join(str(c).replace('|', '/') for c in row)} |" for row in rows)
+    head = "| what | measured | expected |\n|---|---|---|"
+    return f"{time.strftime('%Y-%m-%d')}, {seconds:.0f} s\n\n{head}\n{cells}\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rehearse", action="store_true", help="on the CPU, at small sizes")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu_proof")
+    parser.add_argument("--limit", type=float, default=540.0, help="seconds for everything")
+    parser.add_argument("--only", nargs="+", default=[], help="names of parts")
+    parser.add_argument("--part", nargs="+", help="run one part here")
+    asked = parser.parse_args()
+    place = Place("cpu" if asked.rehearse else "cuda", asked.rehearse)
+    if asked.part:
+        run_part(place, asked.part[0], asked.part[1:])
+        return
+    asked.out.mkdir(parents=True, exist_ok=True)
+    failed = run_all(asked.out, asked.limit, asked.rehearse, asked.only)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
