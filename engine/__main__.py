@@ -32,6 +32,7 @@ COMMANDS = {
     "generate": "make a Gaussian scene from one image and a camera path",
     "render": "draw a .ply along a camera path, to pictures or a video",
     "convert": "turn a splat file into another format",
+    "view": "fly through a scene in the browser",
     "mesh": "make a proxy mesh of a splat file",
     "evaluate": "run the method's experiments on scenes with known truth",
     "batch": "make many scenes, one after another",

@@ -145,7 +145,7 @@ def part_of(stage: str) -> tuple[str, int, int]:
     if found:
         part = {"render": "generate", None: "segment"}.get(found[3], found[3])
         return part if part in PARTS else "segment", int(found[1]) - 1, int(found[2])
-    if stage in ("fly-through", "done"):
+    if stage in ("fly-through", "page", "done"):
         return "finish", 0, 0
     return ("refit" if stage.startswith("refit") else "start"), 0, 0
 

@@ -42,6 +42,8 @@ _FIELDS: dict[str, type] = {
     "count": list,
     "share": float,
 }
+_PAGE = (".html", ".htm")
+_NOT_FOR_PAGES = ("axes_out", "colour_space", "keep_transform", "compress_spz")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     table = "\n".join(f"  {' '.join(f.endings):32} {f.text}" for f in formats.FORMATS.values())
     axes = "\n".join(f"  {p.name:12} {p.text}" for p in PRESETS.values())
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = f"formats:\n{table}\n\naxes:\n{axes}"
+    page = f"  {'.html':32} a page that shows the scene in any browser, with no network"
+    parser.epilog = f"formats:\n{table}\n{page}\n\naxes:\n{axes}"
     parser.add_argument("input", metavar="IN", help="a splat file of any known format")
     parser.add_argument(
         "output", metavar="OUT", help="the file to write; its ending chooses the format"
@@ -200,7 +203,8 @@ def convert(
 
 def _convert(values: dict[str, Any], folder: Path, report: Callable[..., None]) -> dict[str, Any]:
     source, target = folder / values["input"], folder / values["output"]
-    formats.format_of(target)  # an unknown ending should fail before the work
+    if target.suffix.lower() not in _PAGE:
+        formats.format_of(target)  # an unknown ending should fail before the work
     if os.path.exists(source) and os.path.exists(target) and source.samefile(target):
         raise UserError(f"{target} would be written over itself.", "Give the result another name.")
     report("convert", 0, 3, f"reading {source.name}")
@@ -242,6 +246,8 @@ def _write(
         moved = (*scene.metadata.lost, "splats were moved or scaled, as asked, in 32 bits")
         scene = replace(scene, metadata=replace(scene.metadata, lost=moved))
     report("convert", 2, 3, f"writing {level.target.name}")
+    if level.target.suffix.lower() in _PAGE:
+        return _write_page(level, scene, values, folder)
     written = formats.write(level.target, scene, replace(options, node_matrix=node))
     result = {
         "scene": str(level.target),
@@ -255,6 +261,45 @@ def _write(
         result["likeness_db"] = level.likeness_db
     if values["export_cameras"]:
         result["cameras"] = _export_cameras(folder / values["export_cameras"], scene, written.axes)
+    return result
+
+
+def _write_page(
+    level: _Level, scene: SplatScene, values: dict[str, Any], folder: Path
+) -> dict[str, Any]:
+    """The scene as one HTML file, with the cameras and the picture of the job that it is of."""
+    from ..formats.scene import with_degree
+    from ..job.newest import beside
+    from ..outputs.viewer import page
+    from ..outputs.viewer.contents import contents
+
+    wrong = [name for name in _NOT_FOR_PAGES if values[name]]
+    if wrong:
+        flags = ", ".join("--" + name.replace("_", "-") for name in wrong)
+        raise UserError(f"A page knows no {flags}.", "Leave it out.")
+    source = folder / values["input"]
+    picture = folder / values["image_plane"] if values["image_plane"] else None
+    segments: tuple[tuple[int, int], ...] = ()
+    moved = values["transform"] or values["axes_in"] or values["unit_scale"] not in (None, 1.0)
+    job = None if moved or values["cameras"] else beside(source)
+    if job is not None:
+        scene, segments = replace(scene, cameras=job.cameras), job.segments
+        picture = picture or job.picture
+    scene = replace(scene, splats=with_degree(scene.splats, values["sh_degree"]))
+    shown = contents(scene, source.name, picture=picture, segments=segments)
+    result = {
+        "scene": str(level.target),
+        "count": shown.count,
+        "format": "html",
+        "bytes": page.write(level.target, shown),
+        "lossy": "lossy: as SPZ, rotations to 8 bits",
+        "sh_coefficients": scene.splats.sh_rest.shape[1],
+    }
+    if level.likeness_db is not None:
+        result["likeness_db"] = level.likeness_db
+    if values["export_cameras"]:
+        cameras = folder / values["export_cameras"]
+        result["cameras"] = _export_cameras(cameras, scene, scene.metadata.axes)
     return result
 
 

@@ -8,9 +8,9 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from ..bridge.errors import UserError
 from ..bridge.progress import Report
 from .request import Field, checked
 from .request import read as read_request
+
+if TYPE_CHECKING:
+    from ..formats.sequence import Sequence
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,7 @@ _FIELDS = {
     "linear": Field(None, bool),
     "width": Field(0, int, 0, 32768),
     "frames": Field("", str),
+    "fps": Field(0.0, float, 0, 1000),
     "first_frame": Field(1, int, -1_000_000, 1_000_000),
     "blending": Field("auto", str, choices=("auto", "display", "linear")),
     "background": Field([0.0, 0.0, 0.0], list, -1000, 1000),
@@ -47,7 +51,11 @@ _DEPTH_PNG_UNIT_M = 0.001
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of render."""
-    parser.add_argument("scene", metavar="SCENE", help="a splat file of any known format")
+    parser.add_argument(
+        "scene",
+        metavar="SCENE",
+        help="a splat file of any known format, or a folder of numbered .ply files",
+    )
     parser.add_argument(
         "cameras",
         metavar="CAMERAS",
@@ -77,6 +85,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--frames",
         help="which of the path's frames, counted from 1: 5, 1-20, 1-100x4 or 1-3,7 (default: all)",
+    )
+    parser.add_argument(
+        "--fps",
+        type=float,
+        default=0.0,
+        help="frames a second of numbered .ply files (default: the path's, one a camera)",
     )
     parser.add_argument(
         "--first-frame",
@@ -164,21 +178,22 @@ def render_frames(request: dict[str, Any], folder: Path, report: Report) -> dict
             "Name a .mp4 for a video, a folder for frames.",
         )
     path = sized(load_cameras(folder / values["cameras"]), values["width"])
+    files = _sequence_of(folder / values["scene"])
+    if files is not None and path.count == 1:
+        path = _held(path, files.numbers[-1] - files.numbers[0] + 1, values["fps"])
     numbers = frame_numbers(values["frames"], path.count)
     report("render", 0, len(numbers), "reading the scene")
-    from .. import formats
-    from ..models.device import choose
-    from ..outputs.passes import drawable
-    from ..rasterize import drawing_device
+    if files is None:
+        scene = _drawable(folder / values["scene"], values)
 
-    scene = drawable(
-        formats.read(folder / values["scene"]),
-        drawing_device(choose(values["device"])),
-        values["blending"],
-    )
+        def scene_of(camera: int) -> Any:
+            return scene
+
+    else:
+        scene_of = _scenes(files, path.fps, values)
     linear = values["linear"] if values["linear"] is not None else kind in ("exr", "multilayer")
-    frames = _frames(scene, path, numbers, linear, values, folder, report)
-    files = (
+    frames = _frames(scene_of, path, numbers, linear, values, folder, report)
+    written = (
         _write_video(output, frames, path.fps, values["background"])
         if kind == "mp4"
         else _write_frames(output, frames, kind, values)
@@ -188,8 +203,44 @@ def render_frames(request: dict[str, Any], folder: Path, report: Report) -> dict
         "count": len(numbers),
         "width": path.width,
         "height": path.height,
-        "files": files,
+        "files": written,
     }
+
+
+def _sequence_of(scene: Path) -> Sequence | None:
+    """The numbered files of a folder; None for one splat file (SOG may be a folder)."""
+    if not scene.is_dir() or (scene / "meta.json").is_file():
+        return None
+    from ..formats.sequence import sequence
+
+    return sequence(scene)
+
+
+def _held(path: CameraPath, frames: int, fps: float) -> CameraPath:
+    """One camera that stands still, once for each frame of a sequence."""
+    K, world = path.K.repeat(frames, axis=0), path.world_from_camera.repeat(frames, axis=0)
+    return path._replace(K=K, world_from_camera=world, fps=fps or path.fps)
+
+
+def _scenes(files: Sequence, path_fps: float, values: dict[str, Any]) -> Callable[[int], Any]:
+    """A function from a camera's index to the scene of its time; the last one read is kept."""
+    fps = values["fps"] or path_fps
+
+    @lru_cache(maxsize=1)
+    def scene(index: int) -> Any:
+        return _drawable(files.files[index], values)
+
+    return lambda camera: scene(files.at(camera * fps / path_fps))
+
+
+def _drawable(file: Path, values: dict[str, Any]) -> Any:
+    from .. import formats
+    from ..models.device import choose
+    from ..outputs.passes import drawable
+    from ..rasterize import drawing_device
+
+    device = drawing_device(choose(values["device"]))
+    return drawable(formats.read(file), device, values["blending"])
 
 
 def load_cameras(path: Path) -> CameraPath:
@@ -253,7 +304,7 @@ def frame_numbers(spec: str | None, count: int) -> list[int]:
 
 
 def _frames(
-    scene: Any,
+    scene_of: Callable[[int], Any],
     path: CameraPath,
     numbers: list[int],
     linear: bool,
@@ -275,7 +326,7 @@ def _frames(
         yield (
             number,
             passes.draw_passes(
-                scene,
+                scene_of(i),
                 path.K[i],
                 path.world_from_camera[i],
                 path.width,

@@ -17,6 +17,8 @@ from ..bridge.whole_file import whole_file
 from .folder import read_json, write_json
 from .frame_quality import Agreement
 
+PAGE = "scene.html"  # the scene in a browser, beside the report
+_HEAVY_BYTES = 30_000_000  # a larger page is not opened unasked
 GEOMETRY = "geometry that may not fit"  # name of the fact that speaks against the depth
 GUESS = "how far to trust the depth"  # name of the fact that says that it is no more than a guess
 AGREEMENT_DB = (
@@ -222,7 +224,7 @@ def write_report(folder: Path, facts: dict[str, Any], numbers: PathNumbers) -> d
     _plot_line(plots / "psnr.png", numbers.path_psnr, "frame", "PSNR, dB")
     _plot_line(plots / "ssim.png", numbers.path_ssim, "frame", "SSIM")
     with whole_file(folder / "report.html") as temporary:
-        temporary.write_text(_page(data), encoding="utf-8")
+        temporary.write_text(_page(data, _viewer(folder)), encoding="utf-8")
     return data
 
 
@@ -266,6 +268,7 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding
 table{border-collapse:collapse;margin:1em 0}
 td,th{border:1px solid #ccc;padding:.25em .6em;text-align:left;font-size:14px}
 img{max-width:100%;display:block}
+iframe{width:100%;height:70vh;border:0;background:#000}
 .row{display:flex;gap:8px}
 .row figure{flex:1;margin:0 0 8px}
 figcaption{font-size:13px;color:#555}
@@ -283,7 +286,19 @@ _MAPS = {
 }
 
 
-def _page(data: dict[str, Any]) -> str:
+def _viewer(folder: Path) -> str:
+    """The scene itself, where the job has made a page of it; only a link to a heavy one."""
+    page = folder / PAGE
+    if not page.is_file():
+        return ""
+    size = page.stat().st_size
+    link = f'<p><a href="{PAGE}">Fly through the scene</a> ({size / 1e6:.0f} MB).</p>'
+    if size > _HEAVY_BYTES:
+        return link
+    return f'<iframe src="{PAGE}" title="the scene"></iframe>{link}'
+
+
+def _page(data: dict[str, Any], viewer: str = "") -> str:
     e = html.escape
     rows = "".join(
         f"<tr class={'good' if f['ok'] else 'bad'}>"
@@ -301,6 +316,7 @@ def _page(data: dict[str, Any]) -> str:
     return f"""<!doctype html><html lang="en"><meta charset="utf-8">
 <title>Scene Splatter report</title><style>{_STYLE}</style>
 <h1>Scene Splatter report</h1><p class="verdict">{e(data["verdict"])}</p>
+{viewer}
 <div class="row">{pair}</div>
 <h2>Measures</h2><table><tr><th>what</th><th>measured</th><th>what to change</th></tr>{rows}</table>
 <h2>Optimisation</h2>{_figure("plots/loss.png", "loss over all optimiser steps")}

@@ -16,23 +16,28 @@ from ..bridge import camera_file, splat_file
 from ..bridge.progress import Report
 from ..bridge.splat_file import Splats
 from ..bridge.whole_file import whole_file
+from ..formats.scene import SplatScene
 from ..media import images
 from ..method.losses import ssim_map
 from ..method.refine import refine
 from ..method.views import Views, draw_views
+from ..outputs.viewer import page
+from ..outputs.viewer.contents import contents
 from ..scene.gaussians import Gaussians
 from .folder import Job
 from .frame_quality import psnr
 from .inputs import Loaded
-from .report import PathNumbers, write_report
+from .newest import newest
+from .report import PAGE, PathNumbers, write_report
 
 _REFIT_STEPS = 200  # for each round
 _REFIT_VIEWS = 64  # renders held at once
+_PAGE_SPLATS = 3_000_000  # about 50 MB
 
 
 def write(job: Job, loaded: Loaded, gaussians: Gaussians, report: Report) -> dict[str, str]:
-    """Write scene.ply, cameras.json, frames/, flythrough.mp4, report.json and report.html. Returns
-    name -> file.
+    """Write scene.ply, scene.html, cameras.json, frames/, flythrough.mp4, report.json and
+    report.html. Returns name -> file.
 
     One camera at a time: a path of a thousand frames takes the memory of one of ten.
     """
@@ -53,22 +58,21 @@ def write(job: Job, loaded: Loaded, gaussians: Gaussians, report: Report) -> dic
             "the path comes back to its first view: the frame made there is "
             f"{numbers.revisit_psnr:.1f} dB from the picture"
         )
-    _write_scene(job, loaded, gaussians, report)
+    gaussians = _write_scene(job, loaded, gaussians, report)
+    report("page", 0, 1)
+    _write_page(job, loaded, gaussians)
     data = write_report(folder, loaded.facts, numbers)
     report("done", 1, 1, text=data["verdict"])
-    names = (
-        "scene.ply",
-        "scene_linear.ply",
-        "cameras.json",
-        "flythrough.mp4",
-        "report.json",
-        "report.html",
-    )
-    return {
-        Path(n).stem if n != "report.json" else "numbers": str(folder / n)
-        for n in names
-        if (folder / n).exists()
+    names = {
+        "scene": "scene.ply",
+        "scene_linear": "scene_linear.ply",
+        "page": "scene.html",
+        "cameras": "cameras.json",
+        "flythrough": "flythrough.mp4",
+        "numbers": "report.json",
+        "report": "report.html",
     }
+    return {name: str(folder / file) for name, file in names.items() if (folder / file).exists()}
 
 
 def _fly_through(
@@ -124,9 +128,22 @@ def to_splats(gaussians: Gaussians) -> Splats:
     )
 
 
-def _write_scene(job: Job, loaded: Loaded, gaussians: Gaussians, report: Report) -> None:
-    """scene.ply for viewers that blend display values; scene_linear.ply beside it where the job
-    blends in linear light.
+def _write_page(job: Job, loaded: Loaded, gaussians: Gaussians) -> None:
+    """scene.html: the scene in a browser; of one too large for a page, the splats that fit."""
+    shown = contents(
+        SplatScene(to_splats(gaussians)),
+        job.folder.resolve().name,
+        cameras=loaded.path,
+        picture=job.folder / "input.png",
+        segments=newest(job.folder).segments,
+        count=_PAGE_SPLATS if gaussians.count > _PAGE_SPLATS else None,
+    )
+    page.write(job.folder / PAGE, shown)
+
+
+def _write_scene(job: Job, loaded: Loaded, gaussians: Gaussians, report: Report) -> Gaussians:
+    """scene.ply for viewers that blend display values, which is returned; scene_linear.ply beside
+    it where the job blends in linear light.
     """
     notes = [f"scene_splatter {key}: {value}" for key, value in loaded.facts.items()]
     if job.settings.output.blending == "linear":
@@ -139,6 +156,7 @@ def _write_scene(job: Job, loaded: Loaded, gaussians: Gaussians, report: Report)
     splat_file.write_ply(
         job.folder / "scene.ply", to_splats(gaussians), ["scene_splatter blending display", *notes]
     )
+    return gaussians
 
 
 def _for_display(job: Job, loaded: Loaded, gaussians: Gaussians, report: Report) -> Gaussians:

@@ -180,7 +180,7 @@ def work(job: Job, report: Any) -> dict[str, str]:
 
 def _work(job: Job, report: Any) -> dict[str, str]:
     from .. import priors
-    from ..bridge import estimate
+    from ..bridge import camera_file, estimate
     from ..media import images
     from ..method import pipeline
     from ..models import memory
@@ -212,6 +212,7 @@ def _work(job: Job, report: Any) -> dict[str, str]:
     report("estimate", 1, 1, expected.text())
     report("depth", 0, 1)
     loaded = inputs.load(job, device, picture)
+    camera_file.write(job.folder / "cameras.json", loaded.path)  # for who looks at a running job
     prior = priors.make_prior(job.settings, loaded.inputs.image, str(device))
     loaded.facts.update(results.provenance(prior and prior.spec) | facts)
     loaded.facts.update(memory.described(prior))

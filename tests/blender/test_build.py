@@ -29,7 +29,7 @@ ALLOWED = re.compile(
     r"(__init__\.py|blender_manifest\.toml|install_deps\.py|pyproject\.toml|README\.md|CHANGELOG\.md|LICENSE|NOTICE(\.md)?"
     r"|wheels/plyfile-[\d.]+-py3-none-any\.whl"
     r"|blender_addon/([a-z_]+/)*\w+\.py"
-    r"|engine/([a-z_]+/)*\w+\.(py|json|jpg|png|md|txt|html|css)"
+    r"|engine/([a-z_]+/)*\w+\.(py|json|jpg|png|md|txt|html|css|js)"
     r"|engine/geometry/small_depth\.safetensors)"
 )
 NEEDED = (

@@ -35,7 +35,9 @@ ROOMS = {  # room of the engine -> other rooms that it may import, inside functi
     "priors": LOW | {"geometry", "models"},
     "method": LOW | {"geometry", "priors", "rasterize"},
     "outputs": LOW | {"cameras", "formats", "media", "rasterize"},
-    "job": LOW | {"cameras", "geometry", "media", "method", "models", "priors", "rasterize"},
+    "job": LOW
+    | {"cameras", "formats", "geometry", "media", "method", "models", "outputs", "priors"}
+    | {"rasterize"},
     "service": {"bridge", "job", "models"},
     "evaluation": LOW
     | {"cameras", "geometry", "job", "media", "method", "models", "priors", "rasterize"},

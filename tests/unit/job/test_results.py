@@ -100,7 +100,7 @@ def _stats(start: int, stop: int) -> dict[str, object]:
 def test_results_are_whole_and_their_numbers_are_those_of_the_frames(finished):
     job, loaded = finished(12)
     made = results.write(job, loaded, loaded.inputs.gaussians, lambda *_, **__: None)
-    assert set(made) == {"scene", "cameras", "flythrough", "numbers", "report"}
+    assert set(made) == {"scene", "page", "cameras", "flythrough", "numbers", "report"}
     data = read_json(job.folder / "report.json")
     assert len(data["path_psnr"]) == len(data["path_ssim"]) == 12
     assert min(data["path_psnr"]) > 45, "the scene against its own renders, 8 bits apart"

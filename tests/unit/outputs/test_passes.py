@@ -245,3 +245,44 @@ def test_cameras_may_come_from_a_stage(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         loaded = command.load_cameras(tmp_path / "shot.usda")
     np.testing.assert_allclose(loaded.world_from_camera, path.world_from_camera, atol=1e-6)
+
+
+def _numbered(folder, numbers) -> None:
+    """A card that is red at number 1 and darker at each later one."""
+    folder.mkdir()
+    for number in numbers:
+        card = _cards((2.0, 0.9, (1.0 / number, 0.0, 0.0)))
+        formats.write(folder / f"smoke_{number:04d}.ply", SplatScene(card))
+
+
+def _reds(tmp_path, result) -> list[float]:
+    """The middle of each frame, 0 to 1."""
+    pictures = [np.asarray(Image.open(file)) for file in result["files"]]
+    return [round(p[p.shape[0] // 2, p.shape[1] // 2, 0] / 255, 2) for p in pictures]
+
+
+def test_numbered_files_are_drawn_each_at_its_time(tmp_path):
+    _scene_and_cameras(tmp_path, frames=6)
+    _numbered(tmp_path / "smoke", (1, 2, 4))
+    same_rate = _run(tmp_path, scene="smoke", layers=["rgba"])
+    assert _reds(tmp_path, same_rate) == pytest.approx([1, 0.5, 0.5, 0.25, 0.25, 0.25], abs=0.02)
+    half = _run(tmp_path, scene="smoke", layers=["rgba"], fps=12.0)
+    assert _reds(tmp_path, half) == pytest.approx([1, 1, 0.5, 0.5, 0.5, 0.5], abs=0.02)
+
+
+def test_one_camera_stands_still_for_all_numbered_files(tmp_path):
+    _scene_and_cameras(tmp_path, frames=1)
+    _numbered(tmp_path / "smoke", (3, 4, 6))
+    still = _run(tmp_path, scene="smoke", layers=["rgba"])
+    assert _reds(tmp_path, still) == pytest.approx([1 / 3, 0.25, 0.25, 1 / 6], abs=0.02)
+
+
+def test_a_folder_of_two_sequences_is_refused_and_one_without_any(tmp_path):
+    _scene_and_cameras(tmp_path)
+    _numbered(tmp_path / "smoke", (1,))
+    (tmp_path / "smoke" / "fire_1.ply").write_bytes((tmp_path / "scene.ply").read_bytes())
+    with pytest.raises(UserError, match="more than one sequence"):
+        _run(tmp_path, scene="smoke")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match="no numbered"):
+        _run(tmp_path, scene="none")
