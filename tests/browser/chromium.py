@@ -128,7 +128,12 @@ class Browser:
         self.events: list[dict[str, Any]] = []
 
     def send(
-        self, method: str, session: str | None = None, *, timeout_s: float = PATIENCE_S, **parameters: Any
+        self,
+        method: str,
+        session: str | None = None,
+        *,
+        timeout_s: float = PATIENCE_S,
+        **parameters: Any,
     ) -> Any:
         """The answer to one command of the protocol. AssertionError where it refuses."""
         self._last += 1

@@ -96,8 +96,8 @@ def _psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """(scene, path, page as a file) at 320 pixels."""
-    scene, path = _scene(320), _path(320)._replace(fps=1.0)
+    """(scene, path, page as a file) at 160 pixels."""
+    scene, path = _scene(160), _path(160)._replace(fps=1.0)
     file = tmp_path_factory.mktemp("page") / "scene.html"
     shown = contents(scene, "<img src=x onerror=alert(1)>", cameras=path, picture=PICTURE)
     page.write(file, shown)
@@ -118,8 +118,8 @@ def test_the_canvas_shows_what_the_engine_draws(browser, small):
     assert browser.requests() == [file.as_uri()], "no request but for the page itself"
 
 
-def test_an_antialiased_scene_of_512_pixels_too(browser, tmp_path):
-    scene, path = _scene(512, antialiased=True), _path(512, "orbit:12")
+def test_an_antialiased_scene_of_384_pixels_too(browser, tmp_path):
+    scene, path = _scene(384, antialiased=True), _path(384, "orbit:12", frames=2)
     page.write(tmp_path / "scene.html", contents(scene, "large", cameras=path))
     opened = _opened(browser, (tmp_path / "scene.html").as_uri(), path)
     opened.run(f"viewer.show({path.count - 1})")
@@ -127,11 +127,11 @@ def test_an_antialiased_scene_of_512_pixels_too(browser, tmp_path):
 
 
 def test_view_dependent_colour_and_a_camera_off_centre(browser, tmp_path):
-    scene, path = _scene(256), _path(256)
+    scene, path = _scene(160), _path(160)
     rng = np.random.default_rng(0)
     rest = rng.normal(0, 0.08, (scene.count, 15, 3)).astype(np.float32)
     scene = SplatScene(scene.splats._replace(sh_rest=rest))
-    path.K[:, 0, 2] += 20
+    path.K[:, 0, 2] += 12
     page.write(tmp_path / "scene.html", contents(scene, "SH", cameras=path))
     opened = _opened(browser, (tmp_path / "scene.html").as_uri(), path)
     opened.run("viewer.show(4)")
@@ -146,16 +146,16 @@ def test_keys_mouse_and_wheel_move_the_camera(browser, small):
     flown = opened.run("viewer.pose()")
     assert flown["position"][2] > home["position"][2] + 0.05
     assert flown["rotation"] == pytest.approx(home["rotation"])
-    opened.drag((60, 60), (120, 60))
+    opened.drag((40, 40), (80, 40))
     looked = opened.run("viewer.pose()")
     assert looked["position"] == flown["position"]
     assert abs(looked["rotation"][1]) > 0.05, "the mouse turns about the upright axis"
     assert abs(looked["rotation"][2]) < 1e-6, "and the horizon stays level"
-    opened.wheel(60, 60, -100)
+    opened.wheel(40, 40, -100)
     assert opened.run("viewer.pose()")["position"] != looked["position"]
     opened.run("document.getElementById('orbit').click()")
     before = opened.run("viewer.pose()")
-    opened.drag((60, 60), (90, 50))
+    opened.drag((40, 40), (60, 35))
     after = opened.run("viewer.pose()")
     assert after["position"] != before["position"]
     opened.run("document.getElementById('home').click()")
@@ -195,7 +195,7 @@ def test_a_path_drawn_by_hand_is_our_camera_file(browser, small, tmp_path):
     opened = _opened(browser, file.as_uri(), path)
     opened.press("KeyW", 0.3)
     opened.press("KeyK")
-    opened.drag((60, 60), (100, 80))
+    opened.drag((40, 40), (70, 50))
     opened.press("KeyK")
     assert opened.run("viewer.state().keys") == 3, "the picture's own view comes first"
     (tmp_path / "mine.json").write_text(opened.run("viewer.ownPathFile()"))
@@ -255,7 +255,7 @@ def test_numbered_files_play(browser, small, served, tmp_path):
         frame = SplatScene(scene.splats._replace(means=moved))
         formats.write(tmp_path / f"smoke_{number:04d}.ply", frame)
     address = served(view.open_source(tmp_path, None, None, 20_000, 12))
-    opened = browser.open(address, 320, 200)
+    opened = browser.open(address, 160, 100)
     first = opened.pixels()
     opened.press("Space")
     opened.run(

@@ -19,6 +19,7 @@ NEVER = 255  # seen by none; labels between are segments, counted from 1
 _MOST_LABELS = 254
 _WIDTH_PX = 256  # of the depth maps that visibility is read from
 _SURFACE = 0.04  # a Gaussian this share of its depth behind the surface is still part of it
+_SLOPE = 0.15  # share of its depth that a pixel's surface may span
 _MOST_CAMERAS = 64  # more are thinned out evenly
 
 
@@ -59,7 +60,10 @@ def _seen(gaussians: Gaussians, path: CameraPath, index: int) -> Tensor:
     with torch.no_grad():
         drawn = rasterize(
             gaussians, K[None], camera_from_world[None], width, height, sh_degree=0
-        ).depth[0, ..., 0]
+        ).depth[0, None, ..., 0]
+    # a pixel of a floor that is seen along spans many depths, up to those of the next pixels
+    farthest = torch.nn.functional.max_pool2d(drawn, 3, stride=1, padding=1)
+    drawn = torch.minimum(farthest, drawn * (1 + _SLOPE))
     points = gaussians.means @ camera_from_world[:3, :3].T + camera_from_world[:3, 3]
     depth = points[:, 2]
     before = depth > 0

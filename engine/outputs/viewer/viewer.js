@@ -419,7 +419,7 @@
     };
     const path = (poses, every, colour) => {
       const along = poses.slice(1).flatMap((p, k) => [poses[k].position, p.position]);
-      const size = 0.04 * page.focus_m;
+      const size = 0.025 * page.focus_m;
       const drawn = poses.filter((_, k) => k % every === 0 || k === poses.length - 1);
       put([...along, ...drawn.flatMap((p) => frustum(p, size))], colour);
     };
