@@ -183,14 +183,7 @@ def render_frames(request: dict[str, Any], folder: Path, report: Report) -> dict
         path = _held(path, files.numbers[-1] - files.numbers[0] + 1, values["fps"])
     numbers = frame_numbers(values["frames"], path.count)
     report("render", 0, len(numbers), "reading the scene")
-    if files is None:
-        scene = _drawable(folder / values["scene"], values)
-
-        def scene_of(camera: int) -> Any:
-            return scene
-
-    else:
-        scene_of = _scenes(files, path.fps, values)
+    scene_of = _scenes(folder / values["scene"], files, path.fps, values)
     linear = values["linear"] if values["linear"] is not None else kind in ("exr", "multilayer")
     frames = _frames(scene_of, path, numbers, linear, values, folder, report)
     written = (
@@ -222,15 +215,20 @@ def _held(path: CameraPath, frames: int, fps: float) -> CameraPath:
     return path._replace(K=K, world_from_camera=world, fps=fps or path.fps)
 
 
-def _scenes(files: Sequence, path_fps: float, values: dict[str, Any]) -> Callable[[int], Any]:
+def _scenes(
+    file: Path, files: Sequence | None, path_fps: float, values: dict[str, Any]
+) -> Callable[[int], Any]:
     """A function from a camera's index to the scene of its time; the last one read is kept."""
+    if files is None:
+        scene = _drawable(file, values)
+        return lambda camera: scene
     fps = values["fps"] or path_fps
 
     @lru_cache(maxsize=1)
-    def scene(index: int) -> Any:
+    def numbered(index: int) -> Any:
         return _drawable(files.files[index], values)
 
-    return lambda camera: scene(files.at(camera * fps / path_fps))
+    return lambda camera: numbered(files.at(camera * fps / path_fps))
 
 
 def _drawable(file: Path, values: dict[str, Any]) -> Any:

@@ -141,7 +141,7 @@ def scene_contents(
 
     scene = formats.read(file)
     job = beside(file)
-    segments = ()
+    segments: tuple[tuple[int, int], ...] = ()
     if job is not None and cameras is None:
         cameras, segments = job.cameras, job.segments
         picture = picture or job.picture

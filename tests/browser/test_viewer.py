@@ -32,6 +32,7 @@ from tests.browser import chromium
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = ROOT / "engine" / "demo" / "image.jpg"
 LEAST_DB = 30.0
+WINDOW = (480, 320)  # wide enough for a place beside the buttons
 
 pytestmark = pytest.mark.skipif(
     chromium.found() is None, reason=f"no browser is installed ({', '.join(chromium.NAMES)})"
@@ -63,6 +64,13 @@ def _scene(width: int, antialiased: bool = False) -> SplatScene:
     K = torch.tensor([[_focal(width), 0, width / 2], [0, _focal(width), height / 2], [0, 0, 1]])
     made = gaussians_from_depth(image, depth, K.float()).gaussians
     return SplatScene(to_splats(made), Metadata(antialiased=antialiased))
+
+
+def _continued(scene: SplatScene) -> SplatScene:
+    """The scene and, beside what its picture shows, the same once more."""
+    beside = scene.splats.means + np.array([10.4, 0, 0], np.float32)
+    both = zip(scene.splats, scene.splats._replace(means=beside), strict=True)
+    return SplatScene(type(scene.splats)(*(np.concatenate(pair) for pair in both)))
 
 
 def _focal(width: int) -> float:
@@ -97,7 +105,7 @@ def _psnr(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """(scene, path, page as a file) at 160 pixels."""
-    scene, path = _scene(160), _path(160)._replace(fps=1.0)
+    scene, path = _continued(_scene(160)), _path(160, "truck:2")._replace(fps=1.0)
     file = tmp_path_factory.mktemp("page") / "scene.html"
     shown = contents(scene, "<img src=x onerror=alert(1)>", cameras=path, picture=PICTURE)
     page.write(file, shown)
@@ -129,7 +137,7 @@ def test_an_antialiased_scene_of_384_pixels_too(browser, tmp_path):
 def test_view_dependent_colour_and_a_camera_off_centre(browser, tmp_path):
     scene, path = _scene(160), _path(160)
     rng = np.random.default_rng(0)
-    rest = rng.normal(0, 0.08, (scene.count, 15, 3)).astype(np.float32)
+    rest = rng.normal(0, 0.03, (scene.count, 15, 3)).astype(np.float32)
     scene = SplatScene(scene.splats._replace(sh_rest=rest))
     path.K[:, 0, 2] += 12
     page.write(tmp_path / "scene.html", contents(scene, "SH", cameras=path))
@@ -139,23 +147,22 @@ def test_view_dependent_colour_and_a_camera_off_centre(browser, tmp_path):
 
 
 def test_keys_mouse_and_wheel_move_the_camera(browser, small):
-    _, path, file = small
-    opened = _opened(browser, file.as_uri(), path)
+    opened = browser.open(small[2].as_uri(), *WINDOW)
     home = opened.run("viewer.pose()")
     opened.press("KeyW", 0.3)
     flown = opened.run("viewer.pose()")
     assert flown["position"][2] > home["position"][2] + 0.05
     assert flown["rotation"] == pytest.approx(home["rotation"])
-    opened.drag((40, 40), (80, 40))
+    opened.drag((60, 160), (160, 160))
     looked = opened.run("viewer.pose()")
     assert looked["position"] == flown["position"]
     assert abs(looked["rotation"][1]) > 0.05, "the mouse turns about the upright axis"
     assert abs(looked["rotation"][2]) < 1e-6, "and the horizon stays level"
-    opened.wheel(40, 40, -100)
+    opened.wheel(60, 160, -100)
     assert opened.run("viewer.pose()")["position"] != looked["position"]
     opened.run("document.getElementById('orbit').click()")
     before = opened.run("viewer.pose()")
-    opened.drag((40, 40), (60, 35))
+    opened.drag((60, 160), (90, 150))
     after = opened.run("viewer.pose()")
     assert after["position"] != before["position"]
     opened.run("document.getElementById('home').click()")
@@ -192,10 +199,10 @@ def test_colours_on_a_key_and_fewer_splats_change_the_picture(browser, small):
 
 def test_a_path_drawn_by_hand_is_our_camera_file(browser, small, tmp_path):
     _, path, file = small
-    opened = _opened(browser, file.as_uri(), path)
+    opened = browser.open(file.as_uri(), *WINDOW)
     opened.press("KeyW", 0.3)
     opened.press("KeyK")
-    opened.drag((40, 40), (70, 50))
+    opened.drag((60, 160), (120, 170))
     opened.press("KeyK")
     assert opened.run("viewer.state().keys") == 3, "the picture's own view comes first"
     (tmp_path / "mine.json").write_text(opened.run("viewer.ownPathFile()"))

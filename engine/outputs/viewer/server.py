@@ -89,7 +89,7 @@ class _Http(ThreadingHTTPServer):
         # as HTTPServer's, without asking a name server for this machine's name
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = self.server_address[:2]
+        self.server_name, self.server_port = _HOST, int(self.server_address[1])
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.info("a request to the viewer broke off", exc_info=True)

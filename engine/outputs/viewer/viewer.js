@@ -9,6 +9,7 @@
   const element = (id) => document.getElementById(id);
   const NEAR_M = 0.01; // as the engine's rasteriser
   const FAR_M = 1e5;
+  const LEAST_ALPHA = 1 / 255; // what is fainter is not drawn
   const BLUR_PX2 = 0.3; // added to every projected covariance, as the engine does
   const FLIP = new L.Quaternion(1, 0, 0, 0); // between OpenCV's camera axes and three.js'
   const KNOWN = 0; // label of what the input picture sees
@@ -33,7 +34,8 @@
     enableLod: false,
     sortRadial: false,
     accumExtSplats: true,
-    minAlpha: 1 / 255,
+    minAlpha: LEAST_ALPHA,
+    maxStdDev: Math.sqrt(-2 * Math.log(LEAST_ALPHA)), // where an opaque splat is as faint as that
     maxPixelRadius: 4096,
   });
   scene.add(spark);
