@@ -340,7 +340,8 @@ def _levels(
         except UserError as error:
             log.warning("%s is not used to choose what to merge: %s", beside, error)
     whole = drawable(scene, device) if path is not None else None
-    levels, current = [], replace(scene, cameras=path)
+    levels: list[_Level] = []
+    current = replace(scene, cameras=path)
     for count in counts:
         report("convert", 1, 3, f"merging {current.count} splats to {min(count, current.count)}")
         merged = current.count > count
