@@ -148,7 +148,7 @@ def _card() -> Iterator[Check]:
         "driver": here.driver,
         "driver_cuda": nvidia.dotted(here.cuda) if here.cuda else None,
     }
-    if here.cards and not here.starts:
+    if here.cards and not here.starts and not _torch_sees_card():
         yield Check(
             "graphics card",
             WARN,
@@ -159,6 +159,14 @@ def _card() -> Iterator[Check]:
         )
     else:
         yield Check("graphics card", OK, here.text(), data=data)
+
+
+def _torch_sees_card() -> bool:
+    try:
+        import torch
+    except (ImportError, OSError):  # told by the next check
+        return False
+    return bool(torch.cuda.is_available())
 
 
 def _torch() -> Iterator[Check]:

@@ -1,10 +1,11 @@
 """What a prior is reckoned to need on a card where it never ran: arithmetic, nothing measured.
 
 Seconds of a denoising step = operations / (the card's rate x the share of it that is reached).
-Operations were counted on the networks at full size (multiplications and additions of matrices,
-convolutions and attention); the rates are NVIDIA's own for 16-bit matrices with sums in 32 bits;
-the share is what the authors of ViewCrafter reached on an A100. A guess to a factor of two or
-so, replaced by what the first job took (`bridge/speeds.py`). Standard library only.
+Operations are sums by hand: two for each weight and token, and attention; ViewCrafter's follow from
+its authors' 120 s for 50 steps on an A100. The rates are NVIDIA's own for 16-bit matrices with sums
+in 32 bits. No part of it was measured here, so it is a guess to a factor of two or three, which
+says so, and which the first job replaces by what it took (`bridge/speeds.py`). Standard library
+only.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from .choice import needed_gib
 from .nvidia import Card
 from .registry import PRIORS, Model
 
-# 1e12 operations a denoising step for each frame of a megapixel: two runs, each with and without
-# the prompt where the prior guides.
+# 1e12 operations a denoising step for each frame of a megapixel, by the beginning of the name: two
+# runs, each with and without the prompt where the prior guides.
 OPERATIONS = {
     "viewcrafter": 35.0,
     "wan_vace_14b_fast": 150.0,
@@ -28,7 +29,7 @@ OPERATIONS = {
     "svd": 20.0,
     "cogvideox": 80.0,
 }
-REACHED = 0.35
+REACHED = 0.35  # of the rate
 _GIB_GB = 1.073741824
 _RATES = (  # 1e12 operations a second; the first pattern that is found in a card's name
     (r"B300|GB300", 2250),

@@ -61,7 +61,7 @@ def test_a_machine_with_pretended_cuda_tells_card_driver_build_and_what_draws(tm
     checks = {c["name"]: c for c in json.loads(told.stdout)["checks"]}
     card = checks["graphics card"]
     assert "RTX 4070 (8.9), driver 580.88 for CUDA up to 13.0" in card["text"]
-    assert card["data"]["driver_cuda"] == "13.0"
+    assert card["data"]["driver_cuda"] == "13.0" and card["state"] == "ok"
     assert checks["torch"]["text"] == "2.13.0+cu130, built for CUDA 13.0"
     assert checks["device"]["text"].startswith("cuda: NVIDIA GeForce RTX 4070 (8.9), 10.5 of 12.0")
     assert checks["device"]["state"] == "ok"
