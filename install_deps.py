@@ -243,8 +243,9 @@ class Environment:
     def torch_in_place(self) -> bool:
         """Whether the pinned torch lies there, in a build that will do."""
         there = self.torch()
-        release = self.torch_pin.partition("==")[2]
-        return there is not None and there.release == release and self.serves(there.build)
+        if there is None or there.release != self.torch_pin.partition("==")[2]:
+            return False
+        return there.agrees and self.serves(there.build)
 
     def complete(self, *, any_torch: bool = False) -> bool:
         """Whether the last installation ended well, had all this and maybe more, and nothing has
@@ -716,8 +717,7 @@ def judge(seen: Torch, plan: Plan, source: Source, told: Told) -> dict[str, str]
             f"{AGAIN}"
         )
         return {"instead_of": choice.build}
-    local = seen.version.partition("+")[2]
-    if local and local != seen.build:
+    if not seen.agrees:
         raise UserError(
             f"PyTorch calls itself {seen.version} but is {seen.text().partition(', ')[2]}.",
             f"Its wheel is not what its name says: run `pip cache purge`, then: {AGAIN}",

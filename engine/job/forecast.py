@@ -102,6 +102,7 @@ def dry_run(
     chosen = choice.settle(settings, working, memory.free_bytes(device), begun)
     given = asked.inputs.get("path")
     with tempfile.TemporaryDirectory() as place:
+        file: Path | None
         if isinstance(given, job_folder.Text):
             file = Path(place) / f"path{given.suffix}"
             file.write_bytes(given.content)

@@ -93,6 +93,11 @@ class Torch(NamedTuple):
         """Its version without the build."""
         return self.version.partition("+")[0]
 
+    @property
+    def agrees(self) -> bool:
+        """Whether it is built for what its version says, where that says anything."""
+        return self.version.partition("+")[2] in ("", self.build)
+
     def text(self) -> str:
         """One line for a person."""
         return f"{self.version}, {f'built for CUDA {self.cuda}' if self.cuda else 'built for CPUs'}"
