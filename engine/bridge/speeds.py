@@ -29,6 +29,8 @@ _MOST_BYTES = 1 << 20
 _MOST_RECORDS = 64
 _MOST_S = 1e6  # a unit; nothing takes eleven days
 _MOST_GB = 1e4
+SMALLEST_MP = 0.02  # of a frame: smaller jobs, as the installer's, are all starting and no work
+_FAR = math.log(20.0)  # sizes further apart, as areas, teach nothing about each other
 _FACTORS = 0.02, 50.0  # how far the speed of one prior may correct the guess for another
 _EMBEDDED = ("patch", "none")  # what the table was measured with, on a machine without a card
 
@@ -84,7 +86,7 @@ def speeds_for(work: Work, folder: Path | None = None) -> Speeds | None:
     here = machine(folder)
     device, card, prior = _settled(work, here)
     alike = [r for r in records if (r.device, r.card) == (device, card)]
-    same = [r for r in reversed(alike) if r.prior == prior]
+    same = [r for r in reversed(alike) if r.prior == prior and _likeness(r, work)[1] >= -_FAR]
     reckoned = _reckoned(here, device, prior)
     if same:
         best = max(same, key=lambda record: _likeness(record, work))  # the newest of the best
@@ -145,9 +147,11 @@ def _corrected(reckoned: Speeds, last: Record | None, here: Machine | None) -> S
 
 
 def keep(work: Work, speeds: Speeds, card: str = "", folder: Path | None = None) -> None:
-    """Remember how fast a job went; `work` is of settled settings, on "cpu" or "cuda". Raises
-    OSError.
+    """Remember how fast a job went; `work` is of settled settings, on "cpu" or "cuda". Jobs below
+    `SMALLEST_MP` are not remembered. Raises OSError.
     """
+    if work.megapixels < SMALLEST_MP:
+        return
     records, _ = history(folder)
     new = Record(
         machine_name(), work.device, card, work.prior, work.recipe, work.megapixels, speeds

@@ -82,6 +82,14 @@ def test_the_job_most_alike_is_asked_and_not_the_newest_of_all(tmp_path: Path) -
     assert speeds.speeds_for(on_cpu(recipe="paper"), tmp_path).seconds["refine"] == 0.9
 
 
+def test_a_tiny_job_as_the_installers_says_nothing_of_real_ones(tmp_path: Path) -> None:
+    speeds.keep(on_cpu(width=96), Speeds({"refine": 2000.0}, 24, True), "", tmp_path)
+    assert not (tmp_path / speeds.HISTORY).exists()
+    speeds.keep(on_cpu(width=240), Speeds({"refine": 9.0}, 24, True), "", tmp_path)
+    assert speeds.speeds_for(on_cpu(width=400), tmp_path).measured
+    assert not speeds.speeds_for(on_cpu(width=1600), tmp_path).measured
+
+
 def test_another_machine_or_card_teaches_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
