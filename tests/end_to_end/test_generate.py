@@ -102,6 +102,7 @@ def finished(picture, tmp_path_factory):
 def test_a_run_leaves_everything_it_promises(finished, picture):
     for name in (
         "scene.ply",
+        "scene.html",
         "cameras.json",
         "flythrough.mp4",
         "settings.json",
