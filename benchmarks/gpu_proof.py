@@ -176,13 +176,14 @@ def _tiny_prior(name: str, folder: Path) -> Any:
     import torch
 
     from engine.bridge import settings
-    from engine.priors import make_prior
+    from engine.models import registry
     from tests.unit.priors.test_every_prior import SAVERS
 
     os.environ["SCENE_SPLATTER_WEIGHTS"] = str(folder)
     SAVERS[name](folder)
     asked = settings.make(prior=name, segment_length=5, overlap=2)
-    return make_prior(asked, torch.zeros(3, 64, 64), "cpu")
+    make = registry.factory(registry.prior(name), "engine.priors")
+    return make(asked, torch.zeros(3, 64, 64), "cpu")
 
 
 def full(place: Place, name: str, *numbers: str) -> Lines:
@@ -361,7 +362,8 @@ def job(place: Place) -> Lines:
         ) as made:
             run.work(made, lambda *args, **kwargs: None)
         yield "paper, one segment", f"{place.clock() - before:.1f} s; {place.peak()}", ""
-        stats = read_json(folder / "job" / "segments" / "0000" / "stats.json")
+        (written,) = (folder / "job" / "segments").glob("[0-9]*/stats.json")
+        stats = read_json(written)
         for stage, seconds in stats["seconds"].items():
             many = {"generate": (steps, 50), "refine": (refined, 5000)}.get(stage)
             note = f"{many[0]} steps of {many[1]}" if many else ""

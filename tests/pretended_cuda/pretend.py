@@ -209,6 +209,8 @@ def pretended(backend: str = "warp") -> Iterator[None]:
     torch.cuda.empty_cache = lambda: None
     torch.cuda.set_per_process_memory_fraction = lambda *_: None
     torch.cuda.memory_reserved = lambda *_: 0
+    torch.cuda.get_device_name = lambda *_: "a pretended card"
+    torch.cuda.get_device_capability = lambda *_: (9, 0)
     nn.Module.to = _to
     rasterize.gpu_backend = lambda: (backend, "pretended")
     rasterize.choose_backend.cache_clear()
