@@ -51,6 +51,7 @@ SAVERS = {
     "ltx": lambda root: tiny.save_ltx(root / "ltx"),
 }
 NAMES = pytest.mark.parametrize("name", list(PRIORS))
+WITH_WEIGHTS = pytest.mark.parametrize("name", [n for n, row in PRIORS.items() if row.weights])
 
 
 def test_every_registered_prior_is_tried_here():
@@ -185,7 +186,7 @@ def test_cancel_within_one_step(made, name):
         run(made(name), lambda zero: zero, report=report)
 
 
-@pytest.mark.parametrize("name", [n for n in PRIORS if n != "patch"])
+@WITH_WEIGHTS
 @pytest.mark.parametrize("stage", ["condition", "encode", "predict", "decode"])
 def test_out_of_memory_at_any_stage_steps_down_once_and_finishes(made, name, stage, monkeypatch):
     prior = made(name)
@@ -225,7 +226,7 @@ def test_names_that_are_none_are_told_the_others():
         make_prior(settings.make(prior="sora"), torch.zeros(3, 8, 8), "cpu")
 
 
-@pytest.mark.parametrize("name", [n for n in PRIORS if n != "patch"])
+@WITH_WEIGHTS
 def test_absent_weights_say_how_to_get_them(name, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("SCENE_SPLATTER_WEIGHTS", str(tmp_path))
     with pytest.raises(UserError, match="python -m engine weights download"):
