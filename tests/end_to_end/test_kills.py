@@ -252,10 +252,11 @@ def test_paths_of_windows_are_read_in_a_batch_or_named(tmp_path):
 def test_a_command_that_does_not_notice_ctrl_c_is_ended():
     program = (
         "import time, signal, os\nfrom engine.service import leaving\n"
-        "leaving.end_soon_after_an_interrupt(130)\nprint('ready', flush=True)\n"
-        "end = time.monotonic() + 60\n"
+        "leaving.end_soon_after_an_interrupt(130)\n"
+        "end, word = time.monotonic() + 60, 'ready'\n"
         "while time.monotonic() < end:\n"
-        "    try:\n        time.sleep(60)\n    except KeyboardInterrupt:\n        pass\n"
+        "    try:\n        print(word, flush=True)\n        time.sleep(60)\n"
+        "    except KeyboardInterrupt:\n        word = 'again'\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True
