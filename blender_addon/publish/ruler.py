@@ -20,6 +20,7 @@ from gpu_extras.batch import batch_for_shader
 from mathutils import Matrix, Vector
 
 from ...engine.bridge.errors import UserError
+from ...engine.bridge.splats import sigmoid
 from ..splats import splat_object
 from ..ui.grey_with_reason import GreyWithReason
 from . import collections
@@ -178,7 +179,7 @@ class SCENESPLATTER_OT_ruler(GreyWithReason, bpy.types.Operator):
         splats = splat_object.to_splats(ob)
         matrix = np.array(ob.matrix_world, np.float64)
         self._means = splats.means.astype(np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
-        self._opacities = 1 / (1 + np.exp(-splats.opacities_logit.astype(np.float64)))
+        self._opacities = sigmoid(splats.opacities_logit)
         self._points: list[Vector] = []
         self._handle = bpy.types.SpaceView3D.draw_handler_add(
             self._draw_points, (context,), "WINDOW", "POST_PIXEL"

@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 from ..bridge.camera_file import CameraPath
 from ..bridge.harmonics import SH_C0
 from ..bridge.quaternions import rotation_of
-from ..bridge.splats import Splats
+from ..bridge.splats import Splats, sigmoid
 from ..formats.scene import SplatScene, log_scale, logit
 from ..rasterize import rasterize
 from ..scene.quaternions import quaternions
@@ -105,7 +105,7 @@ def decimated(splats: Splats, count: int, light: np.ndarray | None = None) -> Sp
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
-    opacity = 1 / (1 + np.exp(-splats.opacities_logit.astype(np.float64)))
+    opacity = sigmoid(splats.opacities_logit).astype(np.float64)
     mass = opacity * area(splats.scales_log)
     worth = mass / mass.sum() + 1e-12 / len(mass)
     if light is not None and light.sum() > 0:
@@ -259,7 +259,7 @@ def _union(
     Where both cover a place they hold back 1 - (1 - a)(1 - b), not a + b. A view rarely looks along
     a surface, so a distance across a thin splat counts as if it were half as thick as it is wide.
     """
-    opacity = 1 / (1 + np.exp(-splats.opacities_logit.astype(np.float64)))
+    opacity = sigmoid(splats.opacities_logit).astype(np.float64)
     extent = area(splats.scales_log)
     width = np.exp(2 * np.median(splats.scales_log.astype(np.float64), axis=1))
 
