@@ -63,11 +63,13 @@ def parts(rehearse: bool) -> list[Part]:
     full = [Part("full", 45, tuple(map(str, case))) for case in cases]
     chosen = [
         Part("machine", 30),
+        Part("tests", 60),
+        Part("rasterisers", 90),
         Part("tiny", 100),
         *full,
         Part("ladder", 60),
-        Part("rasterisers", 90),
         Part("job", 150),
+        Part("standard", 90),
     ]
     return [p._replace(seconds=p.seconds * _PATIENCE) for p in chosen] if rehearse else chosen
 
@@ -81,6 +83,7 @@ class Place(NamedTuple):
 
     device: str
     rehearse: bool
+    out: Path
 
     def clock(self) -> float:
         import torch
@@ -122,9 +125,50 @@ def machine(place: Place) -> Lines:
     yield "gsplat", "not asked for" if place.rehearse else reason or "kernels are there", ""
 
 
+def tests(place: Place) -> Lines:
+    """The tests that need a card; without one they are skipped by name."""
+    import pytest
+
+    class Counts:
+        def __init__(self) -> None:
+            self.outcomes: list[str] = []
+
+        def pytest_runtest_logreport(self, report: Any) -> None:
+            if report.when == "call" or report.outcome != "passed":
+                kind = report.outcome if report.outcome != "failed" else f"FAILED {report.nodeid}"
+                self.outcomes.append(kind)
+
+    counts = Counts()
+    pytest.main(["-q", "-rs", "-p", "no:cacheprovider", str(ROOT / "tests" / "gpu")], [counts])
+    for outcome in dict.fromkeys(counts.outcomes):
+        yield "tests/gpu", f"{counts.outcomes.count(outcome)} {outcome}", "none failed"
+
+
+def _drains_films() -> bool:
+    """Where imageio-ffmpeg is missing (its wheel is large), a stand-in takes the frames of films.
+    Whether it is missing.
+    """
+    import importlib.util
+    import tempfile
+    import types
+
+    if importlib.util.find_spec("imageio_ffmpeg") is not None:
+        return False
+    drain = Path(tempfile.mkdtemp()) / "ffmpeg"
+    # the last argument is the film; like ffmpeg it reads frames to their end
+    drain.write_text('#!/bin/bash\nexec cat > "${@: -1}"\n', encoding="utf-8")
+    drain.chmod(0o755)
+    module = types.ModuleType("imageio_ffmpeg")
+    module.get_ffmpeg_exe = lambda: str(drain)  # type: ignore[attr-defined]
+    sys.modules["imageio_ffmpeg"] = module
+    return True
+
+
 def tiny(place: Place) -> Lines:
     import tempfile
 
+    if _drains_films():
+        yield "films", "NOT WRITTEN: imageio-ffmpeg is missing, their frames are drained", ""
     from engine.job import run
     from tests.unit.priors.test_every_prior import SAVERS
 
@@ -261,8 +305,11 @@ def ladder(place: Place) -> Lines:
 
 
 def rasterisers(place: Place) -> Lines:
+    from unittest import mock
+
     import torch
 
+    import engine.rasterize as room
     from benchmarks.rasterize import depth_scene
     from engine.method.refine import refine
     from engine.rasterize import gsplat_backend, rasterize
@@ -305,13 +352,26 @@ def rasterisers(place: Place) -> Lines:
     frames = torch.rand(3, 3, height, width)
     steps = 10 if place.rehearse else 300
     Ks, poses = K.expand(3, 3, 3), pose.expand(3, 4, 4)
+    chosen = list(milliseconds) if place.device == "cuda" else ["cpu"]
+    scene, frames = g.map(lambda t: t.to(place.device)), frames.to(place.device)
     for recipe in ("few_views", "paper"):
-        scene = g.map(lambda t: t.to(place.device))
-        refine(scene, frames.to(place.device), Ks, poses, recipe=recipe, steps=5)
-        before = place.clock()
-        refine(scene, frames.to(place.device), Ks, poses, recipe=recipe, steps=steps)
-        each = 1e3 * (place.clock() - before) / steps
-        yield f"refinement, {recipe}", f"{each:.1f} ms a step; {place.peak()}", ""
+        for name in chosen:
+            with mock.patch.object(room, "choose_backend", lambda device, name=name: name):
+                refine(scene, frames, Ks, poses, recipe=recipe, steps=5)
+                place.restart()
+                before = place.clock()
+                refine(scene, frames, Ks, poses, recipe=recipe, steps=steps)
+                each = 1e3 * (place.clock() - before) / steps
+                text = f"refinement, {recipe}, {name}"
+                yield text, f"{each:.1f} ms a step; {place.peak()}", ""
+                if place.device == "cuda":
+                    print(f"{text}: where 20 steps go")
+                    kinds = [torch.profiler.ProfilerActivity.CPU]
+                    kinds += [torch.profiler.ProfilerActivity.CUDA]
+                    with torch.profiler.profile(activities=kinds) as seen:
+                        refine(scene, frames, Ks, poses, recipe=recipe, steps=20)
+                    for key in ("cuda_time_total", "cpu_time_total"):
+                        print(seen.key_averages().table(sort_by=key, row_limit=25))
 
 
 def job(place: Place) -> Lines:
@@ -320,6 +380,7 @@ def job(place: Place) -> Lines:
     """
     import tempfile
 
+    _drains_films()
     from benchmarks import full_size
     from engine import priors
     from engine.job import run
@@ -371,13 +432,50 @@ def job(place: Place) -> Lines:
             yield f"  {stage}", f"{seconds:.1f} s; {peak:.1f} GiB; {note}", ""
 
 
+def standard(place: Place) -> Lines:
+    """What someone without weights gets on a card: preset standard of the demo's picture. The last
+    frame lies beside the table, drawn and enhanced, to be looked at.
+    """
+    import tempfile
+
+    from PIL import Image
+
+    if _drains_films():
+        yield "films", "NOT WRITTEN: imageio-ffmpeg is missing, their frames are drained", ""
+    from engine.job import run
+    from engine.job.folder import read_json
+
+    values: dict[str, Any] = {"device": place.device}
+    if place.rehearse:
+        values |= {"width": 128, "move_frames": 9, "refine_steps": 20}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        place.restart()
+        before = place.clock()
+        picture = ROOT / "engine" / "demo" / "image.jpg"
+        with run.prepared_job(folder / "job", picture, "dolly:0.4", "standard", values) as made:
+            run.work(made, lambda *args, **kwargs: None)
+        yield "standard", f"{place.clock() - before:.1f} s; {place.peak()}", ""
+        for written in sorted((folder / "job" / "segments").glob("[0-9]*/stats.json")):
+            stats = read_json(written)
+            for stage, seconds in stats["seconds"].items():
+                peak = stats["peak_vram_mb"].get(stage, 0.0) / 1024
+                yield f"  {written.parent.name} {stage}", f"{seconds:.1f} s; {peak:.1f} GiB", ""
+        *_, last = sorted((folder / "job" / "segments").glob("[0-9]*"))
+        drawn, frame = last / "maps" / "render_last.png", max((last / "frames").glob("*.png"))
+        for kind, file in (("render", drawn), ("frame", frame)):
+            Image.open(file).save(place.out / f"standard_{kind}.png")
+
+
 DO: dict[str, Callable[..., Lines]] = {
     "machine": machine,
+    "tests": tests,
     "tiny": tiny,
     "full": full,
     "ladder": ladder,
     "rasterisers": rasterisers,
     "job": job,
+    "standard": standard,
 }
 
 
@@ -412,7 +510,8 @@ def run_all(out: Path, limit_s: float, rehearse: bool, only: list[str]) -> int:
         if allowed < 5:
             rows.append((text, "NOT RUN: no time was left", ""))
             continue
-        command = [sys.executable, __file__, *flags, "--part", part.name, *part.arguments]
+        command = [sys.executable, __file__, *flags, "--out", str(out)]
+        command += ["--part", part.name, *part.arguments]
         before = time.monotonic()
         try:
             done = subprocess.run(
@@ -458,7 +557,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], help="names of parts")
     parser.add_argument("--part", nargs="+", help="run one part here")
     asked = parser.parse_args()
-    place = Place("cpu" if asked.rehearse else "cuda", asked.rehearse)
+    place = Place("cpu" if asked.rehearse else "cuda", asked.rehearse, asked.out)
     if asked.part:
         run_part(place, asked.part[0], asked.part[1:])
         return

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from engine.rasterize import gsplat_backend
-from tests.gpu.test_gsplat import draw
+from tests.gpu.test_rasterisers import draw
 
 if importlib.util.find_spec("gsplat") is None:
     pytest.skip(

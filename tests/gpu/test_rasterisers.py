@@ -1,5 +1,5 @@
-"""gsplat against the dense float64 reference, and against the CPU backend at full size. Needs a
-CUDA device and gsplat.
+"""gsplat and Warp on a card against the dense float64 reference, and against the CPU backend at
+full size.
 """
 
 from __future__ import annotations
@@ -9,16 +9,29 @@ import torch
 
 from engine.method.refine import refine
 from engine.rasterize import gsplat_backend, rasterize
+from engine.rasterize.warp import backend as warp_backend
 from engine.scene.gaussians import Gaussians
 
 pytestmark = pytest.mark.gpu
 
 
+WHY = {"gsplat": gsplat_backend.why_unusable, "warp": warp_backend.why_unusable}
+# gsplat is built with fast CUDA maths
+TOLERANCES = {"gsplat": (1e-4, 1e-3), "warp": (2e-5, 1e-4)}
+
+
 @pytest.fixture(autouse=True)
-def _usable() -> None:
-    reason = gsplat_backend.why_unusable()
+def _card() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("this torch sees no CUDA device")
+
+
+@pytest.fixture(params=list(WHY))
+def backend(request) -> str:
+    reason = WHY[request.param]()
     if reason:
         pytest.skip(reason)
+    return request.param
 
 
 def cloud(n: int, degree: int) -> Gaussians:
@@ -64,22 +77,34 @@ def draw(backend: str, device: str, dtype: torch.dtype, degree: int, **options):
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
 @pytest.mark.parametrize("options", [{}, {"antialiased": True}, {"blending": "linear"}])
-def test_gsplat_equals_dense_float64_autograd(degree: int, options: dict) -> None:
-    images, grads = draw("gsplat", "cuda", torch.float32, degree, **options)
+def test_a_card_equals_dense_float64_autograd(backend: str, degree: int, options: dict) -> None:
+    images, grads = draw(backend, "cuda", torch.float32, degree, **options)
     expected, expected_grads = draw("reference", "cpu", torch.float64, degree, **options)
+    of_images, of_gradients = TOLERANCES[backend]
     for a, b in zip(images, expected, strict=True):
-        assert float((a - b).abs().max()) <= 1e-4  # gsplat is built with fast CUDA maths
+        assert float((a - b).abs().max()) <= of_images
     for a, b in zip(grads, expected_grads, strict=True):
-        assert float((a - b).norm()) <= 1e-3 * float(b.norm()) + 1e-9
+        assert float((a - b).norm()) <= of_gradients * float(b.norm()) + 1e-9
 
 
-def test_cuda_tensors_take_gsplat_and_agree_with_the_cpu() -> None:
+def test_a_card_agrees_with_the_cpu(backend: str) -> None:
     g = cloud(100_000, 3)
-    on_gpu = rasterize(g.map(torch.Tensor.cuda), K.cuda(), torch.eye(4).cuda()[None], 512, 288)
-    on_cpu = rasterize(g, K, torch.eye(4)[None], 512, 288)
-    assert on_gpu.info.backend == "gsplat" and on_cpu.info.backend == "cpu"
+    camera = torch.eye(4)[None]
+    on_gpu = rasterize(g.map(torch.Tensor.cuda), K.cuda(), camera.cuda(), 512, 288, backend=backend)
+    on_cpu = rasterize(g, K, camera, 512, 288)
+    assert on_gpu.info.backend == backend and on_cpu.info.backend == "cpu"
     apart = (on_gpu.rgb.cpu() - on_cpu.rgb).abs().amax(-1) > 1e-3
     assert float(apart.float().mean()) <= 1e-3  # equal depths may swap
+
+
+def test_cuda_tensors_take_the_first_backend_that_draws() -> None:
+    usable = [name for name, why in WHY.items() if not why()]
+    if not usable:
+        pytest.skip(f"{WHY['gsplat']()}; {WHY['warp']()}")
+    drawn = rasterize(
+        cloud(10, 0).map(torch.Tensor.cuda), K.cuda(), torch.eye(4).cuda()[None], 61, 45
+    )
+    assert drawn.info.backend == usable[0]
 
 
 def test_refinement_runs_on_cuda_and_lowers_the_loss() -> None:
