@@ -17,7 +17,7 @@ pytestmark = pytest.mark.gpu
 
 WHY = {"gsplat": gsplat_backend.why_unusable, "warp": warp_backend.why_unusable}
 # gsplat is built with fast CUDA maths
-TOLERANCES = {"gsplat": (1e-4, 1e-3), "warp": (2e-5, 1e-4)}
+TOLERANCES = {"gsplat": (1e-4, 1e-3), "warp": (1e-5, 1e-4)}
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,8 @@ def draw(backend: str, device: str, dtype: torch.dtype, degree: int, **options):
     )
     sum((t * torch.rand(t.shape, generator=g).to(device, dtype)).sum() for t in r[:4]).backward()
     return [t.detach().double().cpu() for t in r[:4]], [
-        t.grad.double().cpu() for t in (*leaves, extra, offsets) if t.grad is not None
+        (torch.zeros_like(t) if t.grad is None else t.grad).double().cpu()
+        for t in (*leaves, extra, offsets)
     ]
 
 
@@ -82,7 +83,7 @@ def test_a_card_equals_dense_float64_autograd(backend: str, degree: int, options
     expected, expected_grads = draw("reference", "cpu", torch.float64, degree, **options)
     of_images, of_gradients = TOLERANCES[backend]
     for a, b in zip(images, expected, strict=True):
-        assert float((a - b).abs().max()) <= of_images
+        assert float((a - b).abs().max()) <= of_images * max(1.0, float(b.abs().max()))
     for a, b in zip(grads, expected_grads, strict=True):
         assert float((a - b).norm()) <= of_gradients * float(b.norm()) + 1e-9
 

@@ -183,26 +183,28 @@ class _TemporalTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.norm = _GroupNorm(channels, 1e-6)
-        # The first one projects with convolutions of kernel 1: the same product, one more axis in
-        # the weight.
-        self.proj_in = nn.Conv1d(channels, width, 1) if convolutions else nn.Linear(channels, width)
+        layer = _Pointwise if convolutions else nn.Linear
+        self.proj_in = layer(channels, width)
         self.transformer_blocks = nn.ModuleList([_Block(width, width // head_channels, None)])
-        self.proj_out = (
-            nn.Conv1d(width, channels, 1) if convolutions else nn.Linear(width, channels)
-        )
+        self.proj_out = layer(width, channels)
 
     def forward(self, x: Tensor, call: _Call) -> Tensor:
         video = x.unflatten(0, (call.runs, -1)).transpose(1, 2)  # [r, c, f, h, w]
         r, c, f, h, w = video.shape
         tokens = self.norm(video).permute(0, 3, 4, 2, 1).reshape(r * h * w, f, c)
-        tokens = self.transformer_blocks[0](_project(self.proj_in, tokens))
-        tokens = _project(self.proj_out, tokens).reshape(r, h, w, f, c)
+        tokens = self.transformer_blocks[0](self.proj_in(tokens))
+        tokens = self.proj_out(tokens).reshape(r, h, w, f, c)
         return x + tokens.permute(0, 3, 4, 1, 2).reshape(x.shape)
 
 
-def _project(layer: nn.Module, tokens: Tensor) -> Tensor:
-    weight = layer.weight.flatten(1)  # type: ignore[union-attr, operator]  # [out, in(, 1)]
-    return F.linear(tokens, weight, layer.bias)  # type: ignore[arg-type]
+class _Pointwise(nn.Conv1d):
+    """A linear layer of tokens [..., in] whose released weight has one more axis: [out, in, 1]."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(channels_in, channels_out, 1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return F.linear(tokens, self.weight.flatten(1), self.bias)
 
 
 class _TemporalConvolutions(nn.Module):

@@ -127,6 +127,45 @@ def test_spec_and_shapes(made, name):
     assert prior.features(latents).shape[1] == latents.shape[1]
 
 
+@WITH_WEIGHTS
+def test_a_layer_is_read_in_its_own_call_alone(made, name):
+    """Streaming brings the weights of a layer for its own call; elsewhere they are not there."""
+    from diffusers.hooks.group_offloading import _GO_LC_SUPPORTED_PYTORCH_LAYERS as STREAMED
+
+    prior = made(name)
+    expected = run(prior, torch.zeros_like)[0]
+    layers = [m for m in prior.residence._denoiser.modules() if isinstance(m, STREAMED)]
+    assert layers
+    kept = {p: p.data for layer in layers for p in layer.parameters(recurse=False)}
+    away = {p: torch.full_like(data, torch.nan) for p, data in kept.items()}
+
+    def put(values):
+        def hook(layer, *_):
+            for p in layer.parameters(recurse=False):
+                p.data = values[p]
+
+        return hook
+
+    hooks = [
+        h
+        for layer in layers
+        for h in (
+            layer.register_forward_pre_hook(put(kept)),
+            layer.register_forward_hook(put(away)),
+        )
+    ]
+    try:
+        for layer in layers:
+            put(away)(layer)
+        got = run(prior, torch.zeros_like)[0]
+        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for layer in layers:
+            put(kept)(layer)
+
+
 @NAMES
 def test_levels_begin_noisy_and_end_clean(made, name):
     prior = made(name)
