@@ -6,13 +6,16 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..bridge import settings as settings_module
 from ..bridge.errors import Cancelled, UserError
 from ..bridge.settings import PRESETS, Setting
 from ..job import forecast
 from ..job.run import DEFAULT_MOVE, prepared_job, work
+
+if TYPE_CHECKING:
+    from ..job.folder import Job
 
 DEMO = Path(__file__).resolve().parents[1] / "demo"
 
@@ -48,6 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="begin the job in --out anew, without --image from its own inputs; "
         "the earlier result is kept in it, under earlier/001",
+    )
+    parser.add_argument(
+        "--redo-from",
+        type=int,
+        metavar="K",
+        help="begin the finished job in --out again at segment K, counted from 1, with another "
+        "--seed, --prior or --prompt; the result is a variant of its own, under variants/v2",
     )
     parser.add_argument(
         "--dry-run",
@@ -118,6 +128,8 @@ def run(args: argparse.Namespace) -> int:
         if name.startswith("setting_") and v is not None
     }
     image, path, preset = args.image, args.path, args.preset
+    if args.redo_from is not None:
+        return _redo(args, values)
     if args.restart and args.resume:
         raise UserError(
             "--resume goes on with the job that is there, --restart begins it anew.", "Give one."
@@ -135,19 +147,42 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write("\n".join([*lines, expected.text(), "Nothing was made.", ""]))
         return 0
     try:
-        with (
-            prepared_job(
-                folder, image, path, preset, values, resume=args.resume, restart=args.restart
-            ) as job,
-            progress() as bars,
-        ):
-            outputs = work(job, bars)
+        with prepared_job(
+            folder, image, path, preset, values, resume=args.resume, restart=args.restart
+        ) as job:
+            return _worked(job)
     except (KeyboardInterrupt, Cancelled):
         raise Cancelled(
             f"Stopped. Finished segments are in {folder}; add --resume to continue."
         ) from None
+
+
+def _worked(job: Job) -> int:
+    with progress() as bars:
+        outputs = work(job, bars)
     sys.stdout.write("".join(f"{name}: {file}\n" for name, file in outputs.items()))
     return 0
+
+
+def _redo(args: argparse.Namespace, values: dict[str, Any]) -> int:
+    """Make a variant of a finished job."""
+    from ..job import variants
+
+    names = ("resume", "restart", "dry_run", "image", "path", "preset")
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name)]
+    if given:
+        raise UserError(
+            f"A redo goes with --seed, --prior and --prompt, not with {', '.join(given)}.",
+            "To go on with one that was stopped, give --out and its folder, and --resume.",
+        )
+    folder = (args.out or Path("out") / "demo").resolve()
+    made = folder
+    try:
+        with variants.prepared_redo(folder, args.redo_from, values) as job:
+            made = job.folder
+            return _worked(job)
+    except (KeyboardInterrupt, Cancelled):
+        raise Cancelled(f"Stopped. To go on with it: --out {made} --resume.") from None
 
 
 def _demo(

@@ -14,6 +14,7 @@
                           with the SHA-256 of its files in files.json
     scene.ply ...         results, each written under a temporary name and renamed
     earlier/001/          what lay here before --restart, or before results were made again
+    variants/v2/          a redo of the job, itself a job folder (`variants`)
 
 A folder that has `segments/i` has everything that segment i + 1 needs; of the Gaussians those of
 the last two segments stay. All of them would be the square of a long path's length; the last
@@ -23,6 +24,7 @@ No link inside a job folder is followed: such a folder is refused.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -41,11 +43,13 @@ from ..bridge.reading import parsed_json, reading
 from ..bridge.settings import SceneSettings
 from ..bridge.whole_file import is_partial, refuse_links, sweep, whole_file
 from ..scene.gaussians import Gaussians
-from . import identity
+from . import identity, redo
 from .identity import Identity
+from .redo import Redo
 
 FORMAT_VERSION = 2
 EARLIER = "earlier"
+VARIANTS = "variants"
 _JOB, _SETTINGS, _LOCK, _LOG, _MANIFEST = (
     "job.json",
     "settings.json",
@@ -59,7 +63,7 @@ _STAGED, _OLD_INPUT = ".input.partial", ".old_input.partial"
 _OF_OTHERS = {"blender.json", "blender.lock", "batch.lock", "attempts.jsonl", "outcome.json"}
 _STAY = {_LOCK, EARLIER, "blender.lock", "batch.lock"}  # when the rest is put aside
 _FILE_ENDINGS = (".exr", ".png", ".npy", ".ply")  # with one of these a setting names a file
-_PARTS = ("image", "path", "depth", "initial")
+_PARTS = ("image", "path", "depth", "initial", "redo", "mask")
 
 
 class AnotherJob(UserError):
@@ -101,8 +105,18 @@ def locked(folder: Path, patience_s: float = 0.0) -> Iterator[None]:
 
     Raises UserError while another engine holds it (after `patience_s` seconds of trying), for a
     folder with foreign things in it, and for one with links inside. The lock ends with the
-    process, however it ends.
+    process, however it ends. Who works in a variant holds its job too.
     """
+    with contextlib.ExitStack() as held:
+        job = job_of(folder)
+        if job != folder:
+            held.enter_context(locked(job, patience_s))
+        held.enter_context(_locked(folder, patience_s))
+        yield
+
+
+@contextmanager
+def _locked(folder: Path, patience_s: float) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         refuse_foreign(folder)
@@ -120,9 +134,15 @@ def locked(folder: Path, patience_s: float = 0.0) -> Iterator[None]:
     with handle:
         refuse_links(folder)
         _finish_putting_aside(folder)
-        for inside in (folder, folder / "segments", folder / "frames", folder / "input"):
-            sweep(inside)
+        for inside in ("", "segments", "frames", "input", VARIANTS):
+            sweep(folder / inside)
         yield
+
+
+def job_of(folder: Path) -> Path:
+    """Return the folder of the job whose variant a folder is; the folder itself for any other."""
+    home = folder.parent.parent
+    return home if folder.parent.name == VARIANTS and holds_job(home) else folder
 
 
 def refuse_foreign(folder: Path) -> None:
@@ -164,6 +184,17 @@ class Job:
     def depth(self) -> Path | None:
         """The depth map input/depth.*, where the settings name a file."""
         return self._input("depth")
+
+    @property
+    def mask(self) -> Path | None:
+        """The mask of a repaint: input/mask.png."""
+        return self._input("mask")
+
+    def redo(self) -> Redo | None:
+        """Say with what a variant began; None for a job's first result. Raises UserError where that
+        is damaged.
+        """
+        return redo.read(self.folder / "input" / redo.FILE)
 
     def inputs(self) -> dict[str, Path]:
         """Return the files of input/ by their part in the job. Raises UserError where one is
@@ -266,6 +297,14 @@ class Job:
         )
         return self._drop_damaged()
 
+    def refuse_other_version(self) -> None:
+        """Raise UserError for work that another version began, which this one cannot build upon."""
+        if self._record().get("format", FORMAT_VERSION) != FORMAT_VERSION:
+            raise UserError(
+                f"The job in {self.folder} was made by another version of the engine.",
+                "Go on with it in that version, or make it anew with --restart, which keeps it.",
+            )
+
     def _record(self) -> dict[str, Any]:
         file = self.folder / _JOB
         data = read_json(file) if file.exists() else {}
@@ -287,10 +326,16 @@ class Job:
         return known._replace(settings=_as_of_now(known.settings))
 
     def _drop_damaged(self) -> list[str]:
-        count = self.finished_segments()
-        problems = ((i, _damage(self.segment_folder(i))) for i in range(count))
-        first, problem = next(((i, p) for i, p in problems if p), (count, ""))
-        while first:  # work goes on from a segment whose Gaussians are whole
+        count, redone = self.finished_segments(), self.redo()
+        kept = redone.kept if redone is not None else 0
+        first, problem = self.first_damage(count)
+        if first < kept:
+            raise UserError(
+                f"A segment that this variant has from {redone.of if redone else ''} is damaged or "
+                f"gone ({problem or 'it is not there'}).",
+                f"Redo the job again: --out {job_of(self.folder)} --redo-from {kept + 1}.",
+            )
+        while first > kept:  # work goes on from a segment whose Gaussians are whole
             broken = _damage_of_gaussians(self.segment_folder(first - 1))
             if not broken:
                 break
@@ -313,6 +358,13 @@ class Job:
             else f"segments {first + 1} to {count} are"
         )
         return [f"a segment is damaged ({problem}): {which} made again"]
+
+    def first_damage(self, count: int) -> tuple[int, str]:
+        """Find the first of `count` finished segments that has changed, Gaussians apart: (its
+        index, what it is); (count, "") where all are whole.
+        """
+        problems = ((i, _damage(self.segment_folder(i))) for i in range(count))
+        return next(((i, problem) for i, problem in problems if problem), (count, ""))
 
     def drop_old_gaussians(self) -> None:
         """Remove the Gaussians of all finished segments but the last two."""
@@ -482,6 +534,11 @@ def prepare_locked(
     With `restart`, the job that is there is kept under a number. Raises UserError, `AnotherJob`
     where `resume` asks for another one than is there.
     """
+    if restart and job_of(folder) != folder:
+        raise UserError(
+            f"{folder} is a variant, which is not begun anew.",
+            f"Make another one: --out {job_of(folder)} --redo-from and a segment.",
+        )
     if holds_job(folder) and not restart:
         job = Job(folder)
         if resume:
@@ -496,13 +553,7 @@ def prepare_locked(
                 f"(what is there is kept under {EARLIER}/), or choose another --out.",
             )
     staged = folder / _STAGED
-    staged.mkdir()
-    for part, source in inputs.items():
-        target = staged / f"{part}{source.suffix.lower()}"
-        if isinstance(source, Text):
-            target.write_bytes(source.content)
-        else:
-            shutil.copyfile(source, target)
+    write_inputs(staged, inputs)
     if any((folder / "segments").glob("[0-9]*")):  # work that is given up, or lost its settings
         put_aside(folder)
     for name in (_SETTINGS, _JOB, _LOG):
@@ -514,6 +565,17 @@ def prepare_locked(
     os.replace(staged, folder / "input")
     write_json(folder / _SETTINGS, settings_module.to_json(settings))
     return Job(folder)
+
+
+def write_inputs(folder: Path, inputs: dict[str, Path | Text]) -> None:
+    """Make a new folder with a copy of every input, named by its part in the job."""
+    folder.mkdir()
+    for part, source in inputs.items():
+        target = folder / f"{part}{source.suffix.lower()}"
+        if isinstance(source, Text):
+            target.write_bytes(source.content)
+        else:
+            shutil.copyfile(source, target)
 
 
 def _refuse_another(job: Job, settings: SceneSettings, inputs: dict[str, Path | Text]) -> None:

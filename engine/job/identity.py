@@ -21,6 +21,8 @@ NAMES = {
     "path": "the camera path",
     "depth": "the depth map",
     "initial": "the first Gaussians",
+    "redo": "what is redone",
+    "mask": "the mask",
 }
 
 

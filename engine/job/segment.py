@@ -17,6 +17,7 @@ from torch import Tensor
 from ..bridge.errors import UserError
 from ..bridge.progress import Report, StepReport
 from ..bridge.segments import Segment, plan_segments
+from ..bridge.settings import SceneSettings
 from ..bridge.whole_file import whole_file
 from ..media import images
 from ..method import masks
@@ -71,10 +72,12 @@ class JobRecord:
         self._segments = plan_segments(count, path.segment_length, path.overlap)
         self._job, self._device, self._report = job, device, report
         self.finished = job.finished_segments()
+        self._redo = job.redo()
+        self.remembered = self._remembered()
         self.frames = FramesOnDisk(device)
         job.drop_old_gaussians()  # killed, the last engine may have kept one more
         for index, segment in enumerate(self._segments[: self.finished]):
-            files = sorted((job.segment_folder(index) / "frames").glob("*.png"))
+            files = self._files(index)
             if [file.stem for file in files] != [f"{i:04d}" for i in range(*segment[:2])]:
                 raise UserError(
                     f"{job.segment_folder(index)} holds other frames than {segment.start} to "
@@ -84,12 +87,43 @@ class JobRecord:
             self.frames.replace(segment.start, files)
 
     def gaussians(self, first: Gaussians) -> Gaussians:
-        """Return the Gaussians after the last finished segment, or `first` where no segment is
-        finished.
-        """
-        if not self.finished:
+        """Return the Gaussians after `remembered` segments, or `first` where that is none."""
+        if not self.remembered:
             return first
-        return load_gaussians(self._job.segment_folder(self.finished - 1) / GAUSSIANS, self._device)
+        file = self._job.segment_folder(self.remembered - 1) / GAUSSIANS
+        return load_gaussians(file, self._device)
+
+    def _remembered(self) -> int:
+        """A variant's copies of earlier segments lack their Gaussians where the job that was redone
+        had dropped them.
+        """
+        if self._redo is None or self.finished > self._redo.kept:
+            return self.finished
+        return next(
+            (n for n in range(self.finished, 0, -1) if self._has_gaussians(n - 1)),
+            0,
+        )
+
+    def _has_gaussians(self, index: int) -> bool:
+        return (self._job.segment_folder(index) / GAUSSIANS).is_file()
+
+    @contextmanager
+    def again(self, index: int) -> Iterator[tuple[SceneSettings, FramesOnDisk, StepReport]]:
+        """Give what finished segment `index` was refined with: its settings, all frames as they
+        were then, and a callback for progress.
+        """
+        frames = FramesOnDisk(self._device)
+        for earlier in range(index + 1):
+            frames.replace(self._segments[earlier].start, self._files(earlier))
+        settings = self._job.settings
+        if self._redo is not None:
+            settings = self._redo.settings_of(index, settings)
+        yield settings, frames, self.tell(f"learning segment {index + 1} again from its frames")
+        self.rest()
+        heap.give_back()
+
+    def _files(self, index: int) -> list[Path]:
+        return sorted((self._job.segment_folder(index) / "frames").glob("*.png"))
 
     @contextmanager
     def segment(self, index: int, segment: Segment) -> Iterator[SegmentRecord]:
@@ -98,8 +132,7 @@ class JobRecord:
         with self._job.new_segment(index) as folder:
             page = SegmentRecord(folder, segment, name, self)
             yield page
-        files = sorted((self._job.segment_folder(index) / "frames").glob("*.png"))
-        self.frames.replace(segment.start, files)
+        self.frames.replace(segment.start, self._files(index))
         self._job.drop_old_gaussians()
         self.show(page.last, name, index + 1, len(self._segments))
 

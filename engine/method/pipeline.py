@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from ..bridge.progress import StepReport
@@ -51,6 +52,8 @@ class Record(Protocol):
     """The place where a run keeps what it makes, and from which it goes on."""
 
     finished: int  # segments
+    # the first of them, whose Gaussians are at hand; those of the others are learned again
+    remembered: int
 
     @property
     def frames(self) -> Frames:
@@ -59,8 +62,11 @@ class Record(Protocol):
         """
 
     def gaussians(self, first: Gaussians) -> Gaussians:
-        """Return the Gaussians after the last finished segment, or `first` where no segment is
-        finished.
+        """Return the Gaussians after `remembered` segments, or `first` where that is none."""
+
+    def again(self, index: int) -> AbstractContextManager[tuple[SceneSettings, Frames, StepReport]]:
+        """Give what finished segment `index` was refined with: its settings, all frames as they
+        were then, and a callback for progress.
         """
 
     def segment(self, index: int, segment: Segment) -> AbstractContextManager[Page]:
@@ -77,6 +83,11 @@ def generate(
     segments = plan_segments(m, settings.cameras.segment_length, settings.cameras.overlap)
     image, gaussians = inputs.image, at_most(record.gaussians(inputs.gaussians), most)
     cells = picture_cells(prior, image) if prior is not None else None
+    for index in range(record.remembered, record.finished):
+        with record.again(index) as (then, frames, told):
+            gaussians = _learned_again(
+                gaussians, frames, inputs, then, segments[index], index, told
+            )
     for index in range(record.finished, len(segments)):
         segment = segments[index]
         window = slice(segment.start, segment.stop)
@@ -108,3 +119,29 @@ def generate(
             page.refined(refined, after)
             del refined, after
     return gaussians
+
+
+def _learned_again(
+    gaussians: Gaussians,
+    frames: Frames,
+    inputs: Inputs,
+    settings: SceneSettings,
+    segment: Segment,
+    index: int,
+    told: StepReport,
+) -> Gaussians:
+    """Return the Gaussians after a finished segment, from those before it and its frames: what the
+    loop does, but the frames are there.
+    """
+    window = slice(segment.start, segment.stop)
+    K, cameras, image = inputs.K[window], inputs.camera_from_world[window], inputs.image
+    if settings.enhances:
+        views = draw_views(gaussians, K, cameras, image, settings, pin_first=index == 0)
+        built = build_scaffold(gaussians, views, K, cameras, settings)
+        painted = paint(
+            built.scaffold, torch.stack([frames[i] for i in range(segment.start, segment.stop)])
+        )
+        gaussians = concatenate(gaussians.select(built.kept), painted)
+        gaussians = at_most(gaussians, settings.refine.max_gaussians)
+        del views, built, painted
+    return refine_segment(gaussians, frames, inputs, settings, segment, index, told).gaussians

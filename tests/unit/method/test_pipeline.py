@@ -42,7 +42,8 @@ class _Record:
     """Keeps the frames, and knows which clips of the segments are still held."""
 
     def __init__(self):
-        self.finished, self.frames, self.clips, self.stages = 0, [], [], []
+        self.finished, self.remembered = 0, 0
+        self.frames, self.clips, self.stages = [], [], []
 
     def gaussians(self, first):
         return first
