@@ -25,7 +25,7 @@ class ProtocolError(ValueError):
 
 @dataclass(frozen=True)
 class Start:
-    """Begin a job. `kind` is generate, render, convert, mesh or rehearsal."""
+    """Begin a job. `kind` is generate, redo, render, convert, mesh or rehearsal."""
 
     job: str
     kind: str

@@ -60,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed, --prior or --prompt; the result is a variant of its own, under variants/v2",
     )
     parser.add_argument(
+        "--redo-mask",
+        metavar="FRAME:PICTURE",
+        help="invent again only what is seen where PICTURE, which has the size of that frame in "
+        "frames/, is white; all else stays, and the result is a variant as with --redo-from",
+    )
+    parser.add_argument(
         "--dry-run",
         action="store_true",
         help="make nothing; say which models would be used, and how long and how much memory it "
@@ -128,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
         if name.startswith("setting_") and v is not None
     }
     image, path, preset = args.image, args.path, args.preset
-    if args.redo_from is not None:
+    if args.redo_from is not None or args.redo_mask is not None:
         return _redo(args, values)
     if args.restart and args.resume:
         raise UserError(
@@ -170,6 +176,20 @@ def _redo(args: argparse.Namespace, values: dict[str, Any]) -> int:
 
     names = ("resume", "restart", "dry_run", "image", "path", "preset")
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name)]
+    if args.redo_from is not None and args.redo_mask is not None:
+        raise UserError(
+            "--redo-from redoes all that comes after, --redo-mask a part of everything.",
+            "Give one; the variant that it makes can be redone in its turn.",
+        )
+    wish = variants.Wish(values, args.redo_from or 0)
+    if args.redo_mask is not None:
+        frame, _, mask = args.redo_mask.partition(":")
+        if not frame.strip().isdecimal() or not mask:
+            raise UserError(
+                f"--redo-mask {args.redo_mask} names no frame.",
+                "Give the frame and the picture, e.g. --redo-mask 12:mask.png.",
+            )
+        wish = wish._replace(mask=Path(mask), frame=int(frame))
     if given:
         raise UserError(
             f"A redo goes with --seed, --prior and --prompt, not with {', '.join(given)}.",
@@ -178,7 +198,7 @@ def _redo(args: argparse.Namespace, values: dict[str, Any]) -> int:
     folder = (args.out or Path("out") / "demo").resolve()
     made = folder
     try:
-        with variants.prepared_redo(folder, args.redo_from, values) as job:
+        with variants.prepared_redo(folder, wish) as job:
             made = job.folder
             return _worked(job)
     except (KeyboardInterrupt, Cancelled):

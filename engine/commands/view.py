@@ -18,7 +18,7 @@ from ..bridge.errors import UserError
 if TYPE_CHECKING:
     from ..bridge.camera_file import CameraPath
     from ..outputs.viewer.contents import Contents
-    from ..outputs.viewer.server import State
+    from ..outputs.viewer.server import Source, State
 
 log = logging.getLogger(__name__)
 _WAIT_S = 2.0  # between two looks at a job that has no scene yet
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         if isinstance(source, JobSource):
             source.wait()
         source.state()  # what cannot be shown is said before a browser opens
-        server = Server(source, args.port)
+        server = Server(source, args.port, variants_beside(source))
         with contextlib.closing(server):
             sys.stdout.write(f"{server.address}\n")
             sys.stdout.flush()
@@ -158,19 +158,23 @@ class JobSource:
     def __init__(
         self, folder: Path, cameras: CameraPath | None, picture: Path | None, count: int | None
     ) -> None:
-        self._folder, self._cameras, self._picture, self._count = folder, cameras, picture, count
+        self.folder, self._cameras, self._picture, self._count = folder, cameras, picture, count
         self._state: State | None = None
         self._lock = threading.Lock()
+
+    def beside(self, folder: Path) -> JobSource:
+        """Another variant, shown in the same way."""
+        return JobSource(folder, self._cameras, self._picture, self._count)
 
     def wait(self) -> None:
         """Until the first segment is there. An interrupt ends it."""
         from ..job.newest import newest
 
         said = False
-        while newest(self._folder).file is None:
+        while newest(self.folder).file is None:
             if not said:
                 sys.stderr.write(
-                    f"{self._folder} has no scene yet: its first segment is not finished. Waiting "
+                    f"{self.folder} has no scene yet: its first segment is not finished. Waiting "
                     "for it; Ctrl-C ends it.\n"
                 )
                 said = True
@@ -181,10 +185,10 @@ class JobSource:
         from ..outputs.viewer.server import State
 
         with self._lock:
-            now = newest(self._folder)
+            now = newest(self.folder)
             if now.file is None:
                 raise UserError(
-                    f"{self._folder} has no scene yet: its first segment is not finished.",
+                    f"{self.folder} has no scene yet: its first segment is not finished.",
                     "Try again when it is.",
                 )
             note = "" if now.finished else f"{len(now.segments)} segments so far"
@@ -216,7 +220,7 @@ class JobSource:
             scene = SplatScene(Splats(*(values.numpy() for values in loaded)))
         return contents(
             scene,
-            self._folder.resolve().name,
+            self.folder.resolve().name,
             cameras=self._cameras or cameras,
             picture=self._picture or picture,
             segments=() if self._cameras else segments,
@@ -225,6 +229,23 @@ class JobSource:
 
     def frame(self, index: int) -> bytes:
         return self.state().contents.spz
+
+
+def variants_beside(source: Source) -> dict[str, Source]:
+    """The variants of the job that a source is, by name, itself among them; none of any other. One
+    without a scene is left out.
+    """
+    from ..bridge.variants import folders, job_of
+    from ..job.newest import newest
+
+    if not isinstance(source, JobSource):
+        return {}
+    own = source.folder.resolve()
+    return {
+        name: source if folder == own else source.beside(folder)
+        for name, folder in folders(job_of(own)).items()
+        if folder == own or newest(folder).file is not None
+    }
 
 
 class SequenceSource:

@@ -41,6 +41,8 @@ from ..bridge import settings as settings_module
 from ..bridge.errors import UserError
 from ..bridge.reading import parsed_json, reading
 from ..bridge.settings import SceneSettings
+from ..bridge.variants import FOLDER as VARIANTS
+from ..bridge.variants import holds_job, job_of
 from ..bridge.whole_file import is_partial, refuse_links, sweep, whole_file
 from ..scene.gaussians import Gaussians
 from . import identity, redo
@@ -49,7 +51,6 @@ from .redo import Redo
 
 FORMAT_VERSION = 2
 EARLIER = "earlier"
-VARIANTS = "variants"
 _JOB, _SETTINGS, _LOCK, _LOG, _MANIFEST = (
     "job.json",
     "settings.json",
@@ -137,12 +138,6 @@ def _locked(folder: Path, patience_s: float) -> Iterator[None]:
         for inside in ("", "segments", "frames", "input", VARIANTS):
             sweep(folder / inside)
         yield
-
-
-def job_of(folder: Path) -> Path:
-    """Return the folder of the job whose variant a folder is; the folder itself for any other."""
-    home = folder.parent.parent
-    return home if folder.parent.name == VARIANTS and holds_job(home) else folder
 
 
 def refuse_foreign(folder: Path) -> None:
@@ -247,10 +242,7 @@ class Job:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
-        files = sorted(file for file in partial.rglob("*") if file.is_file())
-        content = {file.relative_to(partial).as_posix(): identity.digest(file) for file in files}
-        write_json(partial / _MANIFEST, content)
-        for file in files:
+        for file in list_content(partial):
             with open(file, "r+b") as handle:
                 os.fsync(handle.fileno())
         os.replace(partial, final)
@@ -336,7 +328,7 @@ class Job:
                 f"Redo the job again: --out {job_of(self.folder)} --redo-from {kept + 1}.",
             )
         while first > kept:  # work goes on from a segment whose Gaussians are whole
-            broken = _damage_of_gaussians(self.segment_folder(first - 1))
+            broken = damage_of_gaussians(self.segment_folder(first - 1))
             if not broken:
                 break
             first, problem = first - 1, broken if first == count else problem
@@ -442,11 +434,6 @@ class Job:
         return [f"{name} was changed since it was made; it is kept as {where}" for name in changed]
 
 
-def holds_job(folder: Path) -> bool:
-    """Say whether a job was prepared in a folder to the end."""
-    return (folder / _SETTINGS).is_file()
-
-
 def flat(settings: SceneSettings) -> dict[str, Any]:
     """Return all settings by name, without their groups."""
     groups = settings_module.to_json(settings).values()
@@ -469,6 +456,21 @@ def _as_of_now(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: settings.get(name, default) for name, default in here.items()}
 
 
+def list_content(folder: Path) -> list[Path]:
+    """Write the SHA-256 of all files in a folder into its files.json. Returns the files."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    content = {file.relative_to(folder).as_posix(): identity.digest(file) for file in files}
+    write_json(folder / _MANIFEST, content)
+    return files
+
+
+def changed_file(folder: Path) -> str:
+    """Name a file that is not as `list_content` found it, or give an empty text. Raises UserError
+    where one is gone.
+    """
+    return next((name for name in _listed(folder) if _has_changed(folder, name)), "")
+
+
 def _damage(segment: Path) -> str:
     """What is wrong with a finished segment apart from its Gaussians, or an empty text."""
     try:
@@ -480,7 +482,7 @@ def _damage(segment: Path) -> str:
     return ""
 
 
-def _damage_of_gaussians(segment: Path) -> str:
+def damage_of_gaussians(segment: Path) -> str:
     """Why no work can go on from the Gaussians of a segment, or an empty text. Those of version 0.1
     have no list of their files.
     """

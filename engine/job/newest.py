@@ -26,7 +26,7 @@ class Newest(NamedTuple):
 def newest(folder: Path) -> Newest:
     """What a job folder has to show. Raises UserError where it holds no job, or a damaged one."""
     job = Job(folder)
-    finished = _finished(folder)
+    finished = is_finished(folder)
     done = job.finished_segments()
     scene = folder / "scene.ply"
     gaussians = job.segment_folder(done - 1) / GAUSSIANS
@@ -49,7 +49,8 @@ def beside(scene: Path) -> Newest | None:
     return newest(folder) if own else None
 
 
-def _finished(folder: Path) -> bool:
+def is_finished(folder: Path) -> bool:
+    """Say whether a job was done to the end, by its own record; its results are not looked at."""
     record = read_json(folder / "job.json") if (folder / "job.json").is_file() else {}
     if not isinstance(record, dict) or "results" in record:
         return isinstance(record, dict)

@@ -20,7 +20,10 @@ from .frame_quality import Agreement
 PAGE = "scene.html"  # the scene in a browser, beside the report
 _HEAVY_BYTES = 30_000_000  # a larger page is not opened unasked
 GEOMETRY = "geometry that may not fit"  # name of the fact that speaks against the depth
+OPTIMISATION = "Optimisation"  # name of a finding
 GUESS = "how far to trust the depth"  # name of the fact that says that it is no more than a guess
+# name of the fact that little was learned: the loss is that of all the rest, which does not move
+REPAINTED = "repainted"
 AGREEMENT_DB = (
     25.0  # neighbouring enhanced frames should agree at least this well where both see a surface
 )
@@ -101,7 +104,7 @@ def findings(
             "too far behind.",
         ),
         _finding(
-            "Optimisation",
+            OPTIMISATION,
             [-x for x in fall],
             -CONVERGED,
             "the loss ends at {:.2f} of its early value in the worst segment",
@@ -196,15 +199,19 @@ def read_stats(file: Path) -> dict[str, Any]:
     return data
 
 
-def write_report(folder: Path, facts: dict[str, Any], numbers: PathNumbers) -> dict[str, Any]:
+def write_report(
+    folder: Path, facts: dict[str, Any], numbers: PathNumbers, variants: str = ""
+) -> dict[str, Any]:
     """Write report.json, the plots and report.html into a job folder whose segments are finished.
 
-    `facts` are provenance lines (depth, prior, licences, seed, sentences). Returns what report.json
-    holds.
+    `facts` are provenance lines (depth, prior, licences, seed, sentences); `variants` is HTML that
+    compares the job's. Returns what report.json holds.
     """
     segments = [read_stats(s / "stats.json") for s in sorted((folder / "segments").glob("[0-9]*"))]
     agreement = numbers.agreement.psnr
     found = [*findings(segments, numbers.input_psnr, agreement), geometry_finding(facts)]
+    if REPAINTED in facts:
+        found = [finding for finding in found if finding.name != OPTIMISATION]
     data = {
         "facts": facts,
         "verdict": verdict(found, str(facts.get(GUESS, ""))),
@@ -224,7 +231,7 @@ def write_report(folder: Path, facts: dict[str, Any], numbers: PathNumbers) -> d
     _plot_line(plots / "psnr.png", numbers.path_psnr, "frame", "PSNR, dB")
     _plot_line(plots / "ssim.png", numbers.path_ssim, "frame", "SSIM")
     with whole_file(folder / "report.html") as temporary:
-        temporary.write_text(_page(data, _viewer(folder)), encoding="utf-8")
+        temporary.write_text(_page(data, _viewer(folder), variants), encoding="utf-8")
     return data
 
 
@@ -263,7 +270,7 @@ def plot_axes(x: str, y: str) -> tuple[Any, Any]:
     return figure, axes
 
 
-_STYLE = """
+STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;margin:1em 0}
 td,th{border:1px solid #ccc;padding:.25em .6em;text-align:left;font-size:14px}
@@ -271,6 +278,8 @@ img{max-width:100%;display:block}
 iframe{width:100%;height:70vh;border:0;background:#000}
 .row{display:flex;gap:8px}
 .row figure{flex:1;margin:0 0 8px}
+.wrapped{flex-wrap:wrap}
+.wrapped figure{flex:0 1 256px}
 figcaption{font-size:13px;color:#555}
 .bad{background:#fdecea}
 .good{background:#edf7ed}
@@ -298,7 +307,7 @@ def _viewer(folder: Path) -> str:
     return f'<iframe src="{PAGE}" title="the scene"></iframe>{link}'
 
 
-def _page(data: dict[str, Any], viewer: str = "") -> str:
+def _page(data: dict[str, Any], viewer: str = "", variants: str = "") -> str:
     e = html.escape
     rows = "".join(
         f"<tr class={'good' if f['ok'] else 'bad'}>"
@@ -310,18 +319,19 @@ def _page(data: dict[str, Any], viewer: str = "") -> str:
         f"<tr><th>{e(str(k))}</th><td>{e(str(v))}</td></tr>" for k, v in data["facts"].items()
     )
     segments = "".join(_segment(index, segment) for index, segment in enumerate(data["segments"]))
-    pair = _figure("input.png", "input picture at working size") + _figure(
+    pair = figure("input.png", "input picture at working size") + figure(
         "input_render.png", f"the scene from the same camera, {data['input_psnr']:.1f} dB"
     )
     return f"""<!doctype html><html lang="en"><meta charset="utf-8">
-<title>Scene Splatter report</title><style>{_STYLE}</style>
+<title>Scene Splatter report</title><style>{STYLE}</style>
 <h1>Scene Splatter report</h1><p class="verdict">{e(data["verdict"])}</p>
 {viewer}
 <div class="row">{pair}</div>
+{variants}
 <h2>Measures</h2><table><tr><th>what</th><th>measured</th><th>what to change</th></tr>{rows}</table>
-<h2>Optimisation</h2>{_figure("plots/loss.png", "loss over all optimiser steps")}
-{_figure("plots/psnr.png", "the final scene against every enhanced frame: PSNR")}
-{_figure("plots/ssim.png", "and SSIM")}
+<h2>Optimisation</h2>{figure("plots/loss.png", "loss over all optimiser steps")}
+{figure("plots/psnr.png", "the final scene against every enhanced frame: PSNR")}
+{figure("plots/ssim.png", "and SSIM")}
 <h2>Segments</h2>{segments}<h2>How it was made</h2><table>{facts}</table></html>
 """
 
@@ -332,13 +342,13 @@ def _segment(index: int, s: dict[str, Any]) -> str:
         for k, v in s["seconds"].items()
     )
     maps = f"segments/{index:03d}/maps"
-    ends = _figure(f"{maps}/render_last.png", "last frame: what the scene showed") + _figure(
+    ends = figure(f"{maps}/render_last.png", "last frame: what the scene showed") + figure(
         f"{maps}/blend_last.png", "the same with what was invented"
     )
     pictures = ""
     for name, text in _MAPS.items():
         row = "".join(
-            _figure(f"{maps}/{name}_{p}.png", f"{text}, {p} frame")
+            figure(f"{maps}/{name}_{p}.png", f"{text}, {p} frame")
             for p in ("first", "middle", "last")
         )
         pictures += f"<div class=row>{row}</div>"
@@ -352,7 +362,8 @@ def _segment(index: int, s: dict[str, Any]) -> str:
     )
 
 
-def _figure(source: str, text: str) -> str:
+def figure(source: str, text: str) -> str:
+    """HTML of a picture with a line below it."""
     source, text = html.escape(source), html.escape(text)
     return (
         f'<figure><img src="{source}" alt="{text}" '

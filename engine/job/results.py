@@ -15,6 +15,7 @@ from torch import Tensor
 from ..bridge import camera_file, splat_file
 from ..bridge.progress import Report
 from ..bridge.splat_file import Splats
+from ..bridge.variants import job_of
 from ..bridge.whole_file import whole_file
 from ..formats.scene import SplatScene
 from ..media import images
@@ -24,6 +25,7 @@ from ..method.views import Views, draw_views
 from ..outputs.viewer import page
 from ..outputs.viewer.contents import contents
 from ..scene.gaussians import Gaussians
+from . import comparison
 from .folder import Job
 from .frame_quality import psnr
 from .inputs import Loaded
@@ -61,7 +63,8 @@ def write(job: Job, loaded: Loaded, gaussians: Gaussians, report: Report) -> dic
     gaussians = _write_scene(job, loaded, gaussians, report)
     report("page", 0, 1)
     _write_page(job, loaded, gaussians)
-    data = write_report(folder, loaded.facts, numbers)
+    variants = comparison.rows(job_of(folder), folder)
+    data = write_report(folder, loaded.facts, numbers, comparison.table(variants, folder))
     report("done", 1, 1, text=data["verdict"])
     names = {
         "scene": "scene.ply",

@@ -181,11 +181,13 @@ def work(job: Job, report: Any) -> dict[str, str]:
 def _work(job: Job, report: Any) -> dict[str, str]:
     from .. import priors
     from ..bridge import camera_file, estimate
+    from ..bridge.variants import job_of
     from ..media import images
     from ..method import pipeline
+    from ..method.repaint import repaint
     from ..models import memory
     from ..models.device import choose
-    from . import forecast, inputs, results
+    from . import comparison, forecast, inputs, results, variants
     from .segment import JobRecord
 
     began = time.monotonic()
@@ -215,7 +217,7 @@ def _work(job: Job, report: Any) -> dict[str, str]:
     camera_file.write(job.folder / "cameras.json", loaded.path)  # for who looks at a running job
     prior = priors.make_prior(job.settings, loaded.inputs.image, str(device))
     loaded.facts.update(results.provenance(prior and prior.spec) | facts)
-    loaded.facts.update(memory.described(prior))
+    loaded.facts.update(memory.described(prior) | variants.described(job))
     for name, fact in loaded.facts.items():
         log.info("%s: %s", name, fact)
     report("prior", 1, 1, loaded.facts.get("memory of the prior", job.settings.video.prior))
@@ -228,9 +230,16 @@ def _work(job: Job, report: Any) -> dict[str, str]:
         report,
         functools.partial(memory.rest, prior),
     )
-    gaussians = pipeline.generate(loaded.inputs, prior, job.settings, record)
+    before = variants.before(job, loaded.inputs.image.device)
+    if before is None:
+        gaussians = pipeline.generate(loaded.inputs, prior, job.settings, record)
+    else:
+        gaussians = repaint(loaded.inputs, prior, job.settings, record, before)
     outputs = results.write(job, loaded, gaussians, report)
     job.keep_results(outputs)
+    side_by_side = comparison.write_index(job_of(job.folder))
+    if side_by_side is not None:
+        report("variants", 1, 1, f"side by side in {side_by_side}")
     _learn_speed(job.folder, clock, expected.card)
     return outputs
 

@@ -2,6 +2,7 @@
 
     variants/v2/    a job folder like any other, with copies of the inputs and of the segments
                     before the one it begins again at; `redo` says what it began with
+    .../before/     of a repaint: the frames and the Gaussians that were repainted
 
 It appears by a rename, whole or not at all, and is then worked on, resumed and looked at as every
 job is. Copies, not links: whatever happens to one variant leaves the others as they are.
@@ -9,23 +10,38 @@ job is. Copies, not links: whatever happens to one variant leaves the others as 
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..bridge import settings as settings_module
 from ..bridge.errors import UserError
 from ..bridge.settings import SceneSettings
+from ..bridge.variants import FOLDER, folders, job_of, name_of, number_of
 from . import folder as job_folder
 from . import identity, redo
-from .folder import GAUSSIANS, VARIANTS, AnotherJob, Job, Text
+from .folder import GAUSSIANS, AnotherJob, Job, Text
 from .redo import Redo
+from .report import REPAINTED
 
-FIRST = "v1"
-_NAME = re.compile(r"v([2-9]|[1-9]\d{1,5})")
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ..method.repaint import Before
+
+BEFORE = "before"
+
+
+class Wish(NamedTuple):
+    """A redo as it is asked for."""
+
+    values: dict[str, Any]  # among `redo.CHANGEABLE`; none: a seed that no variant has
+    segment: int = 0  # to begin again at, from 1; not looked at with a mask
+    mask: Path | None = None  # a picture that is white where to invent again
+    frame: int = 0  # of the mask, from 0
 
 
 class Plan(NamedTuple):
@@ -35,66 +51,128 @@ class Plan(NamedTuple):
     of: Path  # that of the variant to redo
     redo: Redo
     settings: SceneSettings
-
-
-def name_of(folder: Path) -> str:
-    """Return the name of the variant that a job folder is: "v1" for the job itself."""
-    return FIRST if job_folder.job_of(folder) == folder else folder.name
-
-
-def folders(job: Path) -> dict[str, Path]:
-    """Return the folders of a job's variants by name, the first result before the others."""
-    found = [f for f in (job / VARIANTS).glob("v*") if _number(f.name) and job_folder.holds_job(f)]
-    return {FIRST: job} | {f.name: f for f in sorted(found, key=lambda f: _number(f.name))}
-
-
-def _number(name: str) -> int:
-    match = _NAME.fullmatch(name)
-    return int(match[1]) if match else 0
+    mask: Tensor | None  # [h, w] bool
 
 
 @contextmanager
-def prepared_redo(
-    folder: Path, segment: int, values: dict[str, Any], *, patience_s: float = 0.0
-) -> Iterator[Job]:
-    """Make a variant of the finished job or variant in `folder` that begins again at `segment`,
-    counted from 1, and hold its lock while the block runs.
+def prepared_redo(folder: Path, wish: Wish, *, patience_s: float = 0.0) -> Iterator[Job]:
+    """Make a variant of the finished job or variant in `folder`, and hold its lock while the block
+    runs.
 
-    `values` are settings among `redo.CHANGEABLE`; with none of them the seed is one that no variant
-    has. Asked for again, the variant that is there is taken up. Raises UserError, and then nothing
-    was made.
+    Asked for again, the variant that is there is taken up. Raises UserError, and then nothing was
+    made.
     """
-    with job_folder.locked(job_folder.job_of(Job(folder).folder), patience_s):
-        made = _made(plan(folder, segment, values))
+    with job_folder.locked(job_of(Job(folder).folder), patience_s):
+        made = _made(plan(folder, wish))
     with job_folder.locked(made, patience_s):
         yield Job(made)
 
 
-def plan(folder: Path, segment: int, values: dict[str, Any]) -> Plan:
-    """Check a redo by the arguments of `prepared_redo`. Raises UserError."""
+def plan(folder: Path, wish: Wish) -> Plan:
+    """Check what is asked for. Raises UserError for what cannot be made."""
     job = Job(folder)
     _refuse_unfinished(job)
+    redone, mask = _from_segment(job, wish), None
+    settings = changed(job, wish.values)
+    if wish.mask is not None:
+        mask = _mask(job, wish)
+        redone = Redo(name_of(folder), 0, (), wish.frame)
+    return Plan(job_of(folder), folder, redone, settings, mask)
+
+
+def _from_segment(job: Job, wish: Wish) -> Redo:
+    """A redo that begins again at a segment; of a repaint, which looks at no segment, nothing."""
+    if wish.mask is not None:
+        return Redo(name_of(job.folder), 0, ())
     earlier, count = job.redo(), job.finished_segments()
     if earlier is not None and earlier.frame is not None:
         raise UserError(
-            f"{name_of(folder)} was repainted through a mask, which no segment can begin again "
-            "after.",
+            f"{name_of(job.folder)} was repainted through a mask: what was forgotten then would be "
+            "there again.",
             f"Redo {earlier.of}, then repaint that.",
         )
-    if not 1 <= segment <= count:
+    if not 1 <= wish.segment <= count:
         raise UserError(
-            f"There is no segment {segment}: the job in {folder} has segments 1 to {count}.",
+            f"There is no segment {wish.segment}: the job in {job.folder} has segments 1 to "
+            f"{count}.",
             "Give one of them to --redo-from; the report shows where each begins.",
         )
-    kept = segment - 1
-    _refuse_damaged(job, kept)
-    settings = changed(job, values)
-    then = job.settings if earlier is None else earlier.settings_of
-    made = tuple(
-        redo.changeable(_settled(job, then(i, job.settings) if callable(then) else then))
+    kept = wish.segment - 1
+    first, problem = job.first_damage(kept)
+    if first < kept:
+        _refuse_damaged(job, problem)
+    made = (
+        job.settings if earlier is None else earlier.settings_of(i, job.settings)
         for i in range(kept)
     )
-    return Plan(job_folder.job_of(folder), folder, Redo(name_of(folder), kept, made), settings)
+    return Redo(name_of(job.folder), kept, tuple(redo.changeable(settled(job, s)) for s in made))
+
+
+def _mask(job: Job, wish: Wish) -> Tensor:
+    """The mask of a repaint, [h, w] bool."""
+    from ..media import images
+    from ..media.mask import load_mask
+
+    assert wish.mask is not None
+    frames = sorted((job.folder / "frames").glob("*.png"))
+    if not 0 <= wish.frame < len(frames):
+        raise UserError(
+            f"There is no frame {wish.frame}: the job in {job.folder} has frames 0 to "
+            f"{len(frames) - 1}.",
+            "Frames are counted as the files in its folder frames are named.",
+        )
+    mask, frame = load_mask(wish.mask), images.load_image(frames[wish.frame]).pixels
+    if mask.shape != frame.shape[1:]:
+        (h, w), (height, width) = mask.shape, frame.shape[1:]
+        raise UserError(
+            f"The mask {wish.mask} has {w}x{h} pixels, the frames of this job {width}x{height}.",
+            f"Paint it over a copy of {frames[wish.frame]}.",
+        )
+    if not bool(mask.any()):
+        raise UserError(
+            f"The mask {wish.mask} is all black: it marks nothing.",
+            "Paint white what is to be invented again.",
+        )
+    last = job.segment_folder(job.finished_segments() - 1)
+    problem = job_folder.damage_of_gaussians(last)
+    if problem:
+        _refuse_damaged(job, problem)
+    return mask
+
+
+def before(job: Job, device: torch.device) -> Before | None:
+    """What a repaint repaints, on the computing device; None for any other job. Raises UserError
+    where that has been damaged.
+    """
+    from ..media.mask import load_mask
+    from ..method.repaint import Before
+    from .segment import FramesOnDisk
+
+    redone = job.redo()
+    if redone is None or redone.frame is None or job.mask is None:
+        return None
+    folder = job.folder / BEFORE
+    remedy = f"Delete {job.folder}, then repaint again."
+    if not folder.is_dir():
+        raise UserError(f"{folder} is missing.", remedy)
+    damaged = job_folder.changed_file(folder)
+    if damaged:
+        raise UserError(f"{folder / damaged} has changed.", remedy)
+    frames = FramesOnDisk(device)
+    frames.replace(0, sorted((folder / "frames").glob("*.png")))
+    gaussians = job_folder.load_gaussians(folder / GAUSSIANS, device)
+    return Before(gaussians, frames, redone.frame, load_mask(job.mask).to(device))
+
+
+def described(job: Job) -> dict[str, str]:
+    """What a variant is, for its report; empty for the first result."""
+    redone = job.redo()
+    if redone is None:
+        return {}
+    name, of = name_of(job.folder), redone.of
+    if redone.frame is not None:
+        return {REPAINTED: f"{name} is {of}, repainted through a mask of frame {redone.frame}"}
+    return {"redone": f"{name} is {of}, begun again at segment {redone.kept + 1}"}
 
 
 def changed(job: Job, values: dict[str, Any]) -> SceneSettings:
@@ -113,8 +191,8 @@ def changed(job: Job, values: dict[str, Any]) -> SceneSettings:
             f"A redo keeps the {', '.join(fixed)} of its job.",
             f"Change {', '.join(redo.CHANGEABLE)}, or start another job.",
         )
-    before = _settled(job, job.settings)
-    settings = settings_module.make(**(job_folder.flat(before) | values))
+    was = settled(job, job.settings)
+    settings = settings_module.make(**(job_folder.flat(was) | values))
     if not values:
         settings = redo.with_changes(settings, redo.changeable(settings) | {"seed": _unused(job)})
     if settings.video.prior != choice.AUTO:
@@ -126,8 +204,8 @@ def changed(job: Job, values: dict[str, Any]) -> SceneSettings:
         return images.working_size(size, settings.output.width, priors.working_multiple(prior))
 
     free = memory.free_bytes(str(choose(settings.output.device)))
-    settings = choice.settle(settings, at_work(before.video.prior), free).settings
-    now, then = at_work(settings.video.prior), at_work(before.video.prior)
+    settings = choice.settle(settings, at_work(was.video.prior), free).settings
+    now, then = at_work(settings.video.prior), at_work(was.video.prior)
     if now != then:
         raise UserError(
             f"The prior {settings.video.prior} would work at {now[0]}x{now[1]}; the frames of this "
@@ -137,8 +215,8 @@ def changed(job: Job, values: dict[str, Any]) -> SceneSettings:
     return settings
 
 
-def _settled(job: Job, settings: SceneSettings) -> SceneSettings:
-    """Settings with the models that a job chose in place of "auto"."""
+def settled(job: Job, settings: SceneSettings) -> SceneSettings:
+    """Return settings with the models that a job chose in place of "auto"."""
     chosen = {
         name: model
         for name, model in job.models().items()
@@ -149,7 +227,7 @@ def _settled(job: Job, settings: SceneSettings) -> SceneSettings:
 
 def _unused(job: Job) -> int:
     """A seed that no variant of a job has."""
-    seeds = [Job(f).settings.output.seed for f in folders(job_folder.job_of(job.folder)).values()]
+    seeds = [Job(f).settings.output.seed for f in folders(job_of(job.folder)).values()]
     return next(seed for seed in range(max(seeds) + 1 & 0x7FFFFFFF, 1 << 31) if seed not in seeds)
 
 
@@ -162,27 +240,29 @@ def _refuse_unfinished(job: Job) -> None:
         )
 
 
-def _refuse_damaged(job: Job, count: int) -> None:
-    first, problem = job.first_damage(count)
-    if first < count:
-        raise UserError(
-            f"The job in {job.folder} is damaged: {problem}.",
-            f"Mend it first: --out {job.folder} --resume makes it again.",
-        )
+def _refuse_damaged(job: Job, problem: str) -> None:
+    raise UserError(
+        f"The job in {job.folder} is damaged: {problem}.",
+        f"Mend it first: --out {job.folder} --resume makes it again.",
+    )
 
 
 def _made(planned: Plan) -> Path:
     """The folder of the variant, whole: the one that is there, or a new one."""
+    from ..media.mask import mask_png
+
     source, inputs = Job(planned.of), dict[str, Path | Text]()
     inputs |= {part: f for part, f in source.inputs().items() if part not in ("redo", "mask")}
+    if planned.mask is not None:
+        inputs["mask"] = Text(".png", mask_png(planned.mask))
     inputs["redo"] = Text(".json", redo.to_text(planned.redo).encode())
     wanted = identity.of(job_folder.flat(planned.settings), inputs)
     variants = folders(planned.job)
     for there in variants.values():
         if Job(there).known_identity() == wanted:
             return there
-    number = max((_number(name) for name in variants), default=0)
-    target = planned.job / VARIANTS / f"v{max(number, 1) + 1}"
+    number = max((number_of(name) for name in variants), default=0)
+    target = planned.job / FOLDER / f"v{max(number, 1) + 1}"
     if target.exists():
         raise AnotherJob(
             f"{target} is no variant of the job.", "Move it elsewhere, then try again."
@@ -193,6 +273,8 @@ def _made(planned: Plan) -> Path:
         partial.mkdir(parents=True)
         job_folder.write_inputs(partial / "input", inputs)
         _copy_segments(source, partial / "segments", planned.redo.kept)
+        if planned.mask is not None:
+            _copy_before(source, partial / BEFORE)
         job_folder.write_json(partial / "settings.json", settings_module.to_json(planned.settings))
         Job(partial).start()
         partial.replace(target)
@@ -215,3 +297,27 @@ def _copy_segments(source: Job, target: Path, count: int) -> None:
         unwanted = shutil.ignore_patterns(GAUSSIANS) if index != newest else None
         copy = target / f"{index:03d}"
         shutil.copytree(source.segment_folder(index), copy, ignore=unwanted)
+
+
+def _copy_before(source: Job, target: Path) -> None:
+    """The newest frames and the last Gaussians, with a list of their content."""
+    shutil.copytree(source.folder / "frames", target / "frames")
+    shutil.copy2(source.segment_folder(source.finished_segments() - 1) / GAUSSIANS, target)
+    job_folder.list_content(target)
+
+
+def run_job(folder: Path, _report: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """Make a variant of the job in `folder` for Blender, which then starts it as any other job.
+
+    `settings` has what a `Wish` has, its settings among `values`. Returns the variant's folder.
+    """
+    values = settings.get("values", {})
+    mask = settings.get("mask")
+    wish = Wish(
+        values if isinstance(values, dict) else {},
+        int(settings.get("segment", 0)),
+        Path(str(mask)) if mask else None,
+        int(settings.get("frame", 0)),
+    )
+    with prepared_redo(folder, wish) as job:
+        return {"folder": str(job.folder)}

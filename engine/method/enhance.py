@@ -38,12 +38,14 @@ def enhance(
     index: int,
     report: StepReport,
     cells: Tensor | None = None,
+    *,
+    pin_first: bool = True,
 ) -> Enhanced:
     """Let the prior make both clips of segment `index`, and blend them.
 
     views: renders of f cameras; depth [f, h, w] metres everywhere; image [3, h, w] the picture;
     K [f, 3, 3] pixels, cameras [f, 4, 4] camera from world; cells: `picture_cells`, if they are
-    there already. Raises what `report` raises.
+    there already; pin_first: frame 0 is the picture. Raises what `report` raises.
     """
     knobs, count = settings.method, K.shape[0]
     mu = views.mu
@@ -98,7 +100,7 @@ def enhance(
         if knobs.momentum in ("full", "pixel")
         else consistent
     )
-    if index == 0:
+    if index == 0 and pin_first:
         frames = torch.cat([image[None], frames[1:]])
     return Enhanced(eight_bits(frames), consistent, free, lam, mu)
 

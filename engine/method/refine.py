@@ -153,6 +153,7 @@ def refine(
     frame_weights: Tensor | None = None,  # [f]
     pixel_weights: Tensor | None = None,  # [f, 1, h, w]
     known_only: bool = False,
+    still: Tensor | None = None,  # [n] bool
     ssim_weight: float = 0.2,
     max_gaussians: int = 1_500_000,
     blending: str = "display",
@@ -166,7 +167,8 @@ def refine(
 
     `frame_weights` are shares of the steps (any sum; default equal): a frame of weight 2 is looked
     at twice as often. `pixel_weights` multiply each pixel's loss; `known_only` leaves out what the
-    Gaussians did not cover when a frame was first looked at. `sh_degree` is the degree in use;
+    Gaussians did not cover when a frame was first looked at. What is `still` is drawn and stays as
+    it is, to the bit; it does not go with densification. `sh_degree` is the degree in use;
     missing coefficients start at zero, stored ones above it are kept but not trained. `scene_scale`
     (metres) scales the position rate and, in densification, lengths. With blending "linear" the
     rendering is encoded to sRGB before it is compared. `antialiased` as in `rasterize`. The result
@@ -180,6 +182,8 @@ def refine(
     K, camera_from_world = K.cpu(), camera_from_world.cpu()
     f, height, width = _check(frames, K, camera_from_world, frame_weights, pixel_weights, steps)
     chosen = RECIPES[recipe] if isinstance(recipe, str) else recipe
+    if still is not None and chosen.densify is not None:
+        raise ValueError("still does not go with a recipe that densifies")
     degree = gaussians.sh_degree if sh_degree is None else sh_degree
     scale = scene_scale or chosen.scene_scale or median_depth(gaussians, camera_from_world[0])
     schedule = frame_schedule(
@@ -199,6 +203,7 @@ def refine(
     # order.
     order = _spatial_order(gaussians.means.detach())
     gaussians = gaussians.select(order)
+    fixed = None if still is None else still[at_work][order].nonzero()[:, 0]
     params = gaussians.map(lambda t: t.contiguous().requires_grad_())
     optimizer = _adam(params, chosen, scale)
     limits = (
@@ -212,6 +217,8 @@ def refine(
             chosen.largest_px,
         )
     )
+    if limits is not None and fixed is not None:
+        limits.middle[fixed], limits.longest[fixed] = math.inf, math.inf
     covered: dict[int, Tensor] = {}  # one byte a pixel: what `known_only` supervises of a frame
     look_every = _LOOK_EVERY if params.means.is_cuda else 1
     state = DensifyState(params.count, params.means.device)
@@ -256,6 +263,10 @@ def refine(
         history.lost(loss, look=step % look_every == 0 or step == steps - 1)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if fixed is not None:
+            for tensor in params:  # Adam moves nothing that never had a gradient
+                assert tensor.grad is not None
+                tensor.grad[fixed] = 0.0
         optimizer.step()
         if limits is not None:
             limit_sizes(params.scales_log.detach(), limits)

@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 
 JOB_MODULES = {  # each has run_job(folder, report, settings)
     "generate": "..job.run",
+    "redo": "..job.variants",
     "convert": "..commands.convert",
     "render": "..commands.render",
     "mesh": "..commands.mesh",

@@ -68,6 +68,24 @@ class Page:
         assert "exceptionDetails" not in done, done["exceptionDetails"]
         return done["result"].get("value")
 
+    def arrive(self, there: str = "true") -> None:
+        """Wait for a page on its way, where `there` holds, until its scene is ready."""
+        loaded = f"{there} && document.readyState === 'complete' && 'viewer' in globalThis"
+        deadline = time.monotonic() + PATIENCE_S
+        while not self._run_if_it_stays(loaded):
+            assert time.monotonic() < deadline, self._browser.complaints()
+            time.sleep(0.05)
+        self.run("viewer.ready")
+
+    def _run_if_it_stays(self, expression: str) -> Any:
+        """`run`; None where the page left while it was asked."""
+        try:
+            return self.run(expression)
+        except AssertionError as error:
+            if "navigated" in str(error) or "context" in str(error):
+                return None
+            raise
+
     def pixels(self) -> np.ndarray:
         """[h, w, 3] 0..1: the canvas, sorted and drawn."""
         url = self.run("viewer.pixels()")
@@ -172,11 +190,7 @@ class Browser:
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         page.send("Emulation.setDeviceMetricsOverride", **size)
         page.send("Page.navigate", url=url)
-        deadline = time.monotonic() + PATIENCE_S
-        while not page.run("document.readyState === 'complete' && 'viewer' in globalThis"):
-            assert time.monotonic() < deadline, self.complaints()
-            time.sleep(0.05)
-        page.run("viewer.ready")
+        page.arrive()
         return page
 
     def requests(self) -> list[str]:

@@ -230,8 +230,8 @@ def served():
     """A function that serves a source until the test ends, and gives the address."""
     servers = []
 
-    def serve(source) -> str:
-        server = Server(source)
+    def serve(source, variants=None) -> str:
+        server = Server(source, variants=variants)
         threading.Thread(target=server.serve, daemon=True).start()
         servers.append(server)
         return server.address
@@ -251,6 +251,36 @@ def test_the_served_page_shows_the_same_and_asks_its_server_alone(browser, small
     opened = _opened(browser, address, path)
     opened.run("viewer.show(3)")
     assert _psnr(opened.pixels(), _drawn(scene, path, 3)) >= LEAST_DB
+    assert browser.complaints() == []
+    assert all(url.startswith(address) for url in browser.requests())
+
+
+def test_a_variant_is_chosen_from_the_list_and_shown_from_the_same_place(
+    browser, small, served, tmp_path
+):
+    scene, path, _ = small
+    paler = SplatScene(scene.splats._replace(sh_dc=scene.splats.sh_dc * 0.4))
+    camera_file.write(tmp_path / "path.json", path)
+    sources = {}
+    for name, shown in (("v1", scene), ("v2", paler)):
+        formats.write(tmp_path / f"{name}.ply", shown)
+        file = tmp_path / f"{name}.ply"
+        sources[name] = view.open_source(file, tmp_path / "path.json", None, None, 24)
+    address = served(sources["v1"], sources)
+    opened = _opened(browser, address, path)
+    opened.run("viewer.show(3)")
+    assert opened.run("[...document.querySelectorAll('#variants option')].map((o) => o.value)") == [
+        "v1",
+        "v2",
+    ]
+    for name, shown in (("v2", paler), ("v1", scene)):
+        opened.run(
+            f"(() => {{ const list = document.getElementById('variants'); list.value = '{name}';"
+            " list.dispatchEvent(new Event('change')); })()"
+        )
+        opened.arrive(f"location.pathname.endsWith('/{name}/')")
+        assert _psnr(opened.pixels(), _drawn(shown, path, 3)) >= LEAST_DB, name
+        assert opened.run("document.getElementById('variants').value") == name
     assert browser.complaints() == []
     assert all(url.startswith(address) for url in browser.requests())
 

@@ -10,6 +10,7 @@ import json
 import logging
 import secrets
 import socket
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -48,10 +49,19 @@ class Source(Protocol):
 class Server:
     """The page's server; `serve` until interrupted, then `close`."""
 
-    def __init__(self, source: Source, port: int = 0) -> None:
-        """Take `port` of the loopback interface, 0 for a free one. UserError where it is taken."""
+    def __init__(
+        self, source: Source, port: int = 0, variants: Mapping[str, Source] | None = None
+    ) -> None:
+        """Take `port` of the loopback interface, 0 for a free one. UserError where it is taken.
+
+        `variants` are the sources among which the page lets choose, by name, `source` among them.
+        """
         self._token = secrets.token_urlsafe(_TOKEN_BYTES)
-        handler = type("Handler", (_Handler,), {"source": source, "token": self._token})
+        handler = type(
+            "Handler",
+            (_Handler,),
+            {"source": source, "token": self._token, "variants": variants or {}},
+        )
         try:
             self._http = _Http((_HOST, port), handler)
         except OSError as error:
@@ -99,6 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
     """Answers to GET alone, under the token alone."""
 
     source: Source
+    variants: Mapping[str, Source]
     token: str
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "scene-splatter", ""
@@ -128,20 +139,37 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _found(self, name: str) -> tuple[str, bytes] | None:
         """Kind and content."""
-        binary = "application/octet-stream"
+        binary, source, home = "application/octet-stream", self.source, ""
+        variant, slash, rest = name.partition("/")
+        if slash and variant in self.variants:  # its page lies in a folder of its own
+            source, name, home = self.variants[variant], rest, "../"
         if name == "":
-            return "text/html; charset=utf-8", served_page(_facts(self.source))
+            return "text/html; charset=utf-8", served_page(self._facts(source, home))
         if name == "state.json":
-            return "application/json", json.dumps(_facts(self.source)).encode()
+            return "application/json", json.dumps(self._facts(source, home)).encode()
         if name == "labels":
-            packed = self.source.state().contents.labels
+            packed = source.state().contents.labels
             return None if packed is None else (binary, packed)
         folder, _, file = name.partition("/")
         number = file.removesuffix(".spz")
-        if folder != "scene" or not number.isdecimal() or int(number) >= self.source.frames:
+        if folder != "scene" or not number.isdecimal() or int(number) >= source.frames:
             return None
         index = int(number)
-        return binary, self.source.frame(index) if index else self.source.state().contents.spz
+        return binary, source.frame(index) if index else source.state().contents.spz
+
+    def _facts(self, source: Source, home: str) -> dict[str, Any]:
+        """What a page reads of its scene; `home` leads from there to where variants are named."""
+        state = source.state()
+        now = next((name for name, other in self.variants.items() if other is source), None)
+        return {
+            **state.contents.facts(),
+            "served": True,
+            "version": state.version,
+            "live": state.live,
+            "note": state.note,
+            "sequence": {"frames": source.frames, "fps": source.fps} if source.frames > 1 else None,
+            "variants": {"names": list(self.variants), "now": now, "home": home} if now else None,
+        }
 
     def _answer(self, status: int, kind: str, content: bytes) -> None:
         self.send_response(status)
@@ -157,16 +185,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         log.debug(format, *args)
-
-
-def _facts(source: Source) -> dict[str, Any]:
-    state = source.state()
-    sequence = {"frames": source.frames, "fps": source.fps} if source.frames > 1 else None
-    return {
-        **state.contents.facts(),
-        "served": True,
-        "version": state.version,
-        "live": state.live,
-        "note": state.note,
-        "sequence": sequence,
-    }

@@ -568,6 +568,29 @@
     recolour();
   }
 
+  // The other variants of a job are pages beside this one; the view goes along.
+  function listVariants() {
+    const { names, now, home: path } = page.variants;
+    for (const name of names) element("variants").append(new Option(name, name, false, name === now));
+    element("variants").hidden = names.length < 2;
+    element("variants").addEventListener("change", (event) => {
+      const view = JSON.stringify(shown.free || !page.cameras ? pose() : shown.frame);
+      location.assign(`${path}${event.target.value}/#${encodeURIComponent(view)}`);
+    });
+  }
+
+  // The view that the page of another variant had. Whether there is one.
+  function takeOverView() {
+    if (!page.variants || location.hash.length < 2) return false;
+    const view = JSON.parse(decodeURIComponent(location.hash.slice(1)));
+    leave();
+    if (page.cameras && typeof view === "number") {
+      shown.free = false;
+      show(view);
+    } else setPose(view);
+    return true;
+  }
+
   const ACTIONS = {
     Space: playPath,
     Home: home,
@@ -705,9 +728,12 @@
   }
 
   async function begin() {
+    let arrived = false;
     try {
       describe();
       home();
+      if (page.variants) listVariants();
+      arrived = takeOverView();
       await load();
       say("");
     } catch (error) {
@@ -718,7 +744,8 @@
     canvas.focus();
     await settled();
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    if (page.cameras?.frames.length > 1 && frames.count === 1 && !still && !page.live) playPath();
+    const plays = page.cameras?.frames.length > 1 && frames.count === 1 && !page.live;
+    if (plays && !still && !arrived) playPath();
     if (page.live) follow();
   }
 
