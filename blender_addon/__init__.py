@@ -29,6 +29,7 @@ def _modules() -> list[ModuleType]:
         progress,
         properties,
         splat_panel,
+        variants_panel,
         weights_panel,
     )
 
@@ -43,6 +44,7 @@ def _modules() -> list[ModuleType]:
         camera_tools,
         pictures,
         panels,
+        variants_panel,
         splat_panel,
         publish,
         other_formats,

@@ -99,7 +99,7 @@ def import_result(result: Path, scene: bpy.types.Scene, ticket: folders.Ticket) 
         "is_result": True,
     }
     try:
-        with _in_scene(scene):
+        with in_scene(scene):
             bpy.ops.scene_splatter.import_splats("EXEC_DEFAULT", True, **arguments)
     except RuntimeError as error:  # an operator's ERROR report arrives as this
         raise UserError(_report_text(error), f"The result is kept in {result.parent}.") from error
@@ -148,7 +148,7 @@ def is_gone(scene: bpy.types.Scene) -> bool:
     )
 
 
-def _in_scene(scene: bpy.types.Scene) -> Any:
+def in_scene(scene: bpy.types.Scene) -> Any:
     """A context whose scene this is, in the window that shows it; a timer's own has none."""
     window = next((w for w in bpy.context.window_manager.windows if w.scene == scene), None)
     override = {"scene": scene, "view_layer": window.view_layer if window else scene.view_layers[0]}
@@ -213,7 +213,7 @@ def prepare(
     name = context.scene.name
 
     def finish_in_scene(result: Result) -> str:
-        with _in_scene(bpy.data.scenes[name]):
+        with in_scene(bpy.data.scenes[name]):
             return finish(result)
 
     session.prepare(_always_in(name, steps), finish_in_scene)
@@ -230,7 +230,7 @@ def _always_in(name: str, steps: Generator[Step, None, Result]) -> Generator[Ste
             scene = bpy.data.scenes.get(name)
             if scene is None:
                 raise UserError(f"The scene {name} is gone.", "Press the button again.")
-            with _in_scene(scene):
+            with in_scene(scene):
                 try:
                     step = next(steps)
                 except StopIteration as stop:

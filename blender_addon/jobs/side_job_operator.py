@@ -62,18 +62,44 @@ def begin(
             camera_file.write(
                 folder / "cameras.json", conversion.export(scene, scene.camera, frames)
             )
-        command = engine_location.engine_command(context)
-        side_job.begin(
-            title,
-            command,
-            kind,
-            folder,
-            settings,
-            finish,
-            lambda: shutil.rmtree(folder, ignore_errors=True),
-        )
     except UserError as error:
         shutil.rmtree(folder, ignore_errors=True)
+        operator.report({"ERROR"}, str(error))
+        return {"CANCELLED"}
+    return begin_in(
+        operator,
+        context,
+        title,
+        kind,
+        folder,
+        settings,
+        finish,
+        lambda: shutil.rmtree(folder, ignore_errors=True),
+    )
+
+
+def begin_in(
+    operator: bpy.types.Operator,
+    context: bpy.types.Context,
+    title: str,
+    kind: str,
+    folder: Path,
+    settings: dict[str, Any],
+    finish: Callable[[dict[str, Any]], str],
+    always: Callable[[], None] = lambda: None,
+) -> set[str]:
+    """Start the side job on a folder that is there; in the background wait for its end. `finish`
+    runs after success, `always` at the end in every case.
+    """
+    try:
+        command = engine_location.engine_command(context)
+    except UserError as error:
+        always()
+        operator.report({"ERROR"}, str(error))
+        return {"CANCELLED"}
+    try:
+        side_job.begin(title, command, kind, folder, settings, finish, always)
+    except UserError as error:
         operator.report({"ERROR"}, str(error))
         return {"CANCELLED"}
     if not bpy.app.background:
@@ -84,7 +110,8 @@ def begin(
     if side_job.problem:
         operator.report({"ERROR"}, side_job.problem)
         return {"CANCELLED"}
-    operator.report({"INFO"}, side_job.outcome)
+    if side_job.outcome:
+        operator.report({"INFO"}, side_job.outcome)
     return {"FINISHED"}
 
 

@@ -40,9 +40,9 @@ _DISPLAYS = (  # how the file browser shows files; its numbers are Blender's own
     ("THUMBNAIL", "Thumbnails", "Small pictures", 3),
 )
 _thumbnails: dict[str, bpy.utils.previews.ImagePreviewCollection] = {}
-_wanted: list[
-    tuple[str, str]
-] = []  # pictures that a drawing asked for: key, and path or image's name
+# pictures that a drawing asked for: collection, key, and path or image's name
+_wanted: list[tuple[str, str, str]] = []
+_KEPT = {"picture": 1, "variants": 32}  # thumbnails that stay when another comes
 
 
 def choose(context: bpy.types.Context, path: Path) -> list[str]:
@@ -140,12 +140,21 @@ def thumbnail(group: properties.SCENESPLATTER_PG_scene) -> int:
     """Icon of the chosen picture, upright; 0 until it is there. Drawing reads no pictures: a timer
     does.
     """
-    collection, key, source = _thumbnails.get("picture"), *_key(group)
+    return _icon("picture", *_key(group))
+
+
+def thumbnail_of(path: Path) -> int:
+    """Icon of a picture file among several that are shown together; 0 until it is there."""
+    return _icon("variants", *_key_of_file(path))
+
+
+def _icon(name: str, key: str, source: str) -> int:
+    collection = _thumbnails.get(name)
     if collection is None or not key:
         return 0
     if key not in collection:
-        if (key, source) not in _wanted:
-            _wanted.append((key, source))
+        if (name, key, source) not in _wanted:
+            _wanted.append((name, key, source))
             if not bpy.app.timers.is_registered(make_wanted):
                 bpy.app.timers.register(make_wanted, first_interval=0.05)
         return 0
@@ -159,9 +168,12 @@ def _key(group: properties.SCENESPLATTER_PG_scene) -> tuple[str, str]:
     if group.image_from == "IMAGE":
         image = group.image
         return (f"image {image.name_full} {tuple(image.size)}", image.name) if image else ("", "")
-    path = Path(bpy.path.abspath(group.image_path)) if group.image_path else None
+    return _key_of_file(Path(bpy.path.abspath(group.image_path))) if group.image_path else ("", "")
+
+
+def _key_of_file(path: Path) -> tuple[str, str]:
     try:
-        return (f"{path} {path.stat().st_mtime_ns}", str(path)) if path else ("", "")
+        return f"{path} {path.stat().st_mtime_ns}", str(path)
     except OSError:
         return "", ""
 
@@ -169,10 +181,10 @@ def _key(group: properties.SCENESPLATTER_PG_scene) -> tuple[str, str]:
 def make_wanted() -> None:
     """Make the thumbnails that drawings asked for. For tests too, where timers do not fire."""
     while _wanted:
-        key, source = _wanted.pop(0)
+        name, key, source = _wanted.pop(0)
         small = _small(key, source)
-        if "picture" in _thumbnails:
-            add_preview(_thumbnails["picture"], key, small)
+        if name in _thumbnails:
+            add_preview(_thumbnails[name], key, small, _KEPT[name])
     delivery.redraw()
 
 
@@ -210,12 +222,15 @@ def _small(key: str, source: str) -> np.ndarray:
 
 
 def add_preview(
-    collection: bpy.utils.previews.ImagePreviewCollection, key: str, picture: np.ndarray
+    collection: bpy.utils.previews.ImagePreviewCollection,
+    key: str,
+    picture: np.ndarray,
+    kept: int = 1,
 ) -> None:
-    """A picture uint8 [h, w, 3]; the last one stays too, because a region may still be drawn with
-    it.
+    """A picture uint8 [h, w, 3]; the last ones stay too, because a region may still be drawn with
+    them.
     """
-    for old in list(collection)[:-1]:
+    for old in list(collection)[:-kept]:
         del collection[old]
     height, width = picture.shape[:2]
     rgba = np.ones((height, width, 4), np.float32)
@@ -232,7 +247,8 @@ _register, _unregister = bpy.utils.register_classes_factory(
 
 def register() -> None:
     """Add the operator and the handler of dropped files."""
-    _thumbnails["picture"] = bpy.utils.previews.new()
+    for name in _KEPT:
+        _thumbnails[name] = bpy.utils.previews.new()
     _register()
 
 
@@ -242,4 +258,5 @@ def unregister() -> None:
         bpy.app.timers.unregister(make_wanted)
     _wanted.clear()
     _unregister()
-    bpy.utils.previews.remove(_thumbnails.pop("picture"))
+    for name in _KEPT:
+        bpy.utils.previews.remove(_thumbnails.pop(name))

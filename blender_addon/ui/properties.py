@@ -267,6 +267,25 @@ class SCENESPLATTER_PG_scene(bpy.types.PropertyGroup):
         default=False,
         options=set(),
     )
+    redo_seed: bpy.props.IntProperty(
+        name="Seed",
+        description="Seed of a redo; -1: a new one, or the same where prior or prompt change",
+        default=-1,
+        min=-1,
+        options=set(),
+    )
+    redo_prior: bpy.props.StringProperty(
+        name="Prior",
+        description="Video prior of a redo; empty: the same as before",
+        search=_model_search("prior"),
+        search_options={"SUGGESTION"},
+        options=set(),
+    )
+    redo_prompt: bpy.props.StringProperty(
+        name="Prompt",
+        description="Prompt of a redo, for priors that read it; empty: the same as before",
+        options=set(),
+    )
     last_object: bpy.props.PointerProperty(name="Last Result", type=bpy.types.Object)
     job_folder: bpy.props.StringProperty(
         name="Job Folder", description="The last job started from this scene", options={"HIDDEN"}
