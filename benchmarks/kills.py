@@ -3,6 +3,8 @@
     python benchmarks/kills.py prepare            at each file operation of the preparation
     python benchmarks/kills.py restart            at each file operation of --restart on a finished
     job
+    python benchmarks/kills.py redo               at each file operation that makes a variant of a
+    finished job
     python benchmarks/kills.py results [STEP [FIRST]]   at operations FIRST, FIRST + STEP ... of a
     whole run's changes of files
     python benchmarks/kills.py random COUNT [SEED]   SIGKILL at random moments of a whole run
@@ -34,7 +36,7 @@ os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 from engine.bridge.errors import UserError
 from engine.bridge.whole_file import is_partial
-from engine.job import run
+from engine.job import run, variants
 from engine.job.folder import holds_job
 
 VALUES = {"width": 48, "segment_length": 3, "overlap": 1, "refine_steps": 4, "steps": 2}
@@ -117,6 +119,12 @@ def start(folder: Path, picture: Path, **how: bool) -> None:
 def prepare(folder: Path, picture: Path, **how: bool) -> None:
     """The preparation alone."""
     with run.prepared_job(folder, picture, "truck:1.0", "draft", VALUES, **how):
+        pass
+
+
+def redo(folder: Path) -> None:
+    """The preparation of a redo alone: from segment 2 of 3."""
+    with variants.prepared_redo(folder, variants.Wish({"seed": 3}, segment=2)):
         pass
 
 
@@ -233,6 +241,38 @@ def at_each_operation_of_restarting(scratch: Path, step: int = 1) -> Count:
         number += step
 
 
+def at_each_operation_of_redoing(scratch: Path, step: int = 1) -> Count:
+    """Kill --redo-from before each change of a file, while it makes the variant: the first result
+    must stay, and the same command then makes the variant.
+    """
+    count, done, number = Count(), scratch / "done", 1
+    if forked(lambda: start(done, make_picture(scratch / "a.png", 0))):
+        raise SystemExit("the job itself failed")
+    before = state(done)
+    shutil.copytree(done, scratch / "whole")
+    forked(lambda: redo(scratch / "whole"))
+    expected = state(scratch / "whole" / "variants" / "v2")
+    while True:
+        folder = scratch / f"at_{number}"
+        shutil.copytree(done, folder)
+
+        def killed(folder: Path = folder, number: int = number) -> None:
+            kill_at(number, folder)
+            redo(folder)
+
+        code = forked(killed)
+        if code == 0:
+            return count
+        count.killed += 1
+        code = forked(lambda f=folder: redo(f))  # type: ignore[misc]
+        if state(folder) != before or leftovers(folder):
+            count.lost += 1
+            count.notes.append(f"operation {number}: the first result was touched")
+        count.check(folder / "variants" / "v2", expected, code, f"operation {number}")
+        shutil.rmtree(folder)
+        number += step
+
+
 def at_operations_of_a_run(scratch: Path, ends: float, step: int = 1, first: int = 1) -> Count:
     """Kill a whole run before every `step`th change of a file, resume it, compare the bits."""
     picture, count, number = make_picture(scratch / "a.png", 0), Count(), first
@@ -310,6 +350,8 @@ def main(arguments: list[str]) -> int:
             count = at_each_operation_of_preparing(scratch, *numbers)
         elif kind == "restart":
             count = at_each_operation_of_restarting(scratch, *numbers)
+        elif kind == "redo":
+            count = at_each_operation_of_redoing(scratch, *numbers)
         elif kind == "results":
             count = at_operations_of_a_run(scratch, ends, *numbers)
         else:

@@ -124,7 +124,7 @@ def why_not(context: bpy.types.Context) -> str:
 class Place(NamedTuple):
     """A camera of a finished job."""
 
-    index: int  # of its frames, from 0
+    camera: int  # of its frames, from 0
     scene_frame: float
     segment: int  # that made it first, from 1
 

@@ -105,7 +105,7 @@ class SCENESPLATTER_OT_repaint(_Redo, bpy.types.Operator):
         try:
             if not self.mask:
                 raise UserError("There is no mask.", "Draw one, or name a file.")
-            index = variants.place(context.scene).index
+            index = variants.place(context.scene).camera
         except UserError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
@@ -198,7 +198,7 @@ class SCENESPLATTER_OT_repaint(_Redo, bpy.types.Operator):
 
     def _written(self, scene: bpy.types.Scene, picture: Rectangle) -> Path:
         return write_mask(
-            Path(scene.scene_splatter.job_folder), self._place.index, self._strokes, picture
+            Path(scene.scene_splatter.job_folder), self._place.camera, self._strokes, picture
         )
 
     def _end(self, context: bpy.types.Context) -> None:
@@ -219,7 +219,7 @@ class SCENESPLATTER_OT_repaint(_Redo, bpy.types.Operator):
         gpu.state.blend_set("NONE")
         blf.size(0, 13)
         blf.position(0, 20, 20, 0)
-        blf.draw(0, f"Mark what shall be invented again: frame {self._place.index} of the job")
+        blf.draw(0, f"Mark what shall be invented again: frame {self._place.camera} of the job")
 
 
 def _ring(shader: gpu.types.GPUShader, place: tuple[float, float], radius: float) -> None:

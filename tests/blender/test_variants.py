@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,83 @@ def test_the_picture_of_a_mask_is_white_where_it_says_yes(addon: Any, tmp_path: 
     pixels = np.array(image.pixels).reshape(36, 64, 4)[::-1]
     bpy.data.images.remove(image)
     assert np.array_equal(pixels[..., 0] > 0.5, mask)
+
+
+class _Region:
+    type, x, y = "WINDOW", 100, 50  # where it lies in its window
+
+    def __init__(self, width: int, height: int) -> None:
+        self.width, self.height = width, height
+
+
+def _view_of(scene: Any, region: _Region) -> Any:
+    """What a 3D view that looks through the scene's camera and just fits it would be."""
+    bpy.context.view_layer.update()
+    camera, depsgraph = scene.camera, bpy.context.evaluated_depsgraph_get()
+    lens = camera.calc_matrix_camera(depsgraph, x=region.width, y=region.height)
+    return SimpleNamespace(
+        view_perspective="CAMERA", perspective_matrix=lens @ camera.matrix_world.inverted()
+    )
+
+
+def test_the_cameras_picture_is_found_in_the_view(ready: Any) -> None:
+    region = _Region(640, 360)
+    view = _view_of(ready, region)
+    found = strokes.picture_in(region, view, ready, ready.camera)
+    assert found == pytest.approx((0.0, 0.0, 640.0, 360.0), abs=0.01)
+    view.view_perspective = "PERSP"
+    assert strokes.picture_in(region, view, ready, ready.camera) is None
+
+
+def test_hands_draw_take_back_and_begin(ready: Any, tmp_path: Path, save_picture: Any) -> None:
+    """The operator's own functions, fed with a mouse's events; no window is there."""
+    job = tmp_path / "job"
+    (job / "frames").mkdir(parents=True)
+    save_picture(job / "frames" / "0005.png", size=(64, 36))
+    ready.scene_splatter.job_folder = str(job)
+    region = _Region(640, 360)
+    space = SimpleNamespace(region_3d=_view_of(ready, region))
+    context = SimpleNamespace(
+        scene=ready,
+        workspace=SimpleNamespace(status_text_set=lambda _text: None),
+        area=SimpleNamespace(
+            regions=[region], spaces=SimpleNamespace(active=space), tag_redraw=lambda: None
+        ),
+    )
+    kind = variants_panel.SCENESPLATTER_OT_repaint
+    hand = SimpleNamespace(
+        _place=variants.Place(5, 6.0, 2),
+        _strokes=[],
+        _drawing=False,
+        _handle=bpy.types.SpaceView3D.draw_handler_add(lambda: None, (), "WINDOW", "POST_PIXEL"),
+        execute=lambda _context: {"FINISHED"},
+    )
+    for name in ("_finish", "_written", "_end"):
+        setattr(hand, name, getattr(kind, name).__get__(hand))
+
+    def does(what: str, value: str, x: float, y: float) -> set[str]:
+        mouse = {"mouse_x": region.x + x, "mouse_y": region.y + y}
+        return kind.modal(hand, context, SimpleNamespace(type=what, value=value, **mouse))
+
+    for x, y in ((320.0, 180.0), (100.0, 100.0)):
+        assert does("LEFTMOUSE", "PRESS", x, y) == {"RUNNING_MODAL"}
+        does("MOUSEMOVE", "NOTHING", x + 40.0, y)
+        does("LEFTMOUSE", "RELEASE", x + 40.0, y)
+        does("MOUSEMOVE", "NOTHING", x + 300.0, y)
+    assert [len(stroke.points) for stroke in hand._strokes] == [2, 2]
+    does("BACK_SPACE", "PRESS", 0.0, 0.0)
+    assert does("LEFTMOUSE", "PRESS", 700.0, 10.0) == {"PASS_THROUGH"}, "the sidebar stays usable"
+    assert does("RET", "PRESS", 0.0, 0.0) == {"FINISHED"}
+    assert hand.mask == str(job / "masks" / "frame_0005_001.png")
+    drawn = strokes.mask_of(
+        [Stroke([(320.0, 180.0), (360.0, 180.0)], kind._radius)],
+        Rectangle(0.0, 0.0, 640.0, 360.0),
+        (64, 36),
+    )
+    image = bpy.data.images.load(hand.mask)
+    written = np.array(image.pixels).reshape(36, 64, 4)[::-1, :, 0] > 0.5
+    bpy.data.images.remove(image)
+    assert np.array_equal(written, drawn)
 
 
 @pytest.fixture
@@ -131,8 +209,10 @@ def test_redo_from_here_repaint_and_back_with_one_click(job: Any) -> None:
     seen = _drawn_panel()
     assert sum(text.startswith("v") for text in seen) == 3
     assert seen.count("Shown") == 1 and seen.count("Use") == 2
-    pictures.make_wanted()
-    assert _drawn_panel().count("a picture") == 3
+    pictures.make_wanted()  # without a window icons are 0, so the collection is looked at
+    shown = {key.rsplit(" ", 1)[0] for key in pictures._thumbnails["variants"]}
+    assert {str(v.picture) for v in variants.of(job)} <= shown
+    assert all(v.picture.name == "0009.png" for v in variants.of(job))
     assert {"Redo from Here", "Repaint"} <= set(seen)
 
 

@@ -40,7 +40,9 @@ def _generate(*arguments: object) -> int:
 
 
 @linux
-@pytest.mark.parametrize(("kind", "step", "least"), [("prepare", 1, 12), ("restart", 4, 6)])
+@pytest.mark.parametrize(
+    ("kind", "step", "least"), [("prepare", 1, 12), ("restart", 4, 6), ("redo", 6, 6)]
+)
 def test_a_kill_at_any_file_operation_of_the_preparation_loses_nothing(kind, step, least):
     command = [sys.executable, str(ROOT / "benchmarks" / "kills.py"), kind, str(step)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
