@@ -66,10 +66,10 @@ def parts(rehearse: bool) -> list[Part]:
         Part("tests", 90),
         Part("rasterisers", 90),
         Part("tiny", 100),
+        Part("standard", 90),
+        Part("job", 150),
         *full,
         Part("ladder", 150),
-        Part("job", 150),
-        Part("standard", 90),
     ]
     return [p._replace(seconds=p.seconds * _PATIENCE) for p in chosen] if rehearse else chosen
 

@@ -7,7 +7,8 @@ Results do not depend on the rung but for rounding, and for what tiles of a pict
 each other; 8-bit storage of the weights is the exception and says so.
 
 The figures of each prior are the highest sums of tensors on a pretended device
-(tests/pretended_cuda), to which MARGIN and CONTEXT are added; a card has not confirmed them yet.
+(tests/pretended_cuda), to which MARGIN and CONTEXT are added. On an H100 three priors stayed below
+(benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What a prior is reckoned to need on a card where it never ran: arithmetic, nothing measured.
+"""What a prior is reckoned to need on a card where it never ran: arithmetic from figures of one.
 
 Seconds of a denoising step = operations / (the card's rate x the share of it that is reached).
-Operations are sums by hand: two for each weight and token, and attention; ViewCrafter's follow from
-its authors' 120 s for 50 steps on an A100. The rates are NVIDIA's own for 16-bit matrices with sums
-in 32 bits. No part of it was measured here, so it is a guess to a factor of two or three, which
-says so, and which the first job replaces by what it took (`bridge/speeds.py`). Standard library
-only.
+ViewCrafter, Wan VACE 1.3B and SVD were measured on an H100 (benchmarks/RESULTS.md); the operations
+of the others are sums by hand: two for each weight and token, and attention. The rates are NVIDIA's
+own for 16-bit matrices with sums in 32 bits. For every other card it is a guess to a factor of two
+or three, which says so, and which the first job replaces by what it took (`bridge/speeds.py`).
+Standard library only.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from .registry import PRIORS, Model
 # 1e12 operations a denoising step for each frame of a megapixel, by the beginning of the name: two
 # runs, each with and without the prompt where the prior guides.
 OPERATIONS = {
-    "viewcrafter": 35.0,
+    "viewcrafter": 26.5,
     "wan_vace_14b_fast": 150.0,
     "wan_vace_14b": 300.0,
     "wan_vace_1.3b": 30.0,
     "wan_fun": 22.0,
     "ltx": 2.4,
-    "svd": 20.0,
+    "svd": 28.0,
     "cogvideox": 80.0,
 }
-REACHED = 0.35  # of the rate
+REACHED = 0.175  # of the rate, by the three that were measured
 _GIB_GB = 1.073741824
 _RATES = (  # 1e12 operations a second; the first pattern that is found in a card's name
     (r"B300|GB300", 2250),
@@ -76,7 +76,7 @@ _LAPTOP = 0.6
 _SLOW = 4  # 1e12 operations a second: cards before Turing, which have no units for matrices
 # Seconds a unit on a card of 60e12 operations a second; of larger ones the square root is gained.
 _REFERENCE = 60.0
-_DRAWN_ON_CARD = {"refine": 0.035, "segment": 0.8, "refit": 12.0}
+_DRAWN_ON_CARD = {"refine": 0.042, "segment": 0.8, "refit": 12.0}
 _START_S = 45.0  # weights from the disk to the card
 _FRAMES = 25  # of a segment, to which least_gib in the registry belongs
 
