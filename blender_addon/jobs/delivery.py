@@ -276,7 +276,7 @@ def _find_waiting(scene: bpy.types.Scene) -> folders.Leftover | None:
     if remembered:
         folder = Path(remembered)
         folder = (
-            folder if folder.is_dir() else jobs_parent() / folder.name
+            folder if folder.is_dir() else folders.moved_to(folder, jobs_parent())
         )  # the project may have moved
         found = folders.look_at(folder)
         if found is not None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ...engine.bridge import camera_file, estimate, lock
+from ...engine.bridge import camera_file, estimate, lock, variants
 from ...engine.bridge.errors import UserError
 from ...engine.bridge.estimate import Work
 from ...engine.bridge.reading import json_of
@@ -178,11 +178,18 @@ def leftovers(parent: Path, blend: str, since: float = 0.0) -> Iterator[Leftover
     """Jobs under `parent` that `blend` asked for after `since` and never got, newest first."""
     if not parent.is_dir():
         return
-    dated = [(last_changed(path), path) for path in parent.iterdir()]
+    paths = [*parent.iterdir(), *parent.glob(f"*/{variants.FOLDER}/v*")]
+    dated = [(last_changed(path), path) for path in paths]
     for _, folder in sorted((pair for pair in dated if pair[0] > since), reverse=True):
         found = look_at(folder)
         if found is not None and found.ticket.blend == blend:
             yield found
+
+
+def moved_to(folder: Path, parent: Path) -> Path:
+    """Where a job's folder, or a variant's, would lie if its project had moved to `parent`."""
+    job = folder.parent.parent if folder.parent.name == variants.FOLDER else folder
+    return parent / folder.relative_to(job.parent)
 
 
 def number_of(folder: Path) -> int:

@@ -94,7 +94,9 @@ def _fly_through(
         drawn, frame = view.rgb[0].cpu(), images.load_image(file).pixels
         if index == 0:
             images.save_png(job.folder / "input_render.png", drawn)
-            numbers.input_psnr = psnr(drawn, inputs.image.cpu())
+            # a repaint may have changed what the picture shows: its own first frame is meant
+            wanted = inputs.image.cpu() if job.mask is None else frame
+            numbers.input_psnr = psnr(drawn, wanted)
         numbers.agreement.add(
             frame, view.depth[0].cpu(), inputs.K[index].cpu(), inputs.camera_from_world[index].cpu()
         )

@@ -240,7 +240,8 @@ def _work(job: Job, report: Any) -> dict[str, str]:
     side_by_side = comparison.write_index(job_of(job.folder))
     if side_by_side is not None:
         report("variants", 1, 1, f"side by side in {side_by_side}")
-    _learn_speed(job.folder, clock, expected.card)
+    if job.redo() is None:  # a part of a job tells nothing of the time of a whole one
+        _learn_speed(job.folder, clock, expected.card)
     return outputs
 
 

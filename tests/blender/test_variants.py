@@ -5,9 +5,11 @@ The redo runs in the real engine; without its environment those tests are skippe
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +20,7 @@ import pytest
 bpy = pytest.importorskip("bpy", reason="bpy is not installed in this Python")
 from scene_splatter.blender_addon.cameras import picture_header, strokes  # noqa: E402
 from scene_splatter.blender_addon.cameras.strokes import Rectangle, Stroke  # noqa: E402
-from scene_splatter.blender_addon.jobs import delivery, headless, variants  # noqa: E402
+from scene_splatter.blender_addon.jobs import delivery, folders, headless, variants  # noqa: E402
 from scene_splatter.blender_addon.splats import splat_object  # noqa: E402
 from scene_splatter.blender_addon.ui import pictures, variants_panel  # noqa: E402
 from scene_splatter.engine.bridge.errors import UserError  # noqa: E402
@@ -147,13 +149,26 @@ def test_hands_draw_take_back_and_begin(ready: Any, tmp_path: Path, save_picture
     assert np.array_equal(written, drawn)
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first test that needs a finished job keeps it for the others."""
+    return tmp_path_factory.mktemp("made") / "shot_v001"
+
+
 @pytest.fixture
-def job(real_engine: Any, tmp_path: Path) -> Any:  # noqa: F811
+def job(real_engine: Any, made: Path, tmp_path: Path) -> Any:  # noqa: F811
     """A scene with a finished job of four segments."""
     for name, value in SMALL.items():
         setattr(real_engine.scene_splatter.settings, name, value)
     real_engine.scene_splatter.depth_source = "BOX"
-    assert headless.generate(bpy.context, tmp_path / "jobs").problem is None
+    if not made.exists():
+        outcome = headless.generate(bpy.context, tmp_path / "jobs")
+        assert outcome.problem is None
+        shutil.copytree(outcome.folder, made)
+    else:
+        shutil.copytree(made, tmp_path / "jobs" / made.name)
+        real_engine.scene_splatter.job_folder = str(tmp_path / "jobs" / made.name)
+        variants.use(bpy.context, "v1")
     return real_engine
 
 
@@ -242,6 +257,23 @@ def test_what_no_redo_can_be_made_of_is_said(job: Any, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="another version"):
         bpy.ops.scene_splatter.redo_from_here()
     assert [v.name for v in variants.of(job)] == ["v1"]
+
+
+def test_an_unfinished_variant_waits_for_its_file_also_where_the_project_has_moved(
+    tmp_path: Path,
+) -> None:
+    ticket = folders.Ticket("/project/shot.blend", "Scene", "hall")
+    job = folders.new_folder(tmp_path, "hall")
+    made = job / "variants" / "v2"
+    made.mkdir(parents=True)
+    for folder, imported in ((job, "hall Gaussians"), (made, "")):
+        (folder / "settings.json").write_text("{}")
+        folders.write_ticket(folder, dataclasses.replace(ticket, imported=imported))
+    (left,) = folders.leftovers(tmp_path, ticket.blend)
+    assert left.folder == made and not left.finished
+    old = Path("/elsewhere/scene_splatter/hall_v001")
+    assert folders.moved_to(old / "variants" / "v2", tmp_path) == made
+    assert folders.moved_to(old, tmp_path) == job
 
 
 def test_without_a_finished_job_the_buttons_say_why(ready: Any) -> None:

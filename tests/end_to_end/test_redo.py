@@ -250,6 +250,19 @@ def test_a_repaint_can_be_repainted_but_not_begun_again_at_a_segment(repainted, 
     assert "0001.png has changed" in capsys.readouterr().err
 
 
+def test_the_picture_itself_can_be_repainted_and_its_own_first_frame_is_then_the_measure(
+    job, tmp_path
+):
+    mask = _mask(tmp_path / "mask.png", (56, 40), (20, 10, 36, 28))
+    assert _generate("--out", job, "--redo-mask", f"0:{mask}", "--seed", 5) == 0
+    made = list(folders(job).values())[-1]
+    old, new, where = _frames(job)[0], _frames(made)[0], np.array(Image.open(mask)) > 0
+    assert np.array_equal(old[~where], new[~where])
+    assert (old[where] != new[where]).any(axis=1).mean() > 0.5
+    before, after = (json.loads((f / "report.json").read_text()) for f in (job, made))
+    assert after["input_psnr"] == after["path_psnr"][0] > before["input_psnr"] - 6
+
+
 @pytest.mark.parametrize(
     ("frame", "mask", "said"),
     [
