@@ -6,9 +6,14 @@ import textwrap
 
 import bpy
 
+_ICON_LETTERS, _BOX_LETTERS = 4, 2  # what an icon, and the edges of a box, take of a line
+
 
 def draw_wrapped(layout: bpy.types.UILayout, text: str, width: int, icon: str = "NONE") -> None:
-    """Labels for `text`, broken at about `width` characters; the icon stands before the first."""
+    """Labels for `text`, broken at about `width` characters; the icon stands before the first and
+    takes some of them.
+    """
+    width -= _ICON_LETTERS * (icon != "NONE")
     column = layout.column(align=True)
     column.scale_y = 0.8
     for number, line in enumerate(textwrap.wrap(text, width) or [""]):
@@ -22,6 +27,11 @@ def sidebar_width(context: bpy.types.Context) -> int:
     region = context.region
     scale = context.preferences.system.ui_scale
     return max(int(region.width / (6.5 * scale)) - 6, 16) if region is not None else 40
+
+
+def box_width(context: bpy.types.Context) -> int:
+    """Characters that fit into a line of a box there."""
+    return sidebar_width(context) - _BOX_LETTERS
 
 
 def clock(seconds: float) -> str:

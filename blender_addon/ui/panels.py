@@ -15,7 +15,7 @@ from ..jobs.session import Phase, Status
 from ..jobs.side_job_operator import side_job
 from ..splats import layout_view
 from . import pictures, progress, properties, steps
-from .layout import clock, draw_wrapped, sidebar_width
+from .layout import box_width, clock, draw_wrapped, sidebar_width
 
 _SHOWN_SEGMENTS = 6
 _GROUP_LABELS = {
@@ -107,7 +107,7 @@ def _draw_camera(
     layout: bpy.types.UILayout, context: bpy.types.Context, reached: steps.Steps
 ) -> None:
     scene = context.scene
-    group, width = scene.scene_splatter, sidebar_width(context)
+    group, width = scene.scene_splatter, box_width(context)
     column = _settings_column(layout)
     column.prop(group, "camera", text="Camera")
     if group.camera is None and scene.camera is not None:
@@ -126,7 +126,7 @@ def _draw_move(
 ) -> None:
     scene = context.scene
     group = scene.scene_splatter
-    halves = layout.row()
+    halves = layout.split(factor=0.54)  # "Pedestal" is the longest name
     for unit, names in (("Metres", moves.MOVES[:3]), ("Degrees", moves.MOVES[3:])):
         column = halves.column(align=True)
         column.label(text=unit)
@@ -141,7 +141,7 @@ def _draw_move(
         row.prop(group, "frame_start")
         row.prop(group, "frame_end")
     if reached.move and not (reached.picture or reached.camera):
-        draw_wrapped(layout, reached.move, sidebar_width(context), icon="INFO")
+        draw_wrapped(layout, reached.move, box_width(context), icon="INFO")
     row = layout.row(align=True)
     row.operator("scene_splatter.add_move", text="Add Move")
     row.operator("scene_splatter.check_path", text="Check Path")
@@ -159,7 +159,7 @@ def _draw_generate(
     layout: bpy.types.UILayout, context: bpy.types.Context, reached: steps.Steps
 ) -> None:
     scene = context.scene
-    group, width = scene.scene_splatter, sidebar_width(context)
+    group, width = scene.scene_splatter, box_width(context)
     reason = request.why_not(context)
     body = _step(layout, 4, "Scene", reason or "to do", reached.done)
     _settings_column(body).prop(group, "preset")
@@ -180,10 +180,10 @@ def _draw_forecast(layout: bpy.types.UILayout, scene: bpy.types.Scene, width: in
     forecast = request.forecast(scene)
     if forecast is not None:
         text = forecast.text()
-        draw_wrapped(layout, f"{text[0].upper()}{text[1:]}", width - 8, icon="TIME")
+        draw_wrapped(layout, f"{text[0].upper()}{text[1:]}", width, icon="TIME")
     elif planned:
         draw_wrapped(
-            layout, "How long it takes is known after the first job here", width - 8, icon="TIME"
+            layout, "How long it takes is known after the first job here", width, icon="TIME"
         )
 
 
@@ -193,7 +193,7 @@ def _draw_engine(layout: bpy.types.UILayout, context: bpy.types.Context) -> None
     if not reason:
         return
     box = layout.box()
-    draw_wrapped(box, reason, sidebar_width(context), icon="INFO")
+    draw_wrapped(box, reason, box_width(context), icon="INFO")
     row = box.row(align=True)
     if engine_location.uses_own_engine(context):
         row.operator("scene_splatter.install_engine", icon="IMPORT")
@@ -275,11 +275,11 @@ def _draw_problem(layout: bpy.types.UILayout, context: bpy.types.Context, status
     if problem is None:
         return
     box = layout.box()
-    width = sidebar_width(context)
+    width = box_width(context)
     row = box.row()
     row.alert = True
     message, hint = map(properties.in_panel_words, (problem.message, problem.hint))
-    draw_wrapped(row, message, width - 6, icon="ERROR")
+    draw_wrapped(row, message, width - 4, icon="ERROR")  # beside the X
     row.operator("scene_splatter.forget_problem", text="", icon="X", emboss=False)
     if hint:
         draw_wrapped(box, hint, width)
@@ -294,7 +294,7 @@ def _draw_waiting(layout: bpy.types.UILayout, context: bpy.types.Context) -> Non
         return
     box = layout.box()
     state = "is finished but not imported" if found.finished else "is not finished"
-    draw_wrapped(box, f"{found.folder.name} {state}.", sidebar_width(context), icon="RECOVER_LAST")
+    draw_wrapped(box, f"{found.folder.name} {state}.", box_width(context), icon="RECOVER_LAST")
     row = box.row(align=True)
     row.operator(
         "scene_splatter.import_result" if found.finished else "scene_splatter.resume",
@@ -327,14 +327,17 @@ class SCENESPLATTER_PT_settings(_InSidebar, bpy.types.Panel):
             )
             draw_wrapped(column, text, sidebar_width(context), icon="INFO")
         elif group.depth_source == "SMALL":
-            column.label(text="A guess: one small download is far better", icon="INFO")
+            text = "A guess: one small download is far better"
+            draw_wrapped(column, text, sidebar_width(context), icon="INFO")
         elif group.depth_source == "BOX":
-            column.label(text="A plain box: what stands on its floor is smeared", icon="INFO")
+            text = "A plain box: what stands on its floor is smeared"
+            draw_wrapped(column, text, sidebar_width(context), icon="INFO")
         for row in properties.basic():
             column.prop(group.settings, row.name)
         column.prop(group, "replace_last", text="Replace Last")
         if group.replace_last and delivery.last_object(context.scene) is None:
-            column.label(text="There is no last result: a new object is made", icon="INFO")
+            text = "There is no last result: a new object is made"
+            draw_wrapped(column, text, sidebar_width(context), icon="INFO")
 
 
 def _draw_segments(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:

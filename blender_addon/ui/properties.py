@@ -33,6 +33,8 @@ _PRESET_TEXT = {
     "paper": "The paper's sizes and steps; needs the weights of ViewCrafter and Flash3D, a GPU. "
     "It departs from the paper in these points: " + "; ".join(engine_settings.DEPARTURES),
 }
+_UNITS = {"m": "metres", "deg": "degrees", "px": "pixels"}
+_LABEL_LETTERS = 14  # in a sidebar as wide as Blender makes it
 _ROWS = {row.name: row for row in engine_settings.table()}
 _SETTING_NAMES = re.compile(  # names that are words of plain English too stay as they are
     rf"\b({'|'.join(name for name in _ROWS if '_' in name)})\b"
@@ -84,9 +86,16 @@ def in_panel_words(text: str) -> str:
 
 
 def label(row: Setting) -> str:
-    """A setting's name as the panel shows it, with its unit."""
+    """A setting's name as the panel shows it, with its unit where the panel has room for both."""
     name = _LABELS.get(row.name, row.name.replace("_", " ").title())
-    return f"{name} ({row.unit})" if row.unit and row.unit != "frames" else name
+    with_unit = f"{name} ({row.unit})"
+    has_room = row.unit and row.unit != "frames" and len(with_unit) <= _LABEL_LETTERS
+    return with_unit if has_room else name
+
+
+def tooltip(row: Setting) -> str:
+    """What a setting means, and its unit."""
+    return f"{row.text}. Unit: {_UNITS.get(row.unit, row.unit)}" if row.unit else row.text
 
 
 def shortest(value: float) -> float:
@@ -104,7 +113,7 @@ def _model_search(kind: str) -> Any:
 def make_property(row: Setting) -> Any:
     """The Blender property of one setting, with its default, limits, choices and text."""
     default = BLENDER_DEFAULTS.get(row.name, row.default)
-    common = {"name": label(row), "description": row.text, "default": default, "options": set()}
+    common = {"name": label(row), "description": tooltip(row), "default": default, "options": set()}
     if row.choices:
         text = engine_settings.CHOICE_TEXT[row.name]
         items = [(choice, choice.replace("_", " ").title(), text[choice]) for choice in row.choices]

@@ -24,6 +24,7 @@ from scene_splatter.blender_addon.jobs.session import Phase, Problem, Status  # 
 from scene_splatter.blender_addon.publish import production  # noqa: E402
 from scene_splatter.blender_addon.ui import (  # noqa: E402
     engine_setup,
+    layout,
     panels,
     pictures,
     progress,
@@ -145,6 +146,20 @@ def test_a_depth_that_is_not_measured_says_so_where_it_is_chosen(
     assert words in text_of(panels.SCENESPLATTER_PT_settings)
     empty_scene.scene_splatter.depth_source = "BLOCKOUT"
     assert words not in text_of(panels.SCENESPLATTER_PT_settings)
+
+
+def test_an_icon_and_a_box_take_their_part_of_a_line() -> None:
+    text = "Without a downloaded model the depth is a guess by the small network"
+    plain, beside_icon = CheckingLayout(), CheckingLayout()
+    layout.draw_wrapped(plain, text, 36)
+    layout.draw_wrapped(beside_icon, text, 36, icon="INFO")
+    assert max(map(len, plain.seen)) == 36 and max(map(len, beside_icon.seen)) <= 32
+    assert " ".join(plain.seen) == " ".join(beside_icon.seen) == text
+
+
+@pytest.mark.parametrize("row", properties.basic(), ids=lambda row: row.name)
+def test_no_name_of_a_basic_setting_is_cut_at_the_sidebars_first_width(row) -> None:
+    assert len(properties.label(row)) <= 14  # as seen in a window of Blender 5.2
 
 
 def test_every_choice_of_every_property_and_operator_has_a_tooltip(empty_scene) -> None:

@@ -26,7 +26,9 @@ def test_every_setting_has_a_property_with_its_default_text_limits_and_choices(
     row = ROWS[name]
     group = empty_scene.scene_splatter.settings
     found = group.bl_rna.properties[name]
-    assert found.description == row.text
+    assert found.description.startswith(row.text)
+    if row.unit:
+        assert f"({row.unit})" in found.name or "Unit: " in found.description
     value = getattr(group, name)
     assert (
         properties.shortest(value) if row.type is float else value

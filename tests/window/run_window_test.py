@@ -117,7 +117,7 @@ def _parse() -> argparse.Namespace:
         "--settle",
         type=float,
         default=60.0,
-        help="seconds for a software renderer to compile its shaders",
+        help="seconds for a software renderer to draw; shaders are waited for",
     )
     parser.add_argument("--limit", type=float, default=900.0, help="seconds for the job")
     args = parser.parse_args()
@@ -283,8 +283,9 @@ def _engine_left(pid: int) -> int:
 
 
 def _grant(wish: Path, blender: _Blender, out: Path) -> None:
-    """A wish is a file: NAME.wish holds "point X Y", "click X Y", "shot" or "second" (Blender); it
-    is deleted when it is granted.
+    """A wish is a file: NAME.wish holds "point X Y", "click X Y", "shot", "light WxH+X+Y" (the
+    brightest spot there, 0 to 1, goes to NAME.txt) or "second" (Blender); it is deleted when it is
+    granted.
     """
     words = wish.read_text().split()
     environment = {**os.environ, "DISPLAY": blender.environment["DISPLAY"]}
@@ -304,6 +305,19 @@ def _grant(wish: Path, blender: _Blender, out: Path) -> None:
             check=True,
         )
         print(f"picture: {wish.with_suffix('.png').name}", flush=True)
+    elif words[0] == "light":
+        command = [
+            "import",
+            "-window",
+            "root",
+            "-crop",
+            words[1],
+            "-format",
+            "%[fx:maxima]",
+            "info:",
+        ]
+        seen = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+        wish.with_suffix(".txt").write_text(seen.stdout)
     elif words[0] == "second":
         script = blender.inside(out / "second_blender.py")
         arguments = [

@@ -22,6 +22,8 @@ PLAN = json.loads((HERE / "plan.json").read_text())
 PACKAGE = "bl_ext.user_default.scene_splatter.blender_addon"
 BLEND = HERE / "demo.blend"
 LIMIT_MS = 50.0
+_THIRD_LINE = "172x18+68+127"  # of the words in the view's corner, where "Compiling" is said
+_QUIET_LOOKS, _WHITE = 3, 0.7
 _BUTTON_PX, _LOOKS = 14, 2  # less than a button is high; looks at each place
 
 report: dict[str, Any] = {"blender": bpy.app.version_string}
@@ -136,6 +138,18 @@ def show_sidebar() -> Iterator[float]:
     sidebar().active_panel_category = "Scene Splatter"
     area.spaces.active.region_3d.view_perspective = "CAMERA"
     yield 1.5
+
+
+def compiled() -> Iterator[float]:
+    """Until the view says no longer that it compiles shaders, which takes a software renderer
+    minutes on a busy machine. The view must be dark behind its words.
+    """
+    end, quiet = time.monotonic() + PLAN["limit_s"], 0
+    while quiet < _QUIET_LOOKS:
+        assert time.monotonic() < end, "the shaders are not ready"
+        yield 2.0
+        yield from wish("compiling", f"light {_THIRD_LINE}")
+        quiet = 0 if float((HERE / "compiling.txt").read_text()) > _WHITE else quiet + 1
 
 
 # --- the main thread -----------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from stage import (
     PLAN,
     addon,
     check_main_thread,
+    compiled,
     in_view,
     make_scene,
     place_of,
@@ -103,17 +104,17 @@ def look_at_result() -> Iterator[float]:
     with in_view():
         bpy.ops.scene_splatter.prepare_render()
         bpy.ops.scene_splatter.show_colours()
-    yield PLAN["settle_s"]  # the software renderer compiles shaders
+    yield from compiled()
     yield from wish("4_camera_view", "shot")
     space.shading.type = "RENDERED"
-    yield PLAN["settle_s"] / 3
+    yield from compiled()
     yield from wish("4_rendered_view", "shot")
     space.shading.type = "MATERIAL"
     region = space.region_3d
     region.view_perspective = "PERSP"
     region.view_location, region.view_distance = (0.0, 6.0, 1.5), 9.0
     region.view_rotation = Euler((math.radians(70), 0, math.radians(25))).to_quaternion()
-    yield PLAN["settle_s"] / 3
+    yield PLAN["settle_s"] / 3  # the points reach behind the words
     yield from wish("5_layout_view", "shot")
     splat_object = addon("splats.splat_object")
     modifier = splat_object.modifier_of(cloud)
