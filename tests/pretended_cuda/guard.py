@@ -37,7 +37,8 @@ def load() -> None:
         raise RuntimeError("torch is not installed")
     torch = Path(spec.origin).parent
     version = (torch / "version.py").read_text(encoding="utf-8")
-    key = hashlib.sha256((version + SOURCE.read_text(encoding="utf-8")).encode()).hexdigest()[:12]
+    made_of = f"{torch}{version}{SOURCE.read_text(encoding='utf-8')}"
+    key = hashlib.sha256(made_of.encode()).hexdigest()[:12]
     library = Path(tempfile.gettempdir()) / f"pretended_cuda_{os.getuid()}_{key}.so"
     if not library.exists():
         compiler = _compiler()
