@@ -14,7 +14,7 @@ from ..jobs import delivery, engine_location, request
 from ..jobs.session import Phase, Status
 from ..jobs.side_job_operator import side_job
 from ..splats import layout_view
-from . import pictures, progress, properties, steps
+from . import pictures, progress, properties, steps, weights_panel
 from .layout import box_width, clock, draw_wrapped, sidebar_width
 
 _SHOWN_SEGMENTS = 6
@@ -320,15 +320,8 @@ class SCENESPLATTER_PT_settings(_InSidebar, bpy.types.Panel):
             column.prop(group, "depth_file")
         elif group.depth_source == "MODEL":
             column.prop(group, "depth_model")
-        elif group.depth_source == "AUTO":
-            text = (
-                "Without a downloaded model the depth is a guess by the small network; one small "
-                "download is far better."
-            )
-            draw_wrapped(column, text, sidebar_width(context), icon="INFO")
-        elif group.depth_source == "SMALL":
-            text = "A guess: one small download is far better"
-            draw_wrapped(column, text, sidebar_width(context), icon="INFO")
+        elif group.depth_source in ("AUTO", "SMALL"):
+            weights_panel.draw_better_depth(column, sidebar_width(context))
         elif group.depth_source == "BOX":
             text = "A plain box: what stands on its floor is smeared"
             draw_wrapped(column, text, sidebar_width(context), icon="INFO")

@@ -15,11 +15,14 @@ from .engine_setup import tasks
 from .grey_with_reason import GreyWithReason
 from .layout import draw_wrapped
 
+BETTER_DEPTH = "moge_2_small"  # the smallest download that changes most
+
 
 def known() -> list[dict[str, Any]]:
     """The models that the engine listed; empty before it was asked."""
+    fetched = {line.get("name") for line in tasks["download"].findings if line.get("done")}
     return [
-        line
+        {**line, "present": line["present"] or line["name"] in fetched}
         for line in tasks["weights"].findings
         if {"name", "licence", "size_gb", "present"} <= line.keys()
     ]
@@ -159,6 +162,30 @@ def verdict() -> str:
         if found["checked"]
         else "all files are there; no checksum of them is known"
     )
+
+
+def draw_better_depth(layout: bpy.types.UILayout, width: int) -> None:
+    """What one small download would change, with the button that asks for it; nothing once it is
+    here.
+    """
+    facts = next((line for line in known() if line["name"] == BETTER_DEPTH), None)
+    if facts is not None and facts["present"]:
+        return
+    text = "This depth is a guess by the small network; one small download is far better."
+    draw_wrapped(layout, text, width, icon="INFO")
+    for name in ("weights", "download"):
+        if tasks[name].running:
+            engine_setup.draw_running(layout, tasks[name])
+            return
+        if tasks[name].code:
+            engine_setup.draw_failed(layout, tasks[name])
+    if facts is None:
+        layout.operator("scene_splatter.list_weights", text="Show It", icon="VIEWZOOM")
+        return
+    text = f"Get {facts['name']}: {facts['size_gb']:.2g} GB, {facts['licence']}"
+    layout.operator("scene_splatter.download_weights", text=text, icon="IMPORT").model = facts[
+        "name"
+    ]
 
 
 def draw(layout: bpy.types.UILayout) -> None:

@@ -126,7 +126,8 @@ def _download(args: argparse.Namespace) -> int:
     if not args.json:
         sys.stderr.write(f"{entry.title}, about {entry.size_gb:g} GB. {entry.licence}.\n")
     home = download.download(args.name, _Progress(args.json))
-    print(json.dumps({"done": True, "folder": str(home)}) if args.json else home)
+    found = {"done": True, "name": args.name, "folder": str(home)}
+    print(json.dumps(found) if args.json else home)
     return 0
 
 

@@ -19,7 +19,13 @@ import pytest
 
 bpy = pytest.importorskip("bpy", reason="bpy is not installed in this Python")
 from scene_splatter.blender_addon.cameras import conversion, views  # noqa: E402
-from scene_splatter.blender_addon.jobs import delivery, engine_location, folders, request  # noqa: E402
+from scene_splatter.blender_addon.jobs import (  # noqa: E402
+    delivery,
+    engine_location,
+    folders,
+    installer,
+    request,
+)
 from scene_splatter.blender_addon.jobs.session import Phase, Problem, Status  # noqa: E402
 from scene_splatter.blender_addon.publish import production  # noqa: E402
 from scene_splatter.blender_addon.ui import (  # noqa: E402
@@ -137,7 +143,7 @@ def test_all_settings_are_drawn_exactly_once(empty_scene, status: Status) -> Non
 
 
 @pytest.mark.parametrize(
-    ("source", "words"), [("AUTO", "a guess"), ("SMALL", "A guess"), ("BOX", "is smeared")]
+    ("source", "words"), [("AUTO", "a guess"), ("SMALL", "a guess"), ("BOX", "is smeared")]
 )
 def test_a_depth_that_is_not_measured_says_so_where_it_is_chosen(
     empty_scene, status: Status, source: str, words: str
@@ -146,6 +152,22 @@ def test_a_depth_that_is_not_measured_says_so_where_it_is_chosen(
     assert words in text_of(panels.SCENESPLATTER_PT_settings)
     empty_scene.scene_splatter.depth_source = "BLOCKOUT"
     assert words not in text_of(panels.SCENESPLATTER_PT_settings)
+
+
+def test_a_better_depth_is_one_button_until_it_is_here(
+    empty_scene, status: Status, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty_scene.scene_splatter.depth_source = "AUTO"
+    listed, fetched = installer.Task("List"), installer.Task("Download")
+    monkeypatch.setitem(engine_setup.tasks, "weights", listed)
+    monkeypatch.setitem(engine_setup.tasks, "download", fetched)
+    assert "Show It" in drawn(panels.SCENESPLATTER_PT_settings)
+    facts = {"name": "moge_2_small", "licence": "MIT", "size_gb": 0.14, "present": False}
+    listed.findings.append(facts)
+    assert "Get moge_2_small: 0.14 GB, MIT" in drawn(panels.SCENESPLATTER_PT_settings)
+    fetched.findings.append({"done": True, "name": "moge_2_small", "folder": "somewhere"})
+    text = text_of(panels.SCENESPLATTER_PT_settings)
+    assert "moge_2_small" not in text and "a guess" not in text
 
 
 def test_an_icon_and_a_box_take_their_part_of_a_line() -> None:
