@@ -309,6 +309,7 @@ class SCENESPLATTER_PT_settings(_InSidebar, bpy.types.Panel):
     bl_idname = "SCENESPLATTER_PT_settings"
     bl_parent_id = "SCENESPLATTER_PT_main"
     bl_label = "Settings"
+    bl_order = 1  # after the result and its variants
 
     def draw(self, context: bpy.types.Context) -> None:
         """Name, depth, and what the table marks as basic."""
@@ -398,6 +399,7 @@ def _make_settings_panel(name: str) -> type:
         "bl_parent_id": "SCENESPLATTER_PT_main",
         "bl_label": _GROUP_LABELS.get(name, name.title()),
         "bl_options": {"DEFAULT_CLOSED"},
+        "bl_order": 1,
         "draw": draw,
         "__doc__": f"Settings of the group {name}.",
         "__module__": __name__,

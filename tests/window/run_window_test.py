@@ -8,10 +8,10 @@ pictures to look at in --out:
     python tests/window/run_window_test.py --engine-python .venv/bin/python --image photo.jpg --out
     out/window
 
-Three stories can be played: `generate` (story_generate.py); `incidents` (story_incidents.py, then
+Four stories can be played: `generate` (story_generate.py); `incidents` (story_incidents.py, then
 story_return.py in a new Blender): cancelling, crashes of engine and Blender, undo, other files; and
 `first_minutes` (story_first_minutes.py): a newcomer's way by mouse alone, from File > New to a
-scene.
+scene; `redo` (story_redo.py): a stroke on the camera's view, and back.
 
 Blender may live in a chroot (`--chroot DIR`, as root): then `--out` must be a folder of that
 chroot, and the repository's environment must be visible in it under the same path.
@@ -38,6 +38,7 @@ INSIDE = (
     "story_first_minutes.py",
     "story_generate.py",
     "story_incidents.py",
+    "story_redo.py",
     "story_return.py",
     "second_blender.py",
 )
@@ -45,6 +46,7 @@ STORIES = {
     "generate": ("story_generate",),
     "incidents": ("story_incidents", "story_return"),
     "first_minutes": ("story_first_minutes",),
+    "redo": ("story_redo",),
 }
 ENGINE_LEAVES_S = 10.0  # after the death of its Blender
 SIZE = (1600, 900)
@@ -283,9 +285,9 @@ def _engine_left(pid: int) -> int:
 
 
 def _grant(wish: Path, blender: _Blender, out: Path) -> None:
-    """A wish is a file: NAME.wish holds "point X Y", "click X Y", "shot", "light WxH+X+Y" (the
-    brightest spot there, 0 to 1, goes to NAME.txt) or "second" (Blender); it is deleted when it is
-    granted.
+    """A wish is a file: NAME.wish holds "point X Y", "click X Y", "drag X Y X Y", "scroll X Y
+    TIMES", "key NAME", "shot", "light WxH+X+Y" (the brightest spot there, 0 to 1, goes to NAME.txt)
+    or "second" (Blender); it is deleted when it is granted.
     """
     words = wish.read_text().split()
     environment = {**os.environ, "DISPLAY": blender.environment["DISPLAY"]}
@@ -298,6 +300,17 @@ def _grant(wish: Path, blender: _Blender, out: Path) -> None:
         subprocess.run(
             ["xdotool", *move, "sleep", "1.5", "click", "1"], env=environment, check=True
         )
+    elif words[0] == "drag":
+        steps = [f"{a} {b}".split() for a, b in _between(*map(int, words[1:5]))]
+        moves = [word for step in steps for word in ("mousemove", *step, "sleep", "0.05")]
+        arguments = [*moves[:5], "mousedown", "1", *moves[5:], "mouseup", "1"]
+        subprocess.run(["xdotool", *arguments], env=environment, check=True)
+    elif words[0] == "scroll":
+        turn = ["click", "--repeat", words[3], "--delay", "60", "5"]
+        arguments = ["mousemove", words[1], words[2], "sleep", "0.5", *turn]
+        subprocess.run(["xdotool", *arguments], env=environment, check=True)
+    elif words[0] == "key":
+        subprocess.run(["xdotool", "key", words[1]], env=environment, check=True)
     elif words[0] == "shot":
         subprocess.run(
             ["import", "-window", "root", str(wish.with_suffix(".png"))],
@@ -337,6 +350,12 @@ def _grant(wish: Path, blender: _Blender, out: Path) -> None:
             )
         (out / "second.txt").write_text(str(code))
     wish.unlink()
+
+
+def _between(x: int, y: int, to_x: int, to_y: int, steps: int = 8) -> list[tuple[int, int]]:
+    """Places on the way of the mouse, both ends among them."""
+    shares = [i / steps for i in range(steps + 1)]
+    return [(round(x + (to_x - x) * s), round(y + (to_y - y) * s)) for s in shares]
 
 
 if __name__ == "__main__":
