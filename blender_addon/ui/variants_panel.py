@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import ClassVar
@@ -172,7 +173,7 @@ class SCENESPLATTER_OT_repaint(_Redo, bpy.types.Operator):
         elif event.type == "LEFTMOUSE" and event.value == "PRESS" and inside:
             self._drawing = True
             self._strokes.append(Stroke([self._mouse], SCENESPLATTER_OT_repaint._radius))
-        elif event.type == "MOUSEMOVE" and self._drawing:
+        elif event.type in {"MOUSEMOVE", "INBETWEEN_MOUSEMOVE"} and self._drawing:
             self._strokes[-1].points.append(self._mouse)
         elif not inside:
             return {"PASS_THROUGH"}
@@ -209,23 +210,41 @@ class SCENESPLATTER_OT_repaint(_Redo, bpy.types.Operator):
     def _draw(self, context: bpy.types.Context) -> None:
         shader = gpu.shader.from_builtin("UNIFORM_COLOR")
         gpu.state.blend_set("ALPHA")
-        gpu.state.line_width_set(2.0)
-        shader.uniform_float("color", (1.0, 0.35, 0.1, 0.9))
+        shader.uniform_float("color", (1.0, 0.35, 0.1, 0.5))
         for stroke in self._strokes:
-            for place in stroke.points[:: max(1, len(stroke.points) // 200)]:
-                _ring(shader, place, stroke.radius)
+            discs = [_round(place, stroke.radius) for place in _along(stroke)]
+            corners = [corner for disc in discs for corner in _triangles(disc)]
+            batch_for_shader(shader, "TRIS", {"pos": corners}).draw(shader)
         shader.uniform_float("color", (1.0, 1.0, 1.0, 0.9))
-        _ring(shader, self._mouse, SCENESPLATTER_OT_repaint._radius)
+        gpu.state.line_width_set(2.0)
+        ring = _round(self._mouse, SCENESPLATTER_OT_repaint._radius)
+        batch_for_shader(shader, "LINE_STRIP", {"pos": ring}).draw(shader)
+        gpu.state.line_width_set(1.0)
         gpu.state.blend_set("NONE")
         blf.size(0, 13)
         blf.position(0, 20, 20, 0)
         blf.draw(0, f"Mark what shall be invented again: frame {self._place.camera} of the job")
 
 
-def _ring(shader: gpu.types.GPUShader, place: tuple[float, float], radius: float) -> None:
-    turns = [i * 6.2831853 / _CIRCLE for i in range(_CIRCLE + 1)]
-    corners = [(place[0] + radius * math.cos(t), place[1] + radius * math.sin(t)) for t in turns]
-    batch_for_shader(shader, "LINE_STRIP", {"pos": corners}).draw(shader)
+def _round(place: tuple[float, float], radius: float) -> list[tuple[float, float]]:
+    turns = [i * 2.0 * math.pi / _CIRCLE for i in range(_CIRCLE + 1)]
+    return [(place[0] + radius * math.cos(t), place[1] + radius * math.sin(t)) for t in turns]
+
+
+def _triangles(disc: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Corners of the triangles that fill a closed convex outline."""
+    pairs = itertools.pairwise(disc[1:])
+    return [corner for pair in pairs for corner in (disc[0], *pair)]
+
+
+def _along(stroke: Stroke) -> list[tuple[float, float]]:
+    """Places so close to each other that discs there look like the stroke."""
+    places = stroke.points[:1]
+    for (x, y), (to_x, to_y) in itertools.pairwise(stroke.points):
+        steps = max(1, math.ceil(math.hypot(to_x - x, to_y - y) / (0.5 * stroke.radius)))
+        shares = [i / steps for i in range(1, steps + 1)]
+        places += [(x + (to_x - x) * share, y + (to_y - y) * share) for share in shares]
+    return places
 
 
 def write_mask(folder: Path, index: int, drawn: list[Stroke], picture: Rectangle) -> Path:

@@ -130,10 +130,11 @@ def test_hands_draw_take_back_and_begin(ready: Any, tmp_path: Path, save_picture
 
     for x, y in ((320.0, 180.0), (100.0, 100.0)):
         assert does("LEFTMOUSE", "PRESS", x, y) == {"RUNNING_MODAL"}
+        does("INBETWEEN_MOUSEMOVE", "NOTHING", x + 20.0, y)
         does("MOUSEMOVE", "NOTHING", x + 40.0, y)
         does("LEFTMOUSE", "RELEASE", x + 40.0, y)
         does("MOUSEMOVE", "NOTHING", x + 300.0, y)
-    assert [len(stroke.points) for stroke in hand._strokes] == [2, 2]
+    assert [len(stroke.points) for stroke in hand._strokes] == [3, 3]
     does("BACK_SPACE", "PRESS", 0.0, 0.0)
     assert does("LEFTMOUSE", "PRESS", 700.0, 10.0) == {"PASS_THROUGH"}, "the sidebar stays usable"
     assert does("RET", "PRESS", 0.0, 0.0) == {"FINISHED"}

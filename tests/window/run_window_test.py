@@ -51,6 +51,7 @@ STORIES = {
 ENGINE_LEAVES_S = 10.0  # after the death of its Blender
 SIZE = (1600, 900)
 DISPLAY = ":97"
+_DRAG_S = "0.4"  # rest of a dragged mouse: a software renderer sees few of its places
 
 
 def main() -> int:
@@ -302,7 +303,7 @@ def _grant(wish: Path, blender: _Blender, out: Path) -> None:
         )
     elif words[0] == "drag":
         steps = [f"{a} {b}".split() for a, b in _between(*map(int, words[1:5]))]
-        moves = [word for step in steps for word in ("mousemove", *step, "sleep", "0.05")]
+        moves = [word for step in steps for word in ("mousemove", *step, "sleep", _DRAG_S)]
         arguments = [*moves[:5], "mousedown", "1", *moves[5:], "mouseup", "1"]
         subprocess.run(["xdotool", *arguments], env=environment, check=True)
     elif words[0] == "scroll":

@@ -87,7 +87,7 @@ def repaint(session: Any) -> Iterator[float]:
     yield 1.0
     yield from wish("2_strokes", "shot")
     yield from wish("enter", "key Return")
-    yield from until(lambda: session.status.busy, "the start of the redo", 60)
+    yield from until(lambda: session.status.busy, "the start of the redo")
     yield 3.0
     yield from wish("3_at_work", "shot")
     yield from until(lambda: not session.status.busy, "the end of the redo")
