@@ -230,10 +230,12 @@ def _draw_progress(layout: bpy.types.UILayout, context: bpy.types.Context, statu
     column.progress(factor=at_hand.factor, text=at_hand.text)
     stage = status.stage or "Working"
     count = f", {status.done} of {status.total}" if status.total > 1 else ""
-    column.label(text=f"{stage[0].upper()}{stage[1:]}{count}", icon="TIME")
+    if stage != at_hand.text:
+        stage_text = f"{stage[0].upper()}{stage[1:]}{count}"
+        draw_wrapped(column, stage_text, sidebar_width(context), icon="TIME")
     column.label(text=f"{clock(status.elapsed_s())} so far")
     if status.text and status.text != at_hand.text:
-        column.label(text=status.text)
+        draw_wrapped(column, status.text, sidebar_width(context))
     row = column.row()
     row.scale_y = 1.4
     row.enabled = status.phase is not Phase.CANCELLING

@@ -379,6 +379,8 @@ def test_a_running_job_shows_the_whole_of_it_stage_time_and_cancel(
     assert "Generate Scene" not in seen
     status.clock, status.total = None, 0  # not known
     assert " [0.00]" in " ".join(drawn(panels.SCENESPLATTER_PT_main))
+    status.phase, status.stage = Phase.PREPARING, "Looking for what has to be invented"
+    assert text_of(panels.SCENESPLATTER_PT_main).count(status.stage) == 1, "not said twice"
 
 
 def test_whatever_runs_is_seen_in_the_panel_and_in_the_status_bar(
