@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 
 import bpy
@@ -16,10 +17,26 @@ def draw_wrapped(layout: bpy.types.UILayout, text: str, width: int, icon: str = 
     width -= _ICON_LETTERS * (icon != "NONE")
     column = layout.column(align=True)
     column.scale_y = 0.8
-    for number, line in enumerate(textwrap.wrap(text, width) or [""]):
+    for number, line in enumerate(lines_of(text, width)):
         column.label(
             text=line, icon=icon if number == 0 else ("BLANK1" if icon != "NONE" else "NONE")
         )
+
+
+def lines_of(text: str, width: int) -> list[str]:
+    """At least one line, none longer than `width` characters: broken at spaces; paths that are
+    longer than a line are broken after their slashes.
+    """
+    lines = [""]
+    for word in text.split():
+        parts = [word] if len(word) <= width else re.findall(r"[^/\\]*[/\\]+|[^/\\]+", word)
+        for number, part in enumerate(parts):
+            gap = " " if number == 0 and lines[-1] else ""
+            if len(lines[-1]) + len(gap) + len(part) <= width:
+                lines[-1] += gap + part
+            else:
+                lines += textwrap.wrap(part, width)
+    return lines[1:] if len(lines) > 1 and not lines[0] else lines
 
 
 def sidebar_width(context: bpy.types.Context) -> int:

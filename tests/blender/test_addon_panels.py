@@ -179,6 +179,20 @@ def test_an_icon_and_a_box_take_their_part_of_a_line() -> None:
     assert " ".join(plain.seen) == " ".join(beside_icon.seen) == text
 
 
+def test_long_paths_are_broken_after_their_slashes() -> None:
+    said = "Import /home/somebody/pictures/scene_splatter/hall_v001/scene.ply or C:\\a\\bc here."
+    lines = layout.lines_of(said, 28)
+    assert lines == [
+        "Import /home/somebody/",
+        "pictures/scene_splatter/",
+        "hall_v001/scene.ply or",
+        "C:\\a\\bc here.",
+    ]
+    assert layout.lines_of("", 9) == [""]
+    assert layout.lines_of("x" * 12 + " y", 5) == ["xxxxx", "xxxxx", "xx y"]
+    assert layout.lines_of("C:\\temporary\\b", 8) == ["C:\\", "temporar", "y\\b"]
+
+
 @pytest.mark.parametrize("row", properties.basic(), ids=lambda row: row.name)
 def test_no_name_of_a_basic_setting_is_cut_at_the_sidebars_first_width(row) -> None:
     assert len(properties.label(row)) <= 14  # as seen in a window of Blender 5.2
