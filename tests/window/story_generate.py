@@ -89,8 +89,8 @@ def watch_job(session: Any) -> Iterator[float]:
 
 
 def look_at_result() -> Iterator[float]:
-    """The panel afterwards; the viewport in colour, exact and as points from another side, thinned
-    and cropped.
+    """The panel afterwards; the viewport in colour, exact, from another side, and there as points,
+    thinned and cropped.
     """
     _, area = view3d()
     scene, space = bpy.context.scene, area.spaces.active
@@ -119,10 +119,15 @@ def look_at_result() -> Iterator[float]:
     splat_object = addon("splats.splat_object")
     modifier = splat_object.modifier_of(cloud)
     if modifier is not None:  # 5.3 draws by itself
-        assert not splat_object.get_input(modifier, "Exact in Viewport"), (
-            "quads are drawn while orbiting"
+        yield from until(
+            lambda: splat_object.get_input(modifier, "From View"), "quads that face the eye", 60
+        )
+        scene.scene_splatter_view = "POINTS"
+        yield from until(
+            lambda: not splat_object.get_input(modifier, "Exact in Viewport"), "points", 60
         )
         yield from crop(cloud, modifier)
+        scene.scene_splatter_view = "AUTO"
     region.view_perspective = "CAMERA"
     space.shading.type = "SOLID"
     yield 1.0
