@@ -72,18 +72,20 @@ def plan(folder: Path, wish: Wish) -> Plan:
     """Check what is asked for. Raises UserError for what cannot be made."""
     job = Job(folder)
     _refuse_unfinished(job)
-    redone, mask = _from_segment(job, wish), None
     settings = changed(job, wish.values)
-    if wish.mask is not None:
-        mask = _mask(job, wish)
-        redone = Redo(name_of(folder), 0, (), wish.frame)
-    return Plan(job_of(folder), folder, redone, settings, mask)
+    if wish.mask is None:
+        return Plan(job_of(folder), folder, _from_segment(job, wish.segment), settings, None)
+    if not settings.enhances:
+        raise UserError(
+            "Without a video prior nothing is invented, so what is forgotten would stay a hole.",
+            "Give --prior patch, or another one.",
+        )
+    mask = _mask(job, wish.mask, wish.frame)
+    return Plan(job_of(folder), folder, Redo(name_of(folder), 0, (), wish.frame), settings, mask)
 
 
-def _from_segment(job: Job, wish: Wish) -> Redo:
-    """A redo that begins again at a segment; of a repaint, which looks at no segment, nothing."""
-    if wish.mask is not None:
-        return Redo(name_of(job.folder), 0, ())
+def _from_segment(job: Job, segment: int) -> Redo:
+    """A redo that begins again at a segment."""
     earlier, count = job.redo(), job.finished_segments()
     if earlier is not None and earlier.frame is not None:
         raise UserError(
@@ -91,13 +93,12 @@ def _from_segment(job: Job, wish: Wish) -> Redo:
             "there again.",
             f"Redo {earlier.of}, then repaint that.",
         )
-    if not 1 <= wish.segment <= count:
+    if not 1 <= segment <= count:
         raise UserError(
-            f"There is no segment {wish.segment}: the job in {job.folder} has segments 1 to "
-            f"{count}.",
+            f"There is no segment {segment}: the job in {job.folder} has segments 1 to {count}.",
             "Give one of them to --redo-from; the report shows where each begins.",
         )
-    kept = wish.segment - 1
+    kept = segment - 1
     first, problem = job.first_damage(kept)
     if first < kept:
         _refuse_damaged(job, problem)
@@ -108,29 +109,28 @@ def _from_segment(job: Job, wish: Wish) -> Redo:
     return Redo(name_of(job.folder), kept, tuple(redo.changeable(settled(job, s)) for s in made))
 
 
-def _mask(job: Job, wish: Wish) -> Tensor:
+def _mask(job: Job, file: Path, index: int) -> Tensor:
     """The mask of a repaint, [h, w] bool."""
     from ..media import images
     from ..media.mask import load_mask
 
-    assert wish.mask is not None
     frames = sorted((job.folder / "frames").glob("*.png"))
-    if not 0 <= wish.frame < len(frames):
+    if not 0 <= index < len(frames):
         raise UserError(
-            f"There is no frame {wish.frame}: the job in {job.folder} has frames 0 to "
+            f"There is no frame {index}: the job in {job.folder} has frames 0 to "
             f"{len(frames) - 1}.",
             "Frames are counted as the files in its folder frames are named.",
         )
-    mask, frame = load_mask(wish.mask), images.load_image(frames[wish.frame]).pixels
+    mask, frame = load_mask(file), images.load_image(frames[index]).pixels
     if mask.shape != frame.shape[1:]:
         (h, w), (height, width) = mask.shape, frame.shape[1:]
         raise UserError(
-            f"The mask {wish.mask} has {w}x{h} pixels, the frames of this job {width}x{height}.",
-            f"Paint it over a copy of {frames[wish.frame]}.",
+            f"The mask {file} has {w}x{h} pixels, the frames of this job {width}x{height}.",
+            f"Paint it over a copy of {frames[index]}.",
         )
     if not bool(mask.any()):
         raise UserError(
-            f"The mask {wish.mask} is all black: it marks nothing.",
+            f"The mask {file} is all black: it marks nothing.",
             "Paint white what is to be invented again.",
         )
     last = job.segment_folder(job.finished_segments() - 1)

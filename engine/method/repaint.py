@@ -34,7 +34,7 @@ _SEEN = 0.02  # weight, in pixels, below which a Gaussian is not seen
 _LOST = 0.2  # share of a pixel that the forgotten had, above which it is learned anew
 _WHOLE = 0.9  # coverage below which a lost pixel is still a hole
 _RIM_PX = 3
-_LEAST_PX = 4  # of a frame; with fewer lost it stays as it is
+_LEAST_PX = 4  # of a frame that has no mask; with fewer lost it stays as it is
 
 
 class Before(NamedTuple):
@@ -58,7 +58,7 @@ def repaint(
     stays = int((~gone).sum())
     gaussians = record.gaussians(was.gaussians.select(~gone))
     loss = torch.tensor([float(lost(was, gone, inputs, f).sum()) for f in range(m)])
-    loss[loss < _LEAST_PX] = 0.0
+    loss[(loss < _LEAST_PX) & (torch.arange(m) != was.frame)] = 0.0
     cells = picture_cells(prior, inputs.image) if prior is not None else None
     for index in range(record.finished, len(segments)):
         segment = segments[index]

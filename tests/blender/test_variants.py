@@ -184,6 +184,7 @@ def _colours(scene: Any) -> np.ndarray:
     return splat_object.to_splats(delivery.last_object(scene)).sh_dc
 
 
+@pytest.mark.slow
 def test_redo_from_here_repaint_and_back_with_one_click(job: Any) -> None:
     root, first = Path(job.scene_splatter.job_folder), _colours(job)
     result = {f.name: f.read_bytes() for f in root.iterdir() if f.is_file()}
@@ -232,6 +233,7 @@ def test_redo_from_here_repaint_and_back_with_one_click(job: Any) -> None:
     assert {"Redo from Here", "Repaint"} <= set(seen)
 
 
+@pytest.mark.slow
 def test_what_no_redo_can_be_made_of_is_said(job: Any, tmp_path: Path) -> None:
     root = Path(job.scene_splatter.job_folder)
     with pytest.raises(UserError, match="Nothing of the picture is marked"):

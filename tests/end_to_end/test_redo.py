@@ -98,6 +98,7 @@ def test_another_seed_keeps_what_was_before_and_invents_what_comes_after(job):
     assert _same_splats(third, made)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="sends SIGKILL")
 def test_a_redo_that_is_killed_loses_nothing_and_goes_on(job):
     before = _content(job)
@@ -282,6 +283,8 @@ def test_masks_that_no_repaint_can_be_made_of_are_refused(job, tmp_path, capsys,
     assert _generate("--out", job, f"--redo-mask={frame}:{file}") == 2
     assert said in capsys.readouterr().err
     assert _generate("--out", job, f"--redo-mask={frame}:{file}", "--redo-from", 2) == 2
+    assert "Give one" in capsys.readouterr().err
+    assert _generate("--out", job, f"--redo-mask={frame or 8}:{file}", "--prior", "none") == 2
     assert (_content(job), sorted(folders(job))) == before
 
 
