@@ -36,7 +36,6 @@ SIDEBAR_ARROW, TAB = (1306, 114), (1299, 346)
 FIRST_FILE, TAKE_IT = (313, 138), (1528, 856)
 MOST_ACTIONS = 7
 AT_REST_S = 2.0  # Blender moves panels to their new places when one of them grows
-EXCEPTIONS = {"pump while delivering"}  # Blender itself evaluates a new point cloud
 
 actions: list[str] = []
 
@@ -69,7 +68,7 @@ def story() -> Iterator[float]:
     yield from open_tab()
     yield from choose_picture()
     yield from generate()
-    check_main_thread(EXCEPTIONS)
+    check_main_thread()
     report["actions"] = list(actions)
     assert len(actions) <= MOST_ACTIONS, actions
 

@@ -36,10 +36,6 @@ MOMENTS = {
     "2_during_preview": lambda status: bool(status.preview),
 }
 
-# What takes longer than 50 ms, and why: Blender itself evaluates a new point cloud; a real import
-# cannot be cut into pieces.
-EXCEPTIONS = {"pump while delivering", "SCENESPLATTER_OT_import_splats.execute"}
-
 
 def story() -> Iterator[float]:
     """Yields the seconds to wait before the next step."""
@@ -56,7 +52,7 @@ def story() -> Iterator[float]:
     yield from watch_job(session)
     assert session.status.problem is None, session.status.problem
     yield from look_at_result()
-    check_main_thread(EXCEPTIONS)
+    check_main_thread()
     yield from render_frames()
 
 
