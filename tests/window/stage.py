@@ -178,9 +178,15 @@ def watch_main_thread() -> None:
                             _timed_method(vars(cls)[method], f"{cls.__name__}.{method}"),
                         )
     session = addon("jobs.delivery").session
-    session.pump = _timed(session.pump, lambda: f"pump while {session.status.phase.value}")
+    session.pump = _timed(session.pump, lambda: _pump_while(session.status))
     layout_view = addon("splats.layout_view")
     layout_view.sync = _timed(layout_view.sync, "layout_view.sync")
+
+
+def _pump_while(status: Any) -> str:
+    """What the session's timer is about to do; of preparing also after which stage."""
+    after = f", after {status.stage}" if status.phase.value == "preparing" and status.stage else ""
+    return f"pump while {status.phase.value}{after}"
 
 
 def _timed(function: Callable[..., Any], name: str | Callable[[], str]) -> Callable[..., Any]:
