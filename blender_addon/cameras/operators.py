@@ -40,8 +40,10 @@ def check_in_slices(
     depth_file: a depth map of the first view that is there already, NPY. The warnings stay in
     `notes`. `context` must have the same scene at every slice.
     """
+    yield Step("Looking at the camera path", 0, 1)
     scene = context.scene
     found = moves.path_warnings(path, properties.frames(scene), scene, properties.camera_of(scene))
+    yield Step("Looking at the camera path", 1, 1)
     depth = (
         (yield from _first_depth(context, path))
         if depth_file is None
