@@ -27,6 +27,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -788,6 +789,8 @@ def install_blenders(args: argparse.Namespace, pins: Pins, told: Told) -> None:
                 name.removeprefix("blender-") for name in pins.groups if name.startswith("blender-")
             )
             raise UserError(f"No module is pinned for Blender {version}.", f"Known: {known}.")
+
+    def install(version: str) -> None:
         needs = python_of(version)
         python = find_python(needs)
         if python is None:
@@ -795,7 +798,7 @@ def install_blenders(args: argparse.Namespace, pins: Pins, told: Told) -> None:
                 f"Blender {version}: skipped, Python {needs} was not found (python.org, pyenv or "
                 "your system's packages have it)."
             )
-            continue
+            return
         target = Environment(
             environment_of(ROOT, version),
             pins.groups[f"blender-{version}"],
@@ -806,7 +809,7 @@ def install_blenders(args: argparse.Namespace, pins: Pins, told: Told) -> None:
         )
         if target.complete():
             told(f"{target.folder} is complete (Blender {version}).")
-            continue
+            return
         download, disk = SIZES_GB["blender"]
         told(
             f"Blender {version} as a Python module, for tests: about {download} GB to download, "
@@ -819,6 +822,9 @@ def install_blenders(args: argparse.Namespace, pins: Pins, told: Told) -> None:
         target.seal(blender=version)
         if problem := why_bpy_fails(target.python):
             told(f"Blender {version}: {problem}")
+
+    with ThreadPoolExecutor(2) as pool:  # unpacking keeps one core busy each
+        list(pool.map(install, args.blender))
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
