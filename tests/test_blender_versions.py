@@ -26,8 +26,8 @@ WHOLE = (
     "5.3",
 )  # the oldest and the newest run everything, the others what differs between Blenders
 WITHOUT_BPY = ("test_session.py", "test_installer.py")  # they run where this file does
-# It drives the engine for minutes, alike in every Blender: the first of WHOLE is enough.
-ALIKE = ("test_addon_headless.py",)
+# They drive the engine for minutes, alike in every Blender: the first of WHOLE is enough.
+ALIKE = ("test_addon_headless.py", "test_variants.py")
 PARTS = (
     "test_splat_render.py",
     "test_splat_object.py",
