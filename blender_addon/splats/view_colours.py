@@ -12,6 +12,8 @@ Colours that a transform never shows (AgX has no pure red) come as near as it ca
 
 from __future__ import annotations
 
+import threading
+
 import bpy
 import numpy as np
 
@@ -222,7 +224,9 @@ def sync(scene: bpy.types.Scene) -> int:
 
 @bpy.app.handlers.persistent
 def _before_render(scene: bpy.types.Scene, *_: object) -> None:
-    if bpy.app.background:  # else the timer of the layout view has seen to it
+    # A render that a user started runs in a thread, where nothing may be changed; the timer of the
+    # layout view has seen to it. A script's render may follow a change of the scene at once.
+    if threading.current_thread() is threading.main_thread():
         sync(scene)
 
 

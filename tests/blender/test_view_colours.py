@@ -4,6 +4,7 @@ they are lit.
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -340,6 +341,27 @@ def test_a_compositor_with_nodes_of_the_users_is_asked_for(addon) -> None:
     scene.scene_splatter_exact = False
     assert len(tree.nodes) == 3 and blur.inputs["Image"].links[0].from_node == layers
     assert compositor(scene) == tree
+
+
+def test_a_render_finds_the_compositor_of_its_engine_but_a_thread_changes_nothing(addon) -> None:
+    scene = empty_scene(64, 48)
+    set_view(scene, "AgX", 0.0, 1.0)
+    scene.render.engine = EEVEE
+    add_splats(wall())
+    scene.scene_splatter_match_view = scene.scene_splatter_exact = True
+    view_colours.sync(scene)
+    scene.render.engine = "CYCLES"  # as a script does that renders at once
+
+    def made_for() -> list[str]:
+        tree = compositor(scene)
+        return [n.node_tree[exact_colours._MARK] for n in tree.nodes if hasattr(n, "node_tree")]
+
+    thread = threading.Thread(target=view_colours._before_render, args=(scene,))
+    thread.start()
+    thread.join()
+    assert all(made.startswith("EEVEE") for made in made_for())
+    view_colours._before_render(scene)
+    assert made_for() and all(made.startswith("Cycles") for made in made_for())
 
 
 def test_without_keep_colours_splats_are_as_before(addon) -> None:

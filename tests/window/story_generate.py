@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import bpy
+import numpy as np
 from mathutils import Euler
 from stage import (
     HERE,
@@ -29,6 +30,7 @@ from stage import (
 )
 
 LONG_PATH = 2000  # frames
+COLOURS_MATCH = 0.02  # between the means of a render and of the picture, of 1
 
 MOMENTS = {
     "2_during_generate": lambda status: "generate" in status.stage and status.done > 0,
@@ -145,6 +147,15 @@ def crop(cloud: Any, modifier: Any) -> Iterator[float]:
     splat_object.set_input(modifier, "Crop", False)
 
 
+def mean_colour(path: str) -> np.ndarray:
+    """[3] of a picture's display values."""
+    image = bpy.data.images.load(path)
+    image.colorspace_settings.name = "Non-Color"
+    image.pixels.foreach_get(pixels := np.empty(image.size[0] * image.size[1] * 4, np.float32))
+    bpy.data.images.remove(image)
+    return pixels.reshape(-1, 4)[:, :3].mean(0)
+
+
 def render_frames() -> Iterator[float]:
     """The first and the last frame in Cycles and EEVEE, to files."""
     scene = bpy.context.scene
@@ -160,5 +171,8 @@ def render_frames() -> Iterator[float]:
             began = time.monotonic()
             bpy.ops.render.render(write_still=True)
             report[f"render_{name}_{frame}_s"] = round(time.monotonic() - began, 1)
+            found, picture = mean_colour(scene.render.filepath), mean_colour(PLAN["image"])
+            report[f"render_{name}_{frame}_colour"] = [round(float(c), 3) for c in found]
+            assert abs(found - picture).max() < COLOURS_MATCH, (found, picture)
             yield 0.5
     bpy.ops.wm.save_mainfile()
