@@ -21,6 +21,11 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ["SCENE_SPLATTER_CACHE"] = tempfile.mkdtemp(prefix="scene_splatter_cache_")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The Blenders, minutes each, go first: else one core waits for them at the end."""
+    items.sort(key=lambda item: item.path.name != "test_blender_versions.py")
+
+
 @pytest.fixture(autouse=True)
 def same_random_numbers() -> None:
     """What draws without a generator of its own draws the same numbers in every run."""
