@@ -465,7 +465,7 @@ def test_licences_are_said_and_conditions_must_be_accepted(capsys, monkeypatch, 
 def test_json_for_the_add_on(hub, capsys):
     assert main(["weights", "--json", "download", NAME]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert lines[-1] == {"done": True, "folder": str(home())}
+    assert lines[-1] == {"done": True, "name": NAME, "folder": str(home())}
     assert lines[-2]["done"] == lines[-2]["total"]
     assert main(["weights", "--json", "list"]) == 0
     listed = {d["name"]: d for d in map(json.loads, capsys.readouterr().out.splitlines())}
