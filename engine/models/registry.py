@@ -122,7 +122,7 @@ MODELS: tuple[Model, ...] = (
         sha256="5676e29d8f9d5b6c",
         trained=(576, 1024),
         most_frames=25,
-        least_gib=8.0,
+        least_gib=7.5,
         options={"base_scale": 0.3},
     ),
     Model(
@@ -170,7 +170,7 @@ MODELS: tuple[Model, ...] = (
         "model_sparse.ckpt",
         trained=(576, 1024),
         most_frames=25,
-        least_gib=8.0,
+        least_gib=7.5,
         options={"base_scale": 0.3},
     ),
     _diffusers(
@@ -210,7 +210,7 @@ MODELS: tuple[Model, ...] = (
         "25 frames, 320 x 512",
         trained=(320, 512),
         most_frames=25,
-        least_gib=5.0,
+        least_gib=5.7,
         options={"base_scale": 0.7},
     ),
     _diffusers(

@@ -47,7 +47,8 @@ _BETA = (0.00085, 0.012)  # first and last of the schedule, before the rescale
 _LATENT_SCALE = 0.18215
 # The two sentences that are always needed, as CLIP's tokens, so that no tokenizer is.
 _TOKENS = {PROMPT: (49406, 32265, 1093, 539, 320, 3562, 49407), "": (49406, 49407)}
-_CELL_BYTES = 12_500  # of one branch per latent cell
+_CELL_BYTES = 6_300  # of one branch per latent cell
+_BRANCH_BYTES = int(0.9 * 2**30)  # of one branch, whatever its size: two sizes on a pretended card
 _PIXEL_BYTES = 2_000  # of the decoder per pixel of a frame
 _TILED_BYTES = 512 * 512 * _PIXEL_BYTES  # of the decoder for one tile
 _CLIP_BYTES = 36  # of what is coded per pixel of the clip: three clips of frames
@@ -266,7 +267,7 @@ def demand(parts: Parts, frames: int, height: int, width: int) -> Demand:
     return Demand(
         denoiser=in_16_bits(parts.unet),
         companions=in_16_bits(parts.vae, parts.vision, parts.resampler),
-        branch=_CELL_BYTES * frames * (height // 8) * (width // 8),
+        branch=_BRANCH_BYTES + _CELL_BYTES * frames * (height // 8) * (width // 8),
         **clip_bytes(frames, height, width, _CLIP_BYTES, _PIXEL_BYTES, _TILED_BYTES),
         width=width,
         multiple=64,

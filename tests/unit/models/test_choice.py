@@ -35,7 +35,7 @@ def test_every_row_is_there_once_and_names_rows_with_files():
     [
         (None, False, "patch"),
         (4, False, "patch"),
-        (5.5, False, "viewcrafter_25_512"),
+        (5.9, False, "viewcrafter_25_512"),
         (7, False, "viewcrafter_16"),
         (8, True, "viewcrafter_25"),
         (80, False, "viewcrafter_25"),
@@ -115,7 +115,7 @@ def test_the_width_at_work_decides_between_variants(here):
     assert choice.best_here(6 * GIB, size=(512, 288)) == "viewcrafter_25_512"
     # smaller frames need less than the trained size does
     assert choice.best_here(6.5 * GIB, size=(512, 288)) == "wan_vace_1.3b"
-    assert choice.best_here(7.5 * GIB, size=(1024, 576)) == "patch"
+    assert choice.best_here(7.2 * GIB, size=(1024, 576)) == "patch"
     assert choice.best_here(8 * GIB, size=(1024, 576)) == "viewcrafter_25"
 
 
