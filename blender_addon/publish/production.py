@@ -16,6 +16,7 @@ from ...engine.bridge.errors import UserError
 from ..jobs import side_job_operator
 from ..jobs.side_job_operator import NeedsSplats, begin, side_job
 from ..splats import splat_object
+from ..ui.layout import InSidebar
 from . import collections
 
 PROXY = "scene_splatter_proxy"  # custom property of a proxy mesh: the name of its splat object
@@ -261,14 +262,11 @@ class SCENESPLATTER_OT_cancel_side_job(bpy.types.Operator):
         return {"FINISHED"}
 
 
-class SCENESPLATTER_PT_tools(bpy.types.Panel):
+class SCENESPLATTER_PT_tools(InSidebar, bpy.types.Panel):
     """Other formats, proxy mesh, passes and publishing; how the running one gets on stands at the
     top of the tab.
     """
 
-    bl_space_type = "VIEW_3D"
-    bl_region_type = "UI"
-    bl_category = "Scene Splatter"
     bl_idname = "SCENESPLATTER_PT_tools"
     bl_label = "Production"
     bl_options: ClassVar = {"DEFAULT_CLOSED"}

@@ -20,6 +20,7 @@ from ...engine.bridge.splat_file import Splats
 from ..splats import render_check, sequence, splat_object
 from ..ui.dropped import OnView, TakesDrops
 from ..ui.grey_with_reason import GreyWithReason
+from ..ui.layout import InSidebar
 from . import exporting
 
 _LABEL = "Gaussian splat sequence (.ply)"
@@ -235,12 +236,9 @@ class SCENESPLATTER_FH_sequence(OnView, bpy.types.FileHandler):
     bl_file_extensions = ".ply"
 
 
-class SCENESPLATTER_PT_sequence(bpy.types.Panel):
+class SCENESPLATTER_PT_sequence(InSidebar, bpy.types.Panel):
     """How the active object plays its files."""
 
-    bl_space_type = "VIEW_3D"
-    bl_region_type = "UI"
-    bl_category = "Scene Splatter"
     bl_idname = "SCENESPLATTER_PT_sequence"
     bl_parent_id = "SCENESPLATTER_PT_splats"
     bl_label = "Sequence"

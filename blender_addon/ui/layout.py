@@ -1,4 +1,6 @@
-"""Drawing that Blender's layouts lack before 5.3: text of more than one line."""
+"""Where the panels lie, and drawing that Blender's layouts lack before 5.3: text of more than one
+line.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,14 @@ import textwrap
 import bpy
 
 _ICON_LETTERS, _BOX_LETTERS = 4, 2  # what an icon, and the edges of a box, take of a line
+
+
+class InSidebar:
+    """Panels of the 3D view's sidebar, in our tab."""
+
+    bl_space_type = "VIEW_3D"
+    bl_region_type = "UI"
+    bl_category = "Scene Splatter"
 
 
 def draw_wrapped(layout: bpy.types.UILayout, text: str, width: int, icon: str = "NONE") -> None:

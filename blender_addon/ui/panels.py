@@ -15,7 +15,7 @@ from ..jobs.session import Phase, Status
 from ..jobs.side_job_operator import side_job
 from ..splats import layout_view
 from . import pictures, progress, properties, steps, weights_panel
-from .layout import box_width, clock, draw_wrapped, sidebar_width
+from .layout import InSidebar, box_width, clock, draw_wrapped, sidebar_width
 
 _SHOWN_SEGMENTS = 6
 _GROUP_LABELS = {
@@ -27,13 +27,7 @@ _GROUP_LABELS = {
 _previews: dict[str, bpy.utils.previews.ImagePreviewCollection] = {}
 
 
-class _InSidebar:
-    bl_space_type = "VIEW_3D"
-    bl_region_type = "UI"
-    bl_category = "Scene Splatter"
-
-
-class SCENESPLATTER_PT_main(_InSidebar, bpy.types.Panel):
+class SCENESPLATTER_PT_main(InSidebar, bpy.types.Panel):
     """The straight path: picture, camera, move, scene; or the progress of the job; problems
     before all.
     """
@@ -305,7 +299,7 @@ def _draw_waiting(layout: bpy.types.UILayout, context: bpy.types.Context) -> Non
     row.operator("scene_splatter.dismiss", text="", icon="X")
 
 
-class SCENESPLATTER_PT_settings(_InSidebar, bpy.types.Panel):
+class SCENESPLATTER_PT_settings(InSidebar, bpy.types.Panel):
     """The settings that matter first."""
 
     bl_idname = "SCENESPLATTER_PT_settings"
@@ -358,7 +352,7 @@ def _draw_segments(layout: bpy.types.UILayout, context: bpy.types.Context) -> No
         column.label(text=f"and {len(planned) - _SHOWN_SEGMENTS} more")
 
 
-class SCENESPLATTER_PT_result(_InSidebar, bpy.types.Panel):
+class SCENESPLATTER_PT_result(InSidebar, bpy.types.Panel):
     """Numbers of the last result."""
 
     bl_idname = "SCENESPLATTER_PT_result"
@@ -406,7 +400,7 @@ def _make_settings_panel(name: str) -> type:
         "__doc__": f"Settings of the group {name}.",
         "__module__": __name__,
     }
-    return type(f"SCENESPLATTER_PT_{name}", (_InSidebar, bpy.types.Panel), namespace)
+    return type(f"SCENESPLATTER_PT_{name}", (InSidebar, bpy.types.Panel), namespace)
 
 
 SETTINGS_PANELS = tuple(

@@ -9,7 +9,7 @@ import bpy
 from ..publish import collections
 from ..splats import applying, exact_colours, layout_view, render_check, splat_nodes, splat_object
 from .grey_with_reason import GreyWithReason
-from .layout import draw_wrapped, sidebar_width
+from .layout import InSidebar, draw_wrapped, sidebar_width
 
 _LAYOUT = ("Percentage", "Point Size", "Crop", "Crop Box")
 _VIEWPORT = "Viewports show mixes of light and dark brighter than renders do"
@@ -77,12 +77,9 @@ class SCENESPLATTER_OT_prepare_render(GreyWithReason, bpy.types.Operator):
         return {"FINISHED"}
 
 
-class SCENESPLATTER_PT_splats(bpy.types.Panel):
+class SCENESPLATTER_PT_splats(InSidebar, bpy.types.Panel):
     """Layout view, exact rendering, provenance."""
 
-    bl_space_type = "VIEW_3D"
-    bl_region_type = "UI"
-    bl_category = "Scene Splatter"
     bl_idname = "SCENESPLATTER_PT_splats"
     bl_label = "Active Splats"
 

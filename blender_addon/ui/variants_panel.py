@@ -20,7 +20,7 @@ from ..cameras.strokes import Rectangle, Stroke
 from ..jobs import delivery, variants
 from . import pictures, properties
 from .grey_with_reason import GreyWithReason
-from .layout import draw_wrapped, sidebar_width
+from .layout import InSidebar, draw_wrapped, sidebar_width
 
 _BRUSH_PX = 24.0  # radius at first
 _SMALLEST_PX, _LARGEST_PX = 2.0, 400.0
@@ -273,15 +273,12 @@ def write_mask(folder: Path, index: int, drawn: list[Stroke], picture: Rectangle
     return target
 
 
-class SCENESPLATTER_PT_variants(bpy.types.Panel):
+class SCENESPLATTER_PT_variants(InSidebar, bpy.types.Panel):
     """The variants of the scene's job, and what begins another."""
 
     bl_idname = "SCENESPLATTER_PT_variants"
     bl_parent_id = "SCENESPLATTER_PT_main"
     bl_label = "Variants"
-    bl_space_type = "VIEW_3D"
-    bl_region_type = "UI"
-    bl_category = "Scene Splatter"
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
