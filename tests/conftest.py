@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import random
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -19,6 +20,11 @@ hypothesis.settings.load_profile("same")
 ROOT = Path(__file__).resolve().parents[1]
 # the speed of jobs this small says nothing to the user of this machine
 os.environ["SCENE_SPLATTER_CACHE"] = tempfile.mkdtemp(prefix="scene_splatter_cache_")
+
+# A shell without a terminal starts what stands before "&" with Ctrl-C ignored, and so would all
+# that the tests start: what they say of Ctrl-C must not depend on who started them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

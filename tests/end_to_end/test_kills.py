@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -268,3 +269,15 @@ def test_a_command_that_does_not_notice_ctrl_c_is_ended():
         process.send_signal(signal.SIGINT)
         time.sleep(0.1)
     assert process.wait(30) == 130  # by itself it goes on for 60 s
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
+def test_ctrl_c_stays_ignored_where_who_began_it_asked_for_that():
+    program = (
+        "import signal, os\nfrom engine.service import leaving\n"
+        "leaving.end_soon_after_an_interrupt(130)\n"
+        "os.kill(os.getpid(), signal.SIGINT)\nprint('went on', flush=True)\n"
+    )
+    inherited = f"trap '' INT; exec {shlex.quote(sys.executable)} -c {shlex.quote(program)}"
+    ended = subprocess.run(["sh", "-c", inherited], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "went on\n")  # as nohup and "&" ask for
