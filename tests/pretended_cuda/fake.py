@@ -159,6 +159,8 @@ def pretend() -> None:
     nn.Module.to = _to
     diffusers.models.modeling_utils.ModelMixin.to = _to
     transformers.modeling_utils.PreTrainedModel.to = _to
+    # random weights are drawn again where they fall too far off: without values nobody can tell
+    transformers.modeling_utils.PreTrainedModel.init_weights = lambda self: None
     network.NetworkPrior.generator = lambda self, seed: _Generator()
     memory.free_bytes = lambda device: 80 * memory.GIB
     torch.cuda.mem_get_info = lambda *_: (80 * memory.GIB, 80 * memory.GIB)
@@ -219,7 +221,17 @@ def depth_model(name: str):
         network = depth_anything_3.of_sizes(state, "made").to("cuda")
         return network, lambda image: depth_anything_3.read(network, image)
     if name == "depth_pro":
-        network = DepthProForDepthEstimation(DepthProConfig(use_fov_model=True)).to("cuda")
+        encoder = {
+            "model_type": "dinov2",
+            "hidden_size": 1024,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "image_size": 384,
+            "patch_size": 16,
+        }
+        parts = dict.fromkeys(("image_model_config", "patch_model_config", "fov_model_config"))
+        config = DepthProConfig(use_fov_model=True, **{part: dict(encoder) for part in parts})
+        network = DepthProForDepthEstimation(config).to("cuda", torch.float16)
         return network, learned._DepthPro(network)
     if name == "zoedepth":
         backbone = BeitConfig(

@@ -108,6 +108,28 @@ def test_zoedepth_equals_the_librarys_processor(folder):
     assert (ours - theirs).abs().max() < 1e-3 * theirs.max()
 
 
+def test_depth_pro_in_16_bits_as_on_a_card_is_the_same_depth_and_lens(sources, folder):
+    from transformers import DepthProForDepthEstimation
+
+    source, image = sources("depth_pro"), picture()
+    half = DepthProForDepthEstimation.from_pretrained(folder / "depth_pro", dtype=torch.float16)
+    with torch.no_grad():
+        seen = learned._DepthPro(half.eval())(image)
+    assert seen.fov_deg == pytest.approx(source._look(image).fov_deg, rel=5e-3)
+    whole = source.estimate(image, None).depth_m
+    torch.testing.assert_close(seen.depth_for(None), whole, rtol=1e-2, atol=1e-3)
+
+
+def test_a_depth_model_that_does_not_fit_is_said_with_a_smaller_one():
+    def too_large(image: Tensor) -> learned.Reading:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    source = learned.LearnedDepth("depth_pro", "", CPU, too_large)
+    with pytest.raises(UserError, match="depth_pro does not fit") as raised:
+        source.estimate(picture(), None)
+    assert "moge_2_small" in raised.value.hint
+
+
 def test_depth_pro_gives_a_camera_and_depth_for_it(sources, folder):
     """The library's formulas: f = w / (2 tan(fov / 2)), depth = f / (w * inverse)."""
     from transformers import DepthProForDepthEstimation
