@@ -21,10 +21,15 @@ DEMO = Path(__file__).resolve().parents[1] / "demo"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--image, --path, --out, --preset, --resume, and a flag for every setting."""
+    """The picture, --path, --out, --preset, --resume, and a flag for every setting."""
     parser.add_argument(
-        "--image", type=Path, help="the picture; without it the bundled demo is made"
+        "picture",
+        nargs="?",
+        type=Path,
+        metavar="IMAGE",
+        help="the picture; without it the bundled demo is made",
     )
+    parser.add_argument("--image", type=Path, help="the same")
     parser.add_argument(
         "--path",
         default=None,
@@ -133,7 +138,10 @@ def run(args: argparse.Namespace) -> int:
         for name, v in vars(args).items()
         if name.startswith("setting_") and v is not None
     }
-    image, path, preset = args.image, args.path, args.preset
+    if args.picture is not None and args.image is not None:
+        raise UserError(f"Two pictures were given: {args.picture} and {args.image}.", "Give one.")
+    picture = args.picture or args.image
+    image, path, preset = picture, args.path, args.preset
     if args.redo_from is not None or args.redo_mask is not None:
         return _redo(args, values)
     if args.restart and args.resume:
@@ -142,9 +150,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if image is None and not ((args.resume or args.restart) and args.out):
         image, path, preset, values = _demo(path, preset, values)
-    folder = (
-        args.out or Path("out") / ("demo" if args.image is None else args.image.stem)
-    ).resolve()
+    folder = (args.out or Path("out") / ("demo" if picture is None else picture.stem)).resolve()
     if args.dry_run:
         facts, expected = forecast.dry_run(
             folder, image, path, preset, values, resume=args.resume, restart=args.restart

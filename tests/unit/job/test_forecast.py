@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.__main__ import main
+from engine.__main__ import EXIT_USER_ERROR, main
 from engine.bridge import estimate, speeds
 from engine.bridge.errors import UserError
 from engine.bridge.estimate import Speeds
@@ -50,6 +50,18 @@ def test_twice_the_frames_take_about_twice_the_minutes(here) -> None:
 
     few, many = seconds(85), seconds(170)
     assert 1.7 < many / few < 2.3
+
+
+def test_a_picture_needs_no_flag_and_two_are_one_too_many(here, capsys) -> None:
+    picture, out = str(here / "picture.png"), str(here / "out")
+    rest = ["--out", out, "--device", "cpu", "--dry-run"]
+    told = []
+    for given in ([picture, *rest], [*rest, picture], ["--image", picture, *rest]):
+        assert main(["generate", *given]) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] and told.count(told[0]) == 3
+    assert main(["generate", picture, "--image", picture, *rest]) == EXIT_USER_ERROR
+    assert "Two pictures" in capsys.readouterr().err
 
 
 def test_what_the_last_job_took_moves_the_next_dry_run(here, capsys) -> None:
