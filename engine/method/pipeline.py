@@ -19,7 +19,7 @@ from ..priors.base import VideoPrior
 from ..scene.gaussians import Gaussians, at_most, concatenate
 from .enhance import Enhanced, enhance, picture_cells
 from .refine import Frames, RefineResult, refine_segment
-from .scaffold import build_scaffold, paint
+from .scaffold import Built, build_scaffold, paint
 from .views import Views, draw_views
 
 
@@ -95,8 +95,7 @@ def generate(
         with record.segment(index, segment) as page:
             # 1. Render the window with its scale map, Eq. (14), and give what is unseen a surface.
             with page.stage("render"):
-                views = draw_views(gaussians, K, cameras, image, settings, pin_first=index == 0)
-                built = build_scaffold(gaussians, views, K, cameras, settings)
+                views, built = _built(gaussians, K, cameras, image, settings, index)
             page.rendered(views)
             # 2. Enhance it with and without latent momentum, Eq. (8)-(10), and blend the two clips
             #    by pixel momentum, Eq. (13)-(15).
@@ -106,8 +105,7 @@ def generate(
                 )
             page.enhanced(enhanced)
             if prior is not None:
-                painted = paint(built.scaffold, enhanced.frames)
-                gaussians = at_most(concatenate(gaussians.select(built.kept), painted), most)
+                gaussians = _painted(gaussians, built, enhanced.frames, most)
             del views, built, enhanced  # clips are most of a job's memory
             # 3. Refine the Gaussians on all frames so far, Eq. (20), and go on from them.
             with page.stage("refine") as told:
@@ -119,6 +117,29 @@ def generate(
             page.refined(refined, after)
             del refined, after
     return gaussians
+
+
+def _built(
+    gaussians: Gaussians,
+    K: Tensor,
+    cameras: Tensor,
+    image: Tensor,
+    settings: SceneSettings,
+    index: int,
+) -> tuple[Views, Built]:
+    """Return what the cameras of segment `index`, K [f, 3, 3] and [f, 4, 4] from world, see of the
+    Gaussians, and surfaces for what nothing covers yet.
+    """
+    views = draw_views(gaussians, K, cameras, image, settings, pin_first=index == 0)
+    return views, build_scaffold(gaussians, views, K, cameras, settings)
+
+
+def _painted(gaussians: Gaussians, built: Built, frames: Tensor, most: int) -> Gaussians:
+    """Return at most `most` Gaussians: those that stay, and the built ones in the colours of a
+    segment's frames [f, 3, h, w].
+    """
+    painted = paint(built.scaffold, frames)
+    return at_most(concatenate(gaussians.select(built.kept), painted), most)
 
 
 def _learned_again(
@@ -136,12 +157,8 @@ def _learned_again(
     window = slice(segment.start, segment.stop)
     K, cameras, image = inputs.K[window], inputs.camera_from_world[window], inputs.image
     if settings.enhances:
-        views = draw_views(gaussians, K, cameras, image, settings, pin_first=index == 0)
-        built = build_scaffold(gaussians, views, K, cameras, settings)
-        painted = paint(
-            built.scaffold, torch.stack([frames[i] for i in range(segment.start, segment.stop)])
-        )
-        gaussians = concatenate(gaussians.select(built.kept), painted)
-        gaussians = at_most(gaussians, settings.refine.max_gaussians)
-        del views, built, painted
+        _, built = _built(gaussians, K, cameras, image, settings, index)
+        clip = torch.stack([frames[i] for i in range(segment.start, segment.stop)])
+        gaussians = _painted(gaussians, built, clip, settings.refine.max_gaussians)
+        del built, clip
     return refine_segment(gaussians, frames, inputs, settings, segment, index, told).gaussians
