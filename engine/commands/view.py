@@ -191,7 +191,8 @@ class JobSource:
                     f"{self.folder} has no scene yet: its first segment is not finished.",
                     "Try again when it is.",
                 )
-            note = "" if now.finished else f"{len(now.segments)} segments so far"
+            count = len(now.segments)
+            note = "" if now.finished else f"{count} segment{'s' * (count > 1)} so far"
             if self._state is None or self._state.version != now.version:
                 shown = self._contents(now.file, now.cameras, now.picture, now.segments)
                 self._state = State(now.version, not now.finished, note, shown)

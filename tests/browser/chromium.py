@@ -86,18 +86,25 @@ class Page:
                 return None
             raise
 
-    def pixels(self) -> np.ndarray:
-        """[h, w, 3] 0..1: the canvas, sorted and drawn."""
-        url = self.run("viewer.pixels()")
+    def pixels(self, first: str = "0") -> np.ndarray:
+        """[h, w, 3] 0..1: the canvas, sorted and drawn after the JavaScript expression `first`."""
+        url = self.run(f"({first}, viewer.pixels())")
         picture = Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGB")
         return np.asarray(picture, np.float32) / 255
 
-    def press(self, code: str, seconds: float = 0.0) -> None:
-        """A key of the keyboard, held down for so long."""
+    def press(self, code: str, until: str = "true") -> None:
+        """A key of the keyboard, held down until a JavaScript expression is true."""
         common = {"code": code, "key": _KEYS[code]}
         self.send("Input.dispatchKeyEvent", type="keyDown", **common)
-        time.sleep(seconds)
+        self.wait(until)
         self.send("Input.dispatchKeyEvent", type="keyUp", **common)
+
+    def wait(self, expression: str) -> None:
+        """Until a JavaScript expression is true; between two looks the page may draw."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not self.run(expression):
+            assert time.monotonic() < deadline, expression
+            time.sleep(0.02)
 
     def drag(self, start: tuple[float, float], end: tuple[float, float], steps: int = 5) -> None:
         """The left button, from one pixel of the page to another."""

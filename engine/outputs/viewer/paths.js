@@ -95,5 +95,22 @@ const Paths = (() => {
     return JSON.stringify({ format: FORMAT, version: 1, fps, width, height, unit: "m", frames }, null, 1);
   }
 
-  return { poseOf, matrixOf, smooth, fileOf };
+  // The view in an address: the number of a frame, or a pose; null for a damaged one.
+  function viewOf(text) {
+    let view;
+    try {
+      view = JSON.parse(decodeURIComponent(text));
+    } catch {
+      return null;
+    }
+    if (Number.isInteger(view)) return view;
+    const numbers = (list, count) =>
+      Array.isArray(list) && list.length === count && list.every(Number.isFinite);
+    const { position, rotation, K } = view ?? {};
+    const turned = numbers(rotation, 4) && Math.abs(Math.hypot(...rotation) - 1) < 1e-3;
+    const lens = K && numbers([K.fx, K.fy, K.cx, K.cy], 4) && K.fx > 0 && K.fy > 0;
+    return numbers(position, 3) && turned && lens ? view : null;
+  }
+
+  return { poseOf, matrixOf, smooth, fileOf, viewOf };
 })();

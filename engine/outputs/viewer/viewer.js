@@ -490,6 +490,7 @@
   // ---- drawing -------------------------------------------------------------------------------------
 
   let awake = false;
+  let settling = 0; // who waits for a sorted picture; they draw it themselves
   let last = 0;
   let drawn = 0;
 
@@ -506,7 +507,7 @@
     if (shown.playing) goOnPlaying();
     if (frames.began !== null) frames.goOn();
     fly(seconds);
-    draw();
+    if (!settling) draw();
     if (pressed.size) wake();
   }
 
@@ -530,10 +531,15 @@
 
   // Draw until the splats are sorted for the camera that is set.
   async function settled() {
-    for (;;) {
-      draw();
-      if (!spark.sorting && !spark.sortDirty) return; // nothing was waited for since it was drawn
-      while (spark.sorting) await new Promise((resolve) => setTimeout(resolve, 5));
+    settling += 1;
+    try {
+      for (;;) {
+        draw();
+        if (!spark.sorting && !spark.sortDirty) return; // nothing was waited for since it was drawn
+        while (spark.sorting) await new Promise((resolve) => setTimeout(resolve, 5));
+      }
+    } finally {
+      settling -= 1;
     }
   }
 
@@ -579,16 +585,17 @@
     });
   }
 
-  // The view that the page of another variant had. Whether there is one.
+  // The view that the page of another variant had: "none", "taken" or "damaged".
   function takeOverView() {
-    if (!page.variants || location.hash.length < 2) return false;
-    const view = JSON.parse(decodeURIComponent(location.hash.slice(1)));
+    if (!page.variants || location.hash.length < 2) return "none";
+    const view = Paths.viewOf(location.hash.slice(1));
+    if (view === null || (typeof view === "number" && !page.cameras)) return "damaged";
     leave();
-    if (page.cameras && typeof view === "number") {
+    if (typeof view === "number") {
       shown.free = false;
       show(view);
     } else setPose(view);
-    return true;
+    return "taken";
   }
 
   const ACTIONS = {
@@ -728,12 +735,12 @@
   }
 
   async function begin() {
-    let arrived = false;
+    let view = "none";
     try {
       describe();
       home();
       if (page.variants) listVariants();
-      arrived = takeOverView();
+      view = takeOverView();
       await load();
       say("");
     } catch (error) {
@@ -745,7 +752,8 @@
     await settled();
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
     const plays = page.cameras?.frames.length > 1 && frames.count === 1 && !page.live;
-    if (plays && !still && !arrived) playPath();
+    if (view === "damaged") status(", the view in the address cannot be read: this is the first one");
+    else if (plays && !still && view === "none") playPath();
     if (page.live) follow();
   }
 
