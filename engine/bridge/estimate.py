@@ -119,14 +119,18 @@ def work_of(settings: SceneSettings, count: int, aspect: float) -> Work:
     )
 
 
-def predict(work: Work, speeds: Speeds | None) -> Estimate | None:
-    """Expect the seconds and the memory of the whole job; None where nothing is known of jobs of
-    this kind.
+def predict(work: Work, speeds: Speeds | None, made: int = 0, known: int = 0) -> Estimate | None:
+    """Expect the seconds and the memory of a job; None where nothing is known of jobs of this kind.
+
+    The first `made` segments are there already; of them the first `known` need not be refined
+    again.
     """
     if speeds is None:
         return None
+    there = {"generate": made, "segment": made, "refine": known}
     seconds = sum(
-        speeds.seconds.get(part, 0.0) * sum(work.units(part, speeds.steps)) for part in PARTS
+        speeds.seconds.get(part, 0.0) * sum(work.units(part, speeds.steps)[there.get(part, 0) :])
+        for part in PARTS
     )
     frames_mp = max(work.frames) * work.megapixels
     fixed, each = speeds.memory_law

@@ -155,9 +155,7 @@ def run(args: argparse.Namespace) -> int:
         facts, expected = forecast.dry_run(
             folder, image, path, preset, values, resume=args.resume, restart=args.restart
         )
-        lines = [f"{name}: {fact}" for name, fact in facts.items()]
-        sys.stdout.write("\n".join([*lines, expected.text(), "Nothing was made.", ""]))
-        return 0
+        return _told(facts, expected)
     try:
         with prepared_job(
             folder, image, path, preset, values, resume=args.resume, restart=args.restart
@@ -167,6 +165,12 @@ def run(args: argparse.Namespace) -> int:
         raise Cancelled(
             f"Stopped. Finished segments are in {folder}; add --resume to continue."
         ) from None
+
+
+def _told(facts: dict[str, str], expected: forecast.Forecast) -> int:
+    lines = [f"{name}: {fact}" for name, fact in facts.items()]
+    sys.stdout.write("\n".join([*lines, expected.text(), "Nothing was made.", ""]))
+    return 0
 
 
 def _worked(job: Job) -> int:
@@ -180,7 +184,7 @@ def _redo(args: argparse.Namespace, values: dict[str, Any]) -> int:
     """Make a variant of a finished job."""
     from ..job import variants
 
-    names = ("resume", "restart", "dry_run", "image", "path", "preset")
+    names = ("resume", "restart", "image", "path", "preset")
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name)]
     if args.redo_from is not None and args.redo_mask is not None:
         raise UserError(
@@ -202,6 +206,8 @@ def _redo(args: argparse.Namespace, values: dict[str, Any]) -> int:
             "To go on with one that was stopped, give --out and its folder, and --resume.",
         )
     folder = (args.out or Path("out") / "demo").resolve()
+    if args.dry_run:
+        return _told(*forecast.dry_run_of_redo(folder, wish))
     made = folder
     try:
         with variants.prepared_redo(folder, wish) as job:

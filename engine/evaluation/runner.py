@@ -119,7 +119,7 @@ class TrueFrames:
         h, w = self._image.shape[1:]
         if index == 0:
             return self._image
-        return images.resize(images.load_image(self._files[index]).pixels, w, h)
+        return images.resize(images.load_image(self._files[index], photo=False).pixels, w, h)
 
 
 def run(
@@ -235,7 +235,7 @@ def _draw(gaussians: Gaussians, start: pipeline.Inputs, job: Job, frame: int) ->
 
 def _truth(view: View, frame: int, start: pipeline.Inputs) -> Tensor:
     h, w = start.image.shape[1:]
-    return images.resize(images.load_image(view.truth[frame]).pixels, w, h)
+    return images.resize(images.load_image(view.truth[frame], photo=False).pixels, w, h)
 
 
 def _seen(view: View, frame: int, start: pipeline.Inputs, job: Job) -> Tensor:
@@ -244,7 +244,7 @@ def _seen(view: View, frame: int, start: pipeline.Inputs, job: Job) -> Tensor:
     """
     h, w = start.image.shape[1:]
     if frame in view.seen:
-        return images.resize(images.load_image(view.seen[frame]).pixels, w, h)[0] > 0.5
+        return images.resize(images.load_image(view.seen[frame], photo=False).pixels, w, h)[0] > 0.5
     return _draw(start.gaussians, start, job, frame).alpha[0] > _SEEN
 
 
@@ -268,7 +268,7 @@ class EnhancedFrames:
         """[3, h, w]; IndexError ends a loop over all."""
         if index not in self._files:
             raise IndexError(index)
-        return images.load_image(self._files[index]).pixels
+        return images.load_image(self._files[index], photo=False).pixels
 
 
 def _frames_against_truth(job: Job, start: pipeline.Inputs, view: View) -> Row:

@@ -358,6 +358,13 @@ class Job:
         problems = ((i, _damage(self.segment_folder(i))) for i in range(count))
         return next(((i, problem) for i, problem in problems if problem), (count, ""))
 
+    def remembered(self, count: int) -> int:
+        """Say after how many of the first `count` segments the Gaussians are there: the most."""
+        there = (
+            n for n in range(count, 0, -1) if (self.segment_folder(n - 1) / GAUSSIANS).is_file()
+        )
+        return next(there, 0)
+
     def drop_old_gaussians(self) -> None:
         """Remove the Gaussians of all finished segments but the last two."""
         for index in range(self.finished_segments() - 2):

@@ -1,7 +1,7 @@
 """What a job will take, told before it starts: minutes, memory, the models that it would use.
 
-`of_job` is for a job that is about to run, `dry_run` for one that is only asked about: its inputs
-are read and checked, and nothing is made.
+`of_job` is for a job that is about to run, `dry_run` and `dry_run_of_redo` for one that is only
+asked about: its inputs are read and checked, and nothing is made.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from __future__ import annotations
 import logging
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..bridge import estimate, speeds
 from ..bridge.segments import kept_frames
 from ..bridge.settings import SceneSettings
+
+if TYPE_CHECKING:
+    from . import variants
 
 log = logging.getLogger(__name__)
 
@@ -24,26 +27,41 @@ class Forecast(NamedTuple):
     work: estimate.Work  # on "cpu" or "cuda", with a prior by name
     card: str  # the name of the card that computes; empty: the CPU
     estimate: estimate.Estimate | None  # None: nobody knows
+    made: int = 0  # segments that are there already
 
     def text(self) -> str:
         """One line for a person."""
         count = len(self.work.frames)
         frames = f"{self.work.path} frames in {count} segment{'s' * (count > 1)}"
+        if self.made:
+            frames += f", {self.made} of them there already"
         if self.estimate is None:
             return f"{frames}; how long it takes is known after the first job of this kind here"
         memory = "GPU" if self.card else "main"
         return f"{frames}, {self.estimate.text()}; the memory is {memory} memory"
 
 
-def of_job(settings: SceneSettings, count: int, aspect: float, device: str) -> Forecast:
+def of_job(
+    settings: SceneSettings,
+    count: int,
+    aspect: float,
+    device: str,
+    made: int = 0,
+    known: int | None = None,
+) -> Forecast:
     """The forecast of a job with settled settings: `count` frames of the path, a picture of height
     / width `aspect`, on `device` as torch names it. What is reckoned for the card is left for
     the panel.
+
+    `made` segments are there already; the Gaussians after `known` of them are (None: after all),
+    and those of the others are learned again.
     """
     device = device.partition(":")[0]
     work = estimate.work_of(settings, count, aspect)._replace(device=device)
     card = leave_for_panel() if device == "cuda" else ""
-    return Forecast(work, card, estimate.predict(work, speeds.speeds_for(work)))
+    known = made if known is None else known
+    expected = estimate.predict(work, speeds.speeds_for(work), made, known)
+    return Forecast(work, card, expected, min(made, len(work.frames)))
 
 
 def leave_for_panel() -> str:
@@ -109,7 +127,29 @@ def dry_run(
         else:
             file = given if given is not None else there.path if there is not None else None
         count = cameras_in(file, settings, size)
-    return chosen.facts, of_job(chosen.settings, count, size[1] / size[0], device)
+    made = there.finished_segments() if there is not None and resume else 0
+    expected = of_job(chosen.settings, count, size[1] / size[0], device, made)
+    return chosen.facts, expected
+
+
+def dry_run_of_redo(folder: Path, wish: variants.Wish) -> tuple[dict[str, str], Forecast]:
+    """What a redo of the finished job or variant in `folder` would do, as `dry_run` tells it. The
+    same is checked as for a real one, and nothing is made. Raises UserError.
+    """
+    from ..media import images
+    from ..models import choice
+    from ..models.device import choose
+    from . import variants
+    from .folder import Job
+
+    planned, job = variants.plan(folder, wish), Job(folder)
+    settings, kept = planned.settings, planned.redo.kept
+    pixels = images.load_image(job.image).pixels
+    size = (pixels.shape[2], pixels.shape[1])
+    count = cameras_in(job.path, settings, size)
+    facts = {"redo": variants.sentence(planned), **choice.licences(settings)}
+    known, device = job.remembered(kept), str(choose(settings.output.device))
+    return facts, of_job(settings, count, size[1] / size[0], device, kept, known)
 
 
 def cameras_in(file: Path | None, settings: SceneSettings, size: tuple[int, int]) -> int:

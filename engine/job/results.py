@@ -91,7 +91,7 @@ def _fly_through(
     for index, file in enumerate(frames):
         report("fly-through", index, len(frames))
         view = _draw(job, loaded, gaussians, index)
-        drawn, frame = view.rgb[0].cpu(), images.load_image(file).pixels
+        drawn, frame = view.rgb[0].cpu(), images.load_image(file, photo=False).pixels
         if index == 0:
             images.save_png(job.folder / "input_render.png", drawn)
             # a repaint may have changed what the picture shows: its own first frame is meant

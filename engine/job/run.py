@@ -210,7 +210,9 @@ def _work(job: Job, report: Any) -> dict[str, str]:
     for name, fact in facts.items():
         report("models", 1, 1, f"{name}: {fact}")
     count = forecast.cameras_in(job.path, job.settings, size)
-    expected = forecast.of_job(job.settings, count, size[1] / size[0], str(device))
+    made = job.finished_segments()
+    known = job.remembered(made)
+    expected = forecast.of_job(job.settings, count, size[1] / size[0], str(device), made, known)
     report("estimate", 1, 1, expected.text())
     report("depth", 0, 1)
     loaded = inputs.load(job, device, picture)

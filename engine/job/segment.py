@@ -46,7 +46,7 @@ class FramesOnDisk:
 
     def __getitem__(self, index: int) -> Tensor:
         """[3, h, w] in 0..1, on the computing device."""
-        return images.load_image(self._files[index]).pixels.to(self._device)
+        return images.load_image(self._files[index], photo=False).pixels.to(self._device)
 
     def replace(self, start: int, files: list[Path]) -> None:
         """Take these files for the frames from `start` on."""
@@ -99,13 +99,7 @@ class JobRecord:
         """
         if self._redo is None or self.finished > self._redo.kept:
             return self.finished
-        return next(
-            (n for n in range(self.finished, 0, -1) if self._has_gaussians(n - 1)),
-            0,
-        )
-
-    def _has_gaussians(self, index: int) -> bool:
-        return (self._job.segment_folder(index) / GAUSSIANS).is_file()
+        return self._job.remembered(self.finished)
 
     @contextmanager
     def again(self, index: int) -> Iterator[tuple[SceneSettings, FramesOnDisk, StepReport]]:

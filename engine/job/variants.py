@@ -121,7 +121,7 @@ def _mask(job: Job, file: Path, index: int) -> Tensor:
             f"{len(frames) - 1}.",
             "Frames are counted as the files in its folder frames are named.",
         )
-    mask, frame = load_mask(file), images.load_image(frames[index]).pixels
+    mask, frame = load_mask(file), images.load_image(frames[index], photo=False).pixels
     if mask.shape != frame.shape[1:]:
         (h, w), (height, width) = mask.shape, frame.shape[1:]
         raise UserError(
@@ -169,10 +169,24 @@ def described(job: Job) -> dict[str, str]:
     redone = job.redo()
     if redone is None:
         return {}
-    name, of = name_of(job.folder), redone.of
+    kind = "redone" if redone.frame is None else REPAINTED
+    return {kind: f"{name_of(job.folder)} is {_what(redone)}"}
+
+
+def _what(redone: Redo) -> str:
     if redone.frame is not None:
-        return {REPAINTED: f"{name} is {of}, repainted through a mask of frame {redone.frame}"}
-    return {"redone": f"{name} is {of}, begun again at segment {redone.kept + 1}"}
+        return f"{redone.of}, repainted through a mask of frame {redone.frame}"
+    return f"{redone.of}, begun again at segment {redone.kept + 1}"
+
+
+def sentence(planned: Plan) -> str:
+    """What a redo would make, for a person."""
+    values = redo.changeable(planned.settings)
+    given = ", ".join(f"{name} {value}" for name, value in values.items() if value != "")
+    what = f"{_what(planned.redo)}, with {given}"
+    if planned.mask is not None:
+        what += "; segments that do not see what is masked take less time than is told here"
+    return what
 
 
 def changed(job: Job, values: dict[str, Any]) -> SceneSettings:
@@ -290,9 +304,7 @@ def _made(planned: Plan) -> Path:
 def _copy_segments(source: Job, target: Path, count: int) -> None:
     """The first `count` segments; of their Gaussians only the newest that are there."""
     target.mkdir()
-    newest = max(
-        (i for i in range(count) if (source.segment_folder(i) / GAUSSIANS).is_file()), default=-1
-    )
+    newest = source.remembered(count) - 1
     for index in range(count):
         unwanted = shutil.ignore_patterns(GAUSSIANS) if index != newest else None
         copy = target / f"{index:03d}"

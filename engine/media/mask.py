@@ -17,7 +17,7 @@ def load_mask(path: Path) -> Tensor:
     """Read a mask [h, w] bool: true where it is brighter than middle grey and not transparent.
     Raises UserError as `load_image` does.
     """
-    mask = load_image(path).pixels.mean(dim=0) > 0.5  # transparent parts are white there
+    mask = load_image(path, photo=False).pixels.mean(dim=0) > 0.5  # where transparent, white
     with Image.open(path) as picture:
         if "A" in picture.getbands():
             opaque = torch.from_numpy(np.asarray(picture.getchannel("A")) > 127)

@@ -50,13 +50,15 @@ class ImageFile(NamedTuple):
     notes: tuple[str, ...]  # what was done to it, for the report
 
 
-def load_image(path: str | Path) -> ImageFile:
+def load_image(path: str | Path, *, photo: bool = True) -> ImageFile:
     """Read a photo: upright by its EXIF orientation, as sRGB whatever mode the file has.
 
     Grey is repeated, CMYK and other profiles become sRGB (by what the profile holds, not by its
     name), 16 bits keep their precision, and transparent parts are laid over white. The light in an
     EXR becomes what Blender's Standard view shows of it. Raises UserError for a file that is
     missing, empty, cut off, of a foreign kind, a film, a panorama, or over 100 megapixels.
+
+    A mask, or a frame that was drawn, may look like a panorama: `photo` false takes it as it is.
     """
     path = Path(path)
     data = _bytes_of(path)
@@ -67,7 +69,7 @@ def load_image(path: str | Path) -> ImageFile:
         with warnings.catch_warnings():
             # the size limit below is our own, and damage is reported by its effect
             warnings.simplefilter("ignore")
-            return _photo(path, data)
+            return _photo(path, data, photo)
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -80,7 +82,7 @@ def _bytes_of(path: Path) -> bytes:
     return bytes_of(path, _MAX_BYTES)
 
 
-def _photo(path: Path, data: bytes) -> ImageFile:
+def _photo(path: Path, data: bytes, photo: bool) -> ImageFile:
     try:
         with Image.open(BytesIO(data)) as image:
             _refuse_size(image.size, path)
@@ -90,7 +92,8 @@ def _photo(path: Path, data: bytes) -> ImageFile:
                     _AGAIN,
                 )
             _refuse_raw(image, path)
-            _refuse_panorama(image, data, path)
+            if photo:
+                _refuse_panorama(image, data, path)
             return _converted(image, data, path)
     except Image.DecompressionBombError as error:
         raise _too_large(path) from error

@@ -22,7 +22,8 @@ from engine.bridge.errors import UserError
 from engine.bridge.variants import folders, job_of, name_of
 from engine.commands import view
 from engine.job import folder as job_folder
-from engine.job import newest, variants
+from engine.job import forecast, newest, variants
+from engine.media import images
 from engine.media.mask import load_mask
 from tests.format_samples import ROOT
 
@@ -96,6 +97,32 @@ def test_another_seed_keeps_what_was_before_and_invents_what_comes_after(job):
     assert third.parent == job / "variants" and third != made
     assert job_folder.Job(third).redo().of == made.name
     assert _same_splats(third, made)
+
+
+def test_a_dry_run_of_a_redo_tells_what_it_would_take_and_makes_nothing(job, tmp_path, capsys):
+    before = _content(job), sorted(folders(job))
+    mask = _mask(tmp_path / "mask.png", Image.open(job / "frames" / "0008.png").size, (2, 2, 9, 9))
+    expected = {}
+    for name, given in {
+        "late": ["--redo-from", SEGMENTS],
+        "early": ["--redo-from", 1],
+        "masked": ["--redo-mask", f"8:{mask}", "--seed", 4],
+    }.items():
+        assert _generate("--out", job, "--dry-run", *given) == 0
+        expected[name] = capsys.readouterr().out
+        assert expected[name].rstrip().endswith("Nothing was made.")
+    assert "redo: v1, begun again at segment 4, with seed" in expected["late"]
+    assert "4 segments, 3 of them there already, about" in expected["late"]
+    assert "there already" not in expected["early"]
+    assert "v1, repainted through a mask of frame 8, with seed 4" in expected["masked"]
+    late, early = (
+        forecast.dry_run_of_redo(job, variants.Wish({}, segment))[1].estimate.seconds
+        for segment in (SEGMENTS, 1)
+    )
+    assert late < early
+    assert _generate("--out", job, "--dry-run", "--redo-from", 9) == 2
+    assert "has segments 1 to 4" in capsys.readouterr().err
+    assert (_content(job), sorted(folders(job))) == before
 
 
 @pytest.mark.slow
@@ -295,6 +322,14 @@ def test_what_is_transparent_in_a_mask_is_not_marked(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "mask.png")
     mask = load_mask(tmp_path / "mask.png")
     assert mask.sum() == 25 and mask[5:10, 5:10].all()
+
+
+def test_a_mask_of_two_to_one_is_not_taken_for_a_panorama(tmp_path):
+    """White within a black rim, twice as wide as high: even along its poles, and without a seam."""
+    file = _mask(tmp_path / "mask.png", (128, 64), (40, 20, 90, 50))
+    with pytest.raises(UserError, match="panorama"):
+        images.load_image(file)
+    assert int(load_mask(file).sum()) == 50 * 30
 
 
 def test_the_variants_stand_side_by_side_in_each_report_and_on_a_page_of_their_own(job):

@@ -187,7 +187,7 @@ def _focus_m(means: np.ndarray, first: np.ndarray) -> float:
 def _jpeg(picture: Path) -> bytes:
     from ...media import images
 
-    pixels = images.load_image(picture).pixels
+    pixels = images.load_image(picture, photo=False).pixels
     h, w = pixels.shape[1:]
     scale = min(1.0, _PICTURE_PX / max(w, h))
     small = images.resize(pixels, max(1, round(w * scale)), max(1, round(h * scale)))
