@@ -190,8 +190,7 @@ class Small:
 
 _GUESS = (
     "The depth is a guess by the small network that comes with the program; by its own account it "
-    "is wrong by about {} % at a typical place. One small download gives far better depth: "
-    "python -m engine weights download moge_2_small."
+    "is wrong by about {} % at a typical place."
 )
 
 

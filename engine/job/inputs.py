@@ -22,12 +22,14 @@ from ..geometry.small_depth import TINY
 from ..geometry.straight import straightness
 from ..media import images
 from ..method.pipeline import Inputs
+from ..models import choice, weights
 from ..priors import working_multiple
 from ..rasterize import drawing_device
 from .folder import Job
 from .report import GEOMETRY, GUESS
 
 MAX_WORKING_PIXELS = 4096 * 4096
+_BETTER_DEPTH = "moge_2_small"  # the smallest download that changes most
 
 
 class Loaded(NamedTuple):
@@ -111,7 +113,7 @@ def load(job: Job, device: torch.device, picture: images.ImageFile | None = None
         **_lines("note on the depth", notes),
         "straight edges": straight.sentence,
         **({GEOMETRY: "; ".join(doubts)} if doubts else {}),
-        **({GUESS: estimate.guess} if estimate.guess else {}),
+        **({GUESS: f"{estimate.guess}{_better_depth(settings)}"} if estimate.guess else {}),
         "depth": f"{estimate.name} ({estimate.licence}), "
         f"{'metric' if estimate.metric else 'up to scale'}",
         "first geometry": gaussians_sentence,
@@ -130,6 +132,18 @@ def _place(device: torch.device, home: torch.device) -> str:
     if home == device:
         return str(device)
     return f"{device} for the networks; Gaussians are drawn and refined on the {home}"
+
+
+def _better_depth(settings: SceneSettings) -> str:
+    """What one small download would change; nothing once a learned depth model is here."""
+    if choice.best_depth(commercial=settings.video.licences == "commercial") != "small":
+        return ""
+    better = weights.known(_BETTER_DEPTH)
+    licence = better.licence.partition(":")[0]
+    return (
+        f" One small download ({better.size_gb:g} GB, {licence}) gives far better depth: "
+        f"python -m engine weights download {better.name}."
+    )
 
 
 def _tiny(width: int, height: int, guess: str) -> list[str]:

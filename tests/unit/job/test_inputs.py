@@ -17,6 +17,7 @@ from engine.job import inputs, report
 from engine.job.folder import prepare
 from engine.job.frame_quality import psnr
 from engine.method.views import draw_views
+from engine.models import choice
 from engine.priors import working_multiple
 
 DRAWN = "patch", "wan_vace_1.3b", "viewcrafter_25"  # multiples of 8, 16 and 64
@@ -150,3 +151,24 @@ def test_a_bad_picture_becomes_a_scene_and_a_word_in_the_verdict(tmp_path, name:
     finding = report.geometry_finding(start.facts)
     assert not finding.ok and word in finding.measured and finding.advice
     assert "guess" in start.facts[report.GUESS]
+
+
+@pytest.mark.parametrize("depth", ["small", "box"])
+def test_without_a_learned_depth_one_line_says_what_a_download_would_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, depth: str
+) -> None:
+    picture, move = tmp_path / "plain.png", tmp_path / "move.txt"
+    rows = np.arange(64, dtype=np.uint8)[:, None, None]
+    Image.fromarray(np.broadcast_to(3 * rows, (64, 96, 3)).copy()).save(picture)
+    move.write_text("dolly:0.3")
+    plan = settings.make("draft", prior="patch", depth=depth, width=96)
+    job = prepare(tmp_path / "job", plan, {"image": picture, "path": move}, resume=False)
+
+    def told() -> str:
+        return inputs.load(job, torch.device("cpu")).facts[report.GUESS]
+
+    said = told()
+    assert "One small download (0.14 GB, MIT)" in said
+    assert said.endswith("python -m engine weights download moge_2_small.")
+    monkeypatch.setattr(choice, "best_depth", lambda **_: "moge_2_small")
+    assert "download" not in told(), "it is here already"
