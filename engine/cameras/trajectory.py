@@ -77,7 +77,8 @@ def order_jumps(path: CameraPath) -> str:
     is well.
 
     So it is when a step is, in the median, over three times as long as the way to the nearest other
-    camera. Where cameras stand still, their viewing directions are compared.
+    camera, and steps turn back more than they go on: a path may pass the same places again. Where
+    cameras stand still, their viewing directions are compared.
     """
     if path.count < 5:
         return ""
@@ -87,8 +88,12 @@ def order_jumps(path: CameraPath) -> str:
         places = path.world_from_camera[::every_nth, :3, 2]
     distance, _ = cKDTree(places).query(places, k=2)
     nearest = float(np.median(distance[:, 1]))
-    steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
-    if not np.median(steps) > 3 * nearest + 1e-9:
+    steps = np.diff(places, axis=0)
+    lengths = np.linalg.norm(steps, axis=1)
+    if not np.median(lengths) > 3 * nearest + 1e-9:
+        return ""
+    onward = steps[lengths > 1e-9] / lengths[lengths > 1e-9, None]
+    if np.mean(np.sum(onward[1:] * onward[:-1], axis=1)) > 0.0:
         return ""
     return (
         "The order of the cameras jumps back and forth: their file does not say which follows "

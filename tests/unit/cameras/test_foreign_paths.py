@@ -173,6 +173,27 @@ def test_an_order_that_is_no_path_is_said(tmp_path):
     assert trajectory.load(tmp_path / "b.json").notes == ()
 
 
+def test_many_orders_that_are_no_path_are_said(tmp_path):
+    for seed in range(20):
+        order = np.random.default_rng(seed).permutation(24)
+        line = np.tile(np.eye(4), (24, 1, 1))
+        line[:, 0, 3] = 0.1 * order
+        shuffled = example(24)._replace(world_from_camera=line)
+        assert "jumps" in trajectory.order_jumps(shuffled), seed
+
+
+@pytest.mark.parametrize("laps", [1, 2, 5])
+def test_a_path_that_passes_the_same_places_again_is_a_path(laps):
+    out_and_back = np.tile([*range(12), *range(10, 0, -1)], laps)
+    line = np.tile(np.eye(4), (len(out_and_back), 1, 1))
+    line[:, 2, 3] = 0.1 * out_and_back
+    assert trajectory.order_jumps(example(len(line))._replace(world_from_camera=line)) == ""
+    angle = np.linspace(0, 2 * np.pi * laps, 37 * laps)  # each lap between the places of the others
+    circle = np.tile(np.eye(4), (len(angle), 1, 1))
+    circle[:, 0, 3], circle[:, 2, 3] = np.sin(angle), np.cos(angle)
+    assert trajectory.order_jumps(example(len(circle))._replace(world_from_camera=circle)) == ""
+
+
 def test_sizes_that_differ_become_one(tmp_path):
     def odd(frames):
         frames[1] |= {
