@@ -224,8 +224,8 @@ MODELS: tuple[Model, ...] = (
         trained=(512, 704),
         most_frames=161,
         multiple=64,
-        least_gib=10.0,
-        fixed_gib=4.0,
+        least_gib=5.7,
+        fixed_gib=5.0,
     ),
     _diffusers(
         "svd",
