@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from engine import formats
+from engine.__main__ import main
 from engine.bridge import camera_file
 from engine.bridge.errors import UserError
 from engine.cameras import trajectory
@@ -99,7 +100,7 @@ def _drawn(scene: SplatScene, path, index: int) -> np.ndarray:
 
 
 def _psnr(a: np.ndarray, b: np.ndarray) -> float:
-    return float(-10 * np.log10(np.mean((a - b) ** 2)))
+    return float(-10 * np.log10(np.mean((a - b) ** 2) + 1e-10))
 
 
 @pytest.fixture(scope="module")
@@ -127,14 +128,39 @@ def _opened(browser, url: str, path) -> chromium.Page:
     return browser.open(url, path.width, path.height)
 
 
-def test_the_canvas_shows_what_the_engine_draws(browser, small):
-    scene, path, file = small
-    opened = _opened(browser, file.as_uri(), path)
+def _shows_what_the_engine_draws(browser, made: Path, scene: SplatScene, path) -> None:
+    opened = _opened(browser, made.as_uri(), path)
     for index in (0, path.count - 1):
         shown = opened.pixels(f"viewer.show({index})")
         assert _psnr(shown, _drawn(scene, path, index)) >= LEAST_DB
     assert browser.complaints() == []
-    assert browser.requests() == [file.as_uri()], "no request but for the page itself"
+    assert browser.requests() == [made.as_uri()], "no request but for the page itself"
+
+
+def test_the_canvas_shows_what_the_engine_draws(browser, small):
+    scene, path, file = small
+    _shows_what_the_engine_draws(browser, file, scene, path)
+
+
+def test_the_page_of_a_job_shows_what_the_engine_draws(browser, tmp_path):
+    quick = "--width 96 --move-frames 4 --refine-steps 8 --steps 2 --prior patch --device cpu"
+    assert main(["generate", "--path", "truck:1", "--out", str(tmp_path), *quick.split()]) == 0
+    path = camera_file.read(tmp_path / "cameras.json")
+    scene = formats.read(tmp_path / "scene.ply").in_axes("opencv", 1.0)
+    _shows_what_the_engine_draws(browser, tmp_path / "scene.html", scene, path)
+
+
+def test_the_page_of_a_capture_shows_what_the_engine_draws(browser, tmp_path, shared_data):
+    """A real capture with view-dependent colour, in axes of its own."""
+    file = shared_data / "splats" / "leica-sofort" / "leica-sofort-top8192.ply"
+    scene = formats.read(file).in_axes("opencv", 1.0)
+    middle = np.median(scene.splats.means, axis=0)
+    path = _path(240, "orbit:40", frames=3)
+    path.world_from_camera[:, :3, 3] += middle - [0, 0, 5]
+    camera_file.write(tmp_path / "path.json", path)
+    made = tmp_path / "capture.html"
+    assert main(["convert", str(file), str(made), "--cameras", str(tmp_path / "path.json")]) == 0
+    _shows_what_the_engine_draws(browser, made, scene, path)
 
 
 def test_an_antialiased_scene_too(browser, tmp_path):

@@ -37,6 +37,7 @@
     minAlpha: LEAST_ALPHA,
     maxStdDev: Math.sqrt(-2 * Math.log(LEAST_ALPHA)), // where an opaque splat is as faint as that
     maxPixelRadius: 4096,
+    clipXY: 2, // a large splat is seen though its centre is far outside the view
   });
   scene.add(spark);
   const lines = new L.Scene(); // drawn after the splats, so that nothing hides it
