@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from engine.__main__ import main
 from engine.bridge import splat_file
+from engine.bridge.axes import between, transform_splats
 from engine.bridge.errors import UserError
 from engine.bridge.settings import GeometrySettings
 from engine.geometry import initial
@@ -166,6 +169,60 @@ def test_a_given_scene_is_taken_as_it_is(tmp_path):
     )
     assert make("sharp.ply", tmp_path).gaussians.sh_rest.shape == (50, 0, 3)
     assert "sharp.ply" in first.text
+
+
+def seen_by_the_camera() -> tuple[torch.Tensor, torch.Tensor, Gaussians]:
+    """A picture with an up and a left, its depth, and Gaussians that show both."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, 64), torch.linspace(0, 1, 96), indexing="ij")
+    image = torch.stack([x, y, 0.5 * (1 - x)])
+    depth = 2 + y
+    first = initial.first_gaussians(
+        GeometrySettings(), image, depth, K, sh_degree=0, blending="display", folder=Path()
+    )
+    return image, depth, first.gaussians
+
+
+def of_file(gaussians: Gaussians, path: Path, scale: float = 1.0, axes: str = "opencv") -> None:
+    arrays = splat_file.Splats(*(t.numpy() for t in gaussians))
+    matrix = np.eye(4)
+    matrix[:3, :3] = scale * between("opencv", axes)
+    splat_file.write_ply(path, transform_splats(arrays, matrix))
+
+
+@pytest.mark.parametrize("blending", ["display", "linear"])
+def test_how_well_a_given_scene_shows_the_picture_is_said(tmp_path, blending):
+    image, depth, gaussians = seen_by_the_camera()
+    of_file(gaussians, tmp_path / "near.ply", 0.5)
+    made = initial.first_gaussians(
+        GeometrySettings(initialiser="near.ply"),
+        image,
+        depth,
+        K,
+        sh_degree=0,
+        blending=blending,
+        folder=tmp_path,
+    )
+    assert "0.50 times as far as the depth says" in made.text and "100 % of it" in made.text
+    found = initial.first_view(made.gaussians, image, depth, K, blending)
+    assert f"{found.psnr:.1f} dB" in made.text and found.psnr > 30
+    other = initial.first_view(made.gaussians, 1 - image, depth, K, blending)
+    assert other.psnr < 12
+
+
+@pytest.mark.parametrize("axes", ["blender", "gltf"])
+def test_a_scene_in_other_axes_is_refused_with_the_command_that_turns_it(
+    tmp_path, monkeypatch, axes
+):
+    image, depth, gaussians = seen_by_the_camera()
+    of_file(gaussians, tmp_path / "other.ply", axes=axes)
+    settings = GeometrySettings(initialiser="other.ply")
+    rest = {"sh_degree": 0, "blending": "display", "folder": tmp_path}
+    with pytest.raises(UserError, match=f"has other axes.*those of {axes}") as refused:
+        initial.first_gaussians(settings, image, depth, K, **rest)
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(refused.value.hint.split("python -m engine ")[1])) == 0
+    settings = GeometrySettings(initialiser="turned.ply")
+    assert "100 % of it" in initial.first_gaussians(settings, image, depth, K, **rest).text
 
 
 def test_a_given_scene_goes_into_the_job_folder(tmp_path, monkeypatch):
