@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -71,7 +72,7 @@ def empty_scene(addon):
     """A fresh file with nothing in it."""
     import bpy
 
-    bpy.ops.wm.read_factory_settings(use_empty=True)
+    bpy.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
     return bpy.context.scene
 
 
@@ -125,3 +126,23 @@ def ready(empty_scene, tmp_path, monkeypatch):
     empty_scene.frame_set(1)
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
     return bpy.context.scene
+
+
+@pytest.fixture
+def real_engine(ready, monkeypatch):
+    """As `ready`, with the engine's own environment, where install_deps.py made it."""
+    python = ROOT / (".venv/Scripts/python.exe" if sys.platform == "win32" else ".venv/bin/python")
+    has_torch = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)"
+    if (
+        not python.is_file()
+        or subprocess.run([python, "-c", has_torch], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("the engine's environment .venv is not there; install_deps.py makes it")
+    monkeypatch.setenv("SCENE_SPLATTER_ENGINE_PYTHON", str(python))
+    return ready
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first test that needs a finished job keeps it for the others."""
+    return tmp_path_factory.mktemp("made") / "shot_v001"

@@ -94,6 +94,7 @@ def draw(
     half = R @ rotations(splats.quats) * np.exp(splats.scales_log.astype(np.float64))[:, None, :]
     fx, fy, cx, cy = camera.K[0, 0], camera.K[1, 1], camera.K[0, 2], camera.K[1, 2]
     x, y = np.meshgrid(np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5)
+    u, v = (x - cx) / fx, (y - cy) / fy  # slopes of the pixels' rays
     image, light = (
         np.zeros((camera.height, camera.width, 3)),
         np.ones((camera.height, camera.width)),
@@ -102,7 +103,7 @@ def draw(
         if in_camera[i, 2] < NEAR:
             continue
         response = _along_ray if along_rays else _projected
-        s = response(in_camera[i], half[i], camera, (x - cx) / fx, (y - cy) / fy, blur)
+        s = response(in_camera[i], half[i], camera, u, v, blur)
         alpha = opacity[i] * np.exp(-0.5 * s)
         alpha = np.where(alpha < ALPHA_MIN, 0, np.minimum(alpha, ALPHA_MAX))
         image += (light * alpha)[..., None] * colour[i]
@@ -125,8 +126,8 @@ def _projected(
     a, b = np.clip(slope, low, high)
     J = np.array([[fx, 0, -fx * a], [0, fy, -fy * b]]) / mean[2]
     conic = np.linalg.inv(J @ half @ half.T @ J.T + blur * np.eye(2))
-    d = np.stack([fx * (u - slope[0]), fy * (v - slope[1])], -1)
-    return np.einsum("hwi,ij,hwj->hw", d, conic, d)
+    x, y = fx * (u - slope[0]), fy * (v - slope[1])
+    return (conic[0, 0] * x + 2 * conic[0, 1] * y) * x + conic[1, 1] * y * y
 
 
 def _along_ray(
@@ -138,9 +139,10 @@ def _along_ray(
     lengths = np.linalg.norm(half, axis=0)
     wide = np.sqrt(lengths**2 + blur * mean[2] ** 2 / (camera.K[0, 0] * camera.K[1, 1]))
     whiten = (half / lengths / wide).T
-    d = np.stack([u, v, np.ones_like(u)], -1) @ whiten.T
     m = whiten @ mean
-    return m @ m - (d @ m) ** 2 / (d * d).sum(-1)
+    d = [row[0] * u + row[1] * v + row[2] for row in whiten]
+    along = d[0] * m[0] + d[1] * m[1] + d[2] * m[2]
+    return m @ m - along**2 / (d[0] * d[0] + d[1] * d[1] + d[2] * d[2])
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:

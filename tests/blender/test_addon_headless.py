@@ -5,21 +5,18 @@ codes.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 bpy = pytest.importorskip("bpy", reason="bpy is not installed in this Python")
-from scene_splatter.blender_addon.jobs import delivery, engine_location, folders, headless  # noqa: E402
+from scene_splatter.blender_addon.jobs import delivery, folders, headless  # noqa: E402
 from scene_splatter.blender_addon.ui import properties  # noqa: E402
 from scene_splatter.engine.bridge import settings as engine_settings  # noqa: E402
 
 pytestmark = pytest.mark.blender
-
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
     "width": 64,
     "refine_steps": 2,
@@ -28,21 +25,6 @@ SMALL = {
     "steps": 2,
     "frame_step": 1,
 }
-
-
-@pytest.fixture
-def real_engine(ready: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The engine's own environment, where install_deps.py made it."""
-    python = ROOT / (".venv/Scripts/python.exe" if sys.platform == "win32" else ".venv/bin/python")
-    if (
-        not python.is_file()
-        or subprocess.run(
-            [python, "-c", "import torch"], capture_output=True, check=False
-        ).returncode
-    ):
-        pytest.skip("the engine's environment .venv is not there; install_deps.py makes it")
-    monkeypatch.setenv(engine_location.PYTHON_VARIABLE, str(python))
-    return ready
 
 
 def small() -> list[str]:
@@ -104,7 +86,10 @@ def test_an_engine_that_fails_is_exit_code_1_and_leaves_no_engine(
 
 
 @pytest.mark.slow
-def test_generate_from_python_makes_a_splat_object(real_engine: Any, tmp_path: Path) -> None:
+def test_generate_from_python_makes_a_splat_object(
+    real_engine: Any, made: Path, tmp_path: Path
+) -> None:
+    real_engine.scene_splatter.depth_source = "BOX"
     headless._assign(
         real_engine.scene_splatter, [f"{name}={value}" for name, value in SMALL.items()]
     )
@@ -118,6 +103,7 @@ def test_generate_from_python_makes_a_splat_object(real_engine: Any, tmp_path: P
     )
     ticket = folders.read_ticket(outcome.folder)
     assert ticket is not None and ticket.imported == outcome.object_name
+    shutil.copytree(outcome.folder, made)
     delivery.session.close()
 
 

@@ -25,7 +25,7 @@ from scene_splatter.blender_addon.splats import splat_object  # noqa: E402
 from scene_splatter.blender_addon.ui import pictures, variants_panel  # noqa: E402
 from scene_splatter.engine.bridge.errors import UserError  # noqa: E402
 
-from tests.blender.test_addon_headless import SMALL, real_engine  # noqa: E402, F401
+from tests.blender.test_addon_headless import SMALL  # noqa: E402
 from tests.blender.test_addon_panels import CheckingLayout  # noqa: E402
 
 pytestmark = pytest.mark.blender
@@ -150,14 +150,8 @@ def test_hands_draw_take_back_and_begin(ready: Any, tmp_path: Path, save_picture
     assert np.array_equal(written, drawn)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the first test that needs a finished job keeps it for the others."""
-    return tmp_path_factory.mktemp("made") / "shot_v001"
-
-
 @pytest.fixture
-def job(real_engine: Any, made: Path, tmp_path: Path) -> Any:  # noqa: F811
+def job(real_engine: Any, made: Path, tmp_path: Path) -> Any:
     """A scene with a finished job of four segments."""
     for name, value in SMALL.items():
         setattr(real_engine.scene_splatter.settings, name, value)
