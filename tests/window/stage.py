@@ -23,7 +23,7 @@ PACKAGE = "bl_ext.user_default.scene_splatter.blender_addon"
 BLEND = HERE / "demo.blend"
 LIMIT_MS = 50.0
 # What takes longer, and why: an import cannot be cut into pieces. Blender evaluates a new point
-# cloud, makes 600 nodes once in a file, and works out the inverse of its view transform once.
+# cloud and makes 600 nodes once in a file.
 LONGER = {"pump while delivering", "SCENESPLATTER_OT_import_splats.execute"}
 _THIRD_LINE = "172x18+68+127"  # of the words in the view's corner, where "Compiling" is said
 _QUIET_LOOKS, _WHITE = 3, 0.7
@@ -80,9 +80,10 @@ def sidebar() -> Any:
     return next(region for region in area.regions if region.type == "UI")
 
 
-def place_of(operator: str) -> Generator[float, None, tuple[int, int]]:
+def place_of(operator: str, *, arguments: str = "") -> Generator[float, None, tuple[int, int]]:
     """Where the sidebar has the button of an operator, in pixels from the window's upper left: the
-    mouse goes down over it until Blender says that this button is under it.
+    mouse goes down over it until Blender says that this button is under it. `arguments`: what
+    stands in its call as Python, to tell it from others of the same operator.
     """
     window, area = view3d()
     region = sidebar()
@@ -93,9 +94,10 @@ def place_of(operator: str) -> Generator[float, None, tuple[int, int]]:
             yield from wish("point", "point {} {}".format(*place))
             for _ in range(_LOOKS):
                 yield 0.1
-                if _under_mouse(window, area, region).startswith(f"bpy.ops.{operator}("):
+                call = _under_mouse(window, area, region)
+                if call.startswith(f"bpy.ops.{operator}(") and arguments in call:
                     return place
-    raise AssertionError(f"the sidebar has no button for {operator}")
+    raise AssertionError(f"the sidebar has no button for {operator} {arguments}")
 
 
 def _under_mouse(window: Any, area: Any, region: Any) -> str:

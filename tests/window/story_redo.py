@@ -1,5 +1,5 @@
-"""Redo a part by hand: a job, then Repaint with strokes of the mouse on the camera's view, the list
-of variants, and back to the first result.
+"""Redo a part by hand: a job, then a click on Repaint, strokes of the mouse on the camera's view,
+the list of variants, and a click on Use: back to the first result.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from stage import (
     addon,
     in_view,
     make_scene,
+    place_of,
     report,
     show_sidebar,
     sidebar,
@@ -49,8 +50,8 @@ def story() -> Iterator[float]:
     assert variants.shown(scene) == "v2", report["variants"]
     yield from scroll_down()
     yield from wish("5_variants", "shot")
-    with in_view():
-        bpy.ops.scene_splatter.use_variant("INVOKE_DEFAULT", name="v1")
+    use = yield from place_of("scene_splatter.use_variant", arguments='name="v1"')
+    yield from wish("7_use", "click {} {}".format(*use))
     yield from until(lambda: variants.shown(scene) == "v1", "the first result", 30)
     yield PLAN["settle_s"] / 3
     yield from wish("6_first_again", "shot")
@@ -65,10 +66,13 @@ def scroll_down() -> Iterator[float]:
 
 
 def repaint(session: Any) -> Iterator[float]:
-    """Start it in the view, draw over the right of the picture, and press Enter."""
-    with in_view():
-        bpy.ops.scene_splatter.repaint("INVOKE_DEFAULT")
+    """Click Repaint, draw over the right of the picture, and press Enter."""
+    yield from scroll_down()
+    button = yield from place_of("scene_splatter.repaint")
+    yield from wish("click_repaint", "click {} {}".format(*button))
     yield 2.0
+    running = [operator.bl_idname for operator in view3d()[0].modal_operators]
+    assert running == ["SCENE_SPLATTER_OT_repaint"], running
     window, area = view3d()
     region = next(region for region in area.regions if region.type == "WINDOW")
     strokes, scene = addon("cameras.strokes"), bpy.context.scene
