@@ -16,6 +16,7 @@ from bpy.app.handlers import persistent
 from ...engine.bridge import estimate, speeds
 from ...engine.bridge.errors import UserError
 from ..cameras import first_camera, views
+from ..splats import view_colours
 from . import engine_location, folders, results
 from .session import Delivery, Phase, Session
 from .slices import Result, Step, run
@@ -256,6 +257,8 @@ def begin(
     _owner.update(scene=scene.name, detached=False)
     _waiting.clear()
     _results.clear()
+    if not bpy.app.background:
+        view_colours.prepare_table(scene)
     run_timer()
 
 

@@ -18,8 +18,7 @@ import bpy
 import numpy as np
 
 from ...engine.bridge.colour import srgb_to_linear
-from ...engine.bridge.whole_file import temporary_folder
-from . import splat_object
+from . import splat_object, view_inverse, view_tables
 from .sh_nodes import TABLE_SIDE, TABLE_UNIT
 
 # custom property of a table's image: the view settings that it was made for
@@ -79,33 +78,16 @@ def light_for(
     elif view_transform == "Standard":
         light = srgb_to_linear(seen)
     else:
-        light = _through_files(seen, space_of(view_transform))
+        light = view_inverse.through_files(seen, space_of(view_transform))
     return light / 2.0**exposure
 
 
-def _through_files(values: np.ndarray, space: str) -> np.ndarray:
-    """Values [n, 3] in a colour space -> scene-linear: a picture file is converted when it is read,
-    and nothing else is.
-    """
-    rows = np.ones((len(values), 1, 4), np.float32)
-    rows[:, 0, :3] = values
-    with temporary_folder() as folder:
-        path = str(folder / "view.exr")
-        written = bpy.data.images.new("view", 1, len(values), float_buffer=True, is_data=True)
-        read = None
-        try:
-            written.pixels.foreach_set(rows.ravel())
-            written.filepath_raw, written.file_format = path, "OPEN_EXR"
-            written.save()
-            read = bpy.data.images.load(path)
-            read.colorspace_settings.name = space
-            pixels = np.empty(rows.size, np.float32)
-            read.pixels.foreach_get(pixels)
-        finally:
-            for image in (written, read):
-                if image is not None:
-                    bpy.data.images.remove(image)
-    return pixels.reshape(-1, 4)[:, :3]
+def prepare_table(scene: bpy.types.Scene) -> None:
+    """While something else is waited for, have what `table` needs worked out elsewhere."""
+    view = scene.view_settings
+    space = "" if view.view_transform in ("Standard", "Raw") else space_of(view.view_transform)
+    if scene.scene_splatter_match_view and space:
+        view_tables.make_ready(space, view.gamma, TABLE_SIDE)
 
 
 def table(scene: bpy.types.Scene) -> bpy.types.Image:
@@ -117,10 +99,12 @@ def table(scene: bpy.types.Scene) -> bpy.types.Image:
         if image.get(KEY) == key and image.library is None:
             return image
     view, side = scene.view_settings, TABLE_SIDE
-    steps = np.linspace(0, 1, side)
-    green, blue, red = np.meshgrid(steps, steps, steps, indexing="ij")  # [row, slice, column]
-    colours = np.stack([red, green, blue], -1).reshape(-1, 3)
-    light = light_for(colours, view.view_transform, view.exposure, view.gamma)
+    if view.view_transform in ("Standard", "Raw"):
+        grid = view_inverse.grid(side)
+        light = light_for(grid, view.view_transform, view.exposure, view.gamma)
+    else:
+        light = view_tables.light_on_grid(space_of(view.view_transform), view.gamma, side)
+        light = light / 2.0**view.exposure
     rows = np.ones((side, side * side, 4), np.float32)
     rows[..., :3] = (np.sign(light) * np.log2(1 + np.abs(light) / TABLE_UNIT)).reshape(
         side, side * side, 3

@@ -4,6 +4,8 @@ they are lit.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from scene_splatter.blender_addon.splats import (  # noqa: E402
     render_check,
     splat_object,
     view_colours,
+    view_inverse,
+    view_tables,
 )
 from scene_splatter.engine.bridge.splat_file import Splats  # noqa: E402
 
@@ -132,6 +136,30 @@ def test_what_the_nodes_look_up_is_the_table_also_from_a_saved_file(addon, tmp_p
     assert view_colours.sync(scene) == 0, "the table of the file serves"
     after = render(scene, "CYCLES", tmp_path / "b.exr")
     np.testing.assert_allclose(after, before, atol=2e-3)
+
+
+def test_an_inverse_is_worked_out_once_also_by_another_blender(
+    addon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same bits from the disk, from this process and from the script of the other Blender."""
+    monkeypatch.setattr(view_tables, "user_folder", lambda _name: tmp_path)
+    expected = view_colours.light_for(view_inverse.grid(9), "AgX", 0.0, 1.2)
+    arguments = (view_colours.space_of("AgX"), 1.2, 9)
+    path = view_tables._path(*arguments)
+    command = [sys.executable, view_inverse.__file__, "--", str(path), arguments[0], "9", "1.2"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert np.array_equal(np.load(path), expected)
+
+    def never(*_: object) -> None:
+        raise AssertionError("worked out again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(view_inverse, "through_files", never)
+        assert np.array_equal(view_tables.light_on_grid(*arguments), expected)
+    path.write_bytes(path.read_bytes()[:500])
+    assert np.array_equal(view_tables.light_on_grid(*arguments), expected), "a damaged file"
+    assert np.array_equal(np.load(path), expected), "is mended"
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 def test_standard_and_raw_need_no_table_and_looks_are_said(addon) -> None:
