@@ -85,14 +85,18 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises a UserError that names the file where it is not JSON."""
+    """Read a JSON file. Raises a UserError that names the file where it is not JSON, or holds NaN
+    or infinity, which the engine never writes.
+    """
+    remedy = "Delete the folder and start the job again."
     try:
-        remedy = "Delete the folder and start the job again."
-        return parsed_json(path.read_text(encoding="utf-8"), str(path), remedy)
+        data = parsed_json(path.read_text(encoding="utf-8"), str(path), remedy)
+        json.dumps(data, allow_nan=False)
+        return data
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not valid JSON: {error}.", "Delete the folder and start the job again."
-        ) from None
+        raise UserError(f"{path} is not valid JSON: {error}.", remedy) from None
+    except ValueError:
+        raise UserError(f"{path} is damaged: it holds NaN or infinity.", remedy) from None
     except OSError as error:
         raise UserError(
             f"{path} cannot be read: {error.strerror or error}.", "Start the job again."

@@ -230,6 +230,13 @@ def test_json_refuses_nan(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_read_json_has_numbers_alone(tmp_path, number):
+    (tmp_path / "job.json").write_text(f'{{"models": {{"prior": {number}}}}}')
+    with pytest.raises(UserError, match=r"job\.json is damaged"):
+        job_module.read_json(tmp_path / "job.json")
+
+
 def test_written_json_is_json(tmp_path):
     job_module.write_json(tmp_path / "a.json", {"x": [1, None]})
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": [1, None]}
