@@ -164,17 +164,22 @@ class Count:
     def check(self, folder: Path, expected: dict[str, str], code: int, what: str) -> None:
         """Judge a folder after the resume that ended with `code`."""
         self.tries += 1
-        sys.stderr.write(f"{self.tries}: {what}\n")
         if code:
             self.refused += 1
-            self.notes.append(f"{what}: ended with {code}")
+            self._note(f"{what}: ended with {code}")
             return
         found, left = state(folder), leftovers(folder)
         wrong = sorted(n for n in expected.keys() | found.keys() if found.get(n) != expected.get(n))
         self.lost += bool(wrong)
         self.left += bool(left)
         if wrong or left:
-            self.notes.append(f"{what}: {wrong[:3]} {left[:3]}")
+            self._note(f"{what}: {wrong[:3]} {left[:3]}")
+        elif self.tries % 10 == 0:
+            sys.stderr.write(f"{self.tries} tries\n")
+
+    def _note(self, text: str) -> None:
+        sys.stderr.write(f"{self.tries}: {text}\n")  # at once: a run may be broken off
+        self.notes.append(text)
 
     def line(self, kind: str) -> str:
         """The figures as JSON."""
