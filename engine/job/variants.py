@@ -21,7 +21,7 @@ from ..bridge.errors import UserError
 from ..bridge.settings import SceneSettings
 from ..bridge.variants import FOLDER, folders, job_of, name_of, number_of
 from . import folder as job_folder
-from . import identity, redo
+from . import identity, newest, redo
 from .folder import GAUSSIANS, AnotherJob, Job, Text
 from .redo import Redo
 from .report import REPAINTED
@@ -74,14 +74,18 @@ def plan(folder: Path, wish: Wish) -> Plan:
     _refuse_unfinished(job)
     settings = changed(job, wish.values)
     if wish.mask is None:
-        return Plan(job_of(folder), folder, _from_segment(job, wish.segment), settings, None)
+        wanted = _from_segment(job, wish.segment)
+        settings = settings if wish.values else _as_begun(job, wanted, settings)
+        return Plan(job_of(folder), folder, wanted, settings, None)
     if not settings.enhances:
         raise UserError(
             "Without a video prior nothing is invented, so what is forgotten would stay a hole.",
             "Give --prior patch, or another one.",
         )
     mask = _mask(job, wish.mask, wish.frame)
-    return Plan(job_of(folder), folder, Redo(name_of(folder), 0, (), wish.frame), settings, mask)
+    wanted = Redo(name_of(folder), 0, (), wish.frame)
+    settings = settings if wish.values else _as_begun(job, wanted, settings)
+    return Plan(job_of(folder), folder, wanted, settings, mask)
 
 
 def _from_segment(job: Job, segment: int) -> Redo:
@@ -237,6 +241,19 @@ def settled(job: Job, settings: SceneSettings) -> SceneSettings:
         if job_folder.flat(settings).get(name) == "auto"
     }
     return settings_module.make(**(job_folder.flat(settings) | chosen))
+
+
+def _as_begun(job: Job, wanted: Redo, settings: SceneSettings) -> SceneSettings:
+    """The settings with the seed of a variant of the same kind that was stopped, if there is one:
+    asked for again without a seed, it is gone on with.
+    """
+    for folder in folders(job_of(job.folder)).values():
+        there = Job(folder)
+        if there.redo() == wanted and not newest.is_finished(folder):
+            return redo.with_changes(
+                settings, redo.changeable(settings) | {"seed": there.settings.output.seed}
+            )
+    return settings
 
 
 def _unused(job: Job) -> int:

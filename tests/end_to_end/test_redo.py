@@ -151,6 +151,13 @@ def test_a_redo_that_is_killed_loses_nothing_and_goes_on(job):
     for index in range(2):
         now = _content(made / "segments" / f"{index:03d}")
         assert all(kept[index][name] == bits for name, bits in now.items()), index
+    again = job / "variants" / "v99"  # without a seed too
+    shutil.copytree(made, again)
+    (again / "scene.ply").unlink()
+    record = json.loads((again / "job.json").read_text())
+    (again / "job.json").write_text(json.dumps({k: v for k, v in record.items() if k != "results"}))
+    assert variants.plan(job, variants.Wish({}, 2)).settings.output.seed == 77
+    shutil.rmtree(again)
     stopped = _content(made)
     assert _generate("--out", made, "--resume") == 0 and _content(made).keys() == stopped.keys()
     assert _content(job) == before
