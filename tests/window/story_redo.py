@@ -4,7 +4,7 @@ the list of variants, and a click on Use: back to the first result.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import bpy
 from stage import (
     PLAN,
     addon,
+    compiled,
     in_view,
     make_scene,
     place_of,
@@ -22,6 +23,8 @@ from stage import (
     view3d,
     wish,
 )
+
+MOST_LOOKS = 8  # at the sidebar, further down each time
 
 
 def story() -> Iterator[float]:
@@ -39,7 +42,7 @@ def story() -> Iterator[float]:
         bpy.ops.scene_splatter.prepare_render()
         bpy.ops.scene_splatter.show_colours()
     scene.scene_splatter.last_object.select_set(False)
-    yield PLAN["settle_s"]
+    yield from compiled()
     yield from wish("1_result", "shot")
     scene.frame_set(PLAN["frames"])
     yield from repaint(session)
@@ -48,27 +51,38 @@ def story() -> Iterator[float]:
     variants = addon("jobs.variants")
     report["variants"] = [variant.text for variant in variants.of(scene)]
     assert variants.shown(scene) == "v2", report["variants"]
-    yield from scroll_down()
+    use = yield from place_below("scene_splatter.use_variant", 'name="v1"')
     yield from wish("5_variants", "shot")
-    use = yield from place_of("scene_splatter.use_variant", arguments='name="v1"')
     yield from wish("7_use", "click {} {}".format(*use))
     yield from until(lambda: variants.shown(scene) == "v1", "the first result", 30)
     yield PLAN["settle_s"] / 3
     yield from wish("6_first_again", "shot")
 
 
-def scroll_down() -> Iterator[float]:
-    """The variants stand below the steps and the result."""
+def place_below(operator: str, arguments: str = "") -> Generator[float, None, tuple[int, int]]:
+    """As `place_of`, of a button that may stand further down: the variants stand below the steps
+    and the result.
+    """
+    yield from scroll(8)
+    for _ in range(MOST_LOOKS):
+        try:
+            return (yield from place_of(operator, arguments=arguments))
+        except AssertionError:
+            yield from scroll(4)
+    return (yield from place_of(operator, arguments=arguments))
+
+
+def scroll(turns: int) -> Iterator[float]:
+    """Turn the mouse's wheel over the sidebar."""
     window, region = view3d()[0], sidebar()
     x, y = region.x + region.width // 2, window.height - region.y - region.height // 2
-    yield from wish("scroll", f"scroll {x} {y} 12")
+    yield from wish("scroll", f"scroll {x} {y} {turns}")
     yield 1.0
 
 
 def repaint(session: Any) -> Iterator[float]:
     """Click Repaint, draw over the right of the picture, and press Enter."""
-    yield from scroll_down()
-    button = yield from place_of("scene_splatter.repaint")
+    button = yield from place_below("scene_splatter.repaint")
     yield from wish("click_repaint", "click {} {}".format(*button))
     yield 2.0
     running = [operator.bl_idname for operator in view3d()[0].modal_operators]
