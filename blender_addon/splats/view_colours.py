@@ -21,6 +21,7 @@ from ...engine.bridge.colour import srgb_to_linear
 from . import splat_object, view_inverse, view_tables
 from .sh_nodes import TABLE_SIDE, TABLE_UNIT
 
+_BY_FORMULA = ("Standard", "Raw")  # view transforms whose inverse needs no colour management
 # custom property of a table's image: the view settings that it was made for
 KEY = "scene_splatter_view"
 _SRGB = "sRGB"
@@ -44,7 +45,7 @@ def why_not(scene: bpy.types.Scene) -> str:
             "Colours of splats can be kept on the sRGB display only, not on "
             f"{scene.display_settings.display_device}."
         )
-    if view.view_transform not in ("Standard", "Raw") and not space_of(view.view_transform):
+    if view.view_transform not in _BY_FORMULA and not space_of(view.view_transform):
         return f"The view transform {view.view_transform} cannot be undone for splats."
     return ""
 
@@ -85,7 +86,7 @@ def light_for(
 def prepare_table(scene: bpy.types.Scene) -> None:
     """While something else is waited for, have what `table` needs worked out elsewhere."""
     view = scene.view_settings
-    space = "" if view.view_transform in ("Standard", "Raw") else space_of(view.view_transform)
+    space = "" if view.view_transform in _BY_FORMULA else space_of(view.view_transform)
     if scene.scene_splatter_match_view and space:
         view_tables.make_ready(space, view.gamma, TABLE_SIDE)
 
@@ -99,7 +100,7 @@ def table(scene: bpy.types.Scene) -> bpy.types.Image:
         if image.get(KEY) == key and image.library is None:
             return image
     view, side = scene.view_settings, TABLE_SIDE
-    if view.view_transform in ("Standard", "Raw"):
+    if view.view_transform in _BY_FORMULA:
         grid = view_inverse.grid(side)
         light = light_for(grid, view.view_transform, view.exposure, view.gamma)
     else:
@@ -130,7 +131,7 @@ def match(scene: bpy.types.Scene, ob: bpy.types.Object, *, in_renders: str = "")
     wanted: dict[str, object]
     if (
         why_not(scene)
-        and view.view_transform not in ("Standard", "Raw")
+        and view.view_transform not in _BY_FORMULA
         and not space_of(view.view_transform)
     ):
         wanted = {"Match View": False, "Linear Light": ob.get(splat_object.BLENDING) == "linear"}
@@ -171,7 +172,7 @@ def needs_table(scene: bpy.types.Scene) -> bool:
     """
     view = scene.view_settings
     plain = view.exposure == 0.0 and view.gamma == 1.0
-    return not (plain and view.view_transform in ("Standard", "Raw"))
+    return not (plain and view.view_transform in _BY_FORMULA)
 
 
 def is_matched(scene: bpy.types.Scene, ob: bpy.types.Object) -> bool:

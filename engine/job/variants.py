@@ -72,18 +72,17 @@ def plan(folder: Path, wish: Wish) -> Plan:
     """Check what is asked for. Raises UserError for what cannot be made."""
     job = Job(folder)
     _refuse_unfinished(job)
-    settings = changed(job, wish.values)
+    settings, mask = changed(job, wish.values), None
     if wish.mask is None:
         wanted = _from_segment(job, wish.segment)
-        settings = settings if wish.values else _as_begun(job, wanted, settings)
-        return Plan(job_of(folder), folder, wanted, settings, None)
-    if not settings.enhances:
+    elif not settings.enhances:
         raise UserError(
             "Without a video prior nothing is invented, so what is forgotten would stay a hole.",
             "Give --prior patch, or another one.",
         )
-    mask = _mask(job, wish.mask, wish.frame)
-    wanted = Redo(name_of(folder), 0, (), wish.frame)
+    else:
+        mask = _mask(job, wish.mask, wish.frame)
+        wanted = Redo(name_of(folder), 0, (), wish.frame)
     settings = settings if wish.values else _as_begun(job, wanted, settings)
     return Plan(job_of(folder), folder, wanted, settings, mask)
 

@@ -229,7 +229,7 @@ def depth_model(name: str):
             "image_size": 384,
             "patch_size": 16,
         }
-        parts = dict.fromkeys(("image_model_config", "patch_model_config", "fov_model_config"))
+        parts = ("image_model_config", "patch_model_config", "fov_model_config")
         config = DepthProConfig(use_fov_model=True, **{part: dict(encoder) for part in parts})
         network = DepthProForDepthEstimation(config).to("cuda", torch.float16)
         return network, learned._DepthPro(network)
