@@ -66,6 +66,8 @@ class Bench:
         patch.setattr(nvidia, "from_nvml", lambda: None)
         # the dummies can compile nothing, and each try would cost two starts of Python
         patch.setattr(install_deps, "compile_kernels", lambda python, told: None)
+        # the dummies fit on any disk; what the real ones need is test_install_deps' affair
+        patch.setattr(install_deps, "check_space", lambda folder, needed_gb: None)
         self.default("cpu", "2.13.0")
         for build in ("cpu", "cu126", "cu130"):
             self.offer(build)
@@ -317,6 +319,7 @@ import install_deps
 from engine.models import nvidia
 nvidia.from_cuda = nvidia.from_nvml = lambda: None
 install_deps.compile_kernels = lambda python, told: None
+install_deps.check_space = lambda folder, needed_gb: None
 pins = install_deps.Pins(["torch==2.13.0"], {{"gpu": ["warp-lang==1.17.0"]}}, {{"dev": []}}, [])
 install_deps.install_engine(install_deps.parse(sys.argv[1:]), pins, install_deps.Told(False))
 """
