@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..job.frame_quality import gradient_energy, psnr
+from ..job.frame_quality import gradient_energy
 from ..method.losses import WINDOW, ssim_map
+from ..scene.psnr import psnr
 from .lpips import Lpips
 
 _EDGE = WINDOW // 2

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from ..job.frame_quality import psnr
 from ..method import momentum
 from ..priors.base import Clip
+from ..scene.psnr import psnr
 from .coarse import Coarse, Truth
 
 _MOST = 4096  # references compared with

@@ -18,7 +18,7 @@ from ..bridge.progress import Report
 from ..bridge.whole_file import temporary_folder
 from ..job import inputs
 from ..job.folder import Job, prepare
-from ..job.frame_quality import Agreement, psnr
+from ..job.frame_quality import Agreement
 from ..job.report import loss_fall, read_stats
 from ..job.segment import JobRecord
 from ..media import images
@@ -26,6 +26,7 @@ from ..method import pipeline
 from ..method.views import Views, draw_views
 from ..priors.base import Clip
 from ..scene.gaussians import Gaussians
+from ..scene.psnr import psnr
 from . import against_truth, references, stability
 from .coarse import Coarse, Drift
 from .lpips import Lpips

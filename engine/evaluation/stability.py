@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..job.frame_quality import PERFECT_DB, psnr
 from ..method.refine import Frames, refine
 from ..rasterize import rasterize
 from ..scene.gaussians import Gaussians
 from ..scene.pixels import focal_px
+from ..scene.psnr import decibels, psnr
 
 _ITERATIONS = ((4, 6), (2, 4), (1, 8))  # (pixels averaged into one, Gauss-Newton steps)
 _STEP_PX = 0.5  # of the finite differences
@@ -48,8 +48,7 @@ class Revisit:
         """NaN where no pixel is of the kind."""
         if not self._pixels[seen]:
             return math.nan
-        mean = self._error[seen] / self._pixels[seen]
-        return min(PERFECT_DB, -10.0 * math.log10(max(mean, 1e-12)))
+        return decibels(self._error[seen] / self._pixels[seen])
 
 
 class Refit(NamedTuple):

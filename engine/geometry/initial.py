@@ -19,6 +19,7 @@ from ..models import weights
 from ..rasterize import rasterize
 from ..scene.colour import linear_to_srgb
 from ..scene.gaussians import Gaussians
+from ..scene.psnr import decibels
 from .layers import gaussians_from_depth
 
 _IN_FRONT = 0.5  # share of given Gaussians that must lie before the camera
@@ -119,9 +120,7 @@ def first_view(
     covered = drawn.alpha[0, ..., 0] > _COVERED
     both = covered & torch.isfinite(depth_m)
     distance = (drawn.depth[0, ..., 0] / depth_m)[both].median() if bool(both.any()) else math.nan
-    return FirstView(
-        -10.0 * math.log10(max(error, 1e-12)), float(covered.float().mean()), float(distance)
-    )
+    return FirstView(decibels(error), float(covered.float().mean()), float(distance))
 
 
 def _given(path: Path, image: Tensor, depth_m: Tensor, K: Tensor, blending: str) -> FirstGaussians:

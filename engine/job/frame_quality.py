@@ -9,24 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..scene.pixels import pixel_centres
+from ..scene.psnr import decibels, psnr
 
-PERFECT_DB = 99.0  # what PSNR says of two equal images, so that means stay finite
 # how far from a hole the known pixels tell what detail to expect in it, as a share of the longer
 # side
 _AROUND = 0.1
 _SAME_DEPTH = 1.05  # two frames see the same surface where their depths agree to this factor
-
-
-def psnr(image: Tensor, truth: Tensor, where: Tensor | None = None) -> float:
-    """Compute the peak signal-to-noise ratio in dB over all pixels, or over those where `where`
-    [..., h, w] is true.
-    """
-    error = (image.clamp(0.0, 1.0) - truth).square().mean(dim=-3)
-    if where is not None:
-        error = error[where]
-    if error.numel() == 0:
-        return math.nan
-    return min(PERFECT_DB, -10.0 * math.log10(max(float(error.mean()), 1e-12)))
 
 
 def gradient_energy(frames: Tensor) -> Tensor:
@@ -110,7 +98,7 @@ class Agreement:
         """
         if self._shared == 0:
             return math.nan
-        return -10.0 * math.log10(max(self._error / self._shared, 1e-9))
+        return decibels(self._error / self._shared)
 
     @property
     def share(self) -> float:

@@ -25,9 +25,9 @@ from ..method.views import Views, draw_views
 from ..outputs.viewer import page
 from ..outputs.viewer.contents import contents
 from ..scene.gaussians import Gaussians
+from ..scene.psnr import psnr
 from . import comparison
 from .folder import Job
-from .frame_quality import psnr
 from .inputs import Loaded
 from .newest import newest
 from .report import PAGE, PathNumbers, write_report

@@ -25,9 +25,10 @@ from ..method.enhance import Enhanced
 from ..method.refine import RefineResult
 from ..method.views import Views
 from ..scene.gaussians import Gaussians
+from ..scene.psnr import psnr
 from . import heap
 from .folder import GAUSSIANS, Job, load_gaussians, save_gaussians, write_json
-from .frame_quality import drift_psnr, gradient_ratio, psnr, seam_ratio
+from .frame_quality import drift_psnr, gradient_ratio, seam_ratio
 from .meter import Meter
 
 _PREVIEW_PX = 256  # longest side

@@ -21,6 +21,7 @@ from ..bridge.quaternions import rotation_of
 from ..bridge.splats import Splats, sigmoid
 from ..formats.scene import SplatScene, log_scale, logit
 from ..rasterize import rasterize
+from ..scene.psnr import decibels
 from ..scene.quaternions import quaternions
 from .passes import Drawable, drawable
 
@@ -76,7 +77,7 @@ def likeness_db(a: Drawable, b: Drawable, path: CameraPath) -> float:
             ]
             error += float(((pictures[0] - pictures[1]) ** 2).sum())
             pixels += pictures[0].numel()
-    return float(10 * np.log10(pixels / max(error, 1e-12 * pixels)))
+    return decibels(error / pixels)
 
 
 def _views(path: CameraPath, device: torch.device):

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from engine.evaluation import coarse, drawn
-from engine.job.frame_quality import psnr
 from engine.method import sampler
 from engine.priors.base import Clip
+from engine.scene.psnr import psnr
 
 H, W = 64, 96
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
@@ -12,24 +10,6 @@ from engine.job import frame_quality, report
 
 def _frames(seed=0, n=4):
     return torch.rand(n, 3, 16, 24, generator=torch.Generator().manual_seed(seed))
-
-
-def test_psnr_of_a_known_error():
-    found = frame_quality.psnr(torch.full((3, 8, 8), 0.5), torch.full((3, 8, 8), 0.6))
-    assert found == pytest.approx(20.0, abs=1e-3)
-
-
-def test_psnr_of_equal_images_is_finite_and_of_nothing_is_nan():
-    image = torch.rand(3, 4, 4)
-    assert frame_quality.psnr(image, image) == frame_quality.PERFECT_DB
-    assert math.isnan(frame_quality.psnr(image, image, torch.zeros(4, 4, dtype=torch.bool)))
-
-
-def test_psnr_counts_only_the_chosen_pixels():
-    a, b, where = torch.zeros(3, 4, 4), torch.zeros(3, 4, 4), torch.zeros(4, 4, dtype=torch.bool)
-    b[:, 0] = 1.0
-    where[1:] = True
-    assert frame_quality.psnr(a, b, where) == frame_quality.PERFECT_DB
 
 
 def test_detail_of_a_blank_hole_is_near_zero_and_of_the_same_texture_one():

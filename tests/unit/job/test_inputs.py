@@ -15,10 +15,10 @@ from engine.bridge import camera_file, settings
 from engine.bridge.camera_file import CameraPath
 from engine.job import inputs, report
 from engine.job.folder import prepare
-from engine.job.frame_quality import psnr
 from engine.method.views import draw_views
 from engine.models import choice
 from engine.priors import working_multiple
+from engine.scene.psnr import psnr
 
 DRAWN = "patch", "wan_vace_1.3b", "viewcrafter_25"  # multiples of 8, 16 and 64
 

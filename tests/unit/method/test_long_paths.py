@@ -11,7 +11,6 @@ import torch.nn.functional as F
 
 from engine.bridge import settings
 from engine.bridge.segments import Segment
-from engine.job.frame_quality import psnr
 from engine.method.refine import (
     NEW,
     PICTURE,
@@ -25,6 +24,7 @@ from engine.method.refine import (
 from engine.method.scaffold import pixel_gaussians
 from engine.rasterize import rasterize
 from engine.scene.gaussians import Gaussians, at_most, sh_dc_from_colour
+from engine.scene.psnr import psnr
 
 W, H, Z, FOCAL = 48, 32, 4.0, 40.0
 STEP_PX = 3  # between frames

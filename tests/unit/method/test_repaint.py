@@ -9,13 +9,13 @@ import torch
 
 from engine.bridge import settings
 from engine.geometry.layers import gaussians_from_depth
-from engine.job.frame_quality import psnr
 from engine.method import pipeline, repaint
 from engine.method.refine import refine
 from engine.method.views import draw_views
 from engine.priors.patch.prior import PatchPrior
 from engine.rasterize import rasterize
 from engine.scene.gaussians import concatenate
+from engine.scene.psnr import psnr
 
 H, W, COUNT = 32, 48, 8
 MASKED = 5
