@@ -41,7 +41,7 @@ from engine.method.refine import RECIPES, refine
 from engine.rasterize import gsplat_backend, rasterize
 from engine.rasterize.cpu import backend as cpu_backend
 from engine.rasterize.cpu import tiles as tiles_of_backend
-from engine.rasterize.kernels.adam import Adam
+from engine.rasterize.kernels.adam import make_adam
 from engine.scene.gaussians import Gaussians, sh_dc_from_colour
 
 SIZES = ((256, 160, 20_000), (512, 288, 200_000), (1024, 576, 1_000_000))
@@ -333,7 +333,7 @@ def training_step(
     computes its gradient with its value.
     """
     params = scene[0].map(lambda t: t.clone().requires_grad_())
-    optimizer = Adam([{"params": [t], "lr": 1e-6} for t in params], 1e-15)
+    optimizer = make_adam([{"params": [t], "lr": 1e-6} for t in params], 1e-15)
     _, K, camera_from_world, width, height = scene
     target = prepare_target(torch.rand(3, height, width).to(params.means))
 
@@ -347,7 +347,7 @@ def training_step(
         marks.append(clock())
         loss = photometric_loss(image, target)
         marks.append(clock())
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         loss.backward()
         marks.append(clock())
         optimizer.step()

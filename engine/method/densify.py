@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..rasterize.kernels.adam import Optimizer
 from ..scene.gaussians import Gaussians
 
 
@@ -69,7 +70,7 @@ class DensifyState:
 
 def densify(
     params: Gaussians,
-    optimizer: torch.optim.Adam,
+    optimizer: Optimizer,
     state: DensifyState,
     schedule: DensifySchedule,
     step: int,
@@ -101,7 +102,7 @@ def densify(
 
 def _grow_and_prune(
     params: Gaussians,
-    optimizer: torch.optim.Adam,
+    optimizer: Optimizer,
     state: DensifyState,
     schedule: DensifySchedule,
     step: int,
@@ -155,7 +156,7 @@ def _halves(g: Gaussians, generator: torch.Generator) -> tuple[Gaussians, Gaussi
 def _replace(
     old: Gaussians,
     params: Gaussians,
-    optimizer: torch.optim.Adam,
+    optimizer: Optimizer,
     survivors: Tensor,
     newcomers: Gaussians,
     order: Tensor,

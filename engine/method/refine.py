@@ -28,7 +28,7 @@ from ..bridge.segments import Segment
 from ..bridge.settings import SceneSettings
 from ..rasterize import rasterize
 from ..rasterize.constants import ALPHA_MIN
-from ..rasterize.kernels.adam import Adam
+from ..rasterize.kernels.adam import Optimizer, make_adam
 from ..scene.colour import linear_to_srgb
 from ..scene.gaussians import Gaussians
 from ..scene.morton import morton_order
@@ -261,7 +261,7 @@ def refine(
             weights = covered[index].to(image)
         loss = photometric_loss(image, targets[index], ssim_weight, weights)
         history.lost(loss, look=step % look_every == 0 or step == steps - 1)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         loss.backward()
         if fixed is not None:
             for tensor in params:  # Adam moves nothing that never had a gradient
@@ -524,7 +524,7 @@ def _spatial_order(means: Tensor) -> Tensor:
     return torch.from_numpy(morton_order(means.cpu().numpy())).to(means.device)
 
 
-def _adam(params: Gaussians, recipe: Recipe, scale: float) -> Adam:
+def _adam(params: Gaussians, recipe: Recipe, scale: float) -> Optimizer:
     groups = [
         {
             "params": [tensor],
@@ -533,7 +533,7 @@ def _adam(params: Gaussians, recipe: Recipe, scale: float) -> Adam:
         }
         for name, tensor in params._asdict().items()
     ]
-    return Adam(groups, ADAM_EPS)
+    return make_adam(groups, ADAM_EPS)
 
 
 def _with_degree(gaussians: Gaussians, degree: int) -> Gaussians:

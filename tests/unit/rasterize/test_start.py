@@ -58,6 +58,21 @@ def test_another_process_compiles_nothing() -> None:
     assert run.stdout.split() == ["0", "1"]
 
 
+def test_refining_on_the_cpu_does_not_load_torchs_compiler() -> None:
+    """It would cost each job 2 CPU seconds and 75 MB; any torch.optim.Optimizer loads it."""
+    code = (
+        "import sys, torch; from engine.method.refine import refine; "
+        "from tests.unit.rasterize.test_start import one; g, K, camera = one(); "
+        "refine(g, torch.zeros(1, 3, 16, 16), K, camera, steps=1); "
+        "print('torch._dynamo' in sys.modules); torch.optim.Adam([torch.ones(1)]); "
+        "print('torch._dynamo' in sys.modules)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == ["False", "True"]
+
+
 def test_compiled_code_goes_to_a_temporary_folder_only_if_nothing_else_can_be_written(
     tmp_path: Path,
 ) -> None:
