@@ -31,7 +31,6 @@ ALIKE = ("test_addon_headless.py", "test_variants.py")
 PARTS = (
     "test_splat_render.py",
     "test_splat_object.py",
-    "test_native.py",
     "test_cameras.py",
     "test_sequence.py",
     "test_free_view.py",

@@ -42,7 +42,7 @@ def _generate(*arguments: object) -> int:
 
 @linux
 @pytest.mark.parametrize(
-    ("kind", "step", "least"), [("prepare", 1, 12), ("restart", 4, 6), ("redo", 6, 6)]
+    ("kind", "step", "least"), [("prepare", 1, 12), ("restart", 8, 3), ("redo", 12, 3)]
 )
 def test_a_kill_at_any_file_operation_of_the_preparation_loses_nothing(kind, step, least):
     command = [sys.executable, str(ROOT / "benchmarks" / "kills.py"), kind, str(step)]
