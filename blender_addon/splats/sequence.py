@@ -11,12 +11,14 @@ without opacity or size.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import math
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import bpy
 import numpy as np
@@ -35,6 +37,7 @@ _NUMBERED = re.compile(r"(.*?)(\d+)(\.ply)", re.IGNORECASE)
 _HEADER_BYTES = 1 << 16
 _NOTHING_LOG = -20.7  # ln of a size that nobody sees; splat_file's smallest
 _NO_OPACITY = -30.0  # logit
+_RELATIVE = {"PATH_SUPPORTS_BLEND_RELATIVE"} if bpy.app.version >= (4, 5, 0) else set()
 
 
 class Files(NamedTuple):
@@ -112,9 +115,9 @@ class SCENESPLATTER_PG_sequence(bpy.types.PropertyGroup):
 
     def _changed(self, _context: bpy.types.Context) -> None:
         if self.pattern:
-            _apply(self.id_data)
+            _said(self.id_data, _apply)
 
-    folder: bpy.props.StringProperty(name="Folder", subtype="DIR_PATH")
+    folder: bpy.props.StringProperty(name="Folder", subtype="DIR_PATH", options=_RELATIVE)
     pattern: bpy.props.StringProperty(name="Files", description="Prefix, *, suffix of the files")
     digits: bpy.props.IntProperty()
     first: bpy.props.IntProperty()
@@ -238,7 +241,8 @@ def _apply(ob: bpy.types.Object) -> None:
 # --- by the handler
 # --------------------------------------------------------------------------------
 
-_shown: dict[str, Path] = {}  # cloud -> the file that it holds now
+SHOWN = "scene_splatter_shown"  # custom property of a cloud: the file that it holds now
+PROBLEM = "scene_splatter_sequence_problem"  # of an object: why the file of a frame is not shown
 
 
 def show(ob: bpy.types.Object, frame: float) -> bool:
@@ -252,12 +256,16 @@ def show(ob: bpy.types.Object, frame: float) -> bool:
     if files is None or not ob.data.is_editable or plays_by_nodes(ob):
         return False
     path = files.path(index_at(frame, group.start, group.speed, group.loop, files.length))
-    if _shown.get(ob.data.name) == path:
+    try:
+        version = f"{path.name} {path.stat().st_mtime_ns}"
+    except OSError:
+        version = ""  # reading says why
+    if version and ob.data.get(SHOWN) == version:
         return False
     splats = splat_file.read_ply(path)
     room = splat_object.coefficients(ob.data)
     splat_object.overwrite(ob, _padded(splats, len(ob.data.points), room), len(splats.means))
-    _shown[ob.data.name] = path
+    ob.data[SHOWN] = version  # not beside the data: undo turns both back
     return True
 
 
@@ -309,27 +317,83 @@ def _size(path: Path) -> tuple[int, int, bool]:
     return int(count[1]), coefficients, "packed_position" not in text
 
 
+def _said(ob: bpy.types.Object, do: Callable[[bpy.types.Object], object]) -> None:
+    """What goes wrong is written down at the object: a render goes on with the last file that could
+    be read.
+    """
+    try:
+        do(ob)
+    except UserError as error:
+        log.error("%s: %s", ob.name, error)
+        ob[PROBLEM] = str(error)
+    else:
+        if PROBLEM in ob:
+            del ob[PROBLEM]
+
+
 @persistent
 def _on_frame(scene: bpy.types.Scene, *_: object) -> None:
     """Before a frame is evaluated, in the viewport and in renders."""
     for ob in scene.objects:
         if ob.type == "POINTCLOUD" and ob.scene_splatter_sequence.pattern:
-            try:
-                show(ob, scene.frame_current_final)
-            except UserError as error:  # a render goes on with the last file that could be read
-                log.error("%s: %s", ob.name, error)
-                ob[PROBLEM] = str(error)
-            else:
-                if PROBLEM in ob:
-                    del ob[PROBLEM]
+            _said(ob, lambda ob: show(ob, scene.frame_current_final))
 
 
-PROBLEM = "scene_splatter_sequence_problem"  # custom property: why the file of a frame is not shown
+# --- files saved elsewhere
+# ------------------------------------------------------------------------
+
+_before: list[tuple[Callable[[str], None], str]] = []  # how to set a path, and what it was
+
+
+def _relative_paths() -> Iterator[tuple[str, Callable[[str], None]]]:
+    """The paths relative to the .blend that sequences keep, each with how to set it."""
+    for ob in bpy.data.objects:
+        if not ob.is_editable or not ob.scene_splatter_sequence.pattern:
+            continue
+        group = ob.scene_splatter_sequence
+        yield group.folder, functools.partial(setattr, group, "folder")
+    for tree in bpy.data.node_groups:
+        if tree.is_editable and "scene_splatter_sequence" in tree:
+            for node in tree.nodes:
+                if node.bl_idname == "FunctionNodeFormatString":
+                    folder, _, prefix = node.inputs["start"].default_value.rpartition("/")
+                    yield folder, functools.partial(_set_start, node.inputs["start"], prefix)
+
+
+def _set_start(socket: bpy.types.NodeSocketString, prefix: str, folder: str) -> None:
+    socket.default_value = f"{folder.rstrip('/')}/{prefix}"
 
 
 @persistent
-def _on_load(*_: object) -> None:
-    _shown.clear()
+def _on_save_pre(target: str, *_: object) -> None:
+    """Have relative paths lead to the same files from where the .blend is going to lie, as Blender
+    does with its own.
+    """
+    _before.clear()
+    old, new = Path(bpy.data.filepath).parent, Path(target).parent
+    if not bpy.data.filepath or not target or old == new:
+        return
+    for path, put in list(_relative_paths()):
+        if path.startswith("//"):
+            _before.append((put, path))
+            put(_relative(bpy.path.abspath(path), new))
+
+
+@persistent
+def _on_save_post(target: str, *_: object) -> None:
+    """A copy was written, or nothing: this file stays where it is, and so do its paths."""
+    if bpy.data.filepath != target:
+        for put, path in _before:
+            put(path)
+    _before.clear()
+
+
+def _relative(path: str, folder: Path) -> str:
+    """`path` from `folder` on, as Blender writes it; whole on another drive of Windows."""
+    try:
+        return bpy.path.relpath(path, start=str(folder))
+    except ValueError:
+        return path
 
 
 # --- by nodes (Blender 5.3)
@@ -388,7 +452,7 @@ def _chain(files: Files, name: str) -> bpy.types.NodeTree:
     folder = bpy.path.relpath(str(files.folder)) if bpy.data.filepath else str(files.folder)
     pad = f":0{files.digits}" if files.digits else ""
     text.inputs["Format"].default_value = f"{{start}}{{number{pad}}}{{end}}"
-    text.inputs["start"].default_value = f"{folder.rstrip('/')}/{files.prefix}"
+    _set_start(text.inputs["start"], files.prefix, folder)
     text.inputs["end"].default_value = files.suffix
     group.links.new(number.socket, text.inputs["number"])
     read = b.node("GeometryNodeImportPLY")
@@ -400,6 +464,10 @@ def _chain(files: Files, name: str) -> bpy.types.NodeTree:
     return group
 
 
+def _after_saving() -> tuple[list[Any], list[Any]]:
+    return bpy.app.handlers.save_post, bpy.app.handlers.save_post_fail
+
+
 def register() -> None:
     """Add the object's properties and the handlers."""
     bpy.utils.register_class(SCENESPLATTER_PG_sequence)
@@ -407,12 +475,16 @@ def register() -> None:
         type=SCENESPLATTER_PG_sequence
     )
     bpy.app.handlers.frame_change_pre.append(_on_frame)
-    bpy.app.handlers.load_post.append(_on_load)
+    bpy.app.handlers.save_pre.append(_on_save_pre)
+    for handlers in _after_saving():
+        handlers.append(_on_save_post)
 
 
 def unregister() -> None:
     """Remove them."""
-    bpy.app.handlers.load_post.remove(_on_load)
+    for handlers in _after_saving():
+        handlers.remove(_on_save_post)
+    bpy.app.handlers.save_pre.remove(_on_save_pre)
     bpy.app.handlers.frame_change_pre.remove(_on_frame)
     del bpy.types.Object.scene_splatter_sequence
     bpy.utils.unregister_class(SCENESPLATTER_PG_sequence)

@@ -181,6 +181,44 @@ def test_a_file_that_is_gone_is_said_and_the_last_picture_stays(files: list[Path
     assert sequence.PROBLEM not in ob and len(shown(ob).means) == SIZES[2][0]
 
 
+def test_imported_again_in_place_of_a_deleted_one_it_shows_the_frames_file(
+    files: list[Path],
+) -> None:
+    bpy.context.scene.frame_set(2)
+    for _ in range(2):
+        ob = bring_in(files[0], start=1, reader="ADDON")
+        assert len(shown(ob).means) == SIZES[1][0]
+        bpy.data.pointclouds.remove(ob.data)
+
+
+@pytest.mark.parametrize("prefix", ["s_", ""])
+@pytest.mark.parametrize("reader", READERS)
+def test_a_blend_saved_elsewhere_plays_the_same_files(
+    files: list[Path], reader: str, prefix: str, tmp_path: Path
+) -> None:
+    for place in ("first", "deep/er"):
+        (tmp_path / place).mkdir(parents=True)
+    files = [path.rename(path.with_name(path.name.replace("s_", prefix))) for path in files]
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "first" / "a.blend"))
+    name = bring_in(files[0], start=1, reader=reader).name
+
+    def plays(frame: int) -> None:
+        bpy.context.scene.frame_set(frame)
+        ob = bpy.data.objects[name]
+        assert ob.scene_splatter_sequence.folder.startswith("//")
+        assert len(shown(ob).means) == SIZES[frame - 1][0] and sequence.PROBLEM not in ob
+
+    copy, moved = (str(tmp_path / "deep" / path) for path in ("b.blend", "er/c.blend"))
+    bpy.ops.wm.save_as_mainfile(filepath=copy, copy=True)
+    plays(2)
+    bpy.ops.wm.save_as_mainfile(filepath=moved)
+    plays(3)
+    for path in (copy, moved):
+        bpy.ops.wm.open_mainfile(filepath=path)
+        plays(1)
+        plays(2)
+
+
 @pytest.mark.parametrize("reader", READERS)
 def test_a_sequence_out_and_in_again_is_the_same(
     files: list[Path], reader: str, tmp_path: Path
