@@ -552,8 +552,8 @@ def describe_death(code: int) -> tuple[str, str]:
     )
     if code in (-9, 137, 0xC0000017):
         remedy = (
-            "Usually memory ran out: choose Draft, or lower Width or Max Gaussians, then "
-            "press Resume."
+            "Usually memory ran out. Close other programs and press Resume: it keeps the job's own "
+            "settings. Or choose Draft, or lower Width or Max Gaussians, and press Generate Scene."
         )
         return "The engine was ended by the system (signal 9).", remedy
     if code < 0:

@@ -39,6 +39,10 @@ _ROWS = {row.name: row for row in engine_settings.table()}
 _SETTING_NAMES = re.compile(  # names that are words of plain English too stay as they are
     rf"\b({'|'.join(name for name in _ROWS if '_' in name)})\b"
 )
+_DOWNLOAD = re.compile(
+    r"(Run: )?python -m engine weights download ([a-z0-9_]+)"
+    r"(?: - or press Download in the add-on's preferences)?(?=\.|$)"
+)
 _RELATIVE = (
     "is_path_supports_blend_relative" in bpy.types.Property.bl_rna.properties
 )  # newer Blenders want to be told of //
@@ -79,10 +83,16 @@ def basic() -> list[Setting]:
 
 
 def in_panel_words(text: str) -> str:
-    """A sentence of the engine with its settings called what the panel calls them: lambda_0 is
-    Lambda 0 there.
+    """A sentence of the engine with its settings called what the panel calls them, lambda_0 is
+    Lambda 0 there, and with the button that downloads a model in place of the command.
     """
+    text = _DOWNLOAD.sub(_download_button, text)
     return _SETTING_NAMES.sub(lambda found: label(_ROWS[found[0]]), text)
+
+
+def _download_button(found: re.Match[str]) -> str:
+    press = "Press" if found[1] else "press"
+    return f"{press} Download for {found[2]} under Model Weights in the add-on's preferences"
 
 
 def label(row: Setting) -> str:

@@ -101,7 +101,9 @@ class SCENESPLATTER_PT_splats(InSidebar, bpy.types.Panel):
             _draw_exact(layout, context.scene, width)
             if not context.scene.scene_splatter_match_view:
                 _draw_input(layout, modifier, "Linear Light")
-            layout.prop(context.scene, "scene_splatter_view", text="Layout View")
+            row = layout.split(factor=0.4)  # else Blender cuts the name
+            row.label(text="Layout View")
+            row.prop(context.scene, "scene_splatter_view", text="")
             _draw_limit(layout, ob, modifier)
             column = layout.column(heading="Layout")
             for name in _LAYOUT:

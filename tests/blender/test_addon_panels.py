@@ -193,6 +193,20 @@ def test_long_paths_are_broken_after_their_slashes() -> None:
     assert layout.lines_of("C:\\temporary\\b", 8) == ["C:\\", "temporar", "y\\b"]
 
 
+def test_a_missing_models_command_becomes_the_button_that_downloads_it() -> None:
+    press = "ress Download for moge_2_small under Model Weights in the add-on's preferences"
+    command = "python -m engine weights download moge_2_small"
+    for said, shown in (
+        (
+            f"Run: {command} - or press Download in the add-on's preferences. Place: /w",
+            "P{}. Place: /w",
+        ),
+        (f"Run: {command}", "P{}"),
+        (f"Far better: {command}.", "Far better: p{}."),
+    ):
+        assert properties.in_panel_words(said) == shown.format(press)
+
+
 @pytest.mark.parametrize("row", properties.basic(), ids=lambda row: row.name)
 def test_no_name_of_a_basic_setting_is_cut_at_the_sidebars_first_width(row) -> None:
     assert len(properties.label(row)) <= 14  # as seen in a window of Blender 5.2
@@ -569,7 +583,12 @@ def test_the_results_numbers_are_listed(empty_scene, status: Status, tmp_path: P
             },
             {"name": "Seams", "ok": True, "measured": "none", "advice": ""},
         ],
-        "facts": {"prior": "patch", "seed": 3, "how far to trust the depth": "It is a guess."},
+        "facts": {
+            "prior": "patch",
+            "seed": 3,
+            "how far to trust the depth": "It is a guess. One download gives a better one: "
+            "python -m engine weights download moge_2_small.",
+        },
         "segments": [{}, {"gaussians": 43008}],
         "seconds_total": 61.2,
     }
@@ -580,7 +599,8 @@ def test_the_results_numbers_are_listed(empty_scene, status: Status, tmp_path: P
     for words in (
         "Blank regions: 30 % are blank. Lower Lambda 0.",
         "Prior: patch",
-        "How far to trust the depth: It is a guess.",
+        "How far to trust the depth: It is a guess. One download gives a better one: press "
+        "Download for moge_2_small under Model Weights in the add-on's preferences.",
         "2, refined in 61 s",
         "Open Job Folder",
     ):

@@ -345,6 +345,7 @@ def _is_alive(pid: int) -> bool:
 
 def test_death_is_described_by_its_cause() -> None:
     assert "signal 9" in describe_death(-9)[0] and "memory" in describe_death(-9)[1]
+    assert "Resume: it keeps the job's own settings" in describe_death(-9)[1]
     assert "signal 11" in describe_death(-11)[0]
     assert "exit code 3" in describe_death(3)[0]
 
