@@ -172,3 +172,26 @@ def test_without_a_learned_depth_one_line_says_what_a_download_would_change(
     assert said.endswith("python -m engine weights download moge_2_small.")
     monkeypatch.setattr(choice, "best_depth", lambda **_: "moge_2_small")
     assert "download" not in told(), "it is here already"
+
+
+def test_columns_that_sway_slowly_along_the_path_are_never_called_usual(tmp_path: Path) -> None:
+    """A depth that is smooth and wrong: each tenth of a column is straight, the whole is not."""
+    w, h = 512, 288
+    rgb = np.full((h, w, 3), 90, np.uint8)
+    for k in range(8):
+        rgb[h // 10 : -h // 10, 40 + 56 * k : 66 + 56 * k] = 200
+    picture, move, depth = (tmp_path / name for name in ("columns.png", "move.txt", "depth.npy"))
+    Image.fromarray(rgb).save(picture)
+    move.write_text("orbit:25")
+    y, x = (np.mgrid[0:h, 0:w].astype(np.float32) + 0.5) / w
+
+    def finding(sway: float) -> report.Finding:
+        np.save(depth, (4 + sway * np.sin(np.pi * y * w / h)) / (1 + 0.2 * x))
+        plan = settings.make("draft", prior="patch", depth=str(depth), width=w, fov=60.0)
+        files = {"image": picture, "path": move, "depth": depth}
+        job = prepare(tmp_path / f"job_{sway}", plan, files, resume=False)
+        return report.geometry_finding(inputs.load(job, torch.device("cpu")).facts)
+
+    usual, swaying = finding(0.0), finding(0.25)
+    assert "All measures" in report.verdict([usual]) and "0 % of 16 long lines" in usual.measured
+    assert "16 long lines bend" in report.verdict([swaying]) and "depth map" in swaying.advice
