@@ -255,7 +255,8 @@ def show(ob: bpy.types.Object, frame: float) -> bool:
     files, group = files_of(ob), ob.scene_splatter_sequence
     if files is None or not ob.data.is_editable or plays_by_nodes(ob):
         return False
-    path = files.path(index_at(frame, group.start, group.speed, group.loop, files.length))
+    speed = float(f"{group.speed:.7g}")  # Blender stores 0.7 as 0.699999988
+    path = files.path(index_at(frame, group.start, speed, group.loop, files.length))
     try:
         version = f"{path.name} {path.stat().st_mtime_ns}"
     except OSError:

@@ -98,6 +98,15 @@ def test_every_frame_shows_its_file(files: list[Path], reader: str) -> None:
 
 
 @pytest.mark.parametrize("reader", READERS)
+def test_a_speed_is_the_decimal_that_was_typed(files: list[Path], reader: str) -> None:
+    """At 0.7 files a frame the file after ten frames is the seventh, also after a thousand."""
+    ob = bring_in(files[0], start=1, reader=reader, loop="LOOP", speed=0.7)
+    for tens in (1, 10, 100):
+        bpy.context.scene.frame_set(1 + 10 * tens)
+        assert len(shown(ob).means) == SIZES[7 * tens % 3][0], tens
+
+
+@pytest.mark.parametrize("reader", READERS)
 def test_a_background_render_draws_the_frames_file(
     files: list[Path], reader: str, tmp_path: Path
 ) -> None:
