@@ -124,8 +124,10 @@ class SCENESPLATTER_PT_splats(InSidebar, bpy.types.Panel):
             layout.operator("scene_splatter.prepare_render", icon="CHECKMARK")
         if applying.applied_by_blender(ob) is not None:
             layout.operator("scene_splatter.repair_applied", icon="FILE_REFRESH")
+        layout.operator(
+            "scene_splatter.apply_transform", text="Apply Transform", icon="OBJECT_ORIGIN"
+        )
         row = layout.row(align=True)
-        row.operator("scene_splatter.apply_transform", text="Apply Transform", icon="OBJECT_ORIGIN")
         row.operator("scene_splatter.ruler", text="Scale", icon="DRIVER_DISTANCE").task = "SCALE"
         row.operator("scene_splatter.ruler", text="Level", icon="ORIENTATION_NORMAL").task = "LEVEL"
         row = layout.row(align=True)
