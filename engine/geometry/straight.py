@@ -253,9 +253,9 @@ def _lifted(pieces: Tensor, along: Tensor, depth: Tensor, K: Tensor, share: floa
 
 
 def _some(cameras: Tensor) -> list[Tensor]:
-    return [
-        cameras[i] for i in np.unique(np.linspace(0, len(cameras) - 1, 5).round().astype(int))[1:]
-    ]
+    """Four along the path; the first is the picture's own, and alone where the path has no more."""
+    chosen = np.unique(np.linspace(0, len(cameras) - 1, 5).round().astype(int))
+    return [cameras[i] for i in (chosen[1:] if len(chosen) > 1 else chosen)]
 
 
 def _seen(points: Tensor, K: Tensor, camera_from_world: Tensor, frame: tuple[int, int]) -> Tensor:
