@@ -354,7 +354,7 @@ def _plot_means(file: Path, rows: list[Row]) -> str:
     """Means over the views of one kind of path, that of the first row."""
     path = rows[0]["path"]
     rows = [row for row in rows if row["path"] == path]
-    figure, axes = plot_axes("", f"PSNR, dB, {path} paths")
+    figure, axes = plot_axes("", f"PSNR, dB, {path} paths", fitted=True)
     variants = list(dict.fromkeys(row["variant"] for row in rows))
     for key, label in (
         ("psnr", "full frame"),
@@ -378,7 +378,9 @@ def _plot_means(file: Path, rows: list[Row]) -> str:
 
 def _plot_losses(file: Path, rows: list[Row]) -> str:
     """Mean loss over the optimiser's steps of all segments, as the paper's Fig. 6."""
-    figure, axes = plot_axes("optimiser step over all segments", "loss, Eq. (20), mean over views")
+    figure, axes = plot_axes(
+        "optimiser step over all segments", "loss, Eq. (20), mean over views", fitted=True
+    )
     for variant in dict.fromkeys(row["variant"] for row in rows):
         curves = [
             [x for segment in row["losses"] for x in segment]
@@ -400,7 +402,9 @@ def _plot_losses(file: Path, rows: list[Row]) -> str:
 
 def _plot_range(file: Path, rows: list[Row]) -> str:
     figure, axes = plot_axes(
-        "share of the frame that the input did not see", "PSNR of the invented part, dB"
+        "share of the frame that the input did not see",
+        "PSNR of the invented part, dB",
+        fitted=True,
     )
     for variant in dict.fromkeys(row["variant"] for row in rows):
         points = [

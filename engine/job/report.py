@@ -257,13 +257,16 @@ def _plot_line(path: Path, values: list[float], x: str, y: str) -> None:
     figure.savefig(path)
 
 
-def plot_axes(x: str, y: str) -> tuple[Any, Any]:
+def plot_axes(x: str, y: str, *, fitted: bool = False) -> tuple[Any, Any]:
+    """A figure and its axes; `fitted` finds room for labels of any length, which takes as long as
+    the drawing.
+    """
     from matplotlib.figure import (
         Figure,  # slow to import, and only a finished run needs it; no window system is touched
     )
 
-    figure = Figure(figsize=(7, 3), dpi=110, layout="constrained")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(7, 3), dpi=110, layout="constrained" if fitted else None)
+    axes = figure.add_subplot() if fitted else figure.add_axes((0.14, 0.16, 0.84, 0.76))
     axes.set_xlabel(x)
     axes.set_ylabel(y, fontsize=8)
     axes.grid(alpha=0.3)
