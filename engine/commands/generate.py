@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bridge import settings as settings_module
-from ..bridge.errors import Cancelled, UserError
+from ..bridge.errors import UserError
 from ..bridge.settings import PRESETS, Setting
 from ..job import forecast
 from ..job.run import DEFAULT_MOVE, prepared_job, work
+from ..service.leaving import last_words
 
 if TYPE_CHECKING:
     from ..job.folder import Job
@@ -156,15 +157,13 @@ def run(args: argparse.Namespace) -> int:
             folder, image, path, preset, values, resume=args.resume, restart=args.restart
         )
         return _told(facts, expected)
-    try:
-        with prepared_job(
+    with (
+        last_words(f"Stopped. Finished segments are in {folder}; add --resume to continue."),
+        prepared_job(
             folder, image, path, preset, values, resume=args.resume, restart=args.restart
-        ) as job:
-            return _worked(job)
-    except (KeyboardInterrupt, Cancelled):
-        raise Cancelled(
-            f"Stopped. Finished segments are in {folder}; add --resume to continue."
-        ) from None
+        ) as job,
+    ):
+        return _worked(job)
 
 
 def _told(facts: dict[str, str], expected: forecast.Forecast) -> int:
@@ -208,13 +207,13 @@ def _redo(args: argparse.Namespace, values: dict[str, Any]) -> int:
     folder = (args.out or Path("out") / "demo").resolve()
     if args.dry_run:
         return _told(*forecast.dry_run_of_redo(folder, wish))
-    made = folder
-    try:
-        with variants.prepared_redo(folder, wish) as job:
-            made = job.folder
-            return _worked(job)
-    except (KeyboardInterrupt, Cancelled):
-        raise Cancelled(f"Stopped. To go on with it: --out {made} --resume.") from None
+    go_on = "Stopped. To go on with it: --out {} --resume."
+    with (
+        last_words(go_on.format(folder)),
+        variants.prepared_redo(folder, wish) as job,
+        last_words(go_on.format(job.folder)),
+    ):
+        return _worked(job)
 
 
 def _demo(

@@ -8,10 +8,14 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
+from ..bridge.errors import Cancelled
+
 INTERRUPT_S = 1.2  # then an interrupted command is ended wherever it is; it promises two seconds
+_last_words = ["interrupted; what was finished is kept"]
 
 
 def leave(code: int) -> NoReturn:
@@ -45,6 +49,20 @@ def end_soon_after_an_interrupt(code: int) -> None:
             signal.signal(signal.SIGINT, interrupted)
 
 
+@contextlib.contextmanager
+def last_words(words: str) -> Iterator[None]:
+    """Work that is stopped in here ends with these words, as `Cancelled`, also where the interrupt
+    is lost (in a destructor, Python only reports it) and the process is ended from outside.
+    """
+    _last_words.append(words)
+    try:
+        yield
+    except (KeyboardInterrupt, Cancelled) as stop:
+        raise Cancelled(str(stop) or words) from None
+    finally:
+        _last_words.pop()
+
+
 def ignore_interrupts() -> None:
     """From here on Ctrl-C does nothing: the process is about to end."""
     with contextlib.suppress(ValueError):
@@ -53,5 +71,5 @@ def ignore_interrupts() -> None:
 
 def _end(code: int) -> None:
     with contextlib.suppress(Exception):
-        sys.stderr.write("interrupted; what was finished is kept\n")
+        sys.stderr.write(f"{_last_words[-1]}\n")
     leave(code)

@@ -252,23 +252,27 @@ def test_paths_of_windows_are_read_in_a_batch_or_named(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
-def test_a_command_that_does_not_notice_ctrl_c_is_ended():
+def test_a_command_that_does_not_notice_ctrl_c_is_ended_and_says_how_to_go_on():
+    """As where Python only reports the interrupt, since it came amid a destructor."""
     program = (
         "import time, signal, os\nfrom engine.service import leaving\n"
         "leaving.end_soon_after_an_interrupt(130)\n"
         "end, word = time.monotonic() + 60, 'ready'\n"
-        "while time.monotonic() < end:\n"
-        "    try:\n        print(word, flush=True)\n        time.sleep(60)\n"
-        "    except KeyboardInterrupt:\n        word = 'again'\n"
+        "with leaving.last_words('add --resume'):\n"
+        "    while time.monotonic() < end:\n"
+        "        try:\n            print(word, flush=True)\n            time.sleep(60)\n"
+        "        except KeyboardInterrupt:\n            word = 'again'\n"
     )
+    pipe = subprocess.PIPE
     process = subprocess.Popen(
-        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program], cwd=ROOT, stdout=pipe, stderr=pipe, text=True
     )
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     for _ in range(2):  # twice: the second must not end it with a traceback
         process.send_signal(signal.SIGINT)
         time.sleep(0.1)
-    assert process.wait(30) == 130  # by itself it goes on for 60 s
+    assert process.communicate(timeout=30)[1] == "add --resume\n"
+    assert process.returncode == 130  # by itself it goes on for 60 s
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
