@@ -11,9 +11,9 @@ PERFECT_DB = 99.0  # what is said of two equal images, so that means stay finite
 
 def decibels(mean_square: float) -> float:
     """Turn a mean square error of values in [0, 1] into dB: -10 log10 of it, at most
-    PERFECT_DB.
+    PERFECT_DB; NaN stays NaN, and is not taken for perfect.
     """
-    return min(PERFECT_DB, -10.0 * math.log10(max(mean_square, 1e-12)))
+    return min(-10.0 * math.log10(max(mean_square, 1e-12)), PERFECT_DB)
 
 
 def psnr(image: Tensor, truth: Tensor, where: Tensor | None = None) -> float:

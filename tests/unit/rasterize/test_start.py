@@ -41,6 +41,14 @@ def one() -> tuple[Gaussians, torch.Tensor, torch.Tensor]:
     return g, torch.tensor([[[20.0, 0, 8], [0, 20, 8], [0, 0, 1]]]), torch.eye(4)[None]
 
 
+def words_printed_by(code: str) -> list[str]:
+    """In a process of its own."""
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return run.stdout.split()
+
+
 def test_another_process_compiles_nothing() -> None:
     """`compile_all` leaves files; the next process only reads them. That the count counts is seen
     by a function of its own.
@@ -52,10 +60,7 @@ def test_another_process_compiles_nothing() -> None:
         "from engine.rasterize import compile_all; compile_all((3,), (3,)); before = len(n); "
         "numba.njit(lambda x: x)(1); print(before, len(n))"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert run.stdout.split() == ["0", "1"]
+    assert words_printed_by(code) == ["0", "1"]
 
 
 def test_refining_on_the_cpu_does_not_load_torchs_compiler() -> None:
@@ -67,10 +72,7 @@ def test_refining_on_the_cpu_does_not_load_torchs_compiler() -> None:
         "print('torch._dynamo' in sys.modules); torch.optim.Adam([torch.ones(1)]); "
         "print('torch._dynamo' in sys.modules)"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert run.stdout.split() == ["False", "True"]
+    assert words_printed_by(code) == ["False", "True"]
 
 
 def test_compiled_code_goes_to_a_temporary_folder_only_if_nothing_else_can_be_written(

@@ -31,3 +31,8 @@ def test_psnr_counts_only_the_chosen_pixels():
 def test_decibels_of_a_tenth_of_the_range_are_twenty_and_never_infinite():
     assert decibels(0.01) == pytest.approx(20.0)
     assert decibels(0.0) == PERFECT_DB
+
+
+def test_what_is_no_number_is_not_perfect():
+    assert math.isnan(decibels(math.nan))
+    assert math.isnan(psnr(torch.full((3, 2, 2), math.nan), torch.zeros(3, 2, 2)))
