@@ -2,7 +2,8 @@
 
 Four on which a plain box is wrong where an eye can see it (tables seen from above, a room), and two
 rooms more. Made by training/depth from seeds that no network is trained on; textures.npy as
-training/README.md has it.
+training/README.md has it. The file is of the scenes as they were before valleys and towers came to
+them; made again, these seeds give other scenes.
 
     python -m tests.golden.make_straight_scenes textures.npy
 """

@@ -1,8 +1,7 @@
 """Ray casting of boxes, ellipsoids, cylinders and gabled roofs with sun or lamp: picture and true
 depth.
 
-World axes: x right, y up, z ahead, metres. A primitive is one row of numbers, columns as named
-below.
+World axes: x right, y up, z ahead, metres. A solid is one row of numbers (`solids.py`).
 """
 
 from __future__ import annotations
@@ -12,11 +11,38 @@ import math
 import numpy as np
 from numba import njit
 
-(KIND, CX, CY, CZ, HX, HY, HZ, COS, SIN, TEXTURE) = range(10)
-(FIRST, SECOND, SCALE, GLOW, INSIDE, PICTURE, GLOSS, RADIUS) = (10, 13, 16, 17, 18, 19, 20, 21)
-COLUMNS = 22
-BOX, ELLIPSOID, CYLINDER, GABLE = range(4)
-(CLOUDY, FACADE, PLANKS, TILES, BRICKS, STRIPES, LEAVES, PLAIN, PHOTO) = range(9)
+from .solids import (
+    BRICKS,
+    CLOUDY,
+    COS,
+    CX,
+    CY,
+    CYLINDER,
+    CZ,
+    ELLIPSOID,
+    FACADE,
+    FIRST,
+    GABLE,
+    GLOSS,
+    GLOW,
+    HX,
+    HY,
+    HZ,
+    INSIDE,
+    KIND,
+    LEAVES,
+    PICTURE,
+    PLAIN,
+    PLANKS,
+    RADIUS,
+    SCALE,
+    SECOND,
+    SIN,
+    STRIPES,
+    TEXTURE,
+    TILES,
+)
+
 _TILE = 8
 
 

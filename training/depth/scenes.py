@@ -1,6 +1,7 @@
 """Makes random scenes of simple solids and photographs them: picture, true depth, sky and camera.
 
-Rooms, halls, streets, facades, gardens, landscapes, tables and single things close by. What varies
+Rooms, halls, streets, facades, gardens, landscapes, valleys, towers, tables and single things close
+by. What varies
 on purpose is what real photographs vary in: lens, pitch, height of the camera, light, exposure,
 textures that say nothing of the shape, bright walls, dark skies, reflections, clutter.
 
@@ -15,8 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import raycast
-from .raycast import (
+from .solids import (
     BOX,
     BRICKS,
     CLOUDY,
@@ -32,8 +32,13 @@ from .raycast import (
     TILES,
 )
 
-KINDS = ("room", "hall", "street", "facade", "garden", "landscape", "table", "thing", "around")
-_SHARES = (0.27, 0.07, 0.15, 0.10, 0.11, 0.08, 0.08, 0.06, 0.08)
+KINDS = (
+    *("room", "hall", "street", "facade", "garden", "landscape", "table", "thing", "around"),
+    *("valley", "tower"),
+)
+SHAPES = ((96, 64), (64, 96), (112, 56), (80, 80))  # width, height
+SHAPE_SHARES = (0.56, 0.20, 0.12, 0.12)
+_SHARES = (0.27, 0.07, 0.14, 0.09, 0.10, 0.06, 0.07, 0.05, 0.07, 0.03, 0.05)
 
 
 class Sample(NamedTuple):
@@ -906,6 +911,96 @@ def _landscape(s: Scene, yaw: float) -> None:
         )
 
 
+def _valley(s: Scene, yaw: float) -> tuple[float, float]:
+    """Slopes and ridges seen from high up, no floor near the camera: (height of the camera, pitch
+    in degrees).
+    """
+    r = s.rng
+    up = math.exp(r.uniform(2.2, 5.3))
+    s.ground(_greens(s), 9000)
+
+    def slope(d: float) -> Material:
+        first = s.colour(0.3, 0.05, 0.6) if r.random() < 0.5 else _greens(s).first
+        scale = r.uniform(0.2, 2) * 20 / d
+        return s.material(r.choice([CLOUDY, LEAVES, PHOTO]), first, None, scale)
+
+    for _ in range(r.integers(0, 3)):  # lakes, fields
+        d, a = up * r.uniform(1.2, 8), r.uniform(-0.7, 0.7)
+        q = d * r.uniform(0.1, 0.5)
+        m = s.material(gloss=0.9 if r.random() < 0.6 else 0.0, scale=10 / d)
+        s.add(CYLINDER, (d * math.sin(a), 0.0, d * math.cos(a)), (q, 0.05, q * 0.6), yaw, m)
+    for _ in range(r.integers(3, 14)):
+        d, a = up * math.exp(r.uniform(0.4, 3.4)), r.uniform(-1.3, 1.3)
+        q, tall = d * r.uniform(0.25, 0.8), up * r.uniform(0.2, 1.1) + d * r.uniform(0, 0.3)
+        half = (q, min(tall, 0.6 * q), q * r.uniform(0.4, 1))
+        s.add(ELLIPSOID, (d * math.sin(a), 0, d * math.cos(a)), half, r.uniform(0, 3), slope(d))
+    if r.random() < 0.65:  # the slope that one stands on, with stones
+        below, q = r.uniform(1.4, 8), up * r.uniform(0.6, 2.5)
+        x, z = r.uniform(-0.8, 0.8) * q, r.uniform(-0.6, 0.5) * q
+        s.add(ELLIPSOID, (x, 0, z), (q, up - below, q), 0, slope(15))
+        for _ in range(r.integers(0, 9)):
+            d, a = math.exp(r.uniform(1.0, 3.0)), r.uniform(-0.8, 0.8)
+            px, pz, size = d * math.sin(a), d * math.cos(a), d * r.uniform(0.06, 0.25)
+            inside = 1 - ((px - x) ** 2 + (pz - z) ** 2) / (q * q)
+            if inside > 0.05:
+                place = (px, (up - below) * math.sqrt(inside), pz)
+                s.add(r.choice([BOX, ELLIPSOID]), place, (size, size * 0.7, size), a, slope(8))
+    return up, r.uniform(-5, 13)
+
+
+def _tower(s: Scene, yaw: float) -> float:
+    """Towers, spires, masts and chimneys before the sky, seen from their foot or from afar: pitch
+    in degrees.
+    """
+    r = s.rng
+    s.ground(_greens(s) if r.random() < 0.4 else s.material(gloss=r.choice([0.0, 0.0, 0.9])))
+    aim = 0.0
+    for i in range(r.integers(1, 5)):
+        d = math.exp(r.uniform(2.0, 4.8))
+        a, tall, wide = r.normal() * 0.3, d * r.uniform(0.35, 1.5), d * r.uniform(0.03, 0.16)
+        x, z, turn, m = d * math.sin(a), d * math.cos(a), r.uniform(0, 3), s.material()
+        aim = math.degrees(math.atan2(tall * r.uniform(0.2, 0.7), d)) if i == 0 else aim
+        if r.random() < 0.35:  # of struts
+            t = max(0.1 * wide, 0.006 * d)
+            for b in (-1, 1):
+                for c in (-1, 1):
+                    place = turned(b * wide / 2, c * wide / 2, turn, x, z)
+                    s.standing(*place, 0, t, tall, t, turn, m)
+            for k in range(1, 12):
+                for b in (-1, 1):
+                    place = turned(0, b * wide / 2, turn, x, z)
+                    s.standing(*place, tall * k / 12, wide, t, t, turn, m)
+            continue
+        y, kind = 0.0, r.choice([BOX, BOX, CYLINDER])
+        for _ in range(r.integers(1, 5)):  # storeys, each narrower or wider than the last
+            h = tall * r.uniform(0.2, 0.6)
+            s.standing(x, z, y, wide, h, wide, turn, m, kind)
+            y, wide = y + h, wide * r.uniform(0.6, 1.15)
+            m = m if r.random() < 0.6 else s.material()
+        roof = r.random()
+        if roof < 0.35:
+            s.standing(x, z, y, wide * 1.1, wide * r.uniform(0.5, 2.5), wide * 1.1, turn, m, GABLE)
+        elif roof < 0.7:
+            for k in range(6):
+                q = wide * (1 - k / 6)
+                s.standing(x, z, y + k * wide * 0.3, q, wide * 0.3, q, turn, m, kind)
+        elif roof < 0.85:
+            s.add(ELLIPSOID, (x, y, z), (wide * 0.6, wide * r.uniform(0.4, 1), wide * 0.6), 0, m)
+    for _ in range(r.integers(0, 9)):  # what lies at their feet
+        d, a, what = math.exp(r.uniform(1.6, 4.6)), r.uniform(-0.9, 0.9), r.integers(0, 4)
+        x, z = d * math.sin(a), d * math.cos(a)
+        if what == 0 and d > 12:
+            house(s, x, z, r.uniform(4, 18), r.uniform(3, 0.3 * d + 3), 8, r.uniform(0, 3))
+        elif what == 1:
+            tree(s, x, z)
+        elif what == 2:  # a lamp
+            m = s.material(PLAIN, np.array([1, 0.9, 0.7]), np.array([1, 0.8, 0.5]))
+            s.add(ELLIPSOID, (x, r.uniform(0.2, 4), z), (0.012 * d,) * 3, 0, m, r.uniform(1, 3))
+        else:
+            s.standing(x, z, 0, *(d * r.uniform(0.02, 0.2, 3)), r.uniform(0, 3), s.material())
+    return -aim + r.normal() * 3
+
+
 def _table(s: Scene, yaw: float) -> None:
     """A top with things on it, the floor far below or the ground itself, a wall behind or none."""
     r = s.rng
@@ -1066,24 +1161,27 @@ def _around(s: Scene, yaw: float) -> tuple[float, float]:
     return height, math.degrees(math.atan2(height - top, d)) + r.normal() * 4
 
 
+_DAY = 0.83  # share of the skies that are no night's
+
+
 def _daylight(r: np.random.Generator):
     sky = np.zeros(12)
     pale = np.array([0.75, 0.82, 0.9]) * r.uniform(0.6, 1.3)
     kind = r.random()
     sky[0:3] = pale
-    if kind < 0.5:
+    if kind < 0.47:
         sky[3:6] = np.array([0.25, 0.45, 0.8]) * r.uniform(0.3, 1.3)
-    elif kind < 0.75:  # overcast
+    elif kind < 0.71:  # overcast
         sky[0:3] = sky[3:6] = np.full(3, r.uniform(0.4, 1.5)) * (1 + 0.06 * r.uniform(-1, 1, 3))
-    elif kind < 0.87:  # low sun
+    elif kind < _DAY:  # low sun
         sky[0:3], sky[3:6] = (
             np.array([1, 0.6, 0.3]) * r.uniform(0.5, 1.2),
             np.array([0.3, 0.3, 0.6]) * r.uniform(0.2, 1),
         )
-    else:  # night
+    else:  # night, what stands in it lit by floodlights or not
         sky[0:3] = np.array([0.1, 0.12, 0.2]) * r.uniform(0.1, 1.5)
         sky[3:6] = sky[0:3] * r.uniform(0.2, 0.8)
-    sky[6:9] = (r.uniform(0.6, 1.2) if kind < 0.87 else 0.15) * (1 + 0.08 * r.uniform(-1, 1, 3))
+    sky[6:9] = (r.uniform(0.6, 1.2) if kind < _DAY else 0.15) * (1 + 0.08 * r.uniform(-1, 1, 3))
     sky[9], sky[10], sky[11] = r.uniform(0.5, 3), r.uniform(0.25, 0.8), r.uniform(1, 5)
     up, round_ = math.radians(r.uniform(10, 75)), r.uniform(0, 2 * math.pi)
     sun = np.array([math.cos(up) * math.cos(round_), math.sin(up), math.cos(up) * math.sin(round_)])
@@ -1093,7 +1191,14 @@ def _daylight(r: np.random.Generator):
         * (0.1 if kind > 0.5 and r.random() < 0.7 else 1)
     )
     ambient = np.array([0.8, 0.9, 1.0]) * r.uniform(0.35, 0.8)
-    if kind >= 0.87:
+    if kind >= _DAY and r.random() < 0.5:
+        warm = np.array([1.0, r.uniform(0.7, 1.0), r.uniform(0.4, 1.0)])
+        up = math.radians(r.uniform(-5, 40))
+        sun = np.array(
+            [math.cos(up) * math.cos(round_), math.sin(up), math.cos(up) * math.sin(round_)]
+        )
+        light, ambient = warm * r.uniform(0.5, 1.8), warm * r.uniform(0.02, 0.25)
+    elif kind >= _DAY:
         light, ambient = light * 0.1, np.array([1.0, 0.85, 0.6]) * r.uniform(0.2, 0.6)
     return sky, sun, light, ambient
 
@@ -1116,7 +1221,7 @@ def _camera(r: np.random.Generator, kind: str, w: int, h: int):
     return focal, height, pitch, r.normal() * 1.8
 
 
-def _made(rng: np.random.Generator, bank: np.ndarray, w: int, h: int):
+def made_scene(rng: np.random.Generator, w: int, h: int):
     s, r = Scene(rng), rng
     number = int(r.choice(len(KINDS), p=_SHARES))
     kind = KINDS[number]
@@ -1144,6 +1249,12 @@ def _made(rng: np.random.Generator, bank: np.ndarray, w: int, h: int):
     elif kind == "table":
         _table(s, yaw)
         height, reach = max(height, 0.2), 0.6
+    elif kind == "valley":
+        height, pitch = _valley(s, yaw)
+        fog, reach = math.exp(r.uniform(-9, -5.5)), 20.0
+    elif kind == "tower":
+        pitch = _tower(s, yaw) if r.random() < 0.7 else min(pitch, _tower(s, yaw) + 12)
+        fog = math.exp(r.uniform(-9, -5))
     elif kind == "around":
         height, pitch = _around(s, yaw)
         reach = 1.0
@@ -1166,7 +1277,7 @@ def _made(rng: np.random.Generator, bank: np.ndarray, w: int, h: int):
     )
 
 
-def _worth_making(depth: np.ndarray, indoor: bool, rng: np.random.Generator) -> bool:
+def worth_making(depth: np.ndarray, indoor: bool, rng: np.random.Generator) -> bool:
     """Whether a coarse depth map [h, w] is one that somebody would take a photograph of: most often
     something stands before something else in it.
     """
@@ -1183,12 +1294,24 @@ def _worth_making(depth: np.ndarray, indoor: bool, rng: np.random.Generator) -> 
     return bool(np.mean([s.mean() for s in steps]) > 0.03 or rng.random() < 0.25)
 
 
+def developed(light: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Display values 0..1 of linear light [h, w, 3]: a camera's exposure and curve, often with
+    burnt-out or drowned parts.
+    """
+    exposure = rng.uniform(0.45, 1.1) / (np.percentile(light, rng.uniform(70, 96)) + 1e-3)
+    image = light * exposure * (1 + 0.12 * rng.uniform(-1, 1, 3))
+    image = image / (1 + rng.uniform(0, 0.3) * image)
+    return np.clip(image, 0, 1) ** (1 / rng.uniform(1.8, 2.5))
+
+
 def sample(seed: int, bank: np.ndarray, w: int, h: int) -> Sample:
     """The photograph of this seed, w x h pixels; bank float32 [n, s, s, 3] linear textures."""
+    from . import raycast  # numba, which Blender's Python need not have
+
     rng = np.random.default_rng(seed)
     for _ in range(20):
         number, P, focal, height, pitch, roll, sky, lamp, light, ambient, fog, indoor, reach = (
-            _made(rng, bank, w, h)
+            made_scene(rng, w, h)
         )
         cp, sp = math.cos(math.radians(pitch)), math.sin(math.radians(pitch))
         cr, sr = math.cos(math.radians(roll)), math.sin(math.radians(roll))
@@ -1199,17 +1322,18 @@ def sample(seed: int, bank: np.ndarray, w: int, h: int) -> Sample:
         # A look at a quarter of the size tells whether the picture is worth making.
         a, b = w // 4, h // 4
         _, depth = raycast.render(P, a, b, focal / 4, focal / 4, a / 2, b / 2, *shot, *rest)
-        if not _worth_making(depth, indoor > 0, rng):
+        if not worth_making(depth, indoor > 0, rng):
             continue
         image, depth = raycast.render(P, w, h, focal, focal, w / 2, h / 2, *shot, *rest)
         if not indoor or np.isfinite(depth).all():
             break
-    # A camera's exposure and curve, often with burnt-out or drowned parts.
-    exposure = rng.uniform(0.45, 1.1) / (np.percentile(image, rng.uniform(70, 96)) + 1e-3)
-    image = image * exposure * (1 + 0.12 * rng.uniform(-1, 1, 3))
-    image = image / (1 + rng.uniform(0, 0.3) * image)
-    image = np.clip(image, 0, 1) ** (1 / rng.uniform(1.8, 2.5))
+    image = developed(image, rng)
     return Sample(image.astype(np.float32), depth.astype(np.float32), focal, pitch, roll, number)
+
+
+def facts(made: Sample) -> tuple[float, float, float, float]:
+    """(focal length in px, pitch, roll in radians, kind) as the pools of `train.py` keep them."""
+    return made.focal_px, math.radians(made.pitch_deg), math.radians(made.roll_deg), made.kind
 
 
 def _sheet(bank_path: str, out: str, first: int = 1000) -> None:

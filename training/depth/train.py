@@ -25,12 +25,22 @@ from engine.geometry.networks.small import Answer, SmallDepth, ray_field
 
 from . import scenes
 from .muon import Muon
+from .scenes import SHAPE_SHARES, SHAPES
 
-SHAPES = ((96, 64), (64, 96), (112, 56), (80, 80))  # width, height
-_SHAPE_SHARES = (0.56, 0.20, 0.12, 0.12)
 _UNKNOWN_LENS = 0.3
 _FAR_M = 400.0
 _NEWEST = 0.25  # share of a batch from the newest tenth of the pool
+
+
+class Renders:
+    """Pictures of one shape that `blender_scenes.py` has rendered; all are shown alike often."""
+
+    def __init__(self, file: Path) -> None:
+        with np.load(file) as kept:
+            self.image, self.depth, self.facts = kept["image"], kept["depth"], kept["facts"]
+
+    def pick(self, size: int, rng: np.random.Generator) -> np.ndarray:
+        return rng.integers(0, len(self.image), size)
 
 
 class Pool:
@@ -54,13 +64,15 @@ class Pool:
         i = self.count % self.size
         self.image[i] = np.rint(made.image * 255)
         self.depth[i] = np.minimum(made.depth, 6e4)
-        self.facts[i] = (
-            made.focal_px,
-            math.radians(made.pitch_deg),
-            math.radians(made.roll_deg),
-            made.kind,
-        )
+        self.facts[i] = scenes.facts(made)
         self.count += 1
+
+    def pick(self, size: int, rng: np.random.Generator) -> np.ndarray:
+        """Places [size], the newest more often."""
+        there = min(self.count, self.size)
+        any_of = rng.integers(0, there, size)
+        newest = (self.count - 1 - rng.integers(0, max(there // 10, 1), size)) % self.size
+        return np.sort(np.where(rng.random(size) < _NEWEST, newest, any_of))
 
 
 def changed(image: Tensor, rng: np.random.Generator) -> Tensor:
@@ -108,12 +120,9 @@ def changed(image: Tensor, rng: np.random.Generator) -> Tensor:
     return x.clamp(0, 1)
 
 
-def batch(pool: Pool, size: int, rng: np.random.Generator):
+def batch(pool: Pool | Renders, size: int, rng: np.random.Generator):
     """image, rays, depth [n, h, w] (inf: sky), camera truth [n, 3]."""
-    there = min(pool.count, pool.size)
-    pick = rng.integers(0, there, size)
-    newest = (pool.count - 1 - rng.integers(0, max(there // 10, 1), size)) % pool.size
-    pick = np.sort(np.where(rng.random(size) < _NEWEST, newest, pick))
+    pick = pool.pick(size, rng)
     image = torch.from_numpy(pool.image[pick]).permute(0, 3, 1, 2).float() / 255
     depth = torch.from_numpy(pool.depth[pick].astype(np.float32))
     facts = torch.from_numpy(np.array(pool.facts[pick]))
@@ -217,6 +226,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--save-every", type=float, default=60.0)
+    parser.add_argument("--renders", type=Path, help="folder that blender_scenes.py has filled")
+    parser.add_argument("--renders-share", type=float, default=0.22, help="of the batches")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
@@ -230,8 +241,9 @@ def main() -> None:
     optimisers = optimisers_of(net, arguments.rate)
     pools = [
         Pool(arguments.run / "pool", w, h, max(int(arguments.pool * s), 64))
-        for (w, h), s in zip(SHAPES, _SHAPE_SHARES, strict=True)
+        for (w, h), s in zip(SHAPES, SHAPE_SHARES, strict=True)
     ]
+    renders = [Renders(arguments.renders / f"{w}x{h}.npz") for w, h in SHAPES if arguments.renders]
     seen = made = steps = 0
     path = arguments.run / "checkpoint.pt"
     if path.exists():
@@ -261,10 +273,12 @@ def main() -> None:
             made * arguments.repeats < seen + 8 * arguments.batch
             or min(p.count for p in pools) < 48
         ):
-            k = int(rng.choice(len(pools), p=_SHAPE_SHARES))
+            k = int(rng.choice(len(pools), p=SHAPE_SHARES))
             pools[k].put(scenes.sample(arguments.seed * 10_000_000 + made, bank, *SHAPES[k]))
             made += 1
-        pool = pools[int(rng.choice(len(pools), p=_SHAPE_SHARES))]
+        from_blender = renders and rng.random() < arguments.renders_share
+        shelf = renders if from_blender else pools
+        pool = shelf[int(rng.choice(len(SHAPES), p=SHAPE_SHARES))]
         image, rays, depth, truth = (
             t.to(arguments.device) for t in batch(pool, arguments.batch, rng)
         )
