@@ -20,7 +20,7 @@ from engine.priors.base import Clip, PriorSpec, frames_all
 from engine.priors.network import NetworkPrior
 from engine.priors.viewcrafter import loader
 from engine.priors.viewcrafter import prior as viewcrafter
-from engine.priors.wan import inp, vace
+from engine.priors.wan import fixanything, inp, vace
 
 Networks = dict[str, nn.Module]
 _WAN: dict[str, Any] = {
@@ -77,18 +77,18 @@ def _wan(half: torch.dtype, device: str, *, large: bool) -> Networks:
     return {"denoiser": denoiser, "vae": _wan_vae(device)}
 
 
-def _wan_inp(half: torch.dtype, device: str) -> Networks:
+def _wan_inp(half: torch.dtype, device: str, *, large: bool) -> Networks:
     import diffusers
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     with _made_of(half, device):
         denoiser = diffusers.WanTransformer3DModel(
-            **_WAN_SMALL,
+            **(_WAN_LARGE if large else _WAN_SMALL),
             **(_WAN | {"in_channels": 36}),
             cross_attn_norm=True,
             qk_norm="rms_norm_across_heads",
             image_dim=1280,
-            added_kv_proj_dim=1536,
+            added_kv_proj_dim=5120 if large else 1536,
         )
         vision = CLIPVisionModel(_clip_h(CLIPVisionConfig))
     return {"denoiser": denoiser, "vae": _wan_vae(device), "vision": vision}
@@ -175,8 +175,9 @@ def networks_of(name: str, half: torch.dtype, device: str) -> Networks:
         return _viewcrafter(half, device)
     if name.startswith("wan_vace"):
         return _wan(half, device, large="14b" in name)
+    if name.startswith(("wan_fun_inp", "fixanything")):
+        return _wan_inp(half, device, large=name.startswith("fixanything"))
     makers = {
-        "wan_fun_inp_1.3b": _wan_inp,
         "svd": _svd,
         "ltx": _ltx,
         "cogvideox_i2v": _cogvideox,
@@ -195,7 +196,7 @@ def demand_of(name: str, networks: Networks, frames: int, height: int, width: in
     if name.startswith("viewcrafter"):
         parts = loader.Parts(first, vae, networks["vision"], networks["resampler"], torch.ones(1))  # type: ignore[arg-type]
         return viewcrafter.demand(parts, frames, height, width)
-    if name.startswith("wan"):
+    if name.startswith(("wan", "fixanything")):
         others = [networks["vision"]] if "vision" in networks else []
         return vace.demand(first, vae, frames, height, width, *others)
     if name == "svd":
@@ -269,9 +270,10 @@ def _adapter(
         return vace.WanVACE(
             spec, denoiser, vae, text, residence, shift=row.options["shift"], guidance=guidance
         )
-    if name == "wan_fun_inp_1.3b":
+    if name.startswith(("wan_fun_inp", "fixanything")):
         text = torch.zeros(2, 512, 4096)
-        return inp.WanInP(
+        kind = inp.WanInP if name.startswith("wan") else fixanything.FixAnything
+        return kind(
             spec, denoiser, vae, text, residence, vision=networks["vision"], guidance=guidance
         )
     if name == "svd":

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import full_size  # noqa: E402
-from engine.models import memory, registry  # noqa: E402
+from engine.models import choice, memory, price, registry  # noqa: E402
 from engine.models.memory import GIB, Demand, Rung  # noqa: E402
 
 CLIPS = (  # prior, frames, height, width
@@ -32,6 +32,8 @@ CLIPS = (  # prior, frames, height, width
     ("wan_vace_1.3b", 81, 480, 832),
     ("wan_fun_inp_1.3b", 25, 480, 832),
     ("wan_vace_14b_fast", 25, 480, 832),
+    ("fixanything", 29, 480, 832),
+    ("fixanything", 65, 480, 832),
     ("wan_vace_14b", 25, 720, 1280),
     ("svd", 25, 576, 1024),
     ("ltx", 25, 512, 704),
@@ -83,11 +85,42 @@ def main() -> None:
             f"| `{name}` | {clip} | "
             f"{' | '.join(f'{value / GIB:.1f}' if value else '' for value in cells)} |"
         )
+    print("\nFigures that `auto` weighs (docs/video_priors.md):\n" + "\n".join(figures()))
     print("\nregistry.py: least_gib (idle networks away, tiles) and fixed_gib (of that, weights)")
     for name, clip, demand in rows:
         least, fixed = needed(demand)
         row = registry.prior(name)
         print(f"{name}, {clip}: {least:.1f}, {fixed:.1f}; now {row.least_gib}, {row.fixed_gib}")
+
+
+H100 = 989.0  # 1e12 operations a second, by NVIDIA
+FAKE = "fake-measured"  # on a pretended device: tests/pretended_cuda
+MEMORY = {  # whose full-size networks ran there; the decoders of ltx and cogvideox are estimates
+    "viewcrafter_25": "measured",
+    "wan_vace_1.3b": "measured",
+    "svd": "measured",
+    **dict.fromkeys(("viewcrafter_25_512", "wan_fun_inp_1.3b", "wan_vace_14b"), FAKE),
+    **dict.fromkeys(("fixanything",), FAKE),
+    **dict.fromkeys(("ltx", "cogvideox_i2v"), f"{FAKE}, decoder estimated"),
+}
+
+
+def figures() -> list[str]:
+    """The rows of the table of figures in docs/video_priors.md, one a prior that is a network."""
+    rows = []
+    for name, row in registry.PRIORS.items():
+        if row.operations <= 0:
+            continue
+        frames = int(min(25, row.most_frames))
+        taken = price.clip_seconds(row, (row.trained[1], row.trained[0]), frames, H100)
+        source = "measured" if row.measured else "estimated"
+        memory_of = MEMORY.get(name, "estimated from its sister")
+        use = "yes" if choice.free_to_use(row) else "with conditions"
+        rows.append(
+            f"| `{name}` | {row.steps} | {choice.minutes(taken)} | {source} | {row.least_gib} | "
+            f"{memory_of} | {use} | {'name alone' if row.untried else 'auto'} |"
+        )
+    return rows
 
 
 def needed(demand: Demand) -> tuple[float, float]:

@@ -331,10 +331,8 @@ _WAN_OWN_NAMES = (
 )
 
 
-def save_wan_inp(folder: Path) -> Path:
-    """A small Wan Fun InP transformer in the layout and naming of its authors."""
+def _wan_inp():
     from diffusers import WanTransformer3DModel
-    from safetensors.torch import save_file
 
     torch.manual_seed(0)
     model = WanTransformer3DModel(
@@ -346,22 +344,91 @@ def save_wan_inp(folder: Path) -> Path:
         text_dim=32,
         freq_dim=256,
         ffn_dim=32,
-        num_layers=2,
+        num_layers=3,
         cross_attn_norm=True,
         qk_norm="rms_norm_across_heads",
         image_dim=32,
         added_kv_proj_dim=24,
     )
-    state = {}
-    for name, tensor in _lively(model, 2.0).state_dict().items():
-        for theirs, own in _WAN_OWN_NAMES:
-            name = name.replace(theirs, own)
-        state["head.modulation" if name == "scale_shift_table" else name] = tensor.clone()
+    return _lively(model, 2.0)
+
+
+def wan_own_name(name: str) -> str:
+    """The name of a tensor of diffusers in Wan's own code."""
+    for theirs, own in _WAN_OWN_NAMES:
+        name = name.replace(theirs, own)
+    return "head.modulation" if name == "scale_shift_table" else name
+
+
+def save_wan_inp(folder: Path) -> Path:
+    """A small Wan Fun InP transformer in the layout and naming of its authors."""
+    from safetensors.torch import save_file
+
+    state = {wan_own_name(n): t.clone() for n, t in _wan_inp().state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(state, folder / "diffusion_pytorch_model.safetensors")
     (folder / "config.json").write_text(
         json.dumps({"model_type": "i2v", "num_heads": 2}), encoding="utf-8"
     )
+    return folder
+
+
+def save_wan_i2v(folder: Path) -> Path:
+    """A small Wan image to video transformer in diffusers' layout, in several files."""
+    _wan_inp().save_pretrained(folder / "transformer", max_shard_size="60KB")
+    return folder
+
+
+def fixanything_lora() -> dict[str, Tensor]:
+    """A LoRA for the small image to video network, named as DiffSynth writes it."""
+    return {
+        name.removeprefix("diffusion_model."): 0.5 * tensor
+        for name, tensor in wan_lora("lora_A.default", "lora_B.default").items()
+    }
+
+
+def save_fixanything(root: Path, fast: bool = False) -> None:
+    from safetensors.torch import save_file
+
+    save_wan_i2v(root / "wan_i2v_14b")
+    save_wan_vace(root / "wan_vace_1.3b")
+    save_wan_image_encoder(root / "wan_image_encoder")
+    (root / "fixanything_lora").mkdir(exist_ok=True)
+    save_file(fixanything_lora(), root / "fixanything_lora/fixanything_lora.safetensors")
+    if fast:
+        (root / "wan_i2v_14b_lightx2v").mkdir(exist_ok=True)
+        name = "wan2.1_i2v_lora_rank64_lightx2v_4step.safetensors"
+        save_file(wan_lora(), root / "wan_i2v_14b_lightx2v" / name)
+
+
+def rcm_state() -> dict[str, Tensor]:
+    """A student of the small Wan text to video in rCM's layout: Wan's own names behind "net.", the
+    first layer as a matrix, counters beside them.
+    """
+    from diffusers import WanTransformer3DModel
+
+    torch.manual_seed(3)
+    model = WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=16,
+        out_channels=16,
+        text_dim=32,
+        freq_dim=256,
+        ffn_dim=32,
+        num_layers=3,
+        cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads",
+    )
+    state = {f"net.{wan_own_name(n)}": t for n, t in _lively(model, 2.0).state_dict().items()}
+    state["net.patch_embedding.weight"] = state["net.patch_embedding.weight"].flatten(1)
+    return state | {"net.accum_video_sample_counter": torch.tensor(7)}
+
+
+def save_rcm(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(rcm_state(), folder / "rCM_Wan2.1_T2V_1.3B_480p.pt")
     return folder
 
 

@@ -27,7 +27,10 @@ _LABELS = {
 }
 _PRESET_TEXT = {
     "draft": "Small frames and few steps: see quickly whether path and depth fit",
+    "quick": "The frames of Standard with the fastest model that is here, and half the refinement",
     "standard": "The default",
+    "best": "Large frames, the best model that is here, twice the refinement: takes several times "
+    "as long",
     "commercial-safe": "Only weights that are free for commercial use; "
     "a model that is not is refused",
     "paper": "The paper's sizes and steps; needs the weights of ViewCrafter and Flash3D, a GPU. "

@@ -153,6 +153,12 @@ class VideoSettings:
         "a name, or none",
         basic=True,
     )
+    priority: str = _setting(
+        "balanced",
+        "What auto weighs: speed, quality, or balanced: quality within a quarter of an hour a "
+        "segment",
+        choices=("balanced", "speed", "quality"),
+    )
     licences: str = _setting(
         "any",
         "Which weights may be used: any, or commercial: only those free for commercial use",
@@ -241,7 +247,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "overlap": 3,
         "frame_step": 2,
     },
+    "quick": {"priority": "speed", "refine_steps": 150},
     "standard": {},
+    "best": {"priority": "quality", "width": 1024, "refine_steps": 600},
     "commercial-safe": {"licences": "commercial"},
     "paper": {
         "width": 1024,
@@ -286,6 +294,11 @@ CHOICE_TEXT: dict[str, dict[str, str]] = {
         "latent": "Only the momentum that holds the clip to the render while it is denoised",
         "pixel": "Only the momentum that keeps the finished pixels where the scene is known",
         "none": "Neither: the video prior alone decides",
+    },
+    "priority": {
+        "balanced": "The best model that makes a segment within a quarter of an hour on this card",
+        "speed": "The fastest model, in few steps where its weights are here",
+        "quality": "The best model, however long it takes",
     },
     "licences": {
         "any": "Every model may be used; mind its licence before you sell what it made",

@@ -8,9 +8,13 @@ import argparse
 import json
 import sys
 import time
+from typing import TYPE_CHECKING, Any
 
 from ..bridge.errors import UserError
 from ..models import download, registry, weights
+
+if TYPE_CHECKING:
+    from ..models import choice
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--commercial",
         action="store_true",
         help="only weights that may be used commercially without further ado",
+    )
+    recommend.add_argument(
+        "--priority",
+        choices=("balanced", "speed", "quality"),
+        default="balanced",
+        help="what to weigh, as the setting of that name does",
     )
     where = actions.add_parser(
         "where", help=f"the weights folder ({weights.FOLDER_VARIABLE} chooses it), or a model's"
@@ -180,10 +190,13 @@ def _recommend(args: argparse.Namespace) -> int:
     import torch
 
     from ..models import choice, memory
+    from ..models.device import tera
 
-    free = memory.free_bytes("cuda") if torch.cuda.is_available() else None
-    here = choice.best_here(free, commercial=args.commercial)
-    best = choice.suitable(free, commercial=args.commercial)[0]
+    cuda = "cuda" if torch.cuda.is_available() else "cpu"
+    free = memory.free_bytes("cuda") if cuda == "cuda" else None
+    wish = choice.Wish(args.priority, args.commercial, tera=tera(cuda))
+    fitting = choice.suitable(free, wish)
+    here, best = choice.best_here(free, wish), fitting[0]
     fetch = [name for name in best.weights if weights.missing(name)]
     depth = choice.best_depth(commercial=args.commercial)
     best_depth = next(
@@ -202,6 +215,8 @@ def _recommend(args: argparse.Namespace) -> int:
                     "gpu_gib": gib,
                     "depth": depth,
                     "best_depth": best_depth,
+                    "priority": args.priority,
+                    "fitting": [_weighed(row, wish) for row in fitting],
                 }
             )
         )
@@ -215,7 +230,38 @@ def _recommend(args: argparse.Namespace) -> int:
         print(f"after a download of {', '.join(fetch)}: --prior {best.name}")
     if best_depth != depth:
         print(f"after a download of {best_depth}: --depth {best_depth}")
+    if len(fitting) > 1:
+        print(f"\nAll that fit, by {args.priority}; a segment of at most 25 frames as trained:")
+    for row in fitting if len(fitting) > 1 else []:
+        data = _weighed(row, wish)
+        time = "" if data["seconds"] is None else choice.minutes(data["seconds"])
+        source = "measured on an H100" if row.measured else "reckoned"
+        lacking = data["download_gb"]
+        print(
+            f"  {row.name:24} {time:>7} {data['gib']:5.1f} GiB  "
+            f"{f'{lacking:.3g} GB to fetch' if lacking else 'here':18} "
+            f"commercial use: {'yes' if data['commercial_use'] else 'NO, or with conditions'}"
+            f"{f'; time from figures {source}' if time else ''}"
+        )
     return 0
+
+
+def _weighed(row: registry.Model, wish: choice.Wish) -> dict[str, Any]:
+    """What is weighed of a prior; seconds only where the card is known and something is
+    reckoned.
+    """
+    from ..models import choice
+
+    lacking = [name for name in row.weights if weights.missing(name)]
+    known = wish.tera is not None and row.operations > 0
+    return {
+        "name": row.name,
+        "seconds": choice.seconds(row, wish) if known else None,
+        "measured": row.measured,
+        "gib": registry.needed_gib(row, wish.size),
+        "download_gb": round(sum(weights.known(name).size_gb for name in lacking), 3),
+        "commercial_use": choice.free_to_use(row),
+    }
 
 
 def _where(args: argparse.Namespace) -> int:

@@ -70,12 +70,14 @@ def leave_for_panel() -> str:
     """
     import torch
 
-    from ..models import choice, memory, nvidia, price
+    from ..models import choice, memory, price
+    from ..models.device import card as card_here
     from ..rasterize import choose_backend
 
-    if torch.cuda.is_available():
-        card = nvidia.Card(torch.cuda.get_device_name(0), torch.cuda.get_device_capability(0))
-        auto = choice.best_here(memory.free_bytes("cuda"))
+    card = card_here()
+    if card is not None:
+        wish = choice.Wish(tera=price.rate(card))
+        auto = choice.best_here(memory.free_bytes("cuda"), wish)
         draws = choose_backend(torch.device("cuda")) != "cpu"
         here = price.reckon(card, auto, card_draws=draws)
     else:
@@ -104,7 +106,7 @@ def dry_run(
     """
     from ..media import images
     from ..models import choice, memory
-    from ..models.device import choose
+    from ..models.device import choose, tera
     from . import folder as job_folder
     from .run import asked_for
 
@@ -117,7 +119,8 @@ def dry_run(
     size = (pixels.shape[2], pixels.shape[1])
     working = images.working_size(size, settings.output.width, 8)
     begun = there.models() if there is not None and resume else {}
-    chosen = choice.settle(settings, working, memory.free_bytes(device), begun)
+    free = memory.free_bytes(device)
+    chosen = choice.settle(settings, working, free, begun, tera=tera(device))
     given = asked.inputs.get("path")
     with tempfile.TemporaryDirectory() as place:
         file: Path | None

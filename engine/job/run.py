@@ -251,9 +251,11 @@ def _settle(job: Any, picture_size: tuple[int, int], device: str) -> dict[str, s
     """Put names in place of "auto", the same for as long as the job lives. Sentences about it."""
     from ..media import images
     from ..models import choice, memory
+    from ..models.device import tera
 
     size = images.working_size(picture_size, job.settings.output.width, 8)
-    chosen = choice.settle(job.settings, size, memory.free_bytes(device), job.models())
+    free = memory.free_bytes(device)
+    chosen = choice.settle(job.settings, size, free, job.models(), tera=tera(device))
     job.settings = chosen.settings
     job.keep_models({"prior": chosen.settings.video.prior, "depth": chosen.settings.geometry.depth})
     return chosen.facts

@@ -200,7 +200,7 @@ def changed(job: Job, values: dict[str, Any]) -> SceneSettings:
     from .. import priors
     from ..media import images
     from ..models import choice, memory
-    from ..models.device import choose
+    from ..models.device import choose, tera
 
     fixed = sorted(values.keys() - set(redo.CHANGEABLE))
     if fixed:
@@ -220,8 +220,9 @@ def changed(job: Job, values: dict[str, Any]) -> SceneSettings:
     def at_work(prior: str) -> tuple[int, int]:
         return images.working_size(size, settings.output.width, priors.working_multiple(prior))
 
-    free = memory.free_bytes(str(choose(settings.output.device)))
-    settings = choice.settle(settings, at_work(was.video.prior), free).settings
+    device = str(choose(settings.output.device))
+    free = memory.free_bytes(device)
+    settings = choice.settle(settings, at_work(was.video.prior), free, tera=tera(device)).settings
     now, then = at_work(settings.video.prior), at_work(was.video.prior)
     if now != then:
         raise UserError(

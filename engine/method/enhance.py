@@ -53,10 +53,10 @@ def enhance(
     if prior is None:
         return Enhanced(eight_bits(views.rgb), views.rgb, views.rgb, torch.ones_like(mu), mu)
     padded = torch.arange(prior.spec.frames(count), device=K.device).clamp(max=count - 1)
-    render, cover = views.rgb[padded] * known[padded, None], views.alpha[padded] * known[padded]
+    cover = views.alpha[padded] * known[padded]
     clip = Clip(
         image=image,
-        render=render,
+        render=views.rgb[padded],
         known=known[padded, None],
         depth=depth[padded, None],
         K=K[padded],
@@ -66,7 +66,7 @@ def enhance(
     generator = prior.generator(settings.output.seed * 10_007 + index)
     # the embedded prior computes on the CPU whatever draws the Gaussians
     condition = prior.condition(clip.to(generator.device))
-    del clip, render
+    del clip
     # holes are black for networks that were trained so, but must not darken what latents mix with
     # them
     latents = prior.encode(filled_clip(views.rgb, known > 0)[padded].to(generator.device))

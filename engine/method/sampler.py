@@ -66,7 +66,9 @@ def sample(
     """Denoise the consistent run and, with `both`, the free run.
 
     `momentum_start` is the share of steps before momentum sets in; until then the two runs
-    are one and the same and are computed once. `report(done, total)` is
+    are one and the same and are computed once. A prior that renoises gets fresh noise at every
+    step, whatever `eta` says: a consistency student's guess and what is left of its input are one
+    and the same noise, which a deterministic step would add up. `report(done, total)` is
     called before every step and after the last; it may raise to cancel.
     """
     levels = prior.levels(steps)
@@ -79,7 +81,7 @@ def sample(
         report(i, steps)
         now, then = levels[i], levels[i + 1]
         x0_hat, eps_hat = prior.predict(x, i, condition)
-        q = posterior_noise(now, then, eta)
+        q = then.b if prior.spec.renoises else posterior_noise(now, then, eta)
         y = (then.a * prior.z_scale(i + 1) / prior.z_scale(i)) * x0_hat
         y = y.add(eps_hat, alpha=(then.b**2 - q**2) ** 0.5)
         del x, x0_hat, eps_hat  # as large as the clip, each

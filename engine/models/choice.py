@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 from ..bridge.errors import UserError
 from ..bridge.settings import SceneSettings
-from . import weights
-from .registry import DEPTHS, PRIORS, Model
+from . import price, weights
+from .registry import DEPTHS, PRIORS, Model, needed_gib
 
 GIB = 2**30
 AUTO = "auto"
+LONG_S = 900  # a segment that takes longer is too long for "balanced"
 _OFF = 1.7  # working width and a prior's trained width may differ by this factor
 
 
@@ -28,34 +29,60 @@ class Chosen(NamedTuple):
     facts: dict[str, str]
 
 
-def suitable(
-    free_bytes: int | None,
-    *,
-    commercial: bool = False,
-    size: tuple[int, int] | None = None,
-    frames: int = 0,
-) -> list[Model]:
+class Wish(NamedTuple):
+    """What a prior is asked for."""
+
+    priority: str = "balanced"  # the setting of that name
+    commercial: bool = False  # leave out what may not be used commercially without further ado
+    size: tuple[int, int] | None = None  # (width, height) of the frames at work; None: as trained
+    frames: int = 0  # at a time; 0: 25, or as many as a prior makes
+    tera: float | None = None  # 1e12 operations a second of the card, if it is known
+
+
+DEFAULT = Wish()
+
+
+def suitable(free_bytes: int | None, wish: Wish = DEFAULT) -> list[Model]:
     """Candidates, best first, that fit `free_bytes` of GPU memory (None: no GPU, where only the
     patch prior is of use).
 
-    `size` (width, height) of the frames at work, else each prior's own: priors trained at about
-    this width come first. `frames` at a time; `commercial` leaves out whatever may not be used
-    commercially without further ado.
+    Priors trained at about the width at work come first. Among them "quality" goes by the rank of
+    the registry; "balanced" too, but whatever takes longer than LONG_S for a segment comes after
+    it, the fastest first; "speed" takes the fastest of those that see the render, then the others.
     """
     gib = 0.0 if free_bytes is None else free_bytes / GIB
     fit = [
         c
         for c in PRIORS.values()
-        if needed_gib(c, size) <= gib
-        and frames <= c.most_frames
-        and not (commercial and not free_to_use(c))
+        if needed_gib(c, wish.size) <= gib
+        and not c.untried
+        and wish.frames <= c.most_frames
+        and not (wish.commercial and not free_to_use(c))
+        and (wish.size is None or c.only_size in (None, wish.size))
     ]
-    if size is None:
-        return fit
-    fit = [c for c in fit if c.only_size in (None, size)]
-    return sorted(
-        fit, key=lambda c: (c.trained[1] == 0, not near(c, max(size)))
-    )  # stable: the order within stays
+
+    def order(c: Model) -> tuple[bool, ...]:
+        needs_none = c.trained[1] == 0
+        if wish.size is None:
+            return (needs_none,)
+        return needs_none, not near(c, max(wish.size))
+
+    def pace(c: Model) -> tuple[bool, float]:
+        if wish.priority == "speed":
+            return not c.sees_render, seconds(c, wish)
+        late = wish.priority == "balanced" and wish.tera is not None and seconds(c, wish) > LONG_S
+        return late, seconds(c, wish) if late else 0.0
+
+    return sorted(fit, key=lambda c: (order(c), pace(c)))  # stable: the order within stays
+
+
+def seconds(candidate: Model, wish: Wish) -> float:
+    """What a segment is reckoned to take, without refinement: on the card of the wish, else on one
+    of 1e12 operations a second, for comparison alone.
+    """
+    size = wish.size or (candidate.trained[1], candidate.trained[0])
+    frames = wish.frames or int(min(25, candidate.most_frames))
+    return price.clip_seconds(candidate, size, frames, wish.tera or 1.0)
 
 
 def near(candidate: Model, longer: int) -> bool:
@@ -63,33 +90,18 @@ def near(candidate: Model, longer: int) -> bool:
     return candidate.trained[1] == 0 or 1.0 / _OFF <= longer / candidate.trained[1] <= _OFF
 
 
-def needed_gib(candidate: Model, size: tuple[int, int] | None) -> float:
-    """GPU memory that a prior is taken to need at frames of `size` (width, height), None: as
-    trained.
-    """
-    if size is None or candidate.trained[1] == 0:
-        return candidate.least_gib
-    share = size[0] * size[1] / (candidate.trained[1] ** 2 * 9 / 16)
-    return candidate.fixed_gib + (candidate.least_gib - candidate.fixed_gib) * share
-
-
 def free_to_use(candidate: Model) -> bool:
     """Whether all weights of a prior may be used commercially."""
     return all(weights.known(name).commercial_use for name in candidate.weights)
 
 
-def best_here(
-    free_bytes: int | None,
-    *,
-    commercial: bool = False,
-    size: tuple[int, int] | None = None,
-    frames: int = 0,
-) -> str:
+def best_here(free_bytes: int | None, wish: Wish = DEFAULT) -> str:
     """The name of the best prior that fits and whose weights are there. Never fails: the patch
     prior always is.
     """
-    candidates = suitable(free_bytes, commercial=commercial, size=size, frames=frames)
-    return next(c.name for c in candidates if not any(weights.missing(n) for n in c.weights))
+    return next(
+        c.name for c in suitable(free_bytes, wish) if not any(weights.missing(n) for n in c.weights)
+    )
 
 
 def best_depth(*, commercial: bool = False) -> str:
@@ -131,20 +143,23 @@ def settle(
     size: tuple[int, int],
     free_bytes: int | None,
     earlier: dict[str, str] | None = None,
+    *,
+    tera: float | None = None,
 ) -> Chosen:
     """The settings with a prior and a depth source in place of "auto", and what to tell of it.
 
     `size` (width, height) of the frames at work, about; `free_bytes` of GPU memory, None without a
-    GPU; `earlier` {"prior", "depth"} that the job was begun with, so that a resumed job goes on
-    with the same. Raises UserError as `check` does, and where weights are missing.
+    GPU; `tera` 1e12 operations a second of the card, if it is known; `earlier` {"prior", "depth"}
+    that the job was begun with, so that a resumed job goes on with the same. Raises UserError as
+    `check` does, and where weights are missing.
     """
     earlier, commercial, facts = earlier or {}, settings.video.licences == "commercial", {}
     if settings.video.prior == AUTO:
-        frames = settings.cameras.segment_length
-        name = earlier.get("prior") or best_here(
-            free_bytes, commercial=commercial, size=size, frames=frames
+        wish = Wish(
+            settings.video.priority, commercial, size, settings.cameras.segment_length, tera
         )
-        facts["automatic prior"] = _why_prior(name, "prior" in earlier, free_bytes)
+        name = earlier.get("prior") or best_here(free_bytes, wish)
+        facts["automatic prior"] = _why_prior(name, "prior" in earlier, free_bytes, wish)
         settings = replace(settings, video=replace(settings.video, prior=name))
     if settings.geometry.depth.strip() == AUTO:
         name = earlier.get("depth") or best_depth(commercial=commercial)
@@ -176,7 +191,7 @@ def _require(names: list[str]) -> None:
         weights.require(name)
 
 
-def _why_prior(name: str, begun: bool, free_bytes: int | None) -> str:
+def _why_prior(name: str, begun: bool, free_bytes: int | None, wish: Wish) -> str:
     if begun:
         return f"{name}, with which this job was begun"
     if free_bytes is None:
@@ -187,7 +202,22 @@ def _why_prior(name: str, begun: bool, free_bytes: int | None) -> str:
             f"{name}, because {gpu} and the weights of no prior that fits are here (see "
             "python -m engine weights recommend)"
         )
-    return f"{name}, the best whose weights are here and that fits: {gpu}"
+    what = {"speed": "the fastest", "quality": "the best"}.get(wish.priority, "the best")
+    if wish.tera is None:
+        return f"{name}, {what} whose weights are here and that fits: {gpu}"
+    takes = seconds(PRIORS[name], wish)
+    if wish.priority == "balanced":
+        within = f"within {LONG_S // 60} minutes a segment"
+        what = f"the best {within}" if takes <= LONG_S else f"the fastest, none being {within}"
+    return (
+        f"{name}, {what}, of those whose weights are here and that fit: {gpu}; about "
+        f"{minutes(takes)} a segment are reckoned"
+    )
+
+
+def minutes(s: float) -> str:
+    """Seconds in words."""
+    return f"{max(round(s), 1)} s" if s < 90 else f"{s / 60:.0f} min"
 
 
 def _why_depth(name: str, begun: bool) -> str:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from ..bridge.errors import UserError
+from . import nvidia, price
 
 
 def choose(wish: str) -> torch.device:
@@ -23,6 +24,19 @@ def choose(wish: str) -> torch.device:
             "No CUDA device can be used.", "Run `python -m engine doctor`, or use --device auto."
         )
     return torch.device("cuda")
+
+
+def card() -> nvidia.Card | None:
+    """The card that "cuda" is; None where there is none."""
+    if not torch.cuda.is_available():
+        return None
+    return nvidia.Card(torch.cuda.get_device_name(0), torch.cuda.get_device_capability(0))
+
+
+def tera(device: str) -> float | None:
+    """1e12 operations a second that are reckoned of a device; None for the CPU."""
+    found = card() if device.startswith("cuda") else None
+    return None if found is None else price.rate(found)
 
 
 @contextmanager

@@ -2,9 +2,10 @@
 
 Seconds of a denoising step = operations / (the card's rate x the share of it that is reached).
 ViewCrafter, Wan VACE 1.3B and SVD were measured on an H100 (benchmarks/RESULTS.md); the operations
-of the others are sums by hand: two for each weight and token, and attention. The rates are NVIDIA's
-own for 16-bit matrices with sums in 32 bits. For every other card it is a guess to a factor of two
-or three, which says so, and which the first job replaces by what it took (`bridge/speeds.py`).
+of the others (registry.py) are sums by hand: two for each weight and token, and attention. The
+rates are NVIDIA's own for 16-bit matrices with sums in 32 bits. For every other card it is a guess
+to a factor of two or three, which says so, and which the first job replaces by what it took
+(`bridge/speeds.py`).
 Standard library only.
 """
 
@@ -13,22 +14,9 @@ from __future__ import annotations
 import re
 
 from ..bridge.speeds import Machine, Reckoned
-from .choice import needed_gib
 from .nvidia import Card
-from .registry import PRIORS, Model
+from .registry import PRIORS, Model, needed_gib
 
-# 1e12 operations a denoising step for each frame of a megapixel, by the beginning of the name: two
-# runs, each with and without the prompt where the prior guides.
-OPERATIONS = {
-    "viewcrafter": 26.5,
-    "wan_vace_14b_fast": 150.0,
-    "wan_vace_14b": 300.0,
-    "wan_vace_1.3b": 30.0,
-    "wan_fun": 22.0,
-    "ltx": 2.4,
-    "svd": 28.0,
-    "cogvideox": 80.0,
-}
 REACHED = 0.175  # of the rate, by the three that were measured
 _GIB_GB = 1.073741824
 _RATES = (  # 1e12 operations a second; the first pattern that is found in a card's name
@@ -93,12 +81,11 @@ def rate(card: Card) -> float:
     return _BY_GENERATION.get(generation, _SLOW) * share
 
 
-def operations(prior: Model) -> float:
-    """1e12 operations a step for each frame of a megapixel; 0 for what asks no network."""
-    for beginning, tera in OPERATIONS.items():
-        if prior.name.startswith(beginning):
-            return tera
-    return 0.0
+def clip_seconds(prior: Model, size: tuple[int, int], frames: int, tera: float) -> float:
+    """Seconds that a prior is reckoned to take for a clip of `frames` frames of `size` (width,
+    height) on a card of `tera` 1e12 operations a second.
+    """
+    return prior.work * frames * size[0] * size[1] / 1e6 / (tera * REACHED)
 
 
 def reckon(card: Card, auto: str, *, card_draws: bool = True) -> Machine:
@@ -110,13 +97,12 @@ def reckon(card: Card, auto: str, *, card_draws: bool = True) -> Machine:
     parts = {part: s * gain for part, s in _DRAWN_ON_CARD.items()} if card_draws else {}
     priors = {}
     for name, row in PRIORS.items():
-        if operations(row) <= 0:
+        if row.operations <= 0:
             continue
-        seconds = operations(row) / (tera * REACHED)
+        seconds = row.operations / (tera * REACHED)
         small, large = (needed_gib(row, (width, width * 9 // 16)) for width in (512, 1024))
         pixels = (512 * 288 / 1e6, 1024 * 576 / 1e6)
         each = (large - small) / (pixels[1] - pixels[0])
         fixed = large - each * pixels[1]
-        steps = int(row.options.get("steps", 50))
-        priors[name] = Reckoned(seconds, steps, fixed * _GIB_GB, each * _GIB_GB / _FRAMES)
+        priors[name] = Reckoned(seconds, row.steps, fixed * _GIB_GB, each * _GIB_GB / _FRAMES)
     return Machine(card.name, auto, {"start": _START_S, **parts}, priors)

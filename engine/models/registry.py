@@ -22,10 +22,19 @@ _COG = "CogVideoX License: commercial use has conditions; read it on the model's
 _LTX = "LTX-Video Open Weights License: commercial use has conditions; read it on the model's page"
 _APPLE = "Apple Machine Learning Research Model License: research only"
 _LIGHTX2V = "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors"
+_LIGHTX2V_I2V = "wan2.1_i2v_lora_rank64_lightx2v_4step.safetensors"
+_FIXANYTHING = "fixanything_lora.safetensors"
+_RCM = "rCM_Wan2.1_T2V_1.3B_480p.pt"
+# b / a = 80 at first, then the tangents of 1.5, 1.4 and 1.0
+_RCM_LEVELS = (80 / 81, *(math.tan(t) / (1.0 + math.tan(t)) for t in (1.5, 1.4, 1.0)))
 _FLASH3D = (
     "hub tag MIT, but holds UniDepth (CC BY-NC 4.0) and an encoder of Monodepth2 "
     "(non-commercial): research only"
 )
+
+
+# The first are asked for by name; the rest are parts of others.
+KINDS = ("prior", "depth", "initialiser", "base", "lora", "student", "image", "text")
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,7 @@ class Model:
     """One row. A model of kind "prior" or "depth" can be asked for by its name."""
 
     name: str
-    kind: str  # "prior", "depth", "initialiser", or a part of others: "lora", "image", "text"
+    kind: str  # one of KINDS
     title: str = ""
     factory: str = ""  # "module:function" in its room, called with what that room's rows share
 
@@ -57,7 +66,28 @@ class Model:
     # tiles (the largest in 8 bits): `python benchmarks/prior_memory.py`
     least_gib: float = 0.0
     fixed_gib: float = 0.0  # of that, what does not depend on the size: weights on the device
+    steps: int = 0  # denoising steps where the user says none
+    # 1e12 operations a denoising step for each frame of a megapixel: two runs, each with and
+    # without the prompt where it guides. Measured (on an H100), else a sum by hand.
+    operations: float = 0.0
+    measured: bool = False
     options: dict[str, float] = field(default_factory=dict)  # figures for its own factory
+    # of a distilled prior: noise levels b, a = 1 - b, that it was taught at (none: any), and
+    # whether every step noises its guess anew
+    levels: tuple[float, ...] = ()
+    renoises: bool = False
+    starts_from_render: bool = False
+    untried: bool = False  # nobody has published what comes of it: chosen by its name alone
+
+    @property
+    def work(self) -> float:
+        """1e12 operations of a whole clip for each frame of a megapixel."""
+        return self.operations * self.steps
+
+    @property
+    def sees_render(self) -> bool:
+        """Whether its network is shown the render: the others start from the noised one."""
+        return self.kind == "prior" and not self.starts_from_render
 
     @property
     def weights(self) -> tuple[str, ...]:
@@ -79,6 +109,8 @@ def _viewcrafter(name: str, suffix: str, what: str, file: str = "model.ckpt", **
         sha256={file: checksum} if checksum else {},
         licence=_APACHE,
         multiple=64,
+        steps=50,
+        operations=26.5,
         fixed_gib=3.9,
         **rest,
     )
@@ -122,6 +154,7 @@ MODELS: tuple[Model, ...] = (
         sha256="5676e29d8f9d5b6c",
         trained=(576, 1024),
         most_frames=25,
+        measured=True,
         least_gib=7.5,
         options={"base_scale": 0.3},
     ),
@@ -135,9 +168,52 @@ MODELS: tuple[Model, ...] = (
         trained=(480, 832),
         most_frames=81,
         multiple=16,
+        steps=4,
+        operations=150.0,
         least_gib=23.8,
         fixed_gib=20.0,
-        options={"shift": 5.0, "steps": 4, "guidance": 1.0},
+        options={"shift": 5.0, "guidance": 1.0},
+        renoises=True,
+    ),
+    Model(
+        "fixanything",
+        "prior",
+        "FixAnything: Wan 2.1 I2V 14B, taught to repair renders, 10 steps",
+        "wan.fixanything:from_settings",
+        parts=("wan_i2v_14b", "wan_vace_1.3b", "wan_image_encoder", "fixanything_lora"),
+        licence=_APACHE,
+        trained=(480, 832),
+        most_frames=61,
+        multiple=16,
+        steps=10,
+        operations=210.0,
+        least_gib=23.8,
+        fixed_gib=20.0,
+        options={"shift": 5.0, "guidance": 5.0, "tail": 4},
+    ),
+    Model(
+        "fixanything_fast",
+        "prior",
+        "FixAnything with the distilled LoRA of I2V added: 4 steps (nobody has tried the two)",
+        "wan.fixanything:from_settings",
+        parts=(
+            "wan_i2v_14b",
+            "wan_vace_1.3b",
+            "wan_image_encoder",
+            "fixanything_lora",
+            "wan_i2v_14b_lightx2v",
+        ),
+        licence=_APACHE,
+        trained=(480, 832),
+        most_frames=61,
+        multiple=16,
+        steps=4,
+        operations=105.0,
+        least_gib=23.8,
+        fixed_gib=20.0,
+        options={"shift": 5.0, "guidance": 1.0, "tail": 4},
+        renoises=True,
+        untried=True,
     ),
     _diffusers(
         "wan_vace_14b",
@@ -149,6 +225,8 @@ MODELS: tuple[Model, ...] = (
         trained=(720, 1280),
         most_frames=81,
         multiple=16,
+        steps=30,
+        operations=300.0,
         least_gib=28.7,
         fixed_gib=20.0,
         options={"shift": 5.0},
@@ -183,9 +261,30 @@ MODELS: tuple[Model, ...] = (
         trained=(480, 832),
         most_frames=81,
         multiple=16,
+        steps=30,
+        operations=30.0,
+        measured=True,
         least_gib=7.5,
         fixed_gib=5.5,
         options={"shift": 3.0},
+    ),
+    Model(
+        "wan_vace_1.3b_fast",
+        "prior",
+        "Wan 2.1 VACE 1.3B with rCM's student inside: 4 steps without guidance",
+        "wan.vace:from_settings",
+        parts=("wan_vace_1.3b", "wan_1.3b_rcm"),
+        licence=_APACHE,
+        trained=(480, 832),
+        most_frames=81,
+        multiple=16,
+        steps=4,
+        operations=15.0,
+        least_gib=7.5,
+        fixed_gib=5.5,
+        options={"shift": 5.0, "guidance": 1.0},
+        levels=_RCM_LEVELS,
+        renoises=True,
     ),
     Model(
         "wan_fun_inp_1.3b",
@@ -201,8 +300,29 @@ MODELS: tuple[Model, ...] = (
         trained=(480, 832),
         most_frames=81,
         multiple=16,
+        steps=30,
+        operations=22.0,
         least_gib=6.2,
         fixed_gib=4.2,
+    ),
+    Model(
+        "wan_fun_inp_1.3b_fast",
+        "prior",
+        "Wan 2.1 Fun InP 1.3B with what rCM's student learned added: 4 steps (nobody has tried it)",
+        "wan.inp:from_settings",
+        parts=("wan_fun_inp_1.3b", "wan_vace_1.3b", "wan_image_encoder", "wan_1.3b_rcm"),
+        licence=_APACHE,
+        trained=(480, 832),
+        most_frames=81,
+        multiple=16,
+        steps=4,
+        operations=11.0,
+        least_gib=6.2,
+        fixed_gib=4.2,
+        options={"guidance": 1.0},
+        levels=_RCM_LEVELS,
+        renoises=True,
+        untried=True,
     ),
     _viewcrafter(
         "viewcrafter_25_512",
@@ -224,6 +344,9 @@ MODELS: tuple[Model, ...] = (
         trained=(512, 704),
         most_frames=161,
         multiple=64,
+        starts_from_render=True,
+        steps=40,
+        operations=2.4,
         least_gib=5.7,
         fixed_gib=5.0,
     ),
@@ -239,6 +362,10 @@ MODELS: tuple[Model, ...] = (
         trained=(576, 1024),
         most_frames=25,
         multiple=64,
+        starts_from_render=True,
+        steps=25,
+        operations=28.0,
+        measured=True,
         least_gib=9.7,
         fixed_gib=4.1,
     ),
@@ -254,6 +381,9 @@ MODELS: tuple[Model, ...] = (
         most_frames=49,
         multiple=16,
         only_size=(720, 480),
+        starts_from_render=True,
+        steps=50,
+        operations=80.0,
         least_gib=15.0,
         fixed_gib=13.1,
     ),
@@ -262,6 +392,7 @@ MODELS: tuple[Model, ...] = (
         "prior",
         "Patches of the picture itself: no weights, no GPU",
         "patch.prior:from_settings",
+        steps=24,
     ),
     # ---- parts of priors
     Model(
@@ -272,6 +403,49 @@ MODELS: tuple[Model, ...] = (
         files=("image_encoder/*",),
         needs=("image_encoder/config.json", "image_encoder/model.safetensors"),
         size_gb=1.3,
+        licence=_APACHE,
+    ),
+    Model(
+        "wan_i2v_14b",
+        "base",
+        "Wan 2.1 I2V 14B, 480p: the network that FixAnything changes",
+        repository="Wan-AI/Wan2.1-I2V-14B-480P-Diffusers",
+        files=("transformer/*.json", "transformer/*.safetensors"),
+        needs=(
+            "transformer/config.json",
+            "transformer/diffusion_pytorch_model.safetensors.index.json",
+        ),
+        size_gb=65.6,
+        licence=_APACHE,
+    ),
+    Model(
+        "fixanything_lora",
+        "lora",
+        "FixAnything: LoRA of rank 64 for Wan 2.1 I2V 14B",
+        repository="kvuong2711/fix-anything",
+        files=(_FIXANYTHING,),
+        needs=(_FIXANYTHING,),
+        size_gb=0.61,
+        licence=_APACHE,
+    ),
+    Model(
+        "wan_i2v_14b_lightx2v",
+        "lora",
+        "Distilled LoRA for Wan 2.1 I2V 14B: 4 steps",
+        repository="lightx2v/Wan2.1-Distill-Loras",
+        files=(_LIGHTX2V_I2V,),
+        needs=(_LIGHTX2V_I2V,),
+        size_gb=0.739,
+        licence=_APACHE,
+    ),
+    Model(
+        "wan_1.3b_rcm",
+        "student",
+        "rCM: Wan 2.1 T2V 1.3B distilled to 4 steps",
+        repository="worstcoder/rcm-Wan",
+        files=(_RCM,),
+        needs=(_RCM,),
+        size_gb=2.84,
         licence=_APACHE,
     ),
     Model(
@@ -384,6 +558,16 @@ def prior(name: str) -> Model:
     if name not in PRIORS:
         raise UserError(f"Unknown video prior: {name}.", f"Choose one of: {', '.join(PRIORS)}.")
     return PRIORS[name]
+
+
+def needed_gib(row: Model, size: tuple[int, int] | None) -> float:
+    """GPU memory that a prior is taken to need at frames of `size` (width, height), None: as
+    trained.
+    """
+    if size is None or row.trained[1] == 0:
+        return row.least_gib
+    share = size[0] * size[1] / (row.trained[1] ** 2 * 9 / 16)
+    return row.fixed_gib + (row.least_gib - row.fixed_gib) * share
 
 
 def factory(row: Model, room: str) -> Callable:

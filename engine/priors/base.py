@@ -42,11 +42,13 @@ class PriorSpec:
     commercial_use: bool
     # the network sees no render, so that sampling starts from the noised one, not from noise
     starts_from_render: bool = False
+    # a student that was taught to guess the clean clip: every step noises its guess anew
+    renoises: bool = False
 
 
-def frames_in_steps(name: str, factor: int, most: int) -> Callable[[int], int]:
-    """The rule of a model that makes factor * k + 1 frames: n -> the next such number; above `most`
-    a UserError.
+def frames_in_steps(name: str, factor: int, most: int, tail: int = 0) -> Callable[[int], int]:
+    """The rule of a model that makes factor * k + 1 frames: n -> the next such number that has room
+    for the last frame `tail` times more; above `most` n a UserError.
     """
 
     def rule(n: int) -> int:
@@ -55,7 +57,7 @@ def frames_in_steps(name: str, factor: int, most: int) -> Callable[[int], int]:
                 f"{name} makes at most {most} frames at a time, not {n}.",
                 f"Set segment_length to {most} or less.",
             )
-        return -(-(n - 1) // factor) * factor + 1
+        return -(-(n + tail - 1) // factor) * factor + 1
 
     return rule
 
@@ -78,7 +80,9 @@ def frames_all(name: str, frames: int) -> Callable[[int], int]:
 class Clip:
     """What a prior may look at: all in [0, 1], display-referred.
 
-    `known` is 1 where the render shows the scene and 0 where nothing was seen there.
+    `known` is 1 where the render shows the scene and 0 where nothing was seen there. What the
+    render has there all the same (Gaussians too large to be believed) is for priors that repair
+    renders; others take `seen`.
     """
 
     image: Tensor  # [3, h, w] the user's picture at working size
@@ -88,6 +92,11 @@ class Clip:
     K: Tensor  # [f, 3, 3] pixels
     world_from_camera: Tensor  # [f, 4, 4]
     prompt: str
+
+    @property
+    def seen(self) -> Tensor:
+        """The render, black where nothing is known: [f, 3, h, w]."""
+        return self.render * (self.known > 0)
 
     def to(self, device: torch.device) -> Clip:
         """The same clip with its tensors on another device."""

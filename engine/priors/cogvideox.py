@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..bridge.errors import UserError
 from ..bridge.reading import json_of
-from ..models import model_folder
+from ..models import model_folder, registry
 from ..models.memory import Demand, Residence, Rung, clip_bytes
 from . import notation, transformer
 from .base import Clip, Level, PriorSpec, frames_in_steps
@@ -26,7 +26,6 @@ from .network import NetworkPrior
 if TYPE_CHECKING:
     from ..bridge.settings import SceneSettings
 
-STEPS = 50
 GUIDANCE = 6.0
 PROMPT = "A steady camera moves through a static scene. Photograph, sharp details, natural light."
 START_NOISE = 10.0  # b / a at which sampling starts from the render, as in svd.py
@@ -125,7 +124,7 @@ class CogVideoX(NetworkPrior):
         """The clip's own first frame is what is continued: the user's picture in the first
         segment.
         """
-        first = self.encode(clip.render[:1])
+        first = self.encode(clip.seen[:1])
         if self._vae.config.invert_scale_latents:  # type: ignore[union-attr]
             first = first / self._scale**2  # these were trained with the factor the wrong way round
         count = 1 + (clip.render.shape[0] - 1) // self.spec.t_factor
@@ -264,7 +263,7 @@ def load(
         t_factor=4,
         s_factor=8,
         channels=config.in_channels // 2,
-        steps=STEPS,
+        steps=registry.prior(name).steps,
         sees=frozenset({"image", "text"}),
         licence="CogVideoX License",
         commercial_use=False,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..bridge.errors import UserError
 
-_PREFIXES = ("diffusion_model.", "transformer.", "model.")
+_PREFIXES = ("diffusion_model.", "transformer.", "model.", "pipe.dit.")
 _ENDINGS = {
     ".lora_down.weight": "down",
     ".lora_A.weight": "down",
@@ -67,6 +67,17 @@ def read(path: Path) -> dict[str, dict[str, Tensor]]:
         raise UserError(
             f"{path} is missing, truncated or damaged.", "Download it again."
         ) from error
+    layers, unknown = by_layer(state)
+    if unknown or not layers:
+        raise UserError(
+            f"{path} is no LoRA of Wan: {', '.join(sorted(unknown)[:5]) or 'it is empty'}.",
+            "Take one made for Wan 2.1.",
+        )
+    return layers
+
+
+def by_layer(state: dict[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
+    """A file's tensors by the layer that they change, and the names that say nothing of one."""
     layers: dict[str, dict[str, Tensor]] = {}
     unknown = []
     for key, tensor in state.items():
@@ -78,12 +89,13 @@ def read(path: Path) -> dict[str, dict[str, Tensor]]:
             unknown.append(key)
         else:
             layers.setdefault(layer_name(name.removesuffix(ending)), {})[_ENDINGS[ending]] = tensor
-    if unknown or not layers:
-        raise UserError(
-            f"{path} is no LoRA of Wan: {', '.join(sorted(unknown)[:5]) or 'it is empty'}.",
-            "Take one made for Wan 2.1.",
-        )
-    return layers
+    return layers, unknown
+
+
+def misfits(transformer: nn.Module, layers: dict[str, dict[str, Tensor]]) -> list[str]:
+    """Layers that `transformer` has not, or has in another size."""
+    modules = dict(transformer.named_modules())
+    return [name for name, parts in layers.items() if not _fits(modules.get(name), parts)]
 
 
 @torch.no_grad()
@@ -92,13 +104,12 @@ def fuse(transformer: nn.Module, path: Path, strength: float = 1.0) -> int:
     UserError if one does not fit.
     """
     layers = read(path)
-    modules = dict(transformer.named_modules())
-    misfits = [name for name, parts in layers.items() if not _fits(modules.get(name), parts)]
-    if misfits:
-        listed = f"{len(misfits)} of {len(layers)} layers, e.g. {', '.join(sorted(misfits)[:5])}"
+    wrong = misfits(transformer, layers)
+    if wrong:
+        listed = f"{len(wrong)} of {len(layers)} layers, e.g. {', '.join(sorted(wrong)[:5])}"
         raise UserError(f"{path} does not fit: {listed}.", "It was made for another size of model.")
     for name, parts in layers.items():
-        layer = modules[name]
+        layer = transformer.get_submodule(name)
         delta = _delta(parts)
         if delta is not None:
             layer.weight.add_((strength * delta).reshape(layer.weight.shape).to(layer.weight))  # type: ignore[operator, union-attr, arg-type]

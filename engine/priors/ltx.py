@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..bridge.errors import UserError
-from ..models import model_folder
+from ..models import model_folder, registry
 from ..models.memory import Demand, Residence, Rung, clip_bytes
 from . import notation, transformer
 from .base import Clip, Level, PriorSpec, frames_in_steps
@@ -25,7 +25,6 @@ from .network import NetworkPrior
 if TYPE_CHECKING:
     from ..bridge.settings import SceneSettings
 
-STEPS = 40
 GUIDANCE = 3.0
 MOST_FRAMES = 161
 PROMPT = (
@@ -140,7 +139,7 @@ class LTXVideo(NetworkPrior):
         """
         device = self.residence.device
         text = self._text["embeddings"].to(device, self._transformer.dtype)
-        return Condition(self.encode(clip.render[:1]), text, self._text["mask"].to(device))
+        return Condition(self.encode(clip.seen[:1]), text, self._text["mask"].to(device))
 
     @torch.no_grad()
     def predict(self, x: Tensor, i: int, condition: Condition) -> tuple[Tensor, Tensor]:
@@ -228,7 +227,7 @@ def load(
         t_factor=8,
         s_factor=32,
         channels=config.in_channels,
-        steps=STEPS,
+        steps=registry.prior(name).steps,
         sees=frozenset({"image", "text"}),
         licence="LTX-Video Open Weights License",
         commercial_use=False,

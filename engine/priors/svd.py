@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..bridge.errors import UserError
-from ..models import model_folder
+from ..models import model_folder, registry
 from ..models.memory import Demand, Residence, Rung, clip_bytes
 from . import notation
 from .base import Clip, Level, PriorSpec, frames_all
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from ..bridge.settings import SceneSettings
 
 
-STEPS = 25
 GUIDANCE = 3.0  # at the last frame; 1 at the first
 START_SIGMA = 10.0  # of 700: where sampling starts from the render; own choice
 _SIGMA_MAX, _SIGMA_MIN, _RHO = 700.0, 0.002, 7.0
@@ -131,7 +130,7 @@ class StableVideo(NetworkPrior):
         return self._coded(lambda rung: self._look(clip))
 
     def _look(self, clip: Clip) -> Condition:
-        first = clip.render[:1].to(self.residence.device, torch.float32)
+        first = clip.seen[:1].to(self.residence.device, torch.float32)
         noise = torch.randn(first.shape, generator=torch.Generator().manual_seed(0)).to(first)
         latents = self._moments(
             first + 0.5 * _AUGMENTATION * noise
@@ -219,7 +218,7 @@ def load(
         t_factor=1,
         s_factor=2 ** (len(vae.config.block_out_channels) - 1),
         channels=int(vae.config.latent_channels),
-        steps=STEPS,
+        steps=registry.prior(name).steps,
         sees=frozenset({"image"}),
         licence="Stability AI Community License",
         commercial_use=False,

@@ -5,6 +5,7 @@ has room.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,13 +21,13 @@ log = logging.getLogger(__name__)
 _M = TypeVar("_M", bound=nn.Module)
 
 
-def load(folder: Path, kind: type[_M], dtype: torch.dtype, added_lora: Path | None = None) -> _M:
-    """The transformer of a diffusers folder, on the CPU, with a LoRA (.safetensors) added. Raises
+def load(folder: Path, kind: type[_M], dtype: torch.dtype, loras: Sequence[Path] = ()) -> _M:
+    """The transformer of a diffusers folder, on the CPU, with LoRAs (.safetensors) added. Raises
     UserError.
     """
     network = model_folder.part(folder, "transformer", kind, dtype)
-    if added_lora is not None:
-        log.info("%s: %d layers changed", added_lora.name, lora.fuse(network, added_lora))
+    for file in loras:
+        log.info("%s: %d layers changed", file.name, lora.fuse(network, file))
     return network
 
 

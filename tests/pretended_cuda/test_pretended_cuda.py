@@ -28,6 +28,8 @@ CASES = (
     "wan_vace_1.3b:81x480x832:1,parts,tiles",
     "wan_fun_inp_1.3b:25x480x832:1,parts,tiles",
     "wan_vace_14b:25x480x832:1,parts,tiles",
+    "fixanything:29x480x832:1,parts,tiles",
+    "fixanything:65x480x832:1,parts,tiles",
     "svd:25x576x1024:4,none",
     "svd:25x576x1024:1,parts,tiles",
     "ltx:25x512x704:1,parts,tiles",
@@ -43,6 +45,8 @@ JOBS = (
     ("ltx", "depth_anything_3"),
     ("wan_fun_inp_1.3b", "depth_pro"),
     ("cogvideox_i2v", "box"),
+    ("fixanything_fast", "box"),
+    ("wan_vace_1.3b_fast", "box"),
 )
 
 

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...models import registry
 from ..base import Clip, Level, PriorSpec
 from . import bank
 from .clip import SURELY_KNOWN, PatchCondition, expected_colour, look, plan, queries_at
@@ -33,7 +34,6 @@ from .denoise import invent
 if TYPE_CHECKING:
     from ...bridge.settings import SceneSettings
 
-STEPS = 24
 FIRST_NOISE = 4.0  # sigma of the first level, per cell of the coarsest scale
 LAST_NOISE = 0.08  # sigma of the last level before clean
 FEATURE_CELLS = 64  # along the longer side
@@ -48,7 +48,7 @@ def from_settings(settings: SceneSettings, image: Tensor, device: str) -> PatchP
 class PatchPrior:
     """Diffusion over the patches of one picture; see the module. Implements `VideoPrior`."""
 
-    def __init__(self, image: Tensor, *, steps_default: int = STEPS, seed: int = 0) -> None:
+    def __init__(self, image: Tensor, *, steps_default: int = 0, seed: int = 0) -> None:
         """image [3, h, w] in [0, 1] at working size: the data set."""
         self.spec = PriorSpec(
             name="patch",
@@ -61,21 +61,20 @@ class PatchPrior:
             sees=frozenset({"render", "mask", "camera", "image"}),
             licence="GPL-3.0-or-later",
             commercial_use=True,
-            steps=steps_default,
+            steps=steps_default or registry.prior("patch").steps,
         )
-        self.steps_default = steps_default
         self.seed = seed
         self.bank = bank.build(2.0 * image.detach().cpu().float() - 1.0)
         self.size = (image.shape[1], image.shape[2])
         self.mean_colour = 2.0 * image.detach().cpu().float().mean(dim=(1, 2)) - 1.0
-        self._levels = self.levels(steps_default)
+        self._levels = self.levels()
 
     def levels(self, steps: int = 0) -> list[Level]:
         """sigma falls by a constant factor per step; the last level is clean. 0 steps: the default.
 
         `predict` counts levels in the list that was asked for last.
         """
-        count = steps or self.steps_default
+        count = steps or self.spec.steps
         first = FIRST_NOISE * self.bank[0].factor
         sigmas = [first * (LAST_NOISE / first) ** (i / max(count - 1, 1)) for i in range(count)]
         self._levels = [
@@ -113,7 +112,7 @@ class PatchPrior:
         trust = torch.where(clip.known >= SURELY_KNOWN, torch.ones(()), trust)
         mine = own.float() * (1.0 - trust)
         others = (clip.known < SURELY_KNOWN).float() * (1.0 - trust) - mine
-        condition = PatchCondition(2.0 * clip.render - 1.0, trust, mine, others, order, ties, depth)
+        condition = PatchCondition(2.0 * clip.seen - 1.0, trust, mine, others, order, ties, depth)
         padded = [
             bank.pad_to(v, self.bank[0].factor) for v in (condition.render, trust, mine, others)
         ]

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STEPS = 50
 GUIDANCE = 7.5
 GUIDANCE_RESCALE = 0.7
 FRAME_RATE = 10  # the released models know no other
@@ -158,7 +157,7 @@ class ViewCrafter(NetworkPrior):
 
     @torch.no_grad()
     def condition(self, clip: Clip) -> Condition:
-        render = self.encode(clip.render)
+        render = self.encode(clip.seen)
         pictures = torch.stack(
             [torch.full_like(clip.image, 0.5), clip.image]
         )  # unconditional: mid grey
@@ -251,7 +250,7 @@ def _spec(name: str, variant: Variant, config: ModelConfig) -> PriorSpec:
         t_factor=1,
         s_factor=2 ** (len(config.vae.channels) - 1),
         channels=config.vae.latent_channels,
-        steps=STEPS,
+        steps=registry.prior(name).steps,
         sees=frozenset({"render", "image", "text"}),
         licence="Apache-2.0",
         commercial_use=True,

@@ -11,10 +11,10 @@ in files that can be read without unpickling.
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -22,12 +22,13 @@ from torch import Tensor, nn
 
 from ...bridge.errors import UserError
 from ...bridge.reading import json_of
-from ...models import model_folder
+from ...models import model_folder, registry
 from ...models.memory import Rung
-from .. import lora, notation, transformer
+from .. import notation, transformer
 from ..base import Clip, PriorSpec, frames_in_steps
 from ..image_tower import normalised
-from . import vace
+from . import student, vace
+from .names import tensor_name
 
 if TYPE_CHECKING:
     from ...bridge.settings import SceneSettings
@@ -35,14 +36,7 @@ if TYPE_CHECKING:
 GUIDANCE = 6.0
 SHIFT = 3.0
 _HEAD_CHANNELS = 128
-_NAMES = (
-    (r"^img_emb\.proj\.0\.", "condition_embedder.image_embedder.norm1."),
-    (r"^img_emb\.proj\.1\.", "condition_embedder.image_embedder.ff.net.0.proj."),
-    (r"^img_emb\.proj\.3\.", "condition_embedder.image_embedder.ff.net.2."),
-    (r"^img_emb\.proj\.4\.", "condition_embedder.image_embedder.norm2."),
-    (r"^head\.modulation$", "scale_shift_table"),
-    (r"\.modulation$", ".scale_shift_table"),
-)
+_P = TypeVar("_P", bound="WanInP")
 
 
 @dataclass(frozen=True)
@@ -66,9 +60,14 @@ class WanInP(vace.Wan):
     """A video prior (see base.py) on a WanTransformer3DModel with 36 input channels."""
 
     def __init__(
-        self, *parts: Any, vision: nn.Module, shift: float = SHIFT, guidance: float = GUIDANCE
+        self,
+        *parts: Any,
+        vision: nn.Module,
+        shift: float = SHIFT,
+        guidance: float = GUIDANCE,
+        noise: Sequence[float] = (),
     ) -> None:
-        super().__init__(*parts, shift=shift, guidance=guidance)
+        super().__init__(*parts, shift=shift, guidance=guidance, noise=noise)
         self._vision = vision  # CLIPVisionModel
 
     @torch.no_grad()
@@ -76,11 +75,17 @@ class WanInP(vace.Wan):
         return self._coded(lambda rung: self._look(clip, rung.tiling))
 
     def _look(self, clip: Clip, tiles: bool) -> Condition:
+        mask, video, picture = self._shown(clip)
+        latents = self._latents.encode(video, tiles)
+        control = torch.cat([mask_channels(mask).to(latents), latents])
+        return Condition(control[None], self._image_tokens(picture[None]), self._cast(self._text))
+
+    def _shown(self, clip: Clip) -> tuple[Tensor, Tensor, Tensor]:
+        """What the network is given: the mask [f, 1, h, w], 1 to keep, the video [f, 3, h, w] in
+        [-1, 1], and the picture [3, h, w] in [0, 1].
+        """
         known = (clip.known >= vace.KNOWN).to(clip.render)
-        masked = self._latents.encode((clip.render * 2.0 - 1.0) * known, tiles)
-        control = torch.cat([mask_channels(known).to(masked), masked])
-        text = self._cast(self._text)
-        return Condition(control[None], self._image_tokens(clip.image[None]), text)
+        return known, (clip.render * 2.0 - 1.0) * known, clip.image
 
     def _image_tokens(self, picture: Tensor) -> Tensor:
         """Wan's way: no blur, no crop, plain bicubic; the last block but one."""
@@ -119,14 +124,6 @@ class WanInP(vace.Wan):
             (condition.text,),
         )
         return notation.from_flow(u, x, level)
-
-
-def tensor_name(name: str) -> str:
-    """A tensor's name in Wan's own code -> its name in diffusers."""
-    for pattern, replacement in _NAMES:
-        name = re.sub(pattern, replacement, name)
-    layer, dot, kind = name.rpartition(".")
-    return f"{lora.layer_name(layer)}{dot}{kind}" if dot else name
 
 
 def load_transformer(folder: Path, dtype: torch.dtype) -> nn.Module:
@@ -190,43 +187,83 @@ def load(
     frames: int = vace.MOST_FRAMES,
     prompt: str = "",
     guidance: float = -1.0,
+    taught_by: Path | None = None,
     rung: Rung | None = None,
 ) -> WanInP:
     """The prior, for clips of `frames` frames of `size` (height, width); autoencoder and text
-    encoder are taken from `vace_folder`.
+    encoder are taken from `vace_folder`, and the teacher of the student `taught_by`.
     """
+    from diffusers import WanVACETransformer3DModel
+
+    dtype = _dtype(device)
+    network = load_transformer(transformer_folder, dtype)
+    if taught_by is not None:
+        teacher = transformer.load(vace_folder, WanVACETransformer3DModel, dtype)
+        student.add(network, taught_by, teacher.state_dict())
+        del teacher
+    text = vace.text_embeddings(vace_folder, prompt)
+    scale = registry.prior(name).options.get("guidance", GUIDANCE) if guidance < 0 else guidance
+    return assembled(
+        WanInP, name, network, vace_folder, vision_folder, text, device, size, frames, scale, rung
+    )
+
+
+def assembled(
+    kind: type[_P],
+    name: str,
+    network: nn.Module,
+    vace_folder: Path,
+    vision_folder: Path,
+    text: Tensor,
+    device: str,
+    size: tuple[int, int],
+    frames: int,
+    guidance: float,
+    rung: Rung | None,
+) -> _P:
+    """A prior of this kind with the registry's figures for `name`."""
     from diffusers import AutoencoderKLWan
     from transformers import CLIPVisionModel
 
-    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    text = vace.text_embeddings(vace_folder, prompt)
+    row, dtype = registry.prior(name), _dtype(device)
     vae = model_folder.part(vace_folder, "vae", AutoencoderKLWan, torch.float32)
     vision = model_folder.part(vision_folder, "image_encoder", CLIPVisionModel, dtype)
-    network = load_transformer(transformer_folder, dtype)
     spec = PriorSpec(
         name=name,
-        frames=frames_in_steps(name, 4, vace.MOST_FRAMES),
+        frames=frames_of(name),
         size_multiple=16,
-        native_size=(480, 832),
+        native_size=row.trained,
         t_factor=4,
         s_factor=8,
         channels=vae.config.z_dim,
-        steps=vace.STEPS,
+        steps=row.steps,
         sees=frozenset({"render", "mask", "image", "text"}),
         licence="Apache-2.0",
         commercial_use=True,
+        renoises=row.renoises,
     )
-    scale = GUIDANCE if guidance < 0 else guidance
     residence = transformer.settle(
         device,
         vace.demand(network, vae, frames, *size, vision),
         network,
         [vae, vision],
         dtype,
-        scale,
+        guidance,
         rung,
     )
-    return WanInP(spec, network, vae, text, residence, vision=vision, guidance=scale)
+    shift = row.options.get("shift", SHIFT)
+    parts = (spec, network, vae, text, residence)
+    return kind(*parts, vision=vision, shift=shift, guidance=guidance, noise=row.levels)
+
+
+def frames_of(name: str) -> Callable[[int], int]:
+    """The rule of a prior's clip lengths, by its row."""
+    row = registry.prior(name)
+    return frames_in_steps(name, 4, int(row.most_frames), int(row.options.get("tail", 0)))
+
+
+def _dtype(device: str) -> torch.dtype:
+    return torch.bfloat16 if device.startswith("cuda") else torch.float32
 
 
 def from_settings(settings: SceneSettings, image: Tensor, device: str) -> WanInP:
@@ -234,14 +271,15 @@ def from_settings(settings: SceneSettings, image: Tensor, device: str) -> WanInP
     from ...models import weights
 
     name = settings.video.prior
-    frames = frames_in_steps(name, 4, vace.MOST_FRAMES)(settings.cameras.segment_length)
-    folders = [weights.require(n) for n in (name, "wan_vace_1.3b", "wan_image_encoder")]
-    size = (image.shape[1], image.shape[2])
+    homes = [weights.require(part) for part in registry.prior(name).weights]
+    folders = [home for home in homes if weights.known(home.name).kind != "student"]
+    students = [home for home in homes if home not in folders]
     return load(
         name,
         *folders,
         device=device,
-        size=size,
-        frames=frames,
+        size=(image.shape[1], image.shape[2]),
+        frames=frames_of(name)(settings.cameras.segment_length),
         prompt=settings.video.prompt,
+        taught_by=weights.checkpoint_in(students[0].name, students[0]) if students else None,
     )

@@ -11,6 +11,8 @@ network is shown the picture's latents at that level's noise, as in training.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,12 +27,12 @@ from ...models.memory import Demand, Residence, Rung, clip_bytes
 from .. import notation, transformer
 from ..base import Clip, Level, PriorSpec, frames_in_steps
 from ..network import NetworkPrior
+from . import student
 
 if TYPE_CHECKING:
     from ...bridge.settings import SceneSettings
 
 
-STEPS = 30
 GUIDANCE = 5.0
 MOST_FRAMES = 81
 PROMPT = "A steady camera moves through a static scene. Photograph, sharp details, natural light."
@@ -65,6 +67,26 @@ def flow_levels(steps: int, shift: float) -> list[Level]:
     u = [1.0 - k / steps for k in range(steps + 1)]
     sigmas = [shift * v / (1.0 + (shift - 1.0) * v) for v in u]
     return [Level(1000.0 * s, 1.0 - s, s) for s in sigmas]
+
+
+def student_levels(noise: Sequence[float], steps: int) -> list[Level]:
+    """The levels that a distilled network was taught at, from noise to clean: the first `steps` of
+    them, as its authors do with fewer; with more, even steps in the angle of b / a between them.
+    """
+    if steps < 1:
+        raise UserError(f"steps is {steps}.", "Take at least 1.")
+    if steps <= len(noise):
+        taught = list(noise[:steps])
+    else:
+        angles = [math.atan2(b, 1.0 - b) for b in noise]
+        place = [k * (len(noise) - 1) / (steps - 1) for k in range(steps)]
+        between = [
+            angles[int(p)]
+            + (p - int(p)) * (angles[min(int(p) + 1, len(noise) - 1)] - angles[int(p)])
+            for p in place
+        ]
+        taught = [math.tan(t) / (1.0 + math.tan(t)) for t in between]
+    return [Level(1000.0 * b, 1.0 - b, b) for b in [*taught, 0.0]]
 
 
 class WanLatents:
@@ -122,15 +144,20 @@ class Wan(NetworkPrior):
         *,
         shift: float,
         guidance: float,
+        noise: Sequence[float] = (),
     ) -> None:
-        """`text` [2, 512, d]: the negative sentence and the prompt; `vae` an AutoencoderKLWan."""
+        """`text` [2, 512, d]: the negative sentence and the prompt; `vae` an AutoencoderKLWan;
+        `noise` the levels that a distilled network was taught at, if it knows no others.
+        """
         super().__init__(spec, residence, guidance)
         self._transformer: Any = transformer
-        self._text, self._shift = text, shift
+        self._text, self._shift, self._noise = text, shift, noise
         self._latents = WanLatents(vae, residence.device)
 
     def levels(self, steps: int) -> list[Level]:
-        self._levels = flow_levels(steps, self._shift)
+        self._levels = (
+            student_levels(self._noise, steps) if self._noise else flow_levels(steps, self._shift)
+        )
         return self._levels
 
     @torch.no_grad()
@@ -149,9 +176,14 @@ class WanVACE(Wan):
     """A video prior (see base.py) on a WanVACETransformer3DModel."""
 
     def __init__(
-        self, *parts: Any, shift: float, guidance: float = GUIDANCE, references: bool = True
+        self,
+        *parts: Any,
+        shift: float,
+        guidance: float = GUIDANCE,
+        noise: Sequence[float] = (),
+        references: bool = True,
     ) -> None:
-        super().__init__(*parts, shift=shift, guidance=guidance)
+        super().__init__(*parts, shift=shift, guidance=guidance, noise=noise)
         self._references = references
 
     @torch.no_grad()
@@ -204,14 +236,14 @@ class WanVACE(Wan):
         return notation.from_flow(u, x, level)
 
 
-def text_embeddings(folder: Path, prompt: str) -> Tensor:
+def text_embeddings(folder: Path, prompt: str, negative: str = NEGATIVE) -> Tensor:
     """[2, 512, d] float32: the negative sentence and the prompt ("": the default), zeros where the
     sentence has ended.
     """
     from transformers import UMT5EncoderModel
 
     text = model_folder.sentence_embeddings(
-        folder, UMT5EncoderModel, [NEGATIVE, prompt or PROMPT], _TEXT_TOKENS
+        folder, UMT5EncoderModel, [negative, prompt or PROMPT], _TEXT_TOKENS
     )
     return text["embeddings"].float() * text["mask"][:, :, None]
 
@@ -246,10 +278,11 @@ def load(
     prompt: str = "",
     guidance: float = -1.0,
     added_lora: Path | None = None,
+    taught_by: Path | None = None,
     rung: Rung | None = None,
 ) -> WanVACE:
     """The prior `name` of the registry from a folder in diffusers' layout, for clips of `frames`
-    frames of `size` (height, width).
+    frames of `size` (height, width). `taught_by`: the weights of a distilled Wan (`student.py`).
     """
     from diffusers import AutoencoderKLWan, WanVACETransformer3DModel
 
@@ -257,7 +290,10 @@ def load(
     embeddings = text_embeddings(folder, prompt)
     vae = model_folder.part(folder, "vae", AutoencoderKLWan, torch.float32)
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    network = transformer.load(folder, WanVACETransformer3DModel, dtype, added_lora)
+    loras = [] if added_lora is None else [added_lora]
+    network = transformer.load(folder, WanVACETransformer3DModel, dtype, loras)
+    if taught_by is not None:
+        student.replace(network, taught_by)
     row = registry.prior(name)
     scale = row.options.get("guidance", GUIDANCE) if guidance < 0 else guidance
     residence = transformer.settle(
@@ -271,13 +307,22 @@ def load(
         t_factor=4,
         s_factor=8,
         channels=vae.config.z_dim,
-        steps=int(row.options.get("steps", STEPS)),
+        steps=row.steps,
         sees=frozenset({"render", "mask", "image", "text"}),
         licence="Apache-2.0",
         commercial_use=True,
+        renoises=row.renoises,
     )
-    shift = row.options["shift"]
-    return WanVACE(spec, network, vae, embeddings, residence, shift=shift, guidance=scale)
+    return WanVACE(
+        spec,
+        network,
+        vae,
+        embeddings,
+        residence,
+        shift=row.options["shift"],
+        guidance=scale,
+        noise=row.levels,
+    )
 
 
 def from_settings(settings: SceneSettings, image: Tensor, device: str) -> WanVACE:
@@ -288,7 +333,9 @@ def from_settings(settings: SceneSettings, image: Tensor, device: str) -> WanVAC
     frames = frames_in_steps(name, 4, MOST_FRAMES)(settings.cameras.segment_length)
     size = (image.shape[1], image.shape[2])
     folder, *added = (weights.require(part) for part in registry.prior(name).weights)
-    loras = [weights.checkpoint_in(home.name, home) for home in added]
+    files = {
+        weights.known(home.name).kind: weights.checkpoint_in(home.name, home) for home in added
+    }
     return load(
         name,
         folder,
@@ -296,5 +343,6 @@ def from_settings(settings: SceneSettings, image: Tensor, device: str) -> WanVAC
         size=size,
         frames=frames,
         prompt=settings.video.prompt,
-        added_lora=loras[0] if loras else None,
+        added_lora=files.get("lora"),
+        taught_by=files.get("student"),
     )

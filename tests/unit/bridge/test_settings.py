@@ -16,10 +16,10 @@ OLD = json.loads((Path(__file__).parent / "settings_0_1_0.json").read_text(encod
 CHANGED_THERE = ("layers", "similarity", "guidance", "reuse", "anchor_weight", "fps")
 
 
-def test_at_most_ten_settings_are_basic_and_about_thirty_there_are():
+def test_at_most_ten_settings_are_basic_and_fewer_than_forty_there_are():
     rows = settings.table()
     assert 5 <= sum(row.basic for row in rows) <= 10
-    assert len(rows) <= 34
+    assert len(rows) < 40
 
 
 def test_names_are_unique_over_all_groups_and_differ_from_the_groups():

@@ -16,7 +16,7 @@ from engine.bridge.errors import UserError
 from engine.geometry import make_depth_source
 from engine.geometry.learned import LEARNED
 from engine.models import choice, memory, registry, weights
-from engine.models.choice import GIB
+from engine.models.choice import GIB, Wish
 from engine.models.registry import DEPTHS, PRIORS
 from engine.priors import make_prior
 
@@ -42,13 +42,56 @@ def test_every_row_is_there_once_and_names_rows_with_files():
     ],
 )
 def test_the_best_that_fits(gib, commercial, expected):
-    found = choice.suitable(None if gib is None else gib * GIB, commercial=commercial)
+    found = choice.suitable(None if gib is None else gib * GIB, Wish(commercial=commercial))
     assert found[0].name == expected
     assert found[-1].name == "patch"
 
 
+TRIED = [row for row in PRIORS.values() if not row.untried]
+CARD = 100.0  # 1e12 operations a second
+
+
+def test_quality_goes_by_rank_and_speed_by_reckoned_seconds():
+    fits = choice.suitable(80 * GIB, Wish("quality"))
+    assert fits == TRIED
+    fast = choice.suitable(80 * GIB, Wish("speed"))
+    sees = [c for c in fast if c.sees_render and c.name != "patch"]
+    assert fast[: len(sees)] == sees and fast[-1].name == "patch"
+    taken = [choice.seconds(c, Wish()) for c in sees]
+    assert taken == sorted(taken) and fast[0].name == "wan_vace_1.3b_fast"
+
+
+def test_balanced_is_the_best_that_is_not_too_long_on_this_card():
+    for tera in (4.0, 12.0, 30.0, 165.0, 989.0):
+        wish = Wish("balanced", tera=tera)
+        ranked = [c for c in TRIED if c.name != "patch"]
+        soon = [c for c in ranked if choice.seconds(c, wish) <= choice.LONG_S]
+        late = sorted((c for c in ranked if c not in soon), key=lambda c: choice.seconds(c, wish))
+        assert choice.suitable(80 * GIB, wish) == [*soon, *late, PRIORS["patch"]]
+    assert choice.suitable(80 * GIB, Wish("balanced", tera=989.0))[0].name == "viewcrafter_25"
+    assert choice.suitable(80 * GIB, Wish("balanced", tera=25.0))[0].name != "viewcrafter_25"
+    # of an unknown card nothing is reckoned
+    assert choice.suitable(80 * GIB, Wish("balanced")) == TRIED
+
+
+def test_the_reason_tells_the_minutes(here):
+    here("wan_vace_1.3b", "wan_1.3b_rcm")
+
+    def told(priority: str, tera: float | None) -> str:
+        wish = settings.make(prior="auto", priority=priority)
+        return choice.settle(wish, (832, 480), 80 * GIB, tera=tera).facts["automatic prior"]
+
+    assert "the fastest, of those" in told("speed", CARD) and "_fast" in told("speed", CARD)
+    assert told("quality", 4.0).startswith("wan_vace_1.3b,") and "min a segment" in told(
+        "quality", 4.0
+    )
+    assert told("balanced", 4.0).startswith("wan_vace_1.3b_fast, the best within 15 minutes")
+    assert "none being within 15 minutes" in told("balanced", 0.1)
+    assert "reckoned" not in told("balanced", None)
+
+
 def test_commercial_use_leaves_out_what_has_conditions():
-    names = {c.name for c in choice.suitable(80 * GIB, commercial=True)}
+    names = {c.name for c in choice.suitable(80 * GIB, Wish(commercial=True))}
     assert names.isdisjoint({"svd", "ltx", "cogvideox_i2v"}) and "viewcrafter_25" in names
     assert {"svd", "ltx", "cogvideox_i2v"} <= {c.name for c in choice.suitable(80 * GIB)}
 
@@ -59,7 +102,7 @@ def test_only_what_is_there_is_used(tmp_path, monkeypatch):
     (tmp_path / "svd").mkdir()
     (tmp_path / "svd" / "model_index.json").write_text("{}")
     assert choice.best_here(80 * GIB) == "svd"
-    assert choice.best_here(80 * GIB, commercial=True) == "patch"
+    assert choice.best_here(80 * GIB, Wish(commercial=True)) == "patch"
     (tmp_path / "viewcrafter_16").mkdir()
     (tmp_path / "viewcrafter_16" / "model.ckpt").write_bytes(b"x")
     assert choice.best_here(80 * GIB) == "viewcrafter_16"
@@ -101,35 +144,35 @@ def test_what_is_chosen_fits(monkeypatch):
     for name, clip, demand in known:
         frames, height, width = (int(n) for n in clip.split(" x "))
         for shrunk in (1, 2, 4) if demand.width else (1,):
-            free = choice.needed_gib(ranked[name], (width // shrunk, height // shrunk))
+            free = registry.needed_gib(ranked[name], (width // shrunk, height // shrunk))
             smaller = demand.at(width // shrunk) if demand.width else demand
             memory.plan(int(free * GIB) + 1, smaller)
-        assert frames <= ranked[name].most_frames
+        assert frames <= ranked[name].most_frames + ranked[name].options.get("tail", 0)
 
 
 def test_the_width_at_work_decides_between_variants(here):
     here("viewcrafter_25", "viewcrafter_25_512", "wan_vace_1.3b")
-    assert choice.best_here(80 * GIB, size=(1024, 576)) == "viewcrafter_25"
-    assert choice.best_here(80 * GIB, size=(512, 288)) == "wan_vace_1.3b"
-    assert choice.best_here(3.5 * GIB, size=(512, 288)) == "patch"
-    assert choice.best_here(6 * GIB, size=(512, 288)) == "viewcrafter_25_512"
+    assert choice.best_here(80 * GIB, Wish(size=(1024, 576))) == "viewcrafter_25"
+    assert choice.best_here(80 * GIB, Wish(size=(512, 288))) == "wan_vace_1.3b"
+    assert choice.best_here(3.5 * GIB, Wish(size=(512, 288))) == "patch"
+    assert choice.best_here(6 * GIB, Wish(size=(512, 288))) == "viewcrafter_25_512"
     # smaller frames need less than the trained size does
-    assert choice.best_here(6.5 * GIB, size=(512, 288)) == "wan_vace_1.3b"
-    assert choice.best_here(7.2 * GIB, size=(1024, 576)) == "patch"
-    assert choice.best_here(8 * GIB, size=(1024, 576)) == "viewcrafter_25"
+    assert choice.best_here(6.5 * GIB, Wish(size=(512, 288))) == "wan_vace_1.3b"
+    assert choice.best_here(7.2 * GIB, Wish(size=(1024, 576))) == "patch"
+    assert choice.best_here(8 * GIB, Wish(size=(1024, 576))) == "viewcrafter_25"
 
 
 def test_a_prior_is_chosen_that_makes_segments_of_this_length(here):
     here("viewcrafter_16", "svd")
-    assert choice.best_here(80 * GIB, size=(1024, 576), frames=16) == "viewcrafter_16"
-    assert choice.best_here(80 * GIB, size=(1024, 576), frames=25) == "svd"
-    assert choice.best_here(80 * GIB, size=(1024, 576), frames=30) == "patch"
+    assert choice.best_here(80 * GIB, Wish(size=(1024, 576), frames=16)) == "viewcrafter_16"
+    assert choice.best_here(80 * GIB, Wish(size=(1024, 576), frames=25)) == "svd"
+    assert choice.best_here(80 * GIB, Wish(size=(1024, 576), frames=30)) == "patch"
 
 
 def test_a_prior_of_one_size_is_chosen_at_that_size_alone(here):
     here("cogvideox_i2v")
-    assert choice.best_here(80 * GIB, size=(720, 480)) == "cogvideox_i2v"
-    assert choice.best_here(80 * GIB, size=(720, 400)) == "patch"
+    assert choice.best_here(80 * GIB, Wish(size=(720, 480))) == "cogvideox_i2v"
+    assert choice.best_here(80 * GIB, Wish(size=(720, 400))) == "patch"
 
 
 def settled(
@@ -268,3 +311,35 @@ def test_the_command_tells_both(capsys, monkeypatch, tmp_path):
     data = json.loads(capsys.readouterr().out)
     assert data["here"] == "patch" and data["best"] in PRIORS
     assert data["depth"] == "small" and data["best_depth"] == "moge_2"
+
+
+def test_the_command_lists_what_fits_with_what_is_weighed(capsys, monkeypatch, here):
+    """As on a card of 24 GiB: minutes, memory, what is to fetch and the licence of every prior."""
+    here("wan_vace_1.3b")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA GeForce RTX 4090")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 9))
+    monkeypatch.setattr(memory, "free_bytes", lambda *_: 22 * GIB)
+    assert main(["weights", "--json", "recommend", "--priority", "speed"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["here"] == "wan_vace_1.3b" and data["best"] == "wan_vace_1.3b_fast"
+    assert data["download"] == ["wan_1.3b_rcm"]
+    rows = {row["name"]: row for row in data["fitting"]}
+    assert rows["wan_vace_1.3b_fast"]["download_gb"] == 2.84
+    assert 0 < rows["wan_vace_1.3b_fast"]["seconds"] < rows["wan_vace_1.3b"]["seconds"] / 10
+    assert not rows["svd"]["commercial_use"] and rows["patch"]["seconds"] is None
+    assert main(["weights", "recommend"]) == 0
+    told = capsys.readouterr().out
+    assert "after a download of viewcrafter_25: --prior viewcrafter_25" in told
+    assert any(
+        all(word in line for word in ("wan_vace_1.3b ", "min", "GiB", "here", "yes", "measured"))
+        for line in told.splitlines()
+    )
+
+
+def test_the_figures_in_the_documents_are_those_that_are_weighed():
+    from benchmarks import prior_memory
+
+    text = (Path(__file__).parents[3] / "docs/video_priors.md").read_text(encoding="utf-8")
+    for row in prior_memory.figures():
+        assert row in text

@@ -7,9 +7,8 @@ import itertools
 import pytest
 
 from engine.models import price
-from engine.models.choice import needed_gib
 from engine.models.nvidia import Card
-from engine.models.registry import PRIORS
+from engine.models.registry import PRIORS, needed_gib
 
 CARDS = [
     Card("NVIDIA GeForce GTX 1080", (6, 1)),

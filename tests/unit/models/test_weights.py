@@ -501,7 +501,7 @@ def test_unknown_names_are_told_the_known_ones(capsys):
 
 def test_every_entry_is_complete():
     for name, entry in registry.WITH_FILES.items():
-        assert entry.kind in ("prior", "lora", "depth", "initialiser", "image", "text")
+        assert entry.kind in registry.KINDS
         assert entry.licence and entry.size_gb > 0 and entry.repository.count("/") == 1
         assert weights.selected(name, list(entry.needs)) == list(entry.needs)
         if entry.kind == "prior":

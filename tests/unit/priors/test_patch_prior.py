@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from engine.bridge.settings import make
+from engine.models.registry import PRIORS
 from engine.priors import make_prior
 from engine.priors.base import Clip
 from engine.priors.patch import bank, search
 from engine.priors.patch.clip import expected_colour, plan
-from engine.priors.patch.prior import STEPS, PatchPrior
+from engine.priors.patch.prior import PatchPrior
 from engine.priors.patch.search import CANDIDATES, LENGTH, RADIUS, SIDE
 from engine.priors.patch.warp import draw_into, project
 
@@ -78,7 +79,7 @@ def test_levels_preserve_variance_and_end_clean(steps: int) -> None:
 
 def test_no_steps_asked_for_means_the_default() -> None:
     prior = PatchPrior(picture())
-    assert len(prior.levels(0)) == STEPS + 1 == prior.spec.steps + 1
+    assert len(prior.levels(0)) == PRIORS["patch"].steps + 1 == prior.spec.steps + 1
 
 
 def test_decode_inverts_encode() -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from engine.bridge.errors import UserError
 from engine.priors.base import Clip
 from engine.priors.wan import inp
+from engine.priors.wan.names import tensor_name
 from tests import tiny_models as tiny
 
 FRAMES, SIZE = 5, (32, 64)
@@ -55,7 +56,7 @@ def test_names_are_those_of_diffusers_converter(folder):
 
     state = load_file(folder / "inp" / "diffusion_pytorch_model.safetensors")
     theirs = convert_wan_transformer_to_diffusers(dict(state))
-    ours = {inp.tensor_name(name): tensor for name, tensor in state.items()}
+    ours = {tensor_name(name): tensor for name, tensor in state.items()}
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert "blocks.0.attn1.to_q.weight" in ours and "blocks.0.scale_shift_table" in ours
