@@ -69,7 +69,8 @@ def parts(rehearse: bool) -> list[Part]:
         Part("standard", 90),
         Part("job", 150),
         *full,
-        Part("ladder", 150),
+        Part("ladder", 75, ("viewcrafter_25",)),
+        Part("ladder", 75, ("wan_vace_1.3b",)),
     ]
     return [p._replace(seconds=p.seconds * _PATIENCE) for p in chosen] if rehearse else chosen
 
@@ -260,63 +261,69 @@ def full(place: Place, name: str, *numbers: str) -> Lines:
             yield f"{text}: {stage}", f"{seconds:.2f} {kind}; {place.peak()}", expected
 
 
-def ladder(place: Place) -> Lines:
+def ladder(place: Place, name: str) -> Lines:
     """Cards of several sizes, by a cap on this one: the rung that is planned, and the one before
-    it, which the plan holds for too large.
+    it, which the plan holds for too large. Smaller cards first: a run that is stopped has told what
+    matters most. The log says what was begun when.
     """
     import torch
 
     from benchmarks import full_size
     from engine.bridge.errors import UserError
-    from engine.models import memory
+    from engine.models import memory, registry
 
-    for name, frames, height, width in (
-        ("viewcrafter_25", 25, 576, 1024),
-        ("wan_vace_1.3b", 25, 480, 832),
-    ):
-        lean = memory.Rung(1, "parts", True)
-        if place.rehearse:
-            with torch.device("meta"):
-                prior = full_size.make(name, frames, height, width, device="cpu", place="meta")
-        else:
-            prior = full_size.make(name, frames, height, width, place="cuda", rung=lean)
-        home = prior.residence
-        rungs = memory.ladder(home.demand)
-        for gb in reversed(CARDS_GB):  # streamed layers stay streamed: the leanest comes last
-            given = int(gb * 1e9 * 0.92)  # a desktop and Blender have some of it
-            try:
-                planned = rungs.index(memory.plan(given, home.demand))
-            except UserError as error:
-                yield f"{name} with {gb} GB", f"refused: {error.message} {error.hint}", ""
+    def begun(what: str) -> None:
+        print(f"{time.perf_counter() - start:.1f} s: {what}", flush=True)
+
+    start = time.perf_counter()
+    height, width = registry.prior(name).trained
+    first: dict[str, Any] = {"rung": memory.Rung(1, "parts", True), "place": "cuda"}
+    if place.rehearse:
+        first = {"device": "cpu", "place": "meta"}
+    begun(f"making {name}")
+    with torch.device("meta" if place.rehearse else "cuda"):
+        prior: Any = full_size.make(name, 25, height, width, **first)
+    demand = prior.residence.demand
+    rungs, tried = memory.ladder(demand), set()
+    for gb in CARDS_GB:
+        given = int(gb * 1e9 * 0.92)  # a desktop and Blender have some of it
+        try:
+            planned = rungs.index(memory.plan(given, demand))
+        except UserError as error:
+            yield f"{name} with {gb} GB", f"refused: {error.message} {error.hint}", ""
+            continue
+        for rung in reversed(rungs[max(0, planned - 1) : planned + 1]):
+            kind = "planned" if rung is rungs[planned] else "the one before"
+            text = f"{name} with {gb} GB, {kind}: {rung.text()}"
+            if place.rehearse:
+                yield text, "", ""
                 continue
-            for rung in rungs[max(0, planned - 1) : planned + 1]:
-                kind = "planned" if rung is rungs[planned] else "the one before"
-                text = f"{name} with {gb} GB, {kind}: {rung.text()}"
-                if place.rehearse:
-                    yield text, "", ""
-                    continue
-                if rung.store_8bit:  # set up before the weights are there
-                    prior = home = None
-                    place.restart()
-                    prior = full_size.make(name, frames, height, width, place="cuda", rung=rung)
-                    home = prior.residence
-                home.rung, home._steps_left = rung, 0
-                home._place([home._denoiser, *home._companions], away=rung.offload != "none")
+            if rung.store_8bit or "layers" in (rung.offload, *tried):
+                # set up before the weights are there; streamed layers stay streamed
+                begun(f"making {name} again for {rung.text()}")
+                prior = None
                 place.restart()
-                torch.cuda.set_per_process_memory_fraction(given / torch.cuda.mem_get_info()[1])
-                try:
-                    before = place.clock()
-                    scene = full_size.clip(frames, height, width)
-                    for work in full_size.stages(prior, scene, steps=1).values():
-                        work()
-                    words = f"{place.clock() - before:.1f} s; {place.peak()}"
-                except UserError:
-                    words = f"out of memory; {place.peak()}"
-                scene = work = None
-                torch.cuda.set_per_process_memory_fraction(1.0)
-                yield text, words, f"at most {given / GIB:.1f} GiB"
-        prior = home = None
-        place.restart()
+                prior = full_size.make(name, 25, height, width, place="cuda", rung=rung)
+                tried.clear()
+            tried.add(rung.offload)
+            home = prior.residence
+            home.rung, home._steps_left = rung, 0
+            begun(f"{text}: placing")
+            home._place([home._denoiser, *home._companions], away=rung.offload != "none")
+            place.restart()
+            torch.cuda.set_per_process_memory_fraction(given / torch.cuda.mem_get_info()[1])
+            try:
+                before = place.clock()
+                scene = full_size.clip(25, height, width)
+                for stage, work in full_size.stages(prior, scene, steps=1).items():
+                    begun(f"{text}: {stage}")
+                    work()
+                words = f"{place.clock() - before:.1f} s; {place.peak()}"
+            except UserError:
+                words = f"out of memory; {place.peak()}"
+            scene = work = home = None
+            torch.cuda.set_per_process_memory_fraction(1.0)
+            yield text, words, f"at most {given / GIB:.1f} GiB"
 
 
 def rasterisers(place: Place) -> Lines:

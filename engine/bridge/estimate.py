@@ -54,6 +54,7 @@ class Work(NamedTuple):
     device: str  # auto, cpu or cuda
     prior: str  # auto, or a name
     recipe: str  # of refinement
+    priority: str = "balanced"  # what auto weighs
 
     def units(self, part: str, steps: int = USUAL_STEPS) -> list[float]:
         """Units of work of a part: one number for each segment, or one for the whole job."""
@@ -116,6 +117,7 @@ def work_of(settings: SceneSettings, count: int, aspect: float) -> Work:
         settings.output.device,
         settings.video.prior.strip(),
         settings.refine.recipe,
+        settings.video.priority,
     )
 
 

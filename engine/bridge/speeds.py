@@ -60,7 +60,7 @@ class Machine(NamedTuple):
     """What the engine reckons of the machine that it runs on."""
 
     card: str  # its name; empty: the CPU computes
-    auto: str  # the prior that "auto" took last
+    auto: Mapping[str, str]  # the prior that "auto" takes, by what it weighs
     parts: Mapping[str, float]  # seconds a unit of the parts besides "generate"
     priors: Mapping[str, Reckoned]
 
@@ -103,11 +103,12 @@ def speeds_for(work: Work, folder: Path | None = None) -> Speeds | None:
 
 
 def _settled(work: Work, here: Machine | None) -> tuple[str, str, str]:
-    """(device, card, prior) that a job comes to; "auto" is what it was taken for last."""
+    """(device, card, prior) that a job comes to; "auto" is what it takes here."""
     cuda = work.device == "cuda" or (work.device == "auto" and here is not None and here.card != "")
     if not cuda:
         return "cpu", "", "patch" if work.prior == "auto" else work.prior
-    prior = work.prior if work.prior != "auto" else here.auto if here is not None else ""
+    taken = here.auto.get(work.priority, "") if here is not None else ""
+    prior = taken if work.prior == "auto" else work.prior
     return "cuda", here.card if here is not None else "", prior
 
 
@@ -176,7 +177,12 @@ def history(folder: Path | None = None) -> tuple[list[Record], str]:
 
 def keep_machine(here: Machine, folder: Path | None = None) -> None:
     """Write what the engine reckons of this machine, for the panel. Raises OSError."""
-    told = {"machine": machine_name(), **here._asdict(), "parts": dict(here.parts)}
+    told = {
+        "machine": machine_name(),
+        **here._asdict(),
+        "auto": dict(here.auto),
+        "parts": dict(here.parts),
+    }
     told["priors"] = {name: list(row) for name, row in here.priors.items()}
     _write(MACHINE, told, folder)
 
@@ -191,7 +197,8 @@ def machine(folder: Path | None = None) -> Machine | None:
             return None
         parts = _parts(told["parts"])
         priors = {str(name): _reckoned_row(row) for name, row in told["priors"].items()}
-        return Machine(_word(told["card"]), _word(told["auto"]), parts, priors)
+        auto = {_word(priority): _word(prior) for priority, prior in told["auto"].items()}
+        return Machine(_word(told["card"]), auto, parts, priors)
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
 

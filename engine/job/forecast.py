@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..bridge import estimate, speeds
 from ..bridge.segments import kept_frames
-from ..bridge.settings import SceneSettings
+from ..bridge.settings import CHOICE_TEXT, SceneSettings
 
 if TYPE_CHECKING:
     from . import variants
@@ -76,12 +76,15 @@ def leave_for_panel() -> str:
 
     card = card_here()
     if card is not None:
-        wish = choice.Wish(tera=price.rate(card))
-        auto = choice.best_here(memory.free_bytes("cuda"), wish)
+        free, tera = memory.free_bytes("cuda"), price.rate(card)
+        auto = {
+            priority: choice.best_here(free, choice.Wish(priority, tera=tera))
+            for priority in CHOICE_TEXT["priority"]
+        }
         draws = choose_backend(torch.device("cuda")) != "cpu"
         here = price.reckon(card, auto, card_draws=draws)
     else:
-        here = speeds.Machine("", "patch", {}, {})
+        here = speeds.Machine("", {}, {}, {})
     try:
         speeds.keep_machine(here)
     except OSError as error:  # the panel tells no time then

@@ -12,6 +12,7 @@ Standard library only.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from ..bridge.speeds import Machine, Reckoned
 from .nvidia import Card
@@ -88,9 +89,9 @@ def clip_seconds(prior: Model, size: tuple[int, int], frames: int, tera: float) 
     return prior.work * frames * size[0] * size[1] / 1e6 / (tera * REACHED)
 
 
-def reckon(card: Card, auto: str, *, card_draws: bool = True) -> Machine:
-    """What is reckoned of every prior on a card. `auto` is the prior that "auto" takes there;
-    `card_draws`: Gaussians are drawn on the card.
+def reckon(card: Card, auto: Mapping[str, str], *, card_draws: bool = True) -> Machine:
+    """What is reckoned of every prior on a card. `auto` {priority: the prior that "auto" takes
+    there}; `card_draws`: Gaussians are drawn on the card.
     """
     tera = rate(card)
     gain = (_REFERENCE / tera) ** 0.5

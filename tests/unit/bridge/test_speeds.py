@@ -19,7 +19,7 @@ from tests.unit.bridge.test_estimate import RATES, play
 CARD = "NVIDIA GeForce RTX 4070"
 HERE = Machine(
     CARD,
-    "wan_vace_1.3b",
+    {"balanced": "wan_vace_1.3b", "quality": "viewcrafter_25"},
     {"refine": 0.03, "start": 40.0},
     {
         "viewcrafter_25": Reckoned(0.5, 50, 4.0, 0.4),
@@ -115,6 +115,11 @@ def test_a_card_is_reckoned_before_its_first_job_and_says_so(tmp_path: Path) -> 
     assert seconds(auto, tmp_path) == pytest.approx(
         seconds(work(device="cuda", prior="wan_vace_1.3b"), tmp_path)
     )
+    best = work(priority="quality")
+    assert seconds(best, tmp_path) == pytest.approx(
+        seconds(work(device="cuda", prior="viewcrafter_25"), tmp_path)
+    )
+    assert speeds.speeds_for(work(priority="speed"), tmp_path) is None  # taken by none here
     assert seconds(work(device="cpu"), tmp_path) == pytest.approx(seconds(on_cpu(), tmp_path))
     assert speeds.speeds_for(work(device="cuda", prior="nobody"), tmp_path) is None
 
