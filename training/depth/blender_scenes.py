@@ -188,97 +188,73 @@ def solids_mesh(rows: np.ndarray, rng: np.random.Generator, outdoors: bool) -> b
     return made
 
 
+def _node(tree: bpy.types.NodeTree, kind: str, inputs: dict | None = None, **fields):
+    """A new shader node; `inputs` are values or sockets to link, by the input's name or place."""
+    node = tree.nodes.new("ShaderNode" + kind)
+    for name, value in fields.items():
+        setattr(node, name, value)
+    for name, value in (inputs or {}).items():
+        if isinstance(value, bpy.types.NodeSocket):
+            tree.links.new(value, node.inputs[name])
+        else:
+            node.inputs[name].default_value = value
+    return node
+
+
+# Of the textures laid out in rows: width, height and joint in metres, shift of every second row.
+_ROWS = {
+    solids.PLANKS: (2.5, 0.3, 0.015, 0.37),
+    solids.TILES: (0.6, 0.6, 0.02, 0.0),
+    solids.BRICKS: (0.5, 0.2, 0.02, 0.5),
+    solids.STRIPES: (30.0, 0.4, 0.1, 0.0),
+    solids.FACADE: (2.0, 2.6, 0.55, 0.0),  # the joints are the wall, what they frame are windows
+}
+
+
 def _material(slot: int) -> None:
     """The material of a slot: its colours, gloss and glow come from the faces."""
     material = bpy.data.materials.new(f"texture {slot}")
     if material.node_tree is None:  # before Blender 5
         material.use_nodes = True
     tree = material.node_tree
-    nodes, link = tree.nodes, tree.links.new
-    shader = nodes["Principled BSDF"]
-
-    def of_faces(name: str):
-        node = nodes.new("ShaderNodeAttribute")
-        node.attribute_name = name
-        return node.outputs["Vector"]
-
+    tree.nodes.clear()
+    first, second, uv, rest = (
+        _node(tree, "Attribute", attribute_name=name).outputs["Vector"]
+        for name in ("first", "second", "uv", "rest")
+    )
+    out = _node(tree, "OutputMaterial")
     if slot == GLASS:
-        shader.inputs["Transmission Weight"].default_value = 1.0
-        shader.inputs["Roughness"].default_value = 0.05
-        link(of_faces("first"), shader.inputs["Base Color"])
+        glass = {"Transmission Weight": 1.0, "Roughness": 0.05, "Base Color": first}
+        shader = _node(tree, "BsdfPrincipled", glass)
+        tree.links.new(shader.outputs[0], out.inputs[0])
         return
-    mix = nodes.new("ShaderNodeMix")
-    mix.data_type = "RGBA"
-    fac, colour_a, colour_b = (mix.inputs[k] for k in (0, 6, 7))
-    fac.default_value = 0.0
-    link(of_faces("first"), colour_a)
-    link(of_faces("second"), colour_b)
-    height = None
+    share, height = 0.0, None  # of the second colour; what the bumps follow
     if slot >= solids.PHOTO:
-        picture = nodes.new("ShaderNodeTexImage")
-        picture.image = bpy.data.images.new(
-            f"picture {slot - solids.PHOTO}", 96, 96, float_buffer=True
-        )
-        halved = nodes.new("ShaderNodeVectorMath")
-        halved.operation = "SCALE"
-        halved.inputs["Scale"].default_value = 0.5
-        link(of_faces("uv"), halved.inputs[0])
-        link(halved.outputs[0], picture.inputs["Vector"])
-        link(picture.outputs["Color"], colour_b)
-        fac.default_value = 0.8
-        height = picture.outputs["Color"]
+        picture = bpy.data.images.new(f"picture {slot - solids.PHOTO}", 96, 96, float_buffer=True)
+        halved = _node(tree, "VectorMath", {0: uv, "Scale": 0.5}, operation="SCALE").outputs[0]
+        height = second = _node(tree, "TexImage", {"Vector": halved}, image=picture).outputs[0]
+        share = 0.8
     elif slot in (solids.CLOUDY, solids.LEAVES):
-        noise = nodes.new("ShaderNodeTexNoise")
-        noise.inputs["Scale"].default_value = 1.0 if slot == solids.CLOUDY else 3.0
-        noise.inputs["Detail"].default_value = 5.0
-        link(of_faces("uv"), noise.inputs["Vector"])
-        height = noise.outputs[0]
-        link(height, fac)
-    elif slot != solids.PLAIN:
-        wide, high, joint, shift = {
-            solids.PLANKS: (2.5, 0.3, 0.015, 0.37),
-            solids.TILES: (0.6, 0.6, 0.02, 0.0),
-            solids.BRICKS: (0.5, 0.2, 0.02, 0.5),
-            solids.STRIPES: (30.0, 0.4, 0.1, 0.0),
-            solids.FACADE: (2.0, 2.6, 0.55, 0.0),
-        }[slot]
-        brick = nodes.new("ShaderNodeTexBrick")
-        brick.offset = shift
-        for name, value in zip(
-            ("Brick Width", "Row Height", "Mortar Size", "Scale"),
-            (wide, high, joint, 1.0),
-            strict=True,
-        ):
-            brick.inputs[name].default_value = value
-        link(of_faces("uv"), brick.inputs["Vector"])
-        joints = "Color2" if slot == solids.FACADE else "Mortar"
-        for name in ("Color1", "Color2", "Mortar"):
-            link(of_faces("second" if name == joints else "first"), brick.inputs[name])
-        if slot == solids.FACADE:  # the joints are the wall, what they frame are windows
-            link(of_faces("first"), brick.inputs["Mortar"])
-            link(of_faces("second"), brick.inputs["Color1"])
-        link(brick.outputs["Color"], colour_b)
-        fac.default_value = 1.0
-        height = brick.outputs["Fac"]
+        scale = 1.0 if slot == solids.CLOUDY else 3.0
+        noise = _node(tree, "TexNoise", {"Vector": uv, "Scale": scale, "Detail": 5.0})
+        share = height = noise.outputs[0]
+    elif slot in _ROWS:
+        wide, high, joint, shift = _ROWS[slot]
+        sizes = {"Brick Width": wide, "Row Height": high, "Mortar Size": joint, "Scale": 1.0}
+        plain, other = (second, first) if slot == solids.FACADE else (first, second)
+        colours = {"Color1": plain, "Color2": plain, "Mortar": other}
+        brick = _node(tree, "TexBrick", {"Vector": uv, **sizes, **colours}, offset=shift)
+        share, second, height = 1.0, brick.outputs["Color"], brick.outputs["Fac"]
+    colour = _node(tree, "Mix", {0: share, 6: first, 7: second}, data_type="RGBA").outputs[2]
+    parts = _node(tree, "SeparateXYZ", {0: rest}).outputs
+    rough = _node(tree, "MapRange", {"Value": parts[0], "To Min": 0.75, "To Max": 0.04})
+    glow = _node(tree, "Math", {0: parts[1], 1: 6.0}, operation="MULTIPLY")
+    inputs = {"Base Color": colour, "Emission Color": colour, "Roughness": rough.outputs[0]}
+    shader = _node(tree, "BsdfPrincipled", {**inputs, "Emission Strength": glow.outputs[0]})
     if height is not None:
-        bump = nodes.new("ShaderNodeBump")
-        bump.inputs["Strength"].default_value = 0.35
-        bump.inputs["Distance"].default_value = -0.02
-        link(height, bump.inputs["Height"])
-        link(bump.outputs[0], shader.inputs["Normal"])
-    split = nodes.new("ShaderNodeSeparateXYZ")
-    link(of_faces("rest"), split.inputs[0])
-    rough = nodes.new("ShaderNodeMapRange")
-    rough.inputs["To Min"].default_value, rough.inputs["To Max"].default_value = 0.75, 0.04
-    link(split.outputs["X"], rough.inputs["Value"])
-    link(rough.outputs[0], shader.inputs["Roughness"])
-    glow = nodes.new("ShaderNodeMath")
-    glow.operation = "MULTIPLY"
-    glow.inputs[1].default_value = 6.0
-    link(split.outputs["Y"], glow.inputs[0])
-    link(glow.outputs[0], shader.inputs["Emission Strength"])
-    for name in ("Base Color", "Emission Color"):
-        link(mix.outputs[2], shader.inputs[name])
+        bump = _node(tree, "Bump", {"Strength": 0.35, "Distance": -0.02, "Height": height})
+        tree.links.new(bump.outputs[0], shader.inputs["Normal"])
+    tree.links.new(shader.outputs[0], out.inputs[0])
 
 
 def prepare() -> None:
@@ -303,57 +279,38 @@ def prepare() -> None:
 
 
 def _sky(rng: np.random.Generator, given: np.ndarray, sun: np.ndarray, night: bool) -> None:
-    """The world: Blender's sky with its sun, or the given one's colours; clouds in front."""
+    """The world: Blender's sky without its disc (a lamp is the sun), or the given one's colours;
+    clouds in front.
+    """
     tree = bpy.context.scene.world.node_tree
     tree.nodes.clear()
-    link = tree.links.new
-    new = tree.nodes.new
-    out, back = new("ShaderNodeOutputWorld"), new("ShaderNodeBackground")
-    link(back.outputs[0], out.inputs[0])
+    strength = 1.0
     if not night and rng.random() < 0.6:
-        sky = new("ShaderNodeTexSky")
+        sky = _node(tree, "TexSky", sun_rotation=math.atan2(sun[0], sun[2]))
         types = sky.bl_rna.properties["sky_type"].enum_items.keys()
         sky.sky_type = "NISHITA" if "NISHITA" in types else "MULTIPLE_SCATTERING"
-        sky.sun_elevation = max(math.asin(sun[1]), 0.02)
-        sky.sun_rotation = math.atan2(sun[0], sun[2])
-        sky.sun_disc = False  # the lamp is it: found without a map of the whole sky
-        colour, back.inputs["Strength"].default_value = sky.outputs[0], rng.uniform(0.04, 0.2)
+        sky.sun_elevation, sky.sun_disc = max(math.asin(sun[1]), 0.02), False
+        colour, strength = sky.outputs[0], rng.uniform(0.04, 0.2)
         white = (*(np.ones(3) * rng.uniform(0.5, 4)), 1)
     else:
-        up, split, ramp = (
-            new("ShaderNodeTexCoord"),
-            new("ShaderNodeSeparateXYZ"),
-            new("ShaderNodeMix"),
-        )
-        ramp.data_type = "RGBA"
-        link(up.outputs["Generated"], split.inputs[0])
-        link(split.outputs["Z"], ramp.inputs[0])
-        ramp.inputs[6].default_value = (*given[0:3], 1)
-        ramp.inputs[7].default_value = (*given[3:6], 1)
-        colour, white = ramp.outputs[2], (*given[6:9], 1)
+        way = _node(tree, "TexCoord").outputs["Generated"]
+        up = _node(tree, "SeparateXYZ", {0: way}).outputs["Z"]
+        ends = {0: up, 6: (*given[0:3], 1), 7: (*given[3:6], 1)}
+        colour = _node(tree, "Mix", ends, data_type="RGBA").outputs[2]
+        white = (*given[6:9], 1)
     if rng.random() < 0.6:
-        place, stretch, noise = (
-            new("ShaderNodeTexCoord"),
-            new("ShaderNodeMapping"),
-            new("ShaderNodeTexNoise"),
+        way = _node(tree, "TexCoord").outputs["Generated"]
+        place = {0: way, "Location": rng.uniform(-50, 50, 3), "Scale": (1, 1, rng.uniform(2, 6))}
+        place = _node(tree, "Mapping", place).outputs[0]
+        noise = _node(
+            tree, "TexNoise", {"Vector": place, "Scale": rng.uniform(1, 4), "Detail": 6.0}
         )
-        stretch.inputs["Location"].default_value = rng.uniform(-50, 50, 3)
-        stretch.inputs["Scale"].default_value = (1, 1, rng.uniform(2, 6))
-        noise.inputs["Scale"].default_value = rng.uniform(1, 4)
-        noise.inputs["Detail"].default_value = 6.0
-        steps, cover = new("ShaderNodeMapRange"), new("ShaderNodeMix")
         low = rng.uniform(0.35, 0.6)
-        steps.inputs["From Min"].default_value = low
-        steps.inputs["From Max"].default_value = low + rng.uniform(0.05, 0.3)
-        cover.data_type = "RGBA"
-        link(place.outputs["Generated"], stretch.inputs[0])
-        link(stretch.outputs[0], noise.inputs["Vector"])
-        link(noise.outputs[0], steps.inputs[0])
-        link(steps.outputs[0], cover.inputs[0])
-        link(colour, cover.inputs[6])
-        cover.inputs[7].default_value = white
-        colour = cover.outputs[2]
-    link(colour, back.inputs["Color"])
+        ends = {0: noise.outputs[0], "From Min": low, "From Max": low + rng.uniform(0.05, 0.3)}
+        cover = {0: _node(tree, "MapRange", ends).outputs[0], 6: colour, 7: white}
+        colour = _node(tree, "Mix", cover, data_type="RGBA").outputs[2]
+    back = _node(tree, "Background", {"Color": colour, "Strength": strength})
+    tree.links.new(back.outputs[0], _node(tree, "OutputWorld").inputs[0])
 
 
 def _lamp(kind: str, colour: np.ndarray, power: float, size: float) -> bpy.types.Object:

@@ -203,11 +203,11 @@ def optimisers_of(net: SmallDepth, rate: float) -> tuple[torch.optim.Optimizer, 
     return Muon(inside, rate, 0.02), torch.optim.AdamW(rest, rate, weight_decay=0.02)
 
 
-def rate(seen: int, done: float, top: float) -> float:
-    """Learning rate: a short rise, a plateau, a fall over the last third; done: 0 to 1."""
+def rate(seen: int, done: float, top: float, fall: float = 0.35) -> float:
+    """Learning rate: a short rise, a plateau, a fall over the last share `fall`; done: 0 to 1."""
     rise = min(1.0, seen / 3000)
-    fall = 1.0 if done < 0.65 else 0.5 * (1 + math.cos(math.pi * min(1.0, (done - 0.65) / 0.35)))
-    return top * rise * max(fall, 0.01)
+    fallen = min(1.0, max(0.0, 1.0 - (1.0 - done) / fall))
+    return top * rise * max(0.5 * (1 + math.cos(math.pi * fallen)), 0.01)
 
 
 def main() -> None:
@@ -220,6 +220,9 @@ def main() -> None:
     )
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument(
+        "--fall", type=float, default=0.35, help="share of the plan in which the rate falls"
+    )
     parser.add_argument("--repeats", type=float, default=5.0, help="times a made picture is shown")
     parser.add_argument("--pool", type=int, default=20000)
     parser.add_argument("--seed", type=int, default=0)
@@ -284,7 +287,7 @@ def main() -> None:
         )
         for optimiser in optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = rate(seen, done, arguments.rate)
+                group["lr"] = rate(seen, done, arguments.rate, arguments.fall)
         net.train()
         loss, relative = loss_of(
             net(image.contiguous(memory_format=torch.channels_last), rays), depth, truth
@@ -317,7 +320,7 @@ def main() -> None:
                         made,
                         f"{a:.4f}",
                         f"{b:.4f}",
-                        f"{rate(seen, done, arguments.rate):.2e}",
+                        f"{rate(seen, done, arguments.rate, arguments.fall):.2e}",
                     ]
                 )
             print(
