@@ -121,12 +121,14 @@ def _svd(half: torch.dtype, device: str) -> Networks:
     return {"denoiser": denoiser, "vae": vae, "vision": vision}
 
 
-def _ltx(half: torch.dtype, device: str) -> Networks:
+def _ltx(half: torch.dtype, device: str, *, large: bool) -> Networks:
     import diffusers
+
+    sizes = {"attention_head_dim": 128, "num_layers": 48, "cross_attention_dim": 4096}
 
     with _made_of(half, device):
         return {
-            "denoiser": diffusers.LTXVideoTransformer3DModel(),
+            "denoiser": diffusers.LTXVideoTransformer3DModel(**(sizes if large else {})),
             "vae": diffusers.AutoencoderKLLTXVideo(
                 block_out_channels=(128, 256, 512, 1024, 2048),
                 down_block_types=("LTXVideo095DownBlock3D",) * 4,
@@ -177,9 +179,10 @@ def networks_of(name: str, half: torch.dtype, device: str) -> Networks:
         return _wan(half, device, large="14b" in name)
     if name.startswith(("wan_fun_inp", "fixanything")):
         return _wan_inp(half, device, large=name.startswith("fixanything"))
+    if name.startswith("ltx"):
+        return _ltx(half, device, large="13b" in name)
     makers = {
         "svd": _svd,
-        "ltx": _ltx,
         "cogvideox_i2v": _cogvideox,
     }
     return makers[name](half, device)
@@ -201,7 +204,7 @@ def demand_of(name: str, networks: Networks, frames: int, height: int, width: in
         return vace.demand(first, vae, frames, height, width, *others)
     if name == "svd":
         return svd.demand(first, vae, networks["vision"], frames, height, width)
-    return {"ltx": ltx, "cogvideox_i2v": cogvideox}[name].demand(first, vae, frames, height, width)
+    return (ltx if name.startswith("ltx") else cogvideox).demand(first, vae, frames, height, width)
 
 
 def make(
@@ -238,7 +241,7 @@ def _adapter(
 ) -> NetworkPrior:
     denoiser, vae = networks["denoiser"], networks["vae"]
     row = registry.prior(name)
-    factors = {"ltx": (8, 32), "svd": (1, 8)}.get(
+    factors = {"ltx": (8, 32), "ltx_13b_fast": (8, 32), "svd": (1, 8)}.get(
         name, (1 if name.startswith("viewcrafter") else 4, 8)
     )
     spec = PriorSpec(
@@ -248,12 +251,14 @@ def _adapter(
         native_size=row.trained,
         t_factor=factors[0],
         s_factor=factors[1],
-        channels={"ltx": 128, "svd": 4}.get(name, 4 if name.startswith("viewcrafter") else 16),
+        channels={"ltx": 128, "ltx_13b_fast": 128, "svd": 4}.get(
+            name, 4 if name.startswith("viewcrafter") else 16
+        ),
         steps=2,
         sees=frozenset({"image"}),
         licence="",
         commercial_use=False,
-        starts_from_render=name in ("svd", "ltx", "cogvideox_i2v"),
+        starts_from_render=row.starts_from_render,
     )
     if name.startswith("viewcrafter"):
         parts = loader.Parts(
@@ -280,7 +285,7 @@ def _adapter(
         return svd.StableVideo(
             spec, denoiser, vae, networks["vision"], residence, guidance=guidance
         )
-    if name == "ltx":
+    if name.startswith("ltx"):
         told = {
             "embeddings": torch.zeros(2, 256, 4096),
             "mask": torch.ones(2, 256, dtype=torch.bool),

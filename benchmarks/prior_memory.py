@@ -35,6 +35,7 @@ CLIPS = (  # prior, frames, height, width
     ("fixanything", 29, 480, 832),
     ("fixanything", 65, 480, 832),
     ("wan_vace_14b", 25, 720, 1280),
+    ("ltx_13b_fast", 25, 480, 832),
     ("svd", 25, 576, 1024),
     ("ltx", 25, 512, 704),
     ("cogvideox_i2v", 25, 480, 720),

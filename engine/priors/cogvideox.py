@@ -247,7 +247,7 @@ def load(
     from transformers import T5EncoderModel
 
     model_folder.require(folder, "CogVideoXImageToVideoPipeline")
-    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    dtype = transformer.dtype_on(device)
     text = model_folder.sentence_embeddings(
         folder, T5EncoderModel, ["", prompt or PROMPT], _TEXT_TOKENS, masked=False
     )

@@ -3,11 +3,13 @@ picture.
 
 Family: rectified flow with a time of its own for every token. Eight frames share a latent after
 the first, 32 x 32 pixels a cell. The first frame is shown clean, at time 0; the path of the
-camera reaches the rest as in svd.py: both runs start from the noised render.
+camera reaches the rest as in svd.py: both runs start from the noised render. The distilled one was
+taught at eight levels; the sixth is where the noised render begins, so that three steps are left.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,13 +77,17 @@ class LTXVideo(NetworkPrior):
         *,
         guidance: float = GUIDANCE,
         start_sigma: float = START_SIGMA,
+        noise: Sequence[float] = (),  # the levels that a distilled network was taught at
     ) -> None:
         super().__init__(spec, residence, guidance)
         self._transformer: Any = transformer
         self._vae: Any = vae
-        self._text, self._start_sigma = text, start_sigma
+        self._text, self._start_sigma, self._noise = text, start_sigma, noise
 
     def levels(self, steps: int) -> list[Level]:
+        if self._noise:
+            self._levels = notation.student_levels(self._noise, steps)
+            return self._levels
         if steps < 1:
             raise UserError(f"steps is {steps}.", "Take at least 1.")
         sigmas = [self._start_sigma * (1.0 - k / steps) for k in range(steps + 1)]
@@ -212,32 +218,33 @@ def load(
     from transformers import T5EncoderModel
 
     model_folder.require(folder, "LTXConditionPipeline", "LTXImageToVideoPipeline", "LTXPipeline")
-    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    dtype = transformer.dtype_on(device)
     text = model_folder.sentence_embeddings(
         folder, T5EncoderModel, [NEGATIVE, prompt or PROMPT], _TEXT_TOKENS
     )
     vae = model_folder.part(folder, "vae", AutoencoderKLLTXVideo, dtype)
     network = transformer.load(folder, LTXVideoTransformer3DModel, dtype)
     config: Any = network.config
+    row = registry.prior(name)
     spec = PriorSpec(
         name=name,
         frames=frames_in_steps(name, 8, MOST_FRAMES),
         size_multiple=32,
-        native_size=(512, 704),
+        native_size=row.trained,
         t_factor=8,
         s_factor=32,
         channels=config.in_channels,
-        steps=registry.prior(name).steps,
+        steps=row.steps,
         sees=frozenset({"image", "text"}),
         licence="LTX-Video Open Weights License",
         commercial_use=False,
         starts_from_render=True,
     )
-    scale = GUIDANCE if guidance < 0 else guidance
+    scale = row.options.get("guidance", GUIDANCE) if guidance < 0 else guidance
     residence = transformer.settle(
         device, demand(network, vae, frames, *size), network, [vae], dtype, scale, rung
     )
-    return LTXVideo(spec, network, vae, text, residence, guidance=scale)
+    return LTXVideo(spec, network, vae, text, residence, guidance=scale, noise=row.levels)
 
 
 def from_settings(settings: SceneSettings, image: Tensor, device: str) -> LTXVideo:

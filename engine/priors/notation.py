@@ -7,12 +7,14 @@ height, width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..bridge.errors import UserError
 from .base import Level
 
 
@@ -35,6 +37,26 @@ def from_edm_velocity(v: Tensor, x: Tensor, level: Level) -> tuple[Tensor, Tenso
     variance = level.b**2 + 1.0
     x0_hat = x / variance - v * (level.b / variance**0.5)
     return x0_hat, (x - x0_hat) / level.b
+
+
+def student_levels(noise: Sequence[float], steps: int) -> list[Level]:
+    """The levels that a distilled network was taught at, from noise to clean: the first `steps` of
+    them, as its authors do with fewer; with more, even steps in the angle of b / a between them.
+    """
+    if steps < 1:
+        raise UserError(f"steps is {steps}.", "Take at least 1.")
+    if steps <= len(noise):
+        taught = list(noise[:steps])
+    else:
+        angles = [math.atan2(b, 1.0 - b) for b in noise]
+        place = [k * (len(noise) - 1) / (steps - 1) for k in range(steps)]
+        between = [
+            angles[int(p)]
+            + (p - int(p)) * (angles[min(int(p) + 1, len(noise) - 1)] - angles[int(p)])
+            for p in place
+        ]
+        taught = [math.tan(t) / (1.0 + math.tan(t)) for t in between]
+    return [Level(1000.0 * b, 1.0 - b, b) for b in [*taught, 0.0]]
 
 
 def guided(

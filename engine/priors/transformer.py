@@ -21,6 +21,11 @@ log = logging.getLogger(__name__)
 _M = TypeVar("_M", bound=nn.Module)
 
 
+def dtype_on(device: str) -> torch.dtype:
+    """The kind of the weights at work on a device."""
+    return torch.bfloat16 if device.startswith("cuda") else torch.float32
+
+
 def load(folder: Path, kind: type[_M], dtype: torch.dtype, loras: Sequence[Path] = ()) -> _M:
     """The transformer of a diffusers folder, on the CPU, with LoRAs (.safetensors) added. Raises
     UserError.

@@ -74,7 +74,7 @@ def load(
     """
     from diffusers import WanTransformer3DModel
 
-    dtype = inp._dtype(device)
+    dtype = transformer.dtype_on(device)
     network = transformer.load(base_folder, WanTransformer3DModel, dtype, loras)
     text = vace.text_embeddings(vace_folder, prompt or PROMPT, NEGATIVE)
     scale = registry.prior(name).options["guidance"] if guidance < 0 else guidance

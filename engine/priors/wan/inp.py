@@ -195,7 +195,7 @@ def load(
     """
     from diffusers import WanVACETransformer3DModel
 
-    dtype = _dtype(device)
+    dtype = transformer.dtype_on(device)
     network = load_transformer(transformer_folder, dtype)
     if taught_by is not None:
         teacher = transformer.load(vace_folder, WanVACETransformer3DModel, dtype)
@@ -225,7 +225,7 @@ def assembled(
     from diffusers import AutoencoderKLWan
     from transformers import CLIPVisionModel
 
-    row, dtype = registry.prior(name), _dtype(device)
+    row, dtype = registry.prior(name), transformer.dtype_on(device)
     vae = model_folder.part(vace_folder, "vae", AutoencoderKLWan, torch.float32)
     vision = model_folder.part(vision_folder, "image_encoder", CLIPVisionModel, dtype)
     spec = PriorSpec(
@@ -260,10 +260,6 @@ def frames_of(name: str) -> Callable[[int], int]:
     """The rule of a prior's clip lengths, by its row."""
     row = registry.prior(name)
     return frames_in_steps(name, 4, int(row.most_frames), int(row.options.get("tail", 0)))
-
-
-def _dtype(device: str) -> torch.dtype:
-    return torch.bfloat16 if device.startswith("cuda") else torch.float32
 
 
 def from_settings(settings: SceneSettings, image: Tensor, device: str) -> WanInP:

@@ -11,7 +11,6 @@ network is shown the picture's latents at that level's noise, as in training.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,26 +66,6 @@ def flow_levels(steps: int, shift: float) -> list[Level]:
     u = [1.0 - k / steps for k in range(steps + 1)]
     sigmas = [shift * v / (1.0 + (shift - 1.0) * v) for v in u]
     return [Level(1000.0 * s, 1.0 - s, s) for s in sigmas]
-
-
-def student_levels(noise: Sequence[float], steps: int) -> list[Level]:
-    """The levels that a distilled network was taught at, from noise to clean: the first `steps` of
-    them, as its authors do with fewer; with more, even steps in the angle of b / a between them.
-    """
-    if steps < 1:
-        raise UserError(f"steps is {steps}.", "Take at least 1.")
-    if steps <= len(noise):
-        taught = list(noise[:steps])
-    else:
-        angles = [math.atan2(b, 1.0 - b) for b in noise]
-        place = [k * (len(noise) - 1) / (steps - 1) for k in range(steps)]
-        between = [
-            angles[int(p)]
-            + (p - int(p)) * (angles[min(int(p) + 1, len(noise) - 1)] - angles[int(p)])
-            for p in place
-        ]
-        taught = [math.tan(t) / (1.0 + math.tan(t)) for t in between]
-    return [Level(1000.0 * b, 1.0 - b, b) for b in [*taught, 0.0]]
 
 
 class WanLatents:
@@ -156,7 +135,9 @@ class Wan(NetworkPrior):
 
     def levels(self, steps: int) -> list[Level]:
         self._levels = (
-            student_levels(self._noise, steps) if self._noise else flow_levels(steps, self._shift)
+            notation.student_levels(self._noise, steps)
+            if self._noise
+            else flow_levels(steps, self._shift)
         )
         return self._levels
 
@@ -289,7 +270,7 @@ def load(
     model_folder.require(folder, "WanVACEPipeline")
     embeddings = text_embeddings(folder, prompt)
     vae = model_folder.part(folder, "vae", AutoencoderKLWan, torch.float32)
-    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    dtype = transformer.dtype_on(device)
     loras = [] if added_lora is None else [added_lora]
     network = transformer.load(folder, WanVACETransformer3DModel, dtype, loras)
     if taught_by is not None:

@@ -61,6 +61,7 @@ SAVERS = {
     "svd": lambda root: tiny.save_svd(root / "svd"),
     "cogvideox_i2v": lambda root: tiny.save_cogvideox(root / "cogvideox_i2v", SIZE),
     "ltx": lambda root: tiny.save_ltx(root / "ltx"),
+    "ltx_13b_fast": lambda root: tiny.save_ltx(root / "ltx_13b_fast"),
 }
 NAMES = pytest.mark.parametrize("name", list(PRIORS))
 WITH_WEIGHTS = pytest.mark.parametrize("name", [n for n, row in PRIORS.items() if row.weights])

@@ -12,6 +12,7 @@ import torch
 from engine.bridge.errors import UserError
 from engine.method import sampler
 from engine.models import registry
+from engine.priors import notation
 from engine.priors.base import Level, PriorSpec
 from engine.priors.wan import inp, student, vace
 from tests import tiny_models as tiny
@@ -154,17 +155,17 @@ def test_levels_are_those_of_the_authors():
     angles = [math.atan(80.0), 1.5, 1.4, 1.0]
     expected = [math.sin(t) / (math.sin(t) + math.cos(t)) for t in angles]
     for steps in (1, 2, 3, 4):
-        levels = vace.student_levels(RCM, steps)
+        levels = notation.student_levels(RCM, steps)
         assert [level.b for level in levels] == pytest.approx([*expected[:steps], 0.0], abs=1e-12)
         assert all(level.network_time == pytest.approx(1000 * level.b) for level in levels)
-    many = [level.b for level in vace.student_levels(RCM, 7)]
+    many = [level.b for level in notation.student_levels(RCM, 7)]
     assert many[0] == pytest.approx(expected[0]) and many[-2] == pytest.approx(expected[-1])
     assert many == sorted(many, reverse=True) and len(set(many)) == 8
     assert many[::2][:4] == pytest.approx(expected)  # every other one is a taught one
     lightx2v = vace.flow_levels(4, registry.prior("wan_vace_14b_fast").options["shift"])
     assert [round(1000 * level.b, 1) for level in lightx2v] == [1000.0, 937.5, 833.3, 625.0, 0.0]
     with pytest.raises(UserError):
-        vace.student_levels(RCM, 0)
+        notation.student_levels(RCM, 0)
 
 
 class _Student:
@@ -189,7 +190,7 @@ class _Student:
 
 
 SCHEDULES = {
-    "rCM": lambda steps: vace.student_levels(RCM, steps),
+    "rCM": lambda steps: notation.student_levels(RCM, steps),
     "LightX2V": lambda steps: vace.flow_levels(steps, 5.0),
 }
 ALL_SCHEDULES = pytest.mark.parametrize("schedule", list(SCHEDULES.values()), ids=list(SCHEDULES))
