@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.models import registry
+from engine.finishers import difix
+from engine.models import memory, registry
 from engine.models.memory import Residence, Rung
 from engine.priors import cogvideox, ltx, svd, transformer
 from engine.priors.base import Clip, PriorSpec, frames_all
@@ -294,6 +295,44 @@ def _adapter(
     abar = cogvideox.cumulative_alphas(0.00085, 0.012, 1.0)
     text = torch.zeros(2, 226, 4096)
     return cogvideox.CogVideoX(spec, denoiser, vae, text, abar, residence, guidance=guidance)
+
+
+def finisher_networks(half: torch.dtype, device: str) -> tuple[nn.Module, nn.Module]:
+    """UNet and autoencoder of Difix at their released size: those of Stable Diffusion 2.1, and four
+    convolutions.
+    """
+    import diffusers
+
+    with _made_of(half, device):
+        unet = diffusers.UNet2DConditionModel(
+            attention_head_dim=(5, 10, 20, 20), cross_attention_dim=1024, use_linear_projection=True
+        )
+    with _made_of(torch.float32, device):
+        vae = diffusers.AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+        )
+        difix.with_skips(vae)
+    return unet.eval().requires_grad_(False), vae.eval().requires_grad_(False)
+
+
+def finisher_demand(
+    name: str, unet: nn.Module, vae: nn.Module, height: int, width: int
+) -> memory.Demand:
+    """What the finisher says it needs."""
+    return difix.demand(unet, vae, height, width, 1 + name.endswith("_ref"))
+
+
+def make_finisher(
+    name: str, height: int, width: int, *, device: str = "cuda", rung: Rung | None = None
+) -> difix.Difix:
+    """The finisher for frames of this size."""
+    unet, vae = finisher_networks(torch.float16 if device == "cuda" else torch.float32, "cpu")
+    demand = finisher_demand(name, unet, vae, height, width)
+    networks = difix.Weights(unet, vae, torch.zeros(1, 77, 1024))
+    return difix.Difix(name, "", networks, Residence(device, demand, unet, [vae], rung))
 
 
 def clip(frames: int, height: int, width: int, device: str = "cuda") -> Clip:

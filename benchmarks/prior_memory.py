@@ -1,5 +1,5 @@
-"""GPU memory that the engine expects of every video prior at its trained size, arrangement by
-arrangement.
+"""GPU memory that the engine expects of every video prior and finisher at its trained size,
+arrangement by arrangement.
 
     python benchmarks/prior_memory.py
 
@@ -55,6 +55,14 @@ def demands() -> Iterator[tuple[str, str, Demand]]:
         yield name, f"{frames} x {height} x {width}", demand
 
 
+def of_finishers() -> Iterator[tuple[str, str, Demand]]:
+    """The same of every finisher, a frame at a time."""
+    unet, vae = full_size.finisher_networks(torch.float16, "meta")
+    for name, row in registry.FINISHERS.items():
+        height, width = row.trained
+        yield name, f"{height} x {width}", full_size.finisher_demand(name, unet, vae, height, width)
+
+
 def main() -> None:
     columns = (
         "all on the GPU",
@@ -70,7 +78,7 @@ def main() -> None:
         + "|---" * (4 + len(columns))
         + "|"
     )
-    rows = list(demands())
+    rows = [*demands(), *of_finishers()]
     for name, clip, demand in rows:
         tile, casts = demand.can_tile, demand.can_store_8bit
         rungs = [
@@ -90,7 +98,7 @@ def main() -> None:
     print("\nregistry.py: least_gib (idle networks away, tiles) and fixed_gib (of that, weights)")
     for name, clip, demand in rows:
         least, fixed = needed(demand)
-        row = registry.prior(name)
+        row = registry.WITH_FILES.get(name) or registry.prior(name)
         print(f"{name}, {clip}: {least:.1f}, {fixed:.1f}; now {row.least_gib}, {row.fixed_gib}")
 
 

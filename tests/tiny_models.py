@@ -9,11 +9,13 @@ import functools
 import gzip
 import json
 import math
+import re
 import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from engine.priors.viewcrafter import loader
@@ -466,7 +468,6 @@ def wan_lora(down: str = "lora_down", up: str = "lora_up") -> dict[str, Tensor]:
 
 
 def save_wan_lora(folder: Path) -> Path:
-    from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     save_file(wan_lora(), folder / "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors")
@@ -600,6 +601,98 @@ def save_svd(folder: Path, frames: int = 5) -> Path:
     return _index(folder, "StableVideoDiffusionPipeline")
 
 
+def save_difix(folder: Path) -> Path:
+    """A small Difix in the layout of the released one: the decoder's LoRA beside its weights, in
+    peft's names.
+    """
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    torch.manual_seed(0)
+    _lively(
+        UNet2DConditionModel(
+            block_out_channels=(32, 64),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            attention_head_dim=(2, 4),
+            cross_attention_dim=32,
+            use_linear_projection=True,
+            norm_num_groups=8,
+        ),
+        2.0,
+    ).eval().save_pretrained(folder / "unet")
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16, 16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        norm_num_groups=4,
+    )
+    vae.save_pretrained(folder / "vae")
+    config = json.loads((folder / "vae/config.json").read_text(encoding="utf-8"))
+    config |= {"gamma": 1.0, "ignore_skip": False, "lora_rank": 4}
+    (folder / "vae/config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_file(
+        difix_vae_state(vae.state_dict(), (8, 16, 16, 16)),
+        folder / "vae/diffusion_pytorch_model.safetensors",
+    )
+    words = ["<|startoftext|>", "<|endoftext|>", *"abcdefghijklmnopqrstuvwxyz"]
+    words += [f"{letter}</w>" for letter in words[2:]]
+    tokenizer = CLIPTokenizer(vocab={w: i for i, w in enumerate(words)}, merges=[])
+    tokenizer.model_max_length = 77
+    tokenizer.save_pretrained(folder / "tokenizer")
+    CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(words),
+            hidden_size=32,
+            intermediate_size=37,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+        )
+    ).eval().save_pretrained(folder / "text_encoder")
+    return _index(folder, "DifixPipeline")
+
+
+_DIFIX_LORA = (
+    r"decoder\..*(conv1|conv2|conv_in|conv_shortcut|conv|conv_out|skip_conv_[1-4]|to_[kqv]|"
+    r"to_out\.0)\.weight"
+)
+
+
+def difix_vae_state(plain: dict[str, Tensor], widths: tuple[int, ...]) -> dict[str, Tensor]:
+    """The state of Stable Diffusion's autoencoder in the names and with the parts of Difix: skips,
+    and a LoRA of rank 4 beside every layer of the decoder that it was trained for.
+    """
+    a, b, c, d = widths
+    skips = {1: (d, c), 2: (d, b), 3: (c, a), 4: (b, a)}  # out, in
+    weights = {f"decoder.skip_conv_{n}.weight": (*s, 1, 1) for n, s in skips.items()}
+    if next(iter(plain.values())).device.type == "meta":
+        plain = plain | {n: torch.empty(s, device="meta") for n, s in weights.items()}
+    else:
+        plain = plain | seeded(weights)
+    result: dict[str, Tensor] = {}
+    for name, tensor in plain.items():
+        layer, _, kind = name.rpartition(".")
+        if not re.fullmatch(_DIFIX_LORA, f"{layer}.weight"):
+            result[name] = tensor
+            continue
+        result[f"{layer}.base_layer.{kind}"] = tensor
+        if kind == "weight":
+            out, into, *kernel = tensor.shape
+            low = {
+                f"{layer}.lora_A.vae_skip.weight": (4, into, *kernel),
+                f"{layer}.lora_B.vae_skip.weight": (out, 4, *(1 for _ in kernel)),
+            }
+            meta = tensor.device.type == "meta"
+            result |= (
+                {n: torch.empty(s, device="meta") for n, s in low.items()}
+                if meta
+                else {n: 0.2 * t for n, t in seeded(low).items()}
+            )
+    return result
+
+
 @functools.cache
 def depth_keys() -> dict:
     """Names, shapes and descriptions of the depth networks that are read from one file; see
@@ -634,7 +727,6 @@ def save_moge(path: Path, sees_a_camera: bool = False) -> Path:
 
 def save_depth_anything_3(path: Path) -> Path:
     """A small metric Depth Anything 3 in the layout of the released file."""
-    from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(

@@ -11,6 +11,7 @@ without a graphics card.
     generate  frames of the segment x megapixels x denoising steps
     refine    optimiser steps x megapixels
     segment   frames of the segment x megapixels      (renders, scaffold, measures, files)
+    repair    frames of the path x megapixels         (a finisher, and what is learned of it)
     finish    frames of the path x megapixels         (film, report)
     refit     rounds x megapixels                     (scene.ply of a job that blends in linear
     light)
@@ -27,7 +28,7 @@ from typing import NamedTuple
 from .segments import plan_segments
 from .settings import SceneSettings
 
-PARTS = ("start", "generate", "refine", "segment", "finish", "refit")
+PARTS = ("start", "generate", "refine", "segment", "repair", "finish", "refit")
 USUAL_STEPS = 24  # of the embedded prior
 _REFIT_VIEWS = 64  # cameras of a round
 TABLE = {
@@ -35,10 +36,12 @@ TABLE = {
     "generate": 0.15,
     "refine": 0.5,
     "segment": 1.6,
+    "repair": 300.0,  # by its operations
     "finish": 2.7,
     "refit": 120.0,
 }
 MEMORY_GB = 0.95, 0.47  # of a job without frames, and for each frame of a megapixel in a segment
+_AFTER = (("repair", 0), ("finish", 0), ("refit", 0))
 _SEGMENT = re.compile(r"segment (\d+) of (\d+)(?:: (\w+))?")
 
 
@@ -55,6 +58,7 @@ class Work(NamedTuple):
     prior: str  # auto, or a name
     recipe: str  # of refinement
     priority: str = "balanced"  # what auto weighs
+    finishes: bool = False
 
     def units(self, part: str, steps: int = USUAL_STEPS) -> list[float]:
         """Units of work of a part: one number for each segment, or one for the whole job."""
@@ -64,6 +68,8 @@ class Work(NamedTuple):
             return [self.refine_steps * self.megapixels for _ in self.frames]
         if part == "segment":
             return [n * self.megapixels for n in self.frames]
+        if part == "repair":
+            return [self.path * self.megapixels * self.finishes]
         if part == "finish":
             return [self.path * self.megapixels]
         if part == "refit":
@@ -118,6 +124,7 @@ def work_of(settings: SceneSettings, count: int, aspect: float) -> Work:
         settings.video.prior.strip(),
         settings.refine.recipe,
         settings.video.priority,
+        settings.finishes,
     )
 
 
@@ -151,6 +158,8 @@ def part_of(stage: str) -> tuple[str, int, int]:
     if found:
         part = {"render": "generate", None: "segment"}.get(found[3], found[3])
         return part if part in PARTS else "segment", int(found[1]) - 1, int(found[2])
+    if stage == "repair":
+        return "repair", 0, 0
     if stage in ("fly-through", "page", "done"):
         return "finish", 0, 0
     return ("refit" if stage.startswith("refit") else "start"), 0, 0
@@ -165,7 +174,7 @@ class Clock:
         rates = speeds or Speeds(TABLE, USUAL_STEPS, False)
         self._steps = rates.steps
         self.work = work
-        self._plan = [("start", 0), *_in_order(len(work.frames)), ("finish", 0), ("refit", 0)]
+        self._plan = [("start", 0), *_in_order(len(work.frames)), *_AFTER]
         self._expected = [
             rates.seconds.get(part, TABLE[part]) * work.units(part, rates.steps)[index]
             for part, index in self._plan

@@ -17,6 +17,7 @@ from .errors import UserError
 
 _UNLIMITED = (-math.inf, math.inf)
 NO_PRIOR = "none"  # the value of `prior` that leaves the video prior out
+NO_FINISHER = "none"
 
 
 def _setting(
@@ -193,6 +194,20 @@ class RefineSettings:
         1_500_000, "Never more Gaussians than this", limits=(1000, 50_000_000)
     )
     sh_degree: int = _setting(0, "Degree of view-dependent colour", limits=(0, 3))
+    finisher: str = _setting(
+        NO_FINISHER,
+        "Network that repairs the finished scene's frames, which are then learned once more: none, "
+        "difix, or difix_ref, which sees the picture",
+        choices=(NO_FINISHER, "difix", "difix_ref"),
+    )
+    finisher_weight: float = _setting(
+        0.3,
+        "Share of the last refinement that looks at the repaired frames; 0: no repair",
+        limits=(0.0, 1.0),
+    )
+    finisher_steps: int = _setting(
+        150, "Optimiser steps of that last refinement, for each segment", limits=(1, 100000)
+    )
 
 
 @dataclass(frozen=True)
@@ -237,6 +252,11 @@ class SceneSettings:
         renders alone.
         """
         return self.video.prior != NO_PRIOR
+
+    @property
+    def finishes(self) -> bool:
+        """Whether a finisher repairs the frames of the finished scene, and they count."""
+        return self.refine.finisher != NO_FINISHER and self.refine.finisher_weight > 0.0
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -307,6 +327,11 @@ CHOICE_TEXT: dict[str, dict[str, str]] = {
     "recipe": {
         "few_views": "Rates and densification for the few frames of a shot: sharper, no floaters",
         "paper": "The paper's rates and densification; takes thousands of steps",
+    },
+    "finisher": {
+        "none": "The scene stays as its segments left it",
+        "difix": "Takes blur and floaters out of every frame; weights with conditions",
+        "difix_ref": "The same, with your picture shown beside each frame; non-commercial weights",
     },
     "blending": {
         "display": "As viewers of splats do",

@@ -12,6 +12,8 @@
     segments/000/         one finished segment each; the folder appears by a rename, whole or not at
     all,
                           with the SHA-256 of its files in files.json
+    repaired/             of a job with a finisher: the repaired frames and the scene after the last
+                          refinement (`repair`); whole like a segment, of the segments that it names
     scene.ply ...         results, each written under a temporary name and renamed
     earlier/001/          what lay here before --restart, or before results were made again
     variants/v2/          a redo of the job, itself a job folder (`variants`)
@@ -59,6 +61,7 @@ _JOB, _SETTINGS, _LOCK, _LOG, _MANIFEST = (
     "files.json",
 )
 GAUSSIANS = "gaussians.npz"
+REPAIRED, REPAIRED_STATS = "repaired", "stats.json"
 _STAGED, _OLD_INPUT = ".input.partial", ".old_input.partial"
 # written by Blender and by batches; alone they make no job of a folder
 _OF_OTHERS = {"blender.json", "blender.lock", "batch.lock", "attempts.jsonl", "outcome.json"}
@@ -241,15 +244,40 @@ class Job:
     @contextmanager
     def new_segment(self, index: int) -> Iterator[Path]:
         """Give a folder to fill; it becomes segments/<index> when the block ends well."""
-        final = self.segment_folder(index)
-        partial = final.with_name(f".{final.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial
-        for file in list_content(partial):
-            with open(file, "r+b") as handle:
-                os.fsync(handle.fileno())
-        os.replace(partial, final)
+        with _whole(self.segment_folder(index)) as partial:
+            yield partial
+
+    @contextmanager
+    def new_repaired(self) -> Iterator[Path]:
+        """Give a folder to fill; it becomes repaired/ when the block ends well, in place of one
+        that is not to be trusted.
+        """
+        shutil.rmtree(self.folder / REPAIRED, ignore_errors=True)
+        with _whole(self.folder / REPAIRED) as partial:
+            yield partial
+
+    def repaired(self) -> Path | None:
+        """Return repaired/ where it is whole and was made of the segments that are there now, else
+        None.
+        """
+        folder = self.folder / REPAIRED
+        try:
+            stats = read_json(folder / REPAIRED_STATS)
+            current = stats["of"] == self.state_of_segments()
+            whole = (folder / GAUSSIANS).is_file() and not changed_file(folder)
+        except (UserError, KeyError, TypeError):
+            return None
+        return folder if current and whole else None
+
+    def state_of_segments(self) -> list[str]:
+        """Return the content of the Gaussians that each finished segment left, the first first."""
+        count = self.finished_segments()
+        return [str(_listed(self.segment_folder(i)).get(GAUSSIANS, "")) for i in range(count)]
+
+    def last_gaussians(self) -> Path:
+        """Return the file of a finished job's Gaussians, whether it is there or not."""
+        last = self.repaired() or self.segment_folder(self.finished_segments() - 1)
+        return last / GAUSSIANS
 
     def identity(self) -> Identity:
         """Say by content what the folder holds now."""
@@ -337,7 +365,8 @@ class Job:
                 break
             first, problem = first - 1, broken if first == count else problem
         if first == count:
-            return []
+            return self._drop_old_repaired()
+        shutil.rmtree(self.folder / REPAIRED, ignore_errors=True)
         # the last first: killed, no gap is left
         for later in range(count - 1, first - 1, -1):
             dropped = self.segment_folder(later)
@@ -354,6 +383,15 @@ class Job:
             else f"segments {first + 1} to {count} are"
         )
         return [f"a segment is damaged ({problem}): {which} made again"]
+
+    def _drop_old_repaired(self) -> list[str]:
+        if not (self.folder / REPAIRED).is_dir() or self.repaired() is not None:
+            return []
+        shutil.rmtree(self.folder / REPAIRED, ignore_errors=True)
+        data = self._record()
+        data.pop("results", None)
+        self._write_record(data)
+        return ["the repaired frames have changed, or belong to other segments: made again"]
 
     def first_damage(self, count: int) -> tuple[int, str]:
         """Find the first of `count` finished segments that has changed, Gaussians apart: (its
@@ -443,6 +481,19 @@ class Job:
         self._write_record(data)
         where = kept.relative_to(self.folder).as_posix()
         return [f"{name} was changed since it was made; it is kept as {where}" for name in changed]
+
+
+@contextmanager
+def _whole(final: Path) -> Iterator[Path]:
+    """A folder to fill; it gets its name, and a list of its content, when the block ends well."""
+    partial = final.with_name(f".{final.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    for file in list_content(partial):
+        with open(file, "r+b") as handle:
+            os.fsync(handle.fileno())
+    os.replace(partial, final)
 
 
 def flat(settings: SceneSettings) -> dict[str, Any]:

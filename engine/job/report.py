@@ -33,6 +33,7 @@ UNSEEN_DETAIL = 0.2  # invented parts should have at least this share of the det
 CONVERGED = 0.97
 SEAM = 2.5  # shared frames should not change more than this many times an ordinary frame step
 INPUT_DB = 28.0  # the scene should show the input image at least this well
+REPAIR_LOSS_DB = 1.0  # of that, a finisher may take this much
 
 
 _NAMED_SEGMENTS = 10  # with more lines in a plot their names only hide it
@@ -140,6 +141,18 @@ def geometry_finding(facts: dict[str, Any]) -> Finding:
     )
 
 
+def repair_finding(repair: dict[str, Any]) -> Finding:
+    """What a finisher did to the input view, by the numbers of repaired/stats.json."""
+    before, after = repair["input_psnr"]
+    ok = after >= before - REPAIR_LOSS_DB
+    return Finding(
+        "Finisher",
+        ok,
+        f"the input view went from {before:.1f} to {after:.1f} dB",
+        "" if ok else "Lower finisher_weight, or set finisher to none.",
+    )
+
+
 def _finding(
     name: str, values: list[float], least: float, text: str, advice: str, sign: float = 1.0
 ) -> Finding:
@@ -200,16 +213,21 @@ def read_stats(file: Path) -> dict[str, Any]:
 
 
 def write_report(
-    folder: Path, facts: dict[str, Any], numbers: PathNumbers, variants: str = ""
+    folder: Path,
+    facts: dict[str, Any],
+    numbers: PathNumbers,
+    variants: str = "",
+    repair: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write report.json, the plots and report.html into a job folder whose segments are finished.
 
     `facts` are provenance lines (depth, prior, licences, seed, sentences); `variants` is HTML that
-    compares the job's. Returns what report.json holds.
+    compares the job's; `repair` are the numbers of a finisher. Returns what report.json holds.
     """
     segments = [read_stats(s / "stats.json") for s in sorted((folder / "segments").glob("[0-9]*"))]
     agreement = numbers.agreement.psnr
     found = [*findings(segments, numbers.input_psnr, agreement), geometry_finding(facts)]
+    found += [repair_finding(repair)] if repair else []
     if REPAINTED in facts:
         found = [finding for finding in found if finding.name != OPTIMISATION]
     data = {
@@ -222,7 +240,10 @@ def write_report(
         "path_ssim": numbers.path_ssim,
         "findings": [f._asdict() for f in found],
         "segments": segments,
-        "seconds_total": sum(sum(s["seconds"].values()) for s in segments),
+        "repair": repair,
+        "seconds_total": sum(
+            sum(s["seconds"].values()) for s in [*segments, *filter(None, [repair])]
+        ),
     }
     write_json(folder / "report.json", data)
     plots = folder / "plots"
@@ -335,7 +356,8 @@ def _page(data: dict[str, Any], viewer: str = "", variants: str = "") -> str:
 <h2>Optimisation</h2>{figure("plots/loss.png", "loss over all optimiser steps")}
 {figure("plots/psnr.png", "the final scene against every enhanced frame: PSNR")}
 {figure("plots/ssim.png", "and SSIM")}
-<h2>Segments</h2>{segments}<h2>How it was made</h2><table>{facts}</table></html>
+<h2>Segments</h2>{segments}{_repair(data.get("repair"))}
+<h2>How it was made</h2><table>{facts}</table></html>
 """
 
 
@@ -363,6 +385,20 @@ def _segment(index: int, s: dict[str, Any]) -> str:
         f"<div class=row>{ends}</div><details><summary>Pictures and "
         f"maps</summary>{pictures}</details>"
     )
+
+
+def _repair(repair: dict[str, Any] | None) -> str:
+    if not repair:
+        return ""
+    rows = "".join(
+        "<div class=row>"
+        + figure(f"repaired/{render}", "what the scene showed after its last segment")
+        + figure(f"repaired/frames/{frame}", "the same repaired by the finisher")
+        + "</div>"
+        for render, frame in repair["shown"]
+    )
+    time = ", ".join(f"{k} {v:.1f} s" for k, v in repair["seconds"].items())
+    return f"<h3>Repair of the finished scene</h3><p>{html.escape(time)}.</p>{rows}"
 
 
 def figure(source: str, text: str) -> str:

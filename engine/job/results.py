@@ -26,7 +26,7 @@ from ..outputs.viewer import page
 from ..outputs.viewer.contents import contents
 from ..scene.gaussians import Gaussians
 from ..scene.psnr import psnr
-from . import comparison
+from . import comparison, repair
 from .folder import Job
 from .inputs import Loaded
 from .newest import newest
@@ -64,7 +64,9 @@ def write(job: Job, loaded: Loaded, gaussians: Gaussians, report: Report) -> dic
     report("page", 0, 1)
     _write_page(job, loaded, gaussians)
     variants = comparison.rows(job_of(folder), folder)
-    data = write_report(folder, loaded.facts, numbers, comparison.table(variants, folder))
+    data = write_report(
+        folder, loaded.facts, numbers, comparison.table(variants, folder), repair.stats(job)
+    )
     report("done", 1, 1, text=data["verdict"])
     names = {
         "scene": "scene.ply",

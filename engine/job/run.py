@@ -187,7 +187,7 @@ def _work(job: Job, report: Any) -> dict[str, str]:
     from ..method.repaint import repaint
     from ..models import memory
     from ..models.device import choose
-    from . import comparison, forecast, inputs, results, variants
+    from . import comparison, forecast, inputs, repair, results, variants
     from .segment import JobRecord
 
     began = time.monotonic()
@@ -235,8 +235,16 @@ def _work(job: Job, report: Any) -> dict[str, str]:
     before = variants.before(job, loaded.inputs.image.device)
     if before is None:
         gaussians = pipeline.generate(loaded.inputs, prior, job.settings, record)
+        if job.settings.finishes:
+            prior, record.rest = None, functools.partial(memory.rest, None)
+            record.rest()
+            gaussians = repair.run(job, loaded.inputs, gaussians, record, report, str(device))
+            stats = repair.stats(job)
+            loaded.facts[repair.FINISHER] = repair.sentence(job.settings, stats)
     else:
         gaussians = repaint(loaded.inputs, prior, job.settings, record, before)
+        if job.settings.finishes:
+            loaded.facts[repair.FINISHER] = "left out: a repaint moves nothing that stays"
     outputs = results.write(job, loaded, gaussians, report)
     job.keep_results(outputs)
     side_by_side = comparison.write_index(job_of(job.folder))

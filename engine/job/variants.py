@@ -331,7 +331,7 @@ def _copy_segments(source: Job, target: Path, count: int) -> None:
 def _copy_before(source: Job, target: Path) -> None:
     """The newest frames and the last Gaussians, with a list of their content."""
     shutil.copytree(source.folder / "frames", target / "frames")
-    shutil.copy2(source.segment_folder(source.finished_segments() - 1) / GAUSSIANS, target)
+    shutil.copy2(source.last_gaussians(), target)
     job_folder.list_content(target)
 
 

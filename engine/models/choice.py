@@ -120,6 +120,8 @@ def used_weights(settings: SceneSettings) -> dict[str, str]:
         used[settings.geometry.depth.strip()] = f"depth {settings.geometry.depth.strip()}"
     if settings.geometry.initialiser.strip() == "flash3d":
         used["flash3d"] = "initialiser flash3d"
+    if settings.finishes:
+        used[settings.refine.finisher] = f"finisher {settings.refine.finisher}"
     return used
 
 

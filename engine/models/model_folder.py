@@ -177,7 +177,7 @@ def sentence_embeddings(
 
 
 def _large(folder: Path) -> bool:
-    return sum(f.stat().st_size for f in (folder / "text_encoder").glob("*.safetensors")) > 1e9
+    return sum(f.stat().st_size for f in (folder / "text_encoder").glob("*.safetensors")) > 4e9
 
 
 def _key(folder: Path, sentences: list[str], length: int, masked: bool) -> str:

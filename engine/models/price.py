@@ -16,8 +16,9 @@ from collections.abc import Mapping
 
 from ..bridge.speeds import Machine, Reckoned
 from .nvidia import Card
-from .registry import PRIORS, Model, needed_gib
+from .registry import FINISHERS, PRIORS, Model, needed_gib
 
+_REPAIR = max(row.operations for row in FINISHERS.values())
 REACHED = 0.175  # of the rate, by the three that were measured
 _GIB_GB = 1.073741824
 _RATES = (  # 1e12 operations a second; the first pattern that is found in a card's name
@@ -96,6 +97,7 @@ def reckon(card: Card, auto: Mapping[str, str], *, card_draws: bool = True) -> M
     tera = rate(card)
     gain = (_REFERENCE / tera) ** 0.5
     parts = {part: s * gain for part, s in _DRAWN_ON_CARD.items()} if card_draws else {}
+    parts["repair"] = _REPAIR / (tera * REACHED)
     priors = {}
     for name, row in PRIORS.items():
         if row.operations <= 0:

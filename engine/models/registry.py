@@ -20,6 +20,14 @@ _MIT = "MIT: free, also commercially; keep the notice"
 _SVD = "Stability AI Community License: commercial use has conditions; read it on the model's page"
 _COG = "CogVideoX License: commercial use has conditions; read it on the model's page"
 _LTX = "LTX-Video Open Weights License: commercial use has conditions; read it on the model's page"
+_DIFIX = (
+    "NVIDIA Open Model License, and SD-Turbo within it under the Stability AI Community License: "
+    "commercial use has conditions; read both on the models' pages"
+)
+_DIFIX_REF = (
+    "NVIDIA non-commercial licence, and SD-Turbo within it under the Stability AI Community "
+    "License: research and evaluation only"
+)
 _APPLE = "Apple Machine Learning Research Model License: research only"
 _LIGHTX2V = "wan2.1_t2v_14b_lora_rank64_lightx2v_4step.safetensors"
 _LIGHTX2V_I2V = "wan2.1_i2v_lora_rank64_lightx2v_4step.safetensors"
@@ -34,12 +42,12 @@ _FLASH3D = (
 
 
 # The first are asked for by name; the rest are parts of others.
-KINDS = ("prior", "depth", "initialiser", "base", "lora", "student", "image", "text")
+KINDS = ("prior", "depth", "initialiser", "finisher", "base", "lora", "student", "image", "text")
 
 
 @dataclass(frozen=True)
 class Model:
-    """One row. A model of kind "prior" or "depth" can be asked for by its name."""
+    """One row. A model of kind "prior", "depth" or "finisher" can be asked for by its name."""
 
     name: str
     kind: str  # one of KINDS
@@ -68,7 +76,8 @@ class Model:
     fixed_gib: float = 0.0  # of that, what does not depend on the size: weights on the device
     steps: int = 0  # denoising steps where the user says none
     # 1e12 operations a denoising step for each frame of a megapixel: two runs, each with and
-    # without the prompt where it guides. Measured (on an H100), else a sum by hand.
+    # without the prompt where it guides; of a finisher, its one step. Measured (on an H100), else
+    # a sum by hand.
     operations: float = 0.0
     measured: bool = False
     options: dict[str, float] = field(default_factory=dict)  # figures for its own factory
@@ -142,6 +151,24 @@ def _depth(name: str, title: str, function: str, repository: str, **rest) -> Mod
         files=files,
         needs=needs,
         **rest,
+    )
+
+
+def _difix(name: str, sees: str, licence: str, least_gib: float, operations: float) -> Model:
+    return Model(
+        name,
+        "finisher",
+        f"Difix: repairs frames of a finished scene in one step; sees the {sees}",
+        "difix:from_settings",
+        repository=f"nvidia/{name}",
+        files=_DIFFUSERS,
+        needs=("model_index.json",),
+        size_gb=5.16,
+        licence=licence,
+        commercial_use=False,
+        trained=(576, 1024),
+        least_gib=least_gib,
+        operations=operations,
     )
 
 
@@ -565,10 +592,14 @@ MODELS: tuple[Model, ...] = (
         licence=_FLASH3D,
         commercial_use=False,
     ),
+    # ---- repair of the finished scene's frames
+    _difix("difix", "render alone", _DIFIX, 4.2, 16.3),
+    _difix("difix_ref", "render and picture", _DIFIX_REF, 4.5, 23.0),
 )
 
 PRIORS: dict[str, Model] = {row.name: row for row in MODELS if row.kind == "prior"}
 DEPTHS: dict[str, Model] = {row.name: row for row in MODELS if row.kind == "depth"}
+FINISHERS: dict[str, Model] = {row.name: row for row in MODELS if row.kind == "finisher"}
 WITH_FILES: dict[str, Model] = {row.name: row for row in MODELS if row.files}
 
 

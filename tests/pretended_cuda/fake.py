@@ -195,6 +195,35 @@ def case(text: str) -> dict:
     return result
 
 
+def finisher_case(text: str) -> dict:
+    """`finisher:name:HxW:offload` -> its peaks: the network, and coding either way."""
+    from benchmarks import full_size
+    from engine.models import memory
+
+    _, name, size, offload = text.split(":")
+    height, width = map(int, size.split("x"))
+    rung = memory.Rung(1, offload)
+    with FakeTensorMode(allow_non_fake_inputs=True), Watch() as watch, torch.no_grad():
+        finisher = full_size.make_finisher(name, height, width, rung=rung)
+        shown = torch.empty(1 + finisher.refers, 3, height, width, device="cuda")
+        result: dict = {"case": text, "peaks": {}, "where": {}}
+        made: dict = {}
+        for stage, work in {
+            "code": lambda: made.update(zip(("z", "seen"), finisher._coded(shown), strict=True)),
+            "ask": lambda: made.update(noise=finisher._asked(made["z"])),
+            "decode": lambda: finisher._decoded(made["z"][:1], made["seen"]),
+        }.items():
+            watch.restart()
+            work()
+            result["peaks"][stage] = watch.peak / memory.GIB
+            result["where"][stage] = watch.where
+        frames = torch.empty(1, 3, height, width, device="cuda")
+        assert finisher.finish(frames, frames[0]).shape == frames.shape
+    result["estimate"] = memory.estimate(rung, finisher.residence.demand) / memory.GIB
+    result["mixed"] = watch.mixed
+    return result
+
+
 def depth_model(name: str):
     """A released depth network without weights, and what is called with the picture."""
     from transformers import (
@@ -284,7 +313,8 @@ def main() -> None:
     pretend()
     for text in sys.argv[1:]:
         try:
-            found = depth_case(text) if text.startswith("depth:") else case(text)
+            kinds = {"depth": depth_case, "finisher": finisher_case}
+            found = kinds.get(text.split(":")[0], case)(text)
         except Exception:
             lines = traceback.format_exc().splitlines()
             ours = [x for x in lines if "/engine/" in x or "/benchmarks/" in x]

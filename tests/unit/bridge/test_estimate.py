@@ -12,7 +12,18 @@ from engine.bridge import estimate
 from engine.bridge.estimate import Clock, Speeds, Work
 from engine.bridge.settings import make
 
-RATES = {"start": 9.0, "generate": 0.3, "refine": 0.1, "segment": 2.0, "finish": 1.5, "refit": 30.0}
+RATES = {
+    "start": 9.0,
+    "generate": 0.3,
+    "refine": 0.1,
+    "segment": 2.0,
+    "repair": 5.0,
+    "finish": 1.5,
+    "refit": 30.0,
+}
+
+
+REPAIR = {"finisher": "difix_ref"}
 
 
 def work(**values: object) -> Work:
@@ -46,6 +57,9 @@ def play(
             now += rates["refine"] * 50 * job.megapixels * (step < job.refine_steps)
         now += rates["segment"] * job.units("segment")[i]
         tell(name, i + 1, count)
+    for frame in range(job.path * job.finishes):
+        tell("repair", frame, job.path)
+        now += rates["repair"] * job.megapixels
     for frame in range(job.path):
         tell("fly-through", frame, job.path)
         now += rates["finish"] * job.megapixels
@@ -57,8 +71,9 @@ def play(
     return seen
 
 
-def test_a_job_as_it_was_predicted_ends_when_it_was_said() -> None:
-    job, speeds = work(), Speeds(RATES, 20, True)
+@pytest.mark.parametrize("finisher", ["none", "difix"])
+def test_a_job_as_it_was_predicted_ends_when_it_was_said(finisher: str) -> None:
+    job, speeds = work(finisher=finisher), Speeds(RATES, 20, True)
     seen = play(Clock(job, speeds, 0.0), job, RATES, 20)
     whole = seen[-1][0]
     assert estimate.predict(job, speeds).seconds == pytest.approx(whole)
@@ -102,7 +117,7 @@ def test_twice_the_frames_take_about_twice_the_time() -> None:
 def test_settings_that_cost_more_take_longer() -> None:
     speeds = Speeds(RATES, 20, True)
     usual = estimate.predict(work(), speeds).seconds
-    for change in ({"width": 2000}, {"refine_steps": 900}, {"steps": 60}, {"overlap": 24}):
+    for change in ({"width": 2000}, {"refine_steps": 900}, {"steps": 60}, {"overlap": 24}, REPAIR):
         assert estimate.predict(work(**change), speeds).seconds > usual, change
     for change in ({"prior": "none"}, {"blending": "display"}):
         assert estimate.predict(work(**change), speeds).seconds < usual, change

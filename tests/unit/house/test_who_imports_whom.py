@@ -33,11 +33,12 @@ ROOMS = {  # room of the engine -> other rooms that it may import, inside functi
     "rasterize": LOW,
     "geometry": LOW | {"cameras", "media", "models", "rasterize"},
     "priors": LOW | {"geometry", "models"},
-    "method": LOW | {"geometry", "priors", "rasterize"},
+    "finishers": {"bridge", "models"},
+    "method": LOW | {"finishers", "geometry", "priors", "rasterize"},
     "outputs": LOW | {"cameras", "formats", "media", "rasterize"},
     "job": LOW
-    | {"cameras", "formats", "geometry", "media", "method", "models", "outputs", "priors"}
-    | {"rasterize"},
+    | {"cameras", "finishers", "formats", "geometry", "media", "method", "models", "outputs"}
+    | {"priors", "rasterize"},
     "service": {"bridge", "job", "models"},
     "evaluation": LOW
     | {"cameras", "geometry", "job", "media", "method", "models", "priors", "rasterize"},
@@ -46,6 +47,7 @@ ROOMS["commands"] = set(ROOMS)  # they tie all together; only __main__ imports t
 METHOD_TAKES = {  # what the paper's equations may know of the rooms that hold models
     "geometry": {"engine/geometry/completion.py", "engine/geometry/fill.py"},
     "priors": {"engine/priors/base.py"},
+    "finishers": {"engine/finishers/base.py"},
 }
 
 

@@ -175,5 +175,6 @@ def test_no_words_of_a_job_become_markup_in_its_report():
     segment |= {"gaussians": 5, "opacity_mean": 0.5, "seconds": {bad: 1.0}, "peak_mb": {bad: 2.0}}
     finding = {"name": bad, "measured": bad, "advice": bad, "ok": False}
     data = {"facts": {bad: bad}, "verdict": bad, "findings": [finding], "segments": [segment]}
-    page = report._page(data | {"input_psnr": 30.0})
+    repair = {"shown": [[bad, bad]], "seconds": {bad: 1.0}}
+    page = report._page(data | {"input_psnr": 30.0, "repair": repair})
     assert "alert" in page and "<script" not in page and "<img src=x" not in page

@@ -26,7 +26,7 @@ def test_every_row_is_there_once_and_names_rows_with_files():
     assert len(set(names)) == len(names)
     for row in registry.MODELS:
         assert set(row.weights) <= set(registry.WITH_FILES)
-        assert (row.kind in ("prior", "depth")) == bool(row.factory)
+        assert (row.kind in ("prior", "depth", "finisher")) == bool(row.factory)
     assert list(PRIORS)[-1] == "patch"  # it needs nothing, so the search for the best ends there
 
 

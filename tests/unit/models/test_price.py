@@ -79,4 +79,4 @@ def test_the_memory_that_is_told_is_what_the_choice_of_priors_asks_for() -> None
 
 def test_where_the_cpu_draws_only_the_network_is_faster() -> None:
     told = price.reckon(CARDS[3], {}, card_draws=False)
-    assert told.parts.keys() == {"start"} and told.priors
+    assert told.parts.keys() == {"start", "repair"} and told.priors
