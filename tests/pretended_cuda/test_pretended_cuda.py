@@ -33,6 +33,7 @@ CASES = (
     "svd:25x576x1024:4,none",
     "svd:25x576x1024:1,parts,tiles",
     "ltx:25x512x704:1,parts,tiles",
+    "ltx_13b_fast:25x480x832:1,parts,tiles",
     "cogvideox_i2v:25x480x720:1,parts,tiles",
     "cogvideox_i2v:49x480x720:1,parts,tiles",
 )

@@ -19,7 +19,7 @@ from tests import tiny_models as tiny
 def network(folder: Path, added_lora: Path | None = None) -> torch.nn.Module:
     from diffusers import WanVACETransformer3DModel
 
-    return transformer.load(folder, WanVACETransformer3DModel, torch.float32, added_lora)
+    return transformer.load(folder, WanVACETransformer3DModel, torch.float32, loras)
 
 
 def test_a_lora_is_added_to_the_weights(tmp_path):
