@@ -16,7 +16,7 @@ from engine.priors.wan import vace
 from tests import tiny_models as tiny
 
 
-def network(folder: Path, added_lora: Path | None = None) -> torch.nn.Module:
+def network(folder: Path, *loras: Path) -> torch.nn.Module:
     from diffusers import WanVACETransformer3DModel
 
     return transformer.load(folder, WanVACETransformer3DModel, torch.float32, loras)
