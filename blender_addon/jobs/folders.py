@@ -228,14 +228,15 @@ def result_lines(folder: Path) -> list[tuple[str, str]]:
             ]
         lines += [
             (name.title(), str(facts[name]))
-            for name in ("prior", "depth", "device", "seed")
+            for name in ("prior", "depth", "finisher", "device", "seed")
             if name in facts
         ]
         guess = "how far to trust the depth"
         if guess in facts and not all(finding["ok"] for finding in report["findings"]):
             lines.append((guess.capitalize(), str(facts[guess])))  # else the verdict has it
-        if segments and "gaussians" in segments[-1]:
-            lines.append(("Gaussians", f"{segments[-1]['gaussians']:,}"))
+        last = report.get("repair") or (segments or [{}])[-1]  # whoever refined last
+        if "gaussians" in last:
+            lines.append(("Gaussians", f"{last['gaussians']:,}"))
         lines.append(("Segments", f"{len(segments)}, refined in {report['seconds_total']:.0f} s"))
     except (UserError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return []

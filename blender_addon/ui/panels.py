@@ -385,7 +385,11 @@ def _make_settings_panel(name: str) -> type:
         column = _settings_column(self.layout)
         values = context.scene.scene_splatter.settings
         for row in rows:
-            column.prop(values, row.name)
+            place = column
+            if row.name in ("finisher_weight", "finisher_steps"):
+                place = column.row()
+                place.active = values.finisher != engine_settings.NO_FINISHER
+            place.prop(values, row.name)
         if name == "cameras":
             column.prop(context.scene.scene_splatter, "samples_per_frame", text="Per Frame")
             _draw_segments(self.layout, context)
