@@ -37,6 +37,7 @@ CASES = (
     "cogvideox_i2v:25x480x720:1,parts,tiles",
     "cogvideox_i2v:49x480x720:1,parts,tiles",
 )
+FINISHERS = ("difix:576x1024:none", "difix_ref:576x1024:parts", "difix_ref:288x512:none")
 DEPTHS = ("moge_2", "depth_pro", "zoedepth", "depth_anything_3", "depth_anything_v2_indoor")
 JOBS = (
     ("patch", "box"),
@@ -80,6 +81,18 @@ def test_a_full_size_prior_keeps_to_the_device_and_to_the_memory_that_it_says(ca
     assert not found["mixed"]
     peak = max(found["peaks"].values())
     # never more than it says, margins left out; and not so much less that cards stand idle
+    assert peak <= (found["estimate"] - 0.6) / 1.1, found
+    assert found["estimate"] <= 1.45 * peak + 1.4, found
+
+
+@pytest.mark.parametrize("finisher", FINISHERS)
+def test_a_full_size_finisher_keeps_to_the_device_and_to_the_memory_that_it_says(
+    finisher: str,
+) -> None:
+    found = _run("tests.pretended_cuda.fake", f"finisher:{finisher}")
+    assert "error" not in found, "\n".join(found["error"])
+    assert not found["mixed"]
+    peak = max(found["peaks"].values())
     assert peak <= (found["estimate"] - 0.6) / 1.1, found
     assert found["estimate"] <= 1.45 * peak + 1.4, found
 
