@@ -202,7 +202,7 @@ class RefineSettings:
     )
     finisher_weight: float = _setting(
         0.3,
-        "Share of the last refinement that looks at the repaired frames; 0: no repair",
+        "Share of the last refinement for the repaired frames, the picture has the rest; 0: none",
         limits=(0.0, 1.0),
     )
     finisher_steps: int = _setting(

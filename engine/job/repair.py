@@ -33,15 +33,13 @@ from .folder import (
     write_json,
 )
 from .meter import Meter
-from .segment import FramesOnDisk, JobRecord
+from .segment import FramesOnDisk
 
 FINISHER = "finisher"  # the fact of a report
 STAGE = "repair"
 
 
-def run(
-    job: Job, inputs: Inputs, gaussians: Gaussians, record: JobRecord, report: Report, device: str
-) -> Gaussians:
+def run(job: Job, inputs: Inputs, gaussians: Gaussians, report: Report, device: str) -> Gaussians:
     """Return the scene after repair, from repaired/ where that is whole. `gaussians` are those
     after the last segment. Networks run on `device`. Raises UserError, and what `report` raises.
     """
@@ -85,9 +83,7 @@ def run(
             report(STAGE, count + done * count // total, whole)
 
         with meter("refine"):
-            refined = repair.learned(
-                gaussians, record.frames, frames, inputs, settings, steps, told
-            )
+            refined = repair.learned(gaussians, frames, inputs, settings, steps, told)
         after = refined.gaussians
         save_gaussians(partial / GAUSSIANS, after)
         write_json(

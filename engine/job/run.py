@@ -238,7 +238,7 @@ def _work(job: Job, report: Any) -> dict[str, str]:
         if job.settings.finishes:
             prior, record.rest = None, functools.partial(memory.rest, None)
             record.rest()
-            gaussians = repair.run(job, loaded.inputs, gaussians, record, report, str(device))
+            gaussians = repair.run(job, loaded.inputs, gaussians, report, str(device))
             stats = repair.stats(job)
             loaded.facts[repair.FINISHER] = repair.sentence(job.settings, stats)
     else:

@@ -2,8 +2,10 @@
 refinement.
 
 The scene is drawn from every camera but the first, whose frame is the picture; each render is
-repaired. The repaired frames get a fixed share of the steps, the picture and the frames of the
-segments share the rest, so that the scene cannot run after the finisher alone.
+repaired. The repaired frames get a fixed share of the steps and the picture all others. The frames
+of the segments have no share: at every camera they would stand against the repaired one, and the L1
+of Eq. (20) follows the majority of what a place is told, not the mean (benchmarks/finisher.py).
+What they taught is in the renders.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from ..rasterize.constants import ALPHA_MIN
 from ..scene.gaussians import Gaussians
 from .enhance import eight_bits
 from .pipeline import Inputs
-from .refine import PICTURE, Frames, RefineResult, refine
+from .refine import Frames, RefineResult, refine
 from .views import draw_views
 
 
@@ -47,26 +49,24 @@ def drawn(gaussians: Gaussians, inputs: Inputs, settings: SceneSettings, index: 
 
 def learned(
     gaussians: Gaussians,
-    frames: Frames,
     repaired: Frames,
     inputs: Inputs,
     settings: SceneSettings,
     steps: int,
     told: StepReport,
 ) -> RefineResult:
-    """Eq. (20) on the m frames of the segments and the m - 1 repaired ones; what is then too faint
-    to be drawn goes.
+    """Eq. (20) on the picture and the m - 1 repaired frames; what is then too faint to be drawn
+    goes.
     """
-    knobs, count = settings.refine, len(frames)
-    cameras = [*range(count), *range(1, count)]
+    knobs = settings.refine
     result = refine(
         gaussians,
-        _Both(frames, repaired),
-        inputs.K[cameras],
-        inputs.camera_from_world[cameras],
+        _After(inputs.image, repaired),
+        inputs.K,
+        inputs.camera_from_world,
         recipe=knobs.recipe,
         steps=steps,
-        frame_weights=shares(count, knobs.finisher_weight),
+        frame_weights=shares(len(inputs.K), knobs.finisher_weight),
         known_only=not settings.enhances,
         max_gaussians=knobs.max_gaussians,
         blending=settings.output.blending,
@@ -79,26 +79,21 @@ def learned(
 
 
 def shares(count: int, weight: float) -> Tensor:
-    """Share the steps out, [2 m - 1] with sum 1: `weight` for the repaired frames, which come last;
-    of the rest PICTURE for frame 0, and evenly for the other frames of the segments.
+    """Share the steps out, [m] with sum 1: `weight` evenly for the m - 1 repaired frames, the rest
+    for the picture, which is frame 0.
     """
     others = count - 1
-    if not others:
-        return torch.ones(1)
-    rest = (1.0 - weight) * (1.0 - PICTURE) / others
-    own = [(1.0 - weight) * PICTURE] + [rest] * others
-    return torch.tensor(own + [weight / others] * others)
+    return torch.tensor([1.0 - weight] + [weight / others] * others) if others else torch.ones(1)
 
 
-class _Both:
-    """Frames one after another; each is read when it is asked for."""
+class _After:
+    """The picture [3, h, w], then frames; each of these is read when it is asked for."""
 
-    def __init__(self, first: Frames, then: Frames) -> None:
-        self._first, self._then = first, then
+    def __init__(self, picture: Tensor, then: Frames) -> None:
+        self._picture, self._then = picture, then
 
     def __len__(self) -> int:
-        return len(self._first) + len(self._then)
+        return 1 + len(self._then)
 
     def __getitem__(self, index: int) -> Tensor:
-        held = len(self._first)
-        return self._first[index] if index < held else self._then[index - held]
+        return self._then[index - 1] if index else self._picture
