@@ -451,7 +451,9 @@ def _job_folder(folder: Path) -> list[Reader]:
     learned = folder / "learned"
     speeds.keep(work, estimate.Speeds({"refine": 0.1}, 8, True), "", learned)
     reckoned = {"patch": speeds.Reckoned(0.5, 50, 4.0, 0.4)}
-    speeds.keep_machine(speeds.Machine("card", "patch", {"refine": 0.03}, reckoned), learned)
+    speeds.keep_machine(
+        speeds.Machine("card", {"balanced": "patch"}, {"refine": 0.03}, reckoned), learned
+    )
     told = _made(learned, "speeds.json")
     outcome = {"name": "a", "status": "done", "outputs": {"scene": "x"}, "files": {"x": "0"}}
     asked = batch.Request("a", image="x.png")
