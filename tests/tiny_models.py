@@ -267,6 +267,20 @@ def _lively(module: torch.nn.Module, factor: float) -> torch.nn.Module:
     return module.eval()
 
 
+_WAN = {
+    "patch_size": (1, 2, 2),
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "out_channels": 16,
+    "text_dim": 32,
+    "freq_dim": 256,
+    "ffn_dim": 32,
+    "num_layers": 3,
+    "cross_attn_norm": True,
+    "qk_norm": "rms_norm_across_heads",
+}
+
+
 def _wan_vae():
     from diffusers import AutoencoderKLWan
 
@@ -285,17 +299,8 @@ def save_wan_vace(folder: Path, head: int = 12) -> Path:
 
     torch.manual_seed(0)
     transformer = WanVACETransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=2,
-        attention_head_dim=head,
+        **(_WAN | {"attention_head_dim": head}),
         in_channels=16,
-        out_channels=16,
-        text_dim=32,
-        freq_dim=256,
-        ffn_dim=32,
-        num_layers=3,
-        cross_attn_norm=True,
-        qk_norm="rms_norm_across_heads",
         rope_max_seq_len=32,
         vace_layers=[0, 2],
         vace_in_channels=96,
@@ -338,17 +343,8 @@ def _wan_inp():
 
     torch.manual_seed(0)
     model = WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=2,
-        attention_head_dim=12,
+        **_WAN,
         in_channels=36,
-        out_channels=16,
-        text_dim=32,
-        freq_dim=256,
-        ffn_dim=32,
-        num_layers=3,
-        cross_attn_norm=True,
-        qk_norm="rms_norm_across_heads",
         image_dim=32,
         added_kv_proj_dim=24,
     )
@@ -411,17 +407,8 @@ def rcm_state() -> dict[str, Tensor]:
 
     torch.manual_seed(3)
     model = WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=2,
-        attention_head_dim=12,
+        **_WAN,
         in_channels=16,
-        out_channels=16,
-        text_dim=32,
-        freq_dim=256,
-        ffn_dim=32,
-        num_layers=3,
-        cross_attn_norm=True,
-        qk_norm="rms_norm_across_heads",
     )
     state = {f"net.{wan_own_name(n)}": t for n, t in _lively(model, 2.0).state_dict().items()}
     state["net.patch_embedding.weight"] = state["net.patch_embedding.weight"].flatten(1)

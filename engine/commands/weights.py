@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..bridge.errors import UserError
+from ..bridge.settings import CHOICE_TEXT
 from ..models import download, registry, weights
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     recommend.add_argument(
         "--priority",
-        choices=("balanced", "speed", "quality"),
+        choices=tuple(CHOICE_TEXT["priority"]),
         default="balanced",
         help="what to weigh, as the setting of that name does",
     )

@@ -204,7 +204,7 @@ def _why_prior(name: str, begun: bool, free_bytes: int | None, wish: Wish) -> st
             f"{name}, because {gpu} and the weights of no prior that fits are here (see "
             "python -m engine weights recommend)"
         )
-    what = {"speed": "the fastest", "quality": "the best"}.get(wish.priority, "the best")
+    what = "the fastest" if wish.priority == "speed" else "the best"
     if wish.tera is None:
         return f"{name}, {what} whose weights are here and that fits: {gpu}"
     takes = seconds(PRIORS[name], wish)

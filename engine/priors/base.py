@@ -98,6 +98,11 @@ class Clip:
         """The render, black where nothing is known: [f, 3, h, w]."""
         return self.render * (self.known > 0)
 
+    @property
+    def first(self) -> Tensor:
+        """The first frame of `seen`: [1, 3, h, w]."""
+        return self.render[:1] * (self.known[:1] > 0)
+
     def to(self, device: torch.device) -> Clip:
         """The same clip with its tensors on another device."""
         return self.map(lambda t: t.to(device))

@@ -124,7 +124,7 @@ class CogVideoX(NetworkPrior):
         """The clip's own first frame is what is continued: the user's picture in the first
         segment.
         """
-        first = self.encode(clip.seen[:1])
+        first = self.encode(clip.first)
         if self._vae.config.invert_scale_latents:  # type: ignore[union-attr]
             first = first / self._scale**2  # these were trained with the factor the wrong way round
         count = 1 + (clip.render.shape[0] - 1) // self.spec.t_factor

@@ -145,7 +145,7 @@ class LTXVideo(NetworkPrior):
         """
         device = self.residence.device
         text = self._text["embeddings"].to(device, self._transformer.dtype)
-        return Condition(self.encode(clip.seen[:1]), text, self._text["mask"].to(device))
+        return Condition(self.encode(clip.first), text, self._text["mask"].to(device))
 
     @torch.no_grad()
     def predict(self, x: Tensor, i: int, condition: Condition) -> tuple[Tensor, Tensor]:

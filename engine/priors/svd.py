@@ -130,7 +130,7 @@ class StableVideo(NetworkPrior):
         return self._coded(lambda rung: self._look(clip))
 
     def _look(self, clip: Clip) -> Condition:
-        first = clip.seen[:1].to(self.residence.device, torch.float32)
+        first = clip.first.to(self.residence.device, torch.float32)
         noise = torch.randn(first.shape, generator=torch.Generator().manual_seed(0)).to(first)
         latents = self._moments(
             first + 0.5 * _AUGMENTATION * noise

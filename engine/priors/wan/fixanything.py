@@ -107,6 +107,6 @@ def from_settings(settings: SceneSettings, image: Tensor, device: str) -> FixAny
         [weights.checkpoint_in(home.name, home) for home in loras],
         device=device,
         size=(image.shape[1], image.shape[2]),
-        frames=inp.frames_of(name)(settings.cameras.segment_length),
+        frames=vace.frames_of(name)(settings.cameras.segment_length),
         prompt=settings.video.prompt,
     )

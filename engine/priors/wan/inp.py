@@ -11,7 +11,7 @@ in files that can be read without unpickling.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,7 +25,7 @@ from ...bridge.reading import json_of
 from ...models import model_folder, registry
 from ...models.memory import Rung
 from .. import notation, transformer
-from ..base import Clip, PriorSpec, frames_in_steps
+from ..base import Clip, PriorSpec
 from ..image_tower import normalised
 from . import student, vace
 from .names import tensor_name
@@ -230,7 +230,7 @@ def assembled(
     vision = model_folder.part(vision_folder, "image_encoder", CLIPVisionModel, dtype)
     spec = PriorSpec(
         name=name,
-        frames=frames_of(name),
+        frames=vace.frames_of(name),
         size_multiple=16,
         native_size=row.trained,
         t_factor=4,
@@ -256,12 +256,6 @@ def assembled(
     return kind(*parts, vision=vision, shift=shift, guidance=guidance, noise=row.levels)
 
 
-def frames_of(name: str) -> Callable[[int], int]:
-    """The rule of a prior's clip lengths, by its row."""
-    row = registry.prior(name)
-    return frames_in_steps(name, 4, int(row.most_frames), int(row.options.get("tail", 0)))
-
-
 def from_settings(settings: SceneSettings, image: Tensor, device: str) -> WanInP:
     """The prior that the settings name, from the weights folder."""
     from ...models import weights
@@ -275,7 +269,7 @@ def from_settings(settings: SceneSettings, image: Tensor, device: str) -> WanInP
         *folders,
         device=device,
         size=(image.shape[1], image.shape[2]),
-        frames=frames_of(name)(settings.cameras.segment_length),
+        frames=vace.frames_of(name)(settings.cameras.segment_length),
         prompt=settings.video.prompt,
         taught_by=weights.checkpoint_in(students[0].name, students[0]) if students else None,
     )

@@ -11,7 +11,7 @@ network is shown the picture's latents at that level's noise, as in training.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -217,6 +217,12 @@ class WanVACE(Wan):
         return notation.from_flow(u, x, level)
 
 
+def frames_of(name: str) -> Callable[[int], int]:
+    """The rule of a prior's clip lengths, by its row."""
+    row = registry.prior(name)
+    return frames_in_steps(name, 4, int(row.most_frames), int(row.options.get("tail", 0)))
+
+
 def text_embeddings(folder: Path, prompt: str, negative: str = NEGATIVE) -> Tensor:
     """[2, 512, d] float32: the negative sentence and the prompt ("": the default), zeros where the
     sentence has ended.
@@ -282,7 +288,7 @@ def load(
     )
     spec = PriorSpec(
         name=name,
-        frames=frames_in_steps(name, 4, MOST_FRAMES),
+        frames=frames_of(name),
         size_multiple=16,
         native_size=row.trained,
         t_factor=4,
@@ -311,7 +317,7 @@ def from_settings(settings: SceneSettings, image: Tensor, device: str) -> WanVAC
     from ...models import weights
 
     name = settings.video.prior
-    frames = frames_in_steps(name, 4, MOST_FRAMES)(settings.cameras.segment_length)
+    frames = frames_of(name)(settings.cameras.segment_length)
     size = (image.shape[1], image.shape[2])
     folder, *added = (weights.require(part) for part in registry.prior(name).weights)
     files = {

@@ -13,7 +13,7 @@ from engine.bridge.errors import UserError
 from engine.method import sampler
 from engine.priors import lora
 from engine.priors.base import Clip
-from engine.priors.wan import fixanything, inp
+from engine.priors.wan import fixanything, vace
 from tests import tiny_models as tiny
 
 SIZE, FRAMES, TAIL = (32, 64), 9, 4
@@ -53,7 +53,7 @@ def make_clip(kept: tuple[int, ...] = (0,)) -> Clip:
 
 
 def test_a_clip_has_room_for_the_last_frame_four_times_more():
-    rule = inp.frames_of("fixanything")
+    rule = vace.frames_of("fixanything")
     assert [rule(n) for n in (1, 5, 9, 25, 49, 61)] == [5, 9, 13, 29, 53, 65]
     assert rule(26) == 33
     with pytest.raises(UserError, match="at most 61 frames"):
