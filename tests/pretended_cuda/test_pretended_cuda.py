@@ -66,7 +66,7 @@ def _run(*arguments: str) -> dict:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
         check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
