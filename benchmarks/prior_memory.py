@@ -122,11 +122,12 @@ def figures() -> list[str]:
             continue
         frames = int(min(25, row.most_frames))
         taken = price.clip_seconds(row, (row.trained[1], row.trained[0]), frames, H100)
+        told = f"{max(round(taken), 1)} s" if taken < 90 else f"{taken / 60:.0f} min"
         source = "measured" if row.measured else "estimated"
         memory_of = MEMORY.get(name, "estimated from its sister")
         use = "yes" if choice.free_to_use(row) else "with conditions"
         rows.append(
-            f"| `{name}` | {row.steps} | {choice.minutes(taken)} | {source} | {row.least_gib} | "
+            f"| `{name}` | {row.steps} | {told} | {source} | {row.least_gib} | "
             f"{memory_of} | {use} | {'name alone' if row.untried else 'auto'} |"
         )
     return rows

@@ -103,7 +103,8 @@ class Estimate(NamedTuple):
     def text(self) -> str:
         """One line for a person, e.g. "about 6 min and 1.2 GB, as the last job here went"."""
         note = f" ({self.note})" if self.note else ""
-        return f"about {duration(self.seconds)} and {self.memory_gb:.2g} GB, {self.source}{note}"
+        memory = f"{self.memory_gb:.2g}" if self.memory_gb < 10 else f"{self.memory_gb:.0f}"
+        return f"about {duration(self.seconds)} and {memory} GB, {self.source}{note}"
 
 
 def work_of(settings: SceneSettings, count: int, aspect: float) -> Work:
@@ -168,10 +169,18 @@ def part_of(stage: str) -> tuple[str, int, int]:
 class Clock:
     """Where a job is in the whole of its work. Give it every report of the engine: `tell`."""
 
-    def __init__(self, work: Work, speeds: Speeds | None, now_s: float | None = None) -> None:
-        """speeds None: nothing is known, so times are told only once a segment has been seen."""
+    def __init__(
+        self,
+        work: Work,
+        speeds: Speeds | None,
+        now_s: float | None = None,
+        steps: int = USUAL_STEPS,
+    ) -> None:
+        """speeds None: nothing is known, so times are told only once a segment has been seen;
+        `steps` are those of the prior then, where nobody asks for others.
+        """
         self._known = speeds is not None
-        rates = speeds or Speeds(TABLE, USUAL_STEPS, False)
+        rates = speeds or Speeds(TABLE, steps, False)
         self._steps = rates.steps
         self.work = work
         self._plan = [("start", 0), *_in_order(len(work.frames)), *_AFTER]
@@ -263,7 +272,9 @@ def _in_order(segments: int) -> list[tuple[str, int]]:
 
 
 def duration(seconds: float) -> str:
-    """Put a length of time into words, no finer than it can be known: 40 s, 6 min, 1 h 20 min."""
+    """Put a length of time into words, no finer than it can be known: 40 s, 6 min, 1 h 20 min, 3
+    days.
+    """
     if seconds < 55:
         return f"{max(5, round(seconds / 5) * 5)} s"
     minutes = max(1, round(seconds / 60))
@@ -273,4 +284,6 @@ def duration(seconds: float) -> str:
     rest = round(rest / 5) * 5
     if rest == 60:
         hours, rest = hours + 1, 0
+    if hours >= 48:
+        return f"{round(minutes / (24 * 60))} days"
     return f"{hours} h {rest} min" if rest and hours < 24 else f"{hours} h"

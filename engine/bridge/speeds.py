@@ -32,7 +32,9 @@ _MOST_GB = 1e4
 SMALLEST_MP = 0.02  # of a frame: smaller jobs, as the installer's, are all starting and no work
 _FAR = math.log(20.0)  # sizes further apart, as areas, teach nothing about each other
 _FACTORS = 0.02, 50.0  # how far the speed of one prior may correct the guess for another
-_EMBEDDED = ("patch", "none")  # what the table was measured with, on a machine without a card
+# What the table was measured with, on a machine without a card. They compute on the CPU beside a
+# card too.
+_EMBEDDED = ("patch", "none")
 
 
 class Record(NamedTuple):
@@ -44,7 +46,7 @@ class Record(NamedTuple):
     prior: str
     recipe: str
     megapixels: float
-    speeds: Speeds
+    speeds: Speeds  # of the parts that it had
 
 
 class Reckoned(NamedTuple):
@@ -92,14 +94,19 @@ def speeds_for(work: Work, folder: Path | None = None) -> Speeds | None:
         best = max(same, key=lambda record: _likeness(record, work))  # the newest of the best
         exact = _likeness(best, work) == (True, 0.0)
         how = "as the last job here went" if exact else "as a job of another size here went"
-        law = reckoned.memory_law if reckoned is not None else best.speeds.memory_law
-        return best.speeds._replace(memory_law=law, source=how, note=note)
+        usual = reckoned or best.speeds._replace(seconds=TABLE)
+        return best.speeds._replace(
+            seconds={**usual.seconds, **best.speeds.seconds},
+            memory_law=usual.memory_law,
+            source=how,
+            note=note,
+        )
     if reckoned is None:
         if device == "cpu" and prior in _EMBEDDED:
             return Speeds(TABLE, USUAL_STEPS, False, note=note)
         return None
     last = alike[-1] if alike else None
-    return _corrected(reckoned, last, here)._replace(note=note)
+    return _corrected(reckoned, prior, last, here)._replace(note=note)
 
 
 def _settled(work: Work, here: Machine | None) -> tuple[str, str, str]:
@@ -120,11 +127,13 @@ def _likeness(record: Record, work: Work) -> tuple[bool, float]:
 def _reckoned(here: Machine | None, device: str, prior: str) -> Speeds | None:
     if here is None or device != "cuda":
         return None
-    known = here.priors.get(prior)
+    embedded = prior in _EMBEDDED
+    known = here.priors.get(_EMBEDDED[0] if embedded else prior)
     if known is None:
         return None
+    start = {"start": TABLE["start"]} if embedded else {}
     return Speeds(
-        {**TABLE, **here.parts, "generate": known.seconds},
+        {**TABLE, **here.parts, **start, "generate": known.seconds},
         known.steps,
         False,
         memory_law=(known.fixed_gb, known.gb_per_frame_mp),
@@ -132,19 +141,24 @@ def _reckoned(here: Machine | None, device: str, prior: str) -> Speeds | None:
     )
 
 
-def _corrected(reckoned: Speeds, last: Record | None, here: Machine | None) -> Speeds:
-    """What is reckoned for a prior, with what a job with another one taught of this machine."""
+def _corrected(reckoned: Speeds, prior: str, last: Record | None, here: Machine | None) -> Speeds:
+    """What is reckoned for a prior, with what a job with another one, or of quite another size,
+    taught of this machine.
+    """
     if last is None or here is None:
         return reckoned
-    seconds = {**reckoned.seconds, **last.speeds.seconds}
+    taught, known = last.speeds.seconds, here.priors.get(last.prior)
+    like = (prior in _EMBEDDED) == (last.prior in _EMBEDDED)  # both on the card, or neither
+    own = () if like else ("start",)
+    seconds = {**reckoned.seconds, **{p: s for p, s in taught.items() if p not in own}}
     seconds["generate"] = reckoned.seconds["generate"]
-    known = here.priors.get(last.prior)
-    if known is not None and known.seconds > 0 and "generate" in last.speeds.seconds:
-        factor = last.speeds.seconds["generate"] / known.seconds
+    if like and known is not None and known.seconds > 0 and "generate" in taught:
+        factor = taught["generate"] / known.seconds
         seconds["generate"] *= min(max(factor, _FACTORS[0]), _FACTORS[1])
-    return reckoned._replace(
-        seconds=seconds, source=f"by what {last.prior} took here; this prior never ran"
-    )
+    source = f"by what {last.prior} took here; this prior never ran"
+    if last.prior == prior:
+        source = "by what a job of quite another size took here"
+    return reckoned._replace(seconds=seconds, source=source)
 
 
 def keep(work: Work, speeds: Speeds, card: str = "", folder: Path | None = None) -> None:
@@ -232,7 +246,7 @@ def _record(entry: Any) -> Record | None:
             return None
         device = _word(entry["device"])
         speeds = Speeds(
-            {**TABLE, **seconds},
+            seconds,
             int(_number(entry["steps"], 1e4)),
             True,
             _number(entry["memory_gb"], _MOST_GB),

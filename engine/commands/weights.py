@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..bridge.errors import UserError
+from ..bridge.estimate import duration
 from ..bridge.settings import CHOICE_TEXT
 from ..models import download, registry, weights
 
@@ -235,11 +236,11 @@ def _recommend(args: argparse.Namespace) -> int:
         print(f"\nAll that fit, by {args.priority}; a segment of at most 25 frames as trained:")
     for row in fitting if len(fitting) > 1 else []:
         data = _weighed(row, wish)
-        time = "" if data["seconds"] is None else choice.minutes(data["seconds"])
+        time = "" if data["seconds"] is None else duration(data["seconds"])
         source = "measured on an H100" if row.measured else "reckoned"
         lacking = data["download_gb"]
         print(
-            f"  {row.name:24} {time:>7} {data['gib']:5.1f} GiB  "
+            f"  {row.name:24} {time:>10} {data['gib']:5.1f} GiB  "
             f"{f'{lacking:.3g} GB to fetch' if lacking else 'here':18} "
             f"commercial use: {'yes' if data['commercial_use'] else 'NO, or with conditions'}"
             f"{f'; time from figures {source}' if time else ''}"

@@ -223,7 +223,8 @@ def _work(job: Job, report: Any) -> dict[str, str]:
     for name, fact in loaded.facts.items():
         log.info("%s: %s", name, fact)
     report("prior", 1, 1, loaded.facts.get("memory of the prior", job.settings.video.prior))
-    clock = estimate.Clock(expected.work, None, began)
+    steps = prior.spec.steps if prior is not None else estimate.USUAL_STEPS
+    clock = estimate.Clock(expected.work, None, began, steps)
     report = _timed(report, clock)
     record = JobRecord(
         job,

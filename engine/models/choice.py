@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..bridge.errors import UserError
+from ..bridge.estimate import duration
 from ..bridge.settings import SceneSettings
 from . import price, weights
 from .registry import DEPTHS, PRIORS, Model, needed_gib
@@ -213,13 +214,8 @@ def _why_prior(name: str, begun: bool, free_bytes: int | None, wish: Wish) -> st
         what = f"the best {within}" if takes <= LONG_S else f"the fastest, none being {within}"
     return (
         f"{name}, {what}, of those whose weights are here and that fit: {gpu}; about "
-        f"{minutes(takes)} a segment are reckoned"
+        f"{duration(takes)} a segment are reckoned"
     )
-
-
-def minutes(s: float) -> str:
-    """Seconds in words."""
-    return f"{max(round(s), 1)} s" if s < 90 else f"{s / 60:.0f} min"
 
 
 def _why_depth(name: str, begun: bool) -> str:

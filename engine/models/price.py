@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from ..bridge.estimate import TABLE, USUAL_STEPS
 from ..bridge.speeds import Machine, Reckoned
 from .nvidia import Card
 from .registry import FINISHERS, PRIORS, Model, needed_gib
@@ -25,19 +26,32 @@ _RATES = (  # 1e12 operations a second; the first pattern that is found in a car
     (r"B300|GB300", 2250),
     (r"B200|GB200", 2250),
     (r"H100 PCIe", 756),
-    (r"H100|H200|H800", 989),
-    (r"A100|A800", 312),
-    (r"V100", 112),
+    (r"\bG?H[128]00\b", 989),
+    (r"\bH20\b", 148),
+    (r"\bA[18]00(?!0)", 312),
+    (r"\bA30\b", 165),
+    (r"V100|TITAN V", 112),
     (r"RTX PRO 6000", 500),
-    (r"L40|RTX 6000 Ada", 362),
-    (r"A6000|A40\b", 155),
+    (r"RTX PRO 5000", 258),
+    (r"RTX PRO 4500", 211),
+    (r"RTX PRO 4000", 147),
+    (r"RTX PRO [123]\d00", 68),
+    (r"L40|RTX (6000|5880) Ada", 362),
     (r"RTX 5000 Ada", 261),
-    (r"RTX 4500 Ada|RTX 4000 Ada", 110),
+    (r"RTX [234]\d00 (SFF )?Ada", 80),
     (r"\bL4\b", 121),
+    (r"\bL20\b", 119),
+    (r"A6000|A40\b", 155),
     (r"\bA10\b|A10G", 125),
-    (r"A5000|A4500", 110),
+    (r"A5500|A5000|A4500", 110),
     (r"A4000", 77),
+    (r"A3000|A2000", 32),
+    (r"A1000|A500|A400\b", 16),
+    (r"\bA2\b|\bA16\b", 18),
     (r"\bT4\b", 65),
+    (r"Quadro RTX [68]000", 130),
+    (r"Quadro RTX [345]000", 60),
+    (r"\bT[1-6]\d\d\b|\bT[12][02]00\b|\bMX ?\d|RTX 2050", 6),
     (r"5090", 209),
     (r"5080", 112),
     (r"5070 Ti", 88),
@@ -63,17 +77,22 @@ _RATES = (  # 1e12 operations a second; the first pattern that is found in a car
 )
 _BY_GENERATION = {7: 30, 8: 50, 9: 800, 10: 2000, 11: 250, 12: 60}
 _LAPTOP = 0.6
+_MIG_PARTS = 7
 _SLOW = 4  # 1e12 operations a second: cards before Turing, which have no units for matrices
 # Seconds a unit on a card of 60e12 operations a second; of larger ones the square root is gained.
 _REFERENCE = 60.0
 _DRAWN_ON_CARD = {"refine": 0.042, "segment": 0.8, "refit": 12.0}
 _START_S = 45.0  # weights from the disk to the card
+# GPU memory where no network is there: as measured, and for each frame of a megapixel
+_GAUSSIANS_GB = 0.6, 0.06
 _FRAMES = 25  # of a segment, to which least_gib in the registry belongs
 
 
 def rate(card: Card) -> float:
     """1e12 operations a second of a card, by its name, else by its generation."""
     share = _LAPTOP if re.search(r"laptop|mobile|max-q", card.name, re.IGNORECASE) else 1.0
+    part = re.search(r"\bMIG (\d)g\.", card.name)  # of the seven that a card is cut into
+    share *= int(part[1]) / _MIG_PARTS if part else 1.0
     generation = card.capability[0] if card.capability else 0
     if card.capability and card.capability < (7, 0):
         return _SLOW
@@ -98,7 +117,7 @@ def reckon(card: Card, auto: Mapping[str, str], *, card_draws: bool = True) -> M
     gain = (_REFERENCE / tera) ** 0.5
     parts = {part: s * gain for part, s in _DRAWN_ON_CARD.items()} if card_draws else {}
     parts["repair"] = _REPAIR / (tera * REACHED)
-    priors = {}
+    priors = {"patch": Reckoned(TABLE["generate"], USUAL_STEPS, *_GAUSSIANS_GB)}
     for name, row in PRIORS.items():
         if row.operations <= 0:
             continue

@@ -123,13 +123,48 @@ def test_settings_that_cost_more_take_longer() -> None:
         assert estimate.predict(work(**change), speeds).seconds < usual, change
 
 
+@pytest.mark.parametrize(
+    ("gb", "text"),
+    [(0.53, "0.53 GB"), (8.06, "8.1 GB"), (9.97, "10 GB"), (12.4, "12 GB"), (131.0, "131 GB")],
+)
+def test_memory_in_words(gb: float, text: str) -> None:
+    told = estimate.Estimate(60.0, gb, True, "as it went", "")
+    assert told.text() == f"about 1 min and {text}, as it went"
+
+
+def test_the_steps_that_were_asked_for_once_are_not_those_of_the_prior() -> None:
+    """A job of 10 steps teaches what a step takes; the next may leave their number to the prior."""
+    few = work(prior="viewcrafter_25", steps=10)
+    clock = Clock(few, None, 0.0, 50)
+    play(clock, few, RATES, 10)
+    taught = clock.speeds()
+    assert taught is not None and taught.steps == 50
+    assert taught.seconds["generate"] == pytest.approx(RATES["generate"])
+    whole = work(prior="viewcrafter_25")
+    expected = play(Clock(whole, None, 0.0, 50), whole, RATES, 50)[-1][0]
+    assert estimate.predict(whole, taught).seconds == pytest.approx(expected)
+
+
 def test_nothing_is_said_of_what_nobody_knows() -> None:
     assert estimate.predict(work(prior="wan_vace_1_3b"), None) is None
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(3, "5 s"), (42, "40 s"), (58, "1 min"), (389, "6 min"), (3599, "1 h"), (4900, "1 h 20 min")],
+    [
+        (0, "5 s"),
+        (3, "5 s"),
+        (42, "40 s"),
+        (54.9, "55 s"),
+        (58, "1 min"),
+        (389, "6 min"),
+        (3599, "1 h"),
+        (3700, "1 h"),
+        (4900, "1 h 20 min"),
+        (7199, "2 h"),
+        (25.4 * 3600, "25 h"),
+        (600 * 3600, "25 days"),
+    ],
 )
 def test_a_duration_in_words(seconds: float, text: str) -> None:
     assert estimate.duration(seconds) == text

@@ -133,6 +133,52 @@ def test_what_one_prior_took_corrects_the_guess_for_another(tmp_path: Path) -> N
     assert told.seconds["refine"] == 0.06 and not told.measured and "viewcrafter_25" in told.source
 
 
+@pytest.mark.parametrize("prior", ["patch", "none"])
+def test_what_needs_no_weights_has_a_price_beside_a_card_too(tmp_path: Path, prior: str) -> None:
+    """As after every installation: a card, and no weights yet."""
+    here = HERE._replace(priors={**HERE.priors, "patch": Reckoned(0.15, 24, 0.6, 0.06)})
+    speeds.keep_machine(here, tmp_path)
+    job = work(device="cuda", prior=prior)
+    told = estimate.predict(job, speeds.speeds_for(job, tmp_path))
+    assert "reckoned for NVIDIA GeForce RTX 4070" in told.text()
+    assert told.seconds < seconds(on_cpu(), tmp_path), "the card draws"
+    assert told.memory_gb == pytest.approx(0.6 + 0.06 * max(job.frames) * job.megapixels)
+
+
+def test_a_job_says_nothing_of_parts_that_it_did_not_have(tmp_path: Path) -> None:
+    """The table for them is the CPU's: a finisher on a card would be told hours."""
+    here = HERE._replace(parts={**HERE.parts, "repair": 2.0, "refit": 9.0})
+    speeds.keep_machine(here, tmp_path)
+    lean = work(device="cuda", prior="viewcrafter_25", blending="display")
+    for more in ({"finisher": "difix"}, {"blending": "linear"}):
+        rich = work(**{"device": "cuda", "prior": "viewcrafter_25", "blending": "display", **more})
+        before = seconds(rich, tmp_path) - seconds(lean, tmp_path)
+        taught = Speeds({"start": 40.0, "generate": 0.5, "refine": 0.03}, 50, True)
+        speeds.keep(lean, taught, CARD, tmp_path)
+        after = seconds(rich, tmp_path) - seconds(lean, tmp_path)
+        assert after == pytest.approx(before), more
+
+
+def test_the_cpu_and_the_card_do_not_correct_each_other(tmp_path: Path) -> None:
+    """The embedded prior computes on the CPU beside a card too."""
+    here = HERE._replace(priors={**HERE.priors, "patch": Reckoned(0.15, 24, 0.6, 0.06)})
+    speeds.keep_machine(here, tmp_path)
+    patch, network = (work(device="cuda", prior=p) for p in ("patch", "viewcrafter_25"))
+    before = speeds.speeds_for(network, tmp_path).seconds
+    ran = Speeds({"start": 5.0, "generate": 0.02, "refine": 0.06}, 24, True)
+    speeds.keep(patch, ran, CARD, tmp_path)
+    after = speeds.speeds_for(network, tmp_path).seconds
+    assert after["generate"] == before["generate"] and after["start"] == before["start"]
+    assert after["refine"] == 0.06
+
+
+def test_a_job_of_quite_another_size_is_not_said_to_be_of_another_prior(tmp_path: Path) -> None:
+    speeds.keep_machine(HERE, tmp_path)
+    small, large = (work(device="cuda", prior="viewcrafter_25", width=w) for w in (240, 2400))
+    speeds.keep(small, Speeds({"generate": 1.0}, 50, True), CARD, tmp_path)
+    assert "another size" in speeds.speeds_for(large, tmp_path).source
+
+
 def test_the_memory_of_jobs_has_an_end(tmp_path: Path) -> None:
     for width in range(400, 600):
         speeds.keep(on_cpu(width=width), Speeds(RATES, 20, True), "", tmp_path)
