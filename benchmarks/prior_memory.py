@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import full_size  # noqa: E402
-from engine.models import choice, memory, price, registry  # noqa: E402
+from engine.models import choice, memory, registry  # noqa: E402
 from engine.models.memory import GIB, Demand, Rung  # noqa: E402
 
 CLIPS = (  # prior, frames, height, width
@@ -120,8 +120,7 @@ def figures() -> list[str]:
     for name, row in registry.PRIORS.items():
         if row.operations <= 0:
             continue
-        frames = int(min(25, row.most_frames))
-        taken = price.clip_seconds(row, (row.trained[1], row.trained[0]), frames, H100)
+        taken = choice.seconds(row, choice.Wish(tera=H100))
         told = f"{max(round(taken), 1)} s" if taken < 90 else f"{taken / 60:.0f} min"
         source = "measured" if row.measured else "estimated"
         memory_of = MEMORY.get(name, "estimated from its sister")

@@ -30,6 +30,7 @@ from .settings import SceneSettings
 
 PARTS = ("start", "generate", "refine", "segment", "repair", "finish", "refit")
 USUAL_STEPS = 24  # of the embedded prior
+_CELL = 8  # what sides of frames divide by
 _REFIT_VIEWS = 64  # cameras of a round
 TABLE = {
     "start": 12.0,
@@ -59,6 +60,9 @@ class Work(NamedTuple):
     recipe: str  # of refinement
     priority: str = "balanced"  # what auto weighs
     finishes: bool = False
+    size: tuple[int, int] | None = None  # (width, height) of a frame, about
+    segment: int = 0  # frames that a segment may have
+    commercial: bool = False  # only weights that may be used so
 
     def units(self, part: str, steps: int = USUAL_STEPS) -> list[float]:
         """Units of work of a part: one number for each segment, or one for the whole job."""
@@ -114,6 +118,8 @@ def work_of(settings: SceneSettings, count: int, aspect: float) -> Work:
     Raises ValueError where there are no frames.
     """
     segments = plan_segments(count, settings.cameras.segment_length, settings.cameras.overlap)
+    longer = settings.output.width
+    sides = longer * min(1.0, 1.0 / aspect), longer * min(1.0, aspect)
     return Work(
         tuple(s.stop - s.start for s in segments),
         count,
@@ -126,7 +132,14 @@ def work_of(settings: SceneSettings, count: int, aspect: float) -> Work:
         settings.refine.recipe,
         settings.video.priority,
         settings.finishes,
+        (_whole(sides[0]), _whole(sides[1])),
+        settings.cameras.segment_length,
+        settings.video.licences == "commercial",
     )
+
+
+def _whole(side: float) -> int:
+    return max(1, round(side / _CELL)) * _CELL
 
 
 def predict(work: Work, speeds: Speeds | None, made: int = 0, known: int = 0) -> Estimate | None:

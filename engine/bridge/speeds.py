@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .candidates import Candidate, Wish, suitable
 from .errors import UserError
 from .estimate import PARTS, TABLE, USUAL_STEPS, Speeds, Work
 from .reading import json_of
@@ -29,6 +30,7 @@ _MOST_BYTES = 1 << 20
 _MOST_RECORDS = 64
 _MOST_S = 1e6  # a unit; nothing takes eleven days
 _MOST_GB = 1e4
+_MOST_PX, _MOST_TERA, _MOST_WORK = 1e5, 1e6, 1e7
 SMALLEST_MP = 0.02  # of a frame: smaller jobs, as the installer's, are all starting and no work
 _FAR = math.log(20.0)  # sizes further apart, as areas, teach nothing about each other
 _FACTORS = 0.02, 50.0  # how far the speed of one prior may correct the guess for another
@@ -62,9 +64,14 @@ class Machine(NamedTuple):
     """What the engine reckons of the machine that it runs on."""
 
     card: str  # its name; empty: the CPU computes
-    auto: Mapping[str, str]  # the prior that "auto" takes, by what it weighs
+    free_gib: float  # of its memory
+    tera: float  # 1e12 operations a second that are reckoned of it
+    known: tuple[Candidate, ...]  # the priors that "auto" may take, by rank
     parts: Mapping[str, float]  # seconds a unit of the parts besides "generate"
     priors: Mapping[str, Reckoned]
+
+
+NO_CARD = Machine("", 0.0, 0.0, (), {}, {})
 
 
 def user_cache() -> Path:
@@ -114,9 +121,16 @@ def _settled(work: Work, here: Machine | None) -> tuple[str, str, str]:
     cuda = work.device == "cuda" or (work.device == "auto" and here is not None and here.card != "")
     if not cuda:
         return "cpu", "", "patch" if work.prior == "auto" else work.prior
-    taken = here.auto.get(work.priority, "") if here is not None else ""
-    prior = taken if work.prior == "auto" else work.prior
+    prior = _taken(work, here) if work.prior == "auto" else work.prior
     return "cuda", here.card if here is not None else "", prior
+
+
+def _taken(work: Work, here: Machine | None) -> str:
+    if here is None:
+        return ""
+    wish = Wish(work.priority, work.commercial, work.size, work.segment, here.tera)
+    fitting = suitable(here.known, here.free_gib, wish)
+    return next((c.name for c in fitting if c.here), "")
 
 
 def _likeness(record: Record, work: Work) -> tuple[bool, float]:
@@ -194,7 +208,6 @@ def keep_machine(here: Machine, folder: Path | None = None) -> None:
     told = {
         "machine": machine_name(),
         **here._asdict(),
-        "auto": dict(here.auto),
         "parts": dict(here.parts),
     }
     told["priors"] = {name: list(row) for name, row in here.priors.items()}
@@ -211,10 +224,32 @@ def machine(folder: Path | None = None) -> Machine | None:
             return None
         parts = _parts(told["parts"])
         priors = {str(name): _reckoned_row(row) for name, row in told["priors"].items()}
-        auto = {_word(priority): _word(prior) for priority, prior in told["auto"].items()}
-        return Machine(_word(told["card"]), auto, parts, priors)
+        known = tuple(_candidate(row) for row in told["known"])
+        free, tera = _number(told["free_gib"], _MOST_GB), _number(told["tera"], _MOST_TERA)
+        return Machine(_word(told["card"]), free, tera, known, parts, priors)
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
+
+
+def _candidate(row: Any) -> Candidate:
+    name, here, trained, fixed, least, frames, only, commercial, sees, work = row
+    return Candidate(
+        _word(name),
+        here is True,
+        _size(trained),
+        _number(fixed, _MOST_GB),
+        _number(least, _MOST_GB),
+        int(_number(frames, 1e6)),
+        None if only is None else _size(only),
+        commercial is True,
+        sees is True,
+        _number(work, _MOST_WORK),
+    )
+
+
+def _size(value: Any) -> tuple[int, int]:
+    one, other = value
+    return int(_number(one, _MOST_PX)), int(_number(other, _MOST_PX))
 
 
 def _reckoned_row(row: Any) -> Reckoned:

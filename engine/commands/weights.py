@@ -5,6 +5,7 @@ them.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -129,6 +130,8 @@ def _plain(value: object) -> str:
 
 
 def _download(args: argparse.Namespace) -> int:
+    from ..models import choice
+
     entry = weights.known(args.name)
     if not entry.commercial_use and not args.accept_licence:
         raise UserError(
@@ -138,6 +141,8 @@ def _download(args: argparse.Namespace) -> int:
     if not args.json:
         sys.stderr.write(f"{entry.title}, about {entry.size_gb:g} GB. {entry.licence}.\n")
     home = download.download(args.name, _Progress(args.json))
+    with contextlib.suppress(OSError):  # the panel's price is the old one then
+        choice.weights_changed()
     found = {"done": True, "name": args.name, "folder": str(home)}
     print(json.dumps(found) if args.json else home)
     return 0

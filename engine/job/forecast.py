@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..bridge import estimate, speeds
 from ..bridge.segments import kept_frames
-from ..bridge.settings import CHOICE_TEXT, SceneSettings
+from ..bridge.settings import SceneSettings
 
 if TYPE_CHECKING:
     from . import variants
@@ -58,7 +58,9 @@ def of_job(
     """
     device = device.partition(":")[0]
     work = estimate.work_of(settings, count, aspect)._replace(device=device)
-    card = leave_for_panel() if device == "cuda" else ""
+    before = speeds.machine()
+    gone = settings.output.device == "auto" and before is not None and before.card != ""
+    card = leave_for_panel() if device == "cuda" or gone else ""
     known = made if known is None else known
     expected = estimate.predict(work, speeds.speeds_for(work), made, known)
     return Forecast(work, card, expected, min(made, len(work.frames)))
@@ -76,15 +78,11 @@ def leave_for_panel() -> str:
 
     card = card_here()
     if card is not None:
-        free, tera = memory.free_bytes("cuda"), price.rate(card)
-        auto = {
-            priority: choice.best_here(free, choice.Wish(priority, tera=tera))
-            for priority in CHOICE_TEXT["priority"]
-        }
+        free = (memory.free_bytes("cuda") or 0) / memory.GIB
         draws = choose_backend(torch.device("cuda")) != "cpu"
-        here = price.reckon(card, auto, card_draws=draws)
+        here = price.reckon(card, free, choice.known(), card_draws=draws)
     else:
-        here = speeds.Machine("", {}, {}, {})
+        here = speeds.NO_CARD
     try:
         speeds.keep_machine(here)
     except OSError as error:  # the panel tells no time then

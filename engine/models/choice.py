@@ -7,20 +7,21 @@ alone. Both are settled here, once, before the work starts. Standard library onl
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from ..bridge import candidates, speeds
+from ..bridge.candidates import DEFAULT, LONG_S, Candidate, Wish
 from ..bridge.errors import UserError
 from ..bridge.estimate import duration
 from ..bridge.settings import SceneSettings
-from . import price, weights
-from .registry import DEPTHS, PRIORS, Model, needed_gib
+from . import weights
+from .registry import DEPTHS, PRIORS, Model
 
 GIB = 2**30
 AUTO = "auto"
-LONG_S = 900  # a segment that takes longer is too long for "balanced"
-_OFF = 1.7  # working width and a prior's trained width may differ by this factor
 
 
 class Chosen(NamedTuple):
@@ -30,65 +31,59 @@ class Chosen(NamedTuple):
     facts: dict[str, str]
 
 
-class Wish(NamedTuple):
-    """What a prior is asked for."""
+def candidate(row: Model, *, here: bool = False) -> Candidate:
+    """A row, as far as it matters for the choice; `here`: its weights are there."""
+    return Candidate(
+        row.name,
+        here,
+        row.trained,
+        row.fixed_gib,
+        row.least_gib,
+        int(row.most_frames) if math.isfinite(row.most_frames) else 0,
+        row.only_size,
+        free_to_use(row),
+        row.sees_render,
+        row.work,
+    )
 
-    priority: str = "balanced"  # the setting of that name
-    commercial: bool = False  # leave out what may not be used commercially without further ado
-    size: tuple[int, int] | None = None  # (width, height) of the frames at work; None: as trained
-    frames: int = 0  # at a time; 0: 25, or as many as a prior makes
-    tera: float | None = None  # 1e12 operations a second of the card, if it is known
+
+def known() -> tuple[Candidate, ...]:
+    """All that "auto" may take, by rank, and whether their weights are here."""
+    return tuple(candidate(row, here=_is_here(row)) for row in PRIORS.values() if not row.untried)
 
 
-DEFAULT = Wish()
+def weights_changed() -> None:
+    """Tell Blender's panel, which prices what "auto" takes, that weights came or went. Raises
+    OSError.
+    """
+    here = speeds.machine()
+    if here is not None and here.card:
+        speeds.keep_machine(here._replace(known=known()))
+
+
+def _is_here(row: Model) -> bool:
+    return not any(weights.missing(name) for name in row.weights)
 
 
 def suitable(free_bytes: int | None, wish: Wish = DEFAULT) -> list[Model]:
     """Candidates, best first, that fit `free_bytes` of GPU memory (None: no GPU, where only the
     patch prior is of use).
-
-    Priors trained at about the width at work come first. Among them "quality" goes by the rank of
-    the registry; "balanced" too, but whatever takes longer than LONG_S for a segment comes after
-    it, the fastest first; "speed" takes the fastest of those that see the render, then the others.
     """
     gib = 0.0 if free_bytes is None else free_bytes / GIB
-    fit = [
-        c
-        for c in PRIORS.values()
-        if needed_gib(c, wish.size) <= gib
-        and not c.untried
-        and wish.frames <= c.most_frames
-        and not (wish.commercial and not free_to_use(c))
-        and (wish.size is None or c.only_size in (None, wish.size))
-    ]
-
-    def order(c: Model) -> tuple[bool, ...]:
-        needs_none = c.trained[1] == 0
-        if wish.size is None:
-            return (needs_none,)
-        return needs_none, not near(c, max(wish.size))
-
-    def pace(c: Model) -> tuple[bool, float]:
-        if wish.priority == "speed":
-            return not c.sees_render, seconds(c, wish)
-        late = wish.priority == "balanced" and wish.tera is not None and seconds(c, wish) > LONG_S
-        return late, seconds(c, wish) if late else 0.0
-
-    return sorted(fit, key=lambda c: (order(c), pace(c)))  # stable: the order within stays
+    rows = (candidate(row) for row in PRIORS.values() if not row.untried)
+    return [PRIORS[c.name] for c in candidates.suitable(rows, gib, wish)]
 
 
-def seconds(candidate: Model, wish: Wish) -> float:
+def seconds(row: Model, wish: Wish) -> float:
     """What a segment is reckoned to take, without refinement: on the card of the wish, else on one
     of 1e12 operations a second, for comparison alone.
     """
-    size = wish.size or (candidate.trained[1], candidate.trained[0])
-    frames = wish.frames or int(min(25, candidate.most_frames))
-    return price.clip_seconds(candidate, size, frames, wish.tera or 1.0)
+    return candidates.segment_seconds(candidate(row), wish)
 
 
-def near(candidate: Model, longer: int) -> bool:
+def near(row: Model, longer: int) -> bool:
     """Whether a prior was trained at about this longer side."""
-    return candidate.trained[1] == 0 or 1.0 / _OFF <= longer / candidate.trained[1] <= _OFF
+    return candidates.near(row.trained[1], longer)
 
 
 def free_to_use(candidate: Model) -> bool:
@@ -100,9 +95,7 @@ def best_here(free_bytes: int | None, wish: Wish = DEFAULT) -> str:
     """The name of the best prior that fits and whose weights are there. Never fails: the patch
     prior always is.
     """
-    return next(
-        c.name for c in suitable(free_bytes, wish) if not any(weights.missing(n) for n in c.weights)
-    )
+    return next(row.name for row in suitable(free_bytes, wish) if _is_here(row))
 
 
 def best_depth(*, commercial: bool = False) -> str:

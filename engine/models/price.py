@@ -12,15 +12,14 @@ Standard library only.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
+from ..bridge.candidates import REACHED, Candidate
 from ..bridge.estimate import TABLE, USUAL_STEPS
 from ..bridge.speeds import Machine, Reckoned
 from .nvidia import Card
-from .registry import FINISHERS, PRIORS, Model, needed_gib
+from .registry import FINISHERS, PRIORS, needed_gib
 
 _REPAIR = max(row.operations for row in FINISHERS.values())
-REACHED = 0.175  # of the rate, by the three that were measured
 _GIB_GB = 1.073741824
 _RATES = (  # 1e12 operations a second; the first pattern that is found in a card's name
     (r"B300|GB300", 2250),
@@ -102,16 +101,15 @@ def rate(card: Card) -> float:
     return _BY_GENERATION.get(generation, _SLOW) * share
 
 
-def clip_seconds(prior: Model, size: tuple[int, int], frames: int, tera: float) -> float:
-    """Seconds that a prior is reckoned to take for a clip of `frames` frames of `size` (width,
-    height) on a card of `tera` 1e12 operations a second.
-    """
-    return prior.work * frames * size[0] * size[1] / 1e6 / (tera * REACHED)
-
-
-def reckon(card: Card, auto: Mapping[str, str], *, card_draws: bool = True) -> Machine:
-    """What is reckoned of every prior on a card. `auto` {priority: the prior that "auto" takes
-    there}; `card_draws`: Gaussians are drawn on the card.
+def reckon(
+    card: Card,
+    free_gib: float = 0.0,
+    known: tuple[Candidate, ...] = (),
+    *,
+    card_draws: bool = True,
+) -> Machine:
+    """What is reckoned of every prior on a card. `free_gib` of its memory are free; `known`: the
+    priors that "auto" may take; `card_draws`: Gaussians are drawn on the card.
     """
     tera = rate(card)
     gain = (_REFERENCE / tera) ** 0.5
@@ -127,4 +125,4 @@ def reckon(card: Card, auto: Mapping[str, str], *, card_draws: bool = True) -> M
         each = (large - small) / (pixels[1] - pixels[0])
         fixed = large - each * pixels[1]
         priors[name] = Reckoned(seconds, row.steps, fixed * _GIB_GB, each * _GIB_GB / _FRAMES)
-    return Machine(card.name, auto, {"start": _START_S, **parts}, priors)
+    return Machine(card.name, free_gib, tera, known, {"start": _START_S, **parts}, priors)

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ..bridge import candidates
 from ..bridge.errors import UserError
 
 _DIFFUSERS = ("model_index.json", "*/*.json", "*/*.safetensors", "*/*.model", "*/*.txt")
@@ -614,10 +615,7 @@ def needed_gib(row: Model, size: tuple[int, int] | None) -> float:
     """GPU memory that a prior is taken to need at frames of `size` (width, height), None: as
     trained.
     """
-    if size is None or row.trained[1] == 0:
-        return row.least_gib
-    share = size[0] * size[1] / (row.trained[1] ** 2 * 9 / 16)
-    return row.fixed_gib + (row.least_gib - row.fixed_gib) * share
+    return candidates.needed_gib(row.trained[1], row.fixed_gib, row.least_gib, size)
 
 
 def factory(row: Model, room: str) -> Callable:

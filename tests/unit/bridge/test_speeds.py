@@ -11,15 +11,25 @@ from pathlib import Path
 import pytest
 
 from engine.bridge import estimate, speeds
+from engine.bridge.candidates import Candidate
 from engine.bridge.estimate import TABLE, Clock, Speeds, Work
 from engine.bridge.settings import make
 from engine.bridge.speeds import Machine, Reckoned
 from tests.unit.bridge.test_estimate import RATES, play
 
 CARD = "NVIDIA GeForce RTX 4070"
+SIZES = ((576, 1024), 4.0, 7.5, 25, None, True, True)
+KNOWN = (  # the first by rank is too slow here for "balanced"
+    Candidate("viewcrafter_25", True, *SIZES, 5000.0),
+    Candidate("far_better", False, *SIZES, 1.0),
+    Candidate("not_free", True, *SIZES, 3.0)._replace(commercial=False, most_frames=20),
+    Candidate("wan_vace_1.3b", True, *SIZES, 10.0),
+)
 HERE = Machine(
     CARD,
-    {"balanced": "wan_vace_1.3b", "quality": "viewcrafter_25"},
+    8.0,
+    100.0,
+    KNOWN,
     {"refine": 0.03, "start": 40.0},
     {
         "viewcrafter_25": Reckoned(0.5, 50, 4.0, 0.4),
@@ -119,7 +129,10 @@ def test_a_card_is_reckoned_before_its_first_job_and_says_so(tmp_path: Path) -> 
     assert seconds(best, tmp_path) == pytest.approx(
         seconds(work(device="cuda", prior="viewcrafter_25"), tmp_path)
     )
-    assert speeds.speeds_for(work(priority="speed"), tmp_path) is None  # taken by none here
+    crowded = HERE._replace(free_gib=3.0)
+    speeds.keep_machine(crowded, tmp_path)
+    assert speeds.speeds_for(work(), tmp_path) is None  # nothing fits
+    speeds.keep_machine(HERE, tmp_path)
     assert seconds(work(device="cpu"), tmp_path) == pytest.approx(seconds(on_cpu(), tmp_path))
     assert speeds.speeds_for(work(device="cuda", prior="nobody"), tmp_path) is None
 

@@ -6,13 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from engine.__main__ import EXIT_USER_ERROR, main
-from engine.bridge import estimate, speeds
+from engine.bridge import estimate, settings, speeds
 from engine.bridge.errors import UserError
 from engine.bridge.estimate import Speeds
+from engine.bridge.settings import PRESETS
 from engine.job import forecast
+from engine.media import images
+from engine.models import choice, price
+from engine.models.nvidia import Card
 
 
 @pytest.fixture
@@ -91,3 +96,62 @@ def test_what_no_job_could_do_no_dry_run_promises(here) -> None:
     with pytest.raises(UserError, match="Unknown video prior"):
         forecast.dry_run(here / "out", here / "picture.png", None, "standard", {"prior": "nobody"})
     assert not (here / "out").exists()
+
+
+CARDS = [
+    ("NVIDIA GeForce RTX 4060 Laptop GPU", (8, 9), 7.0),
+    ("NVIDIA GeForce RTX 3060", (8, 6), 11.0),
+    ("NVIDIA GeForce RTX 4070 Ti SUPER", (8, 9), 15.0),
+    ("NVIDIA GeForce RTX 4090", (8, 9), 22.5),
+    ("NVIDIA A100-SXM4-80GB", (8, 0), 78.0),
+    ("Tesla T4", (7, 5), 14.5),
+    ("NVIDIA GeForce GTX 1080", (6, 1), 7.0),
+    ("NVIDIA GeForce MX450", (7, 5), 1.6),
+]
+
+
+@pytest.mark.parametrize(("name", "capability", "gib"), CARDS)
+@pytest.mark.parametrize("picture", [(1920, 1080), (1500, 1000), (1000, 1000), (1080, 1920)])
+def test_the_panel_prices_the_prior_that_the_job_will_take(
+    here, monkeypatch, name, capability, gib, picture
+) -> None:
+    """By what the engine left for it; the panel knows neither the card nor the models."""
+    card = Card(name, capability)
+    monkeypatch.setattr(choice.weights, "missing", lambda name: "")
+    speeds.keep_machine(price.reckon(card, gib, choice.known()))
+    for preset in PRESETS:
+        asked = settings.make(preset, prior="auto", initialiser="layers")
+        size = images.working_size(picture, asked.output.width, 8)
+        free = int(gib * choice.GIB)
+        job = choice.settle(asked, size, free, tera=price.rate(card)).settings
+        aspect = picture[1] / picture[0]
+        told = [
+            estimate.predict(work, speeds.speeds_for(work))
+            for work in (
+                estimate.work_of(asked, 40, aspect),
+                estimate.work_of(job, 40, aspect)._replace(device="cuda"),
+            )
+        ]
+        assert told[0] is not None and told[0].text() == told[1].text(), (preset, job.video.prior)
+
+
+def test_weights_that_come_are_priced_at_once(here, monkeypatch) -> None:
+    card = Card("NVIDIA GeForce RTX 4090", (8, 9))
+    speeds.keep_machine(price.reckon(card, 22.0, choice.known()))
+    asked = estimate.work_of(settings.make(), 40, 9 / 16)
+    before = estimate.predict(asked, speeds.speeds_for(asked))
+    monkeypatch.setattr(choice.weights, "missing", lambda name: "")
+    choice.weights_changed()
+    after = estimate.predict(asked, speeds.speeds_for(asked))
+    assert after.memory_gb > before.memory_gb + 5
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_a_card_that_is_gone_is_priced_no_longer(here) -> None:
+    """Its driver does not start, or torch was moved to the CPU: the job computes there."""
+    card = Card("NVIDIA GeForce RTX 4090", (8, 9))
+    speeds.keep_machine(price.reckon(card, 22.0, choice.known()))
+    _, told = forecast.dry_run(here / "out", here / "picture.png", None, "standard", {})
+    assert told.work.device == "cpu" and speeds.machine().card == ""
+    panel = estimate.work_of(settings.make(), 40, 100 / 150)
+    assert estimate.predict(panel, speeds.speeds_for(panel)).text() == told.estimate.text()

@@ -21,7 +21,7 @@ CARDS = [
 
 
 def test_a_faster_card_is_reckoned_faster_for_every_prior() -> None:
-    reckoned = [price.reckon(card, {}) for card in CARDS if card.capability != (7, 5)]
+    reckoned = [price.reckon(card) for card in CARDS if card.capability != (7, 5)]
     for slower, faster in itertools.pairwise(reckoned):
         for name in slower.priors.keys() - {"patch"}:  # it computes on the CPU
             assert faster.priors[name].seconds < slower.priors[name].seconds
@@ -29,7 +29,7 @@ def test_a_faster_card_is_reckoned_faster_for_every_prior() -> None:
 
 
 def test_every_prior_has_a_price() -> None:
-    assert price.reckon(CARDS[3], {}).priors.keys() == set(PRIORS)
+    assert price.reckon(CARDS[3]).priors.keys() == set(PRIORS)
 
 
 def test_a_card_nobody_listed_goes_by_its_generation_and_laptops_are_slower() -> None:
@@ -100,7 +100,7 @@ def test_a_part_of_a_card_is_as_fast_as_its_part() -> None:
 
 
 def test_the_memory_that_is_told_is_what_the_choice_of_priors_asks_for() -> None:
-    told = price.reckon(CARDS[3], {}).priors
+    told = price.reckon(CARDS[3]).priors
     for name in ("viewcrafter_25", "wan_vace_1.3b", "svd"):
         height, width = PRIORS[name].trained
         law = told[name].fixed_gb + told[name].gb_per_frame_mp * 25 * width * height / 1e6
@@ -109,5 +109,5 @@ def test_the_memory_that_is_told_is_what_the_choice_of_priors_asks_for() -> None
 
 
 def test_where_the_cpu_draws_only_the_network_is_faster() -> None:
-    told = price.reckon(CARDS[3], {}, card_draws=False)
+    told = price.reckon(CARDS[3], card_draws=False)
     assert told.parts.keys() == {"start", "repair"} and told.priors
