@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..bridge import settings
 from ..bridge.errors import UserError
 from ..bridge.reading import json_of
 from ..bridge.whole_file import temporary_folder
@@ -64,6 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--prior", default="patch", help="video prior (default: patch)")
     parser.add_argument(
+        "--finisher",
+        choices=settings.CHOICE_TEXT["finisher"],
+        default=settings.NO_FINISHER,
+        help="measure every scene a second time, after this network has repaired it (default: "
+        "none)",
+    )
+    parser.add_argument(
         "--border",
         type=float,
         default=0.0,
@@ -110,6 +118,8 @@ def run(args: argparse.Namespace) -> int:
         "segment_length": 9,
         "overlap": 3,
     }
+    if args.finisher != settings.NO_FINISHER:
+        common["finisher"] = args.finisher
     for name in NAMES if "all" in args.experiment else args.experiment:
         with temporary_folder() as scratch:
             experiment = experiments.EXPERIMENTS[name]

@@ -16,7 +16,7 @@ from ..bridge import camera_file, settings
 from ..bridge.errors import UserError
 from ..bridge.progress import Report
 from ..bridge.whole_file import temporary_folder
-from ..job import inputs
+from ..job import inputs, repair
 from ..job.folder import Job, prepare
 from ..job.frame_quality import Agreement
 from ..job.report import loss_fall, read_stats
@@ -24,6 +24,7 @@ from ..job.segment import JobRecord
 from ..media import images
 from ..method import pipeline
 from ..method.views import Views, draw_views
+from ..models import weights
 from ..priors.base import Clip
 from ..scene.gaussians import Gaussians
 from ..scene.psnr import psnr
@@ -41,6 +42,7 @@ _MOST_FRAMES = 16  # of a path are compared with the truth
 _CAMERAS = 2  # frames of a path whose camera is looked for
 _REFIT_STEPS = 100
 FILLED = ", holes filled smoothly"
+FINISHED = ", then "  # and the finisher's name
 
 # What a variant may ask for beside settings:
 TRUST = "render_trust"  # what the prior is told of the render's coverage, see `Unsure`
@@ -135,8 +137,10 @@ def run(
 
     `overrides` are settings and what is named in BESIDE. `border` crops that share from every side
     before the numbers are taken. Without `lpips` there is none. Returns the measures by the suffix
-    of the variant's name: "" and, for runs without diffusion, also FILLED, where the holes of the
-    same renders are filled from around them.
+    of the variant's name: "", for runs without diffusion also FILLED, where the holes of the same
+    renders are filled from around them, and with a finisher also FINISHED and its name: the same
+    scene after its repair. Raises UserError where the finisher's weights are missing, before any
+    work.
     """
     with temporary_folder() as scratch:
         depth, path = Path(scratch) / "depth.npy", Path(scratch) / "path.json"
@@ -150,24 +154,37 @@ def run(
             {"image": view.image, "path": path, "depth": depth},
             resume=False,
         )
+        if chosen.finishes:
+            weights.require(chosen.refine.finisher)
         before = time.perf_counter()
         job.start()
         start = inputs.load(job, torch.device("cpu")).inputs
         prior = _prior(view, start, chosen, overrides)
         record = JobRecord(job, start.K.shape[0], torch.device("cpu"), report)
+
+        def measured(scene: Gaussians, seconds: float) -> Row:
+            return {
+                "seconds": seconds,
+                **_without_truth(job, start, scene),
+                **_frames_against_truth(job, start, view),
+                **_extra(overrides.get(MEASURES, ()), job, start, view, scene),
+                **compare(job, start, view, scene, border, lpips),
+            }
+
         final = pipeline.generate(start, prior, job.settings, record)
         seconds = time.perf_counter() - before
-        common = {
-            "seconds": seconds,
-            **_without_truth(job, start, final),
-            **_frames_against_truth(job, start, view),
-            **_extra(overrides.get(MEASURES, ()), job, start, view, final),
-        }
-        if isinstance(prior, references.Watched):
-            common["references"] = references.means(prior.segments)
-        rows = {"": {**common, **compare(job, start, view, final, border, lpips)}}
+        rows = {"": measured(final, seconds)}
         if not chosen.enhances:
-            rows[FILLED] = {**common, **compare(job, start, view, final, border, lpips, fill=True)}
+            filled = compare(job, start, view, final, border, lpips, fill=True)
+            rows[FILLED] = {**rows[""], **filled}
+        if chosen.finishes:
+            before = time.perf_counter()
+            after = repair.run(job, start, final, report, "cpu")
+            seconds += time.perf_counter() - before
+            rows[FINISHED + chosen.refine.finisher] = measured(after, seconds)
+        if isinstance(prior, references.Watched):
+            for row in rows.values():
+                row["references"] = references.means(prior.segments)
         return rows
 
 
@@ -343,7 +360,7 @@ def _without_truth(job: Job, start: pipeline.Inputs, final: Gaussians) -> Row:
             name: mean([s["seconds"].get(name) for s in segments])
             for name in ("render", "generate", "refine")
         },
-        "gaussians": segments[-1]["gaussians"],
+        "gaussians": final.count,
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from ..job.report import plot_axes
 from .experiments import EXPERIMENTS
 from .references import POOLS
-from .runner import FILLED, Row, mean
+from .runner import FILLED, FINISHED, Row, mean
 
 # key -> (heading, decimals)
 COLUMNS = {
@@ -290,7 +290,10 @@ def range_table(rows: list[Row]) -> str:
             for row in rows
             if row["view"] == view
             for f in row["frames"]
+            if f["psnr_invented"] is not None  # nothing is invented there
         )
+        if not points:
+            continue
         good = 0.0
         for share, value in points:
             if value < RELIABLE_DB:
@@ -368,9 +371,8 @@ def _plot_means(file: Path, rows: list[Row]) -> str:
             marker="o",
             label=label,
         )
-    axes.set_xticks(
-        range(len(variants)), [v.replace(FILLED, ",\nfilled") for v in variants], fontsize=7
-    )
+    names = [v.replace(FILLED, ",\nfilled").replace(FINISHED, ",\nthen ") for v in variants]
+    axes.set_xticks(range(len(variants)), names, fontsize=7)
     axes.legend(fontsize=7)
     figure.savefig(file)
     return file.name
@@ -412,8 +414,10 @@ def _plot_range(file: Path, rows: list[Row]) -> str:
             for row in rows
             if row["variant"] == variant
             for f in row["frames"]
+            if f["psnr_invented"] is not None
         ]
-        axes.scatter(*zip(*points, strict=True), s=10, label=variant)
+        if points:
+            axes.scatter(*zip(*points, strict=True), s=10, label=variant)
     axes.axhline(RELIABLE_DB, color="grey", linewidth=0.8)
     axes.legend(fontsize=7)
     figure.savefig(file)

@@ -23,6 +23,8 @@ from engine.commands import evaluate  # noqa: E402
 from engine.evaluation import against_truth, experiments, runner, scenes, tables  # noqa: E402
 from engine.job import frame_quality  # noqa: E402
 from engine.media import images  # noqa: E402
+from engine.models import weights  # noqa: E402
+from tests import tiny_models  # noqa: E402
 
 SCENES = evaluate.SCENES
 NAMES = sorted(p.name for p in SCENES.iterdir())
@@ -253,6 +255,9 @@ def test_range_ends_at_the_first_frame_that_is_lost():
     ]
     text = tables.range_table([{"view": "a", "path": "hard", "variant": "full", "frames": frames}])
     assert "| a | 20% | 40% |" in text
+    frames.insert(0, {"invented_share": 0.0, "psnr_invented": None})  # it invents nothing
+    again = tables.range_table([{"view": "a", "path": "hard", "variant": "full", "frames": frames}])
+    assert again == text
 
 
 def test_the_commands_names_are_the_experiments():
@@ -301,6 +306,37 @@ def test_one_real_run_writes_tables_that_can_be_added_to(tmp_path):
     ]
     with pytest.raises(UserError, match="other settings"):
         evaluate.run(parser.parse_args([*words, "--frames", "5"]))
+
+
+def test_a_finishers_scene_is_measured_beside_the_one_that_it_repaired(tmp_path, monkeypatch):
+    """The same run twice: as its segments left it, which is what it is without a finisher, and
+    repaired.
+    """
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    evaluate.add_arguments(parser)
+    monkeypatch.setenv(weights.FOLDER_VARIABLE, str(tmp_path / "weights"))
+    words = ["--experiment", "view_range", "--only", "studio", "--width", "48", "--steps", "1"]
+    words += ["--refine-steps", "2", "--fresh"]
+    chosen = experiments.EXPERIMENTS["view_range"]
+    one = chosen._replace(variants={"full": {"finisher_steps": 4}}, paths=("small",))
+    monkeypatch.setitem(experiments.EXPERIMENTS, "view_range", one)
+    with pytest.raises(UserError, match="Difix"):
+        evaluate.run(parser.parse_args([*words, "--finisher", "difix", "--out", str(tmp_path)]))
+    tiny_models.save_difix(tmp_path / "weights" / "difix")
+    found = {}
+    for name in ("none", "difix"):
+        out = tmp_path / name
+        assert evaluate.run(parser.parse_args([*words, "--finisher", name, "--out", str(out)])) == 0
+        rows = json.loads((out / "view_range.json").read_text())["rows"]
+        found[name] = {row["variant"]: row for row in rows}
+    assert set(found["none"]) == {"full"} and set(found["difix"]) == {"full", "full, then difix"}
+    before, after = found["difix"].values()
+    assert before["psnr"] == found["none"]["full"]["psnr"] != after["psnr"]
+    assert before["frames_invented"] == after["frames_invented"]  # those of the prior
+    page = (tmp_path / "difix" / "view_range.md").read_text()
+    assert "finisher difix" in page and "| full, then difix |" in page
 
 
 def test_the_readme_shows_only_numbers_that_the_command_wrote():
