@@ -8,6 +8,14 @@ from __future__ import annotations
 import os
 import sys
 
+# before anything that an older Python does not know
+if sys.version_info < (3, 11):  # noqa: UP036
+    sys.stderr.write(
+        "error: this is Python {}.{}; the engine needs 3.11 or newer. Use the environment that "
+        "install_deps.py makes: .venv/bin/python -m engine (Windows: .venv\\Scripts\\python -m "
+        "engine).\n".format(*sys.version_info)
+    )
+    sys.exit(1)
 if __name__ == "__main__" and not sys.flags.safe_path:
     # "-m" puts the current folder first, where a stranger's torch.py may lie, unless it is the
     # engine's own

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -19,7 +20,8 @@ hypothesis.settings.load_profile("same")
 
 ROOT = Path(__file__).resolve().parents[1]
 # the speed of jobs this small says nothing to the user of this machine
-os.environ["SCENE_SPLATTER_CACHE"] = tempfile.mkdtemp(prefix="scene_splatter_cache_")
+CACHE = tempfile.mkdtemp(prefix="scene_splatter_cache_")
+os.environ["SCENE_SPLATTER_CACHE"] = CACHE
 
 # A shell without a terminal starts what stands before "&" with Ctrl-C ignored, and so would all
 # that the tests start: what they say of Ctrl-C must not depend on who started them.
@@ -30,6 +32,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The Blenders, minutes each, go first: else one core waits for them at the end."""
     items.sort(key=lambda item: item.path.name != "test_blender_versions.py")
+
+
+def pytest_unconfigure() -> None:
+    """Leave nothing in the temporary folder."""
+    shutil.rmtree(CACHE, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -23,6 +23,7 @@ from typing import Any
 
 from ..bridge.protocol import ENGINE_VERSION, VERSION
 from ..models import machine, nvidia, torch_build
+from ..service.server import remedy_of_absent_packages
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,7 +134,8 @@ def _packages() -> Iterator[Check]:
         if found.split("+")[0] != wanted:
             other.append(f"{name} is {found}, tested with {wanted}")
     if missing:
-        yield Check("packages", FAIL, f"Missing: {', '.join(missing)}.", REINSTALL)
+        remedy = remedy_of_absent_packages()
+        yield Check("packages", FAIL, f"Missing: {', '.join(missing)}.", remedy)
     elif other:
         yield Check("packages", WARN, "; ".join(other) + ".", REINSTALL)
     else:

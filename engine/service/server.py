@@ -58,6 +58,7 @@ _DISK_ERRORS = {
     errno.EROFS: "Choose a folder that can be written.",
     errno.EACCES: "Choose a folder that can be written.",
 }
+ENVIRONMENT = Path(__file__).resolve().parents[2] / ".venv"  # where install_deps.py makes it
 _PROGRESS_S = (
     0.05  # at most one Progress in this time, but for a new stage, a preview or the end of a stage
 )
@@ -248,6 +249,9 @@ def describe_failure(error: BaseException) -> tuple[str, str]:
     """(message, remedy) of an error that nobody foresaw; the remedy is empty where only the log
     helps.
     """
+    if isinstance(error, ModuleNotFoundError) and _not_ours(error.name):
+        lacks = f"This Python, {sys.executable}, lacks the package {error.name}."
+        return lacks, remedy_of_absent_packages()
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         place = "graphics memory" if type(error).__name__ == "OutOfMemoryError" else "memory"
         remedy = (
@@ -258,6 +262,20 @@ def describe_failure(error: BaseException) -> tuple[str, str]:
     if isinstance(error, OSError) and error.errno is not None and error.errno in _DISK_ERRORS:
         return f"{error.strerror}: {error.filename or 'the job folder'}.", _DISK_ERRORS[error.errno]
     return shortened(f"{type(error).__name__}: {error}".rstrip(": "), 1000), ""
+
+
+def _not_ours(module: str | None) -> bool:
+    return bool(module) and str(module).partition(".")[0] != __name__.partition(".")[0]
+
+
+def remedy_of_absent_packages(environment: Path = ENVIRONMENT) -> str:
+    """What to do where packages of the engine are missing: mostly this is another Python than the
+    one that has them, in `environment`.
+    """
+    own = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if own.is_file() and not os.path.samefile(sys.prefix, environment):
+        return f"Use the engine's own Python, which has all: {own}"
+    return "Run install_deps.py again: it makes or mends the engine's own Python, in .venv."
 
 
 def _write_report(folder: Path, error: BaseException) -> Path:

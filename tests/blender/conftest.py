@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 HAS_BPY = importlib.util.find_spec("bpy") is not None
 
 if HAS_BPY:  # before bpy is imported: preferences and extensions of this run only
-    os.environ["BLENDER_USER_RESOURCES"] = tempfile.mkdtemp(prefix="scene_splatter_blender_")
+    RESOURCES = tempfile.mkdtemp(prefix="scene_splatter_blender_")
+    os.environ["BLENDER_USER_RESOURCES"] = RESOURCES
 os.environ.setdefault("LIBGL_ALWAYS_SOFTWARE", "1")
 
 _exit_code = [0]
@@ -52,6 +54,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Leave at once: with an operator registered, bpy 4.2 crashes and 4.5 hangs in the
     interpreter's own exit.
     """
+    if HAS_BPY:
+        shutil.rmtree(RESOURCES, ignore_errors=True)
     if "bpy" in sys.modules:
         sys.stdout.flush()
         sys.stderr.flush()

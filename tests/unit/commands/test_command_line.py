@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 import types
@@ -13,6 +14,7 @@ import pytest
 import engine.__main__ as command_line
 from engine.bridge.errors import Cancelled, UserError
 from engine.commands import generate
+from engine.service.server import remedy_of_absent_packages
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -80,6 +82,42 @@ def test_what_a_command_raises_becomes_a_line_and_an_exit_code(
         report = Path(told.rsplit("is in ", 1)[1].rstrip().rstrip("."))
         assert "Traceback" in report.read_text(encoding="utf-8")
         report.unlink()
+
+
+def test_a_python_without_the_packages_names_the_one_that_has_them(tmp_path):
+    """As somebody does who types python instead of .venv/bin/python."""
+    base = Path(sys.base_prefix, "python.exe" if os.name == "nt" else "bin/python3")
+    told = subprocess.run(
+        [base, "-S", "-m", "engine", "generate", "--dry-run"],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+    assert told.returncode == 1 and told.stderr.count("\n") == 1, told.stderr
+    assert "lacks the package" in told.stderr
+    own = ROOT / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    assert (str(own) if own.is_file() else "install_deps.py") in told.stderr
+    assert "install_deps.py" in remedy_of_absent_packages(tmp_path)
+
+
+def test_an_old_python_names_the_one_that_is_needed():
+    """All that comes before the check must be known to it."""
+    script = (
+        "import runpy, sys; sys.version_info = (3, 9, 1, 'final', 0); sys.argv[1:] = ['doctor'];"
+        "runpy.run_module('engine', run_name='__main__')"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+    assert told.returncode == 1 and told.stderr.count("\n") == 1, told.stderr
+    assert "this is Python 3.9;" in told.stderr and "3.11" in told.stderr
 
 
 def test_progress_in_a_file_is_a_line_a_stage(monkeypatch, capsys):
