@@ -21,6 +21,9 @@ from typing import BinaryIO
 from .errors import UserError
 
 _HINT = "Check that the folder exists and may be written to, and that its disk has room."
+FULL_DISK = (  # what a job has to say there
+    "Free some disk space and start the job again; it goes on from its last finished segment."
+)
 _LONGEST = 80  # characters of a stem that a temporary name repeats; file systems end at 255 bytes
 # All but the first are names that earlier versions gave.
 _PARTIAL = re.compile(

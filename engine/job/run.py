@@ -7,6 +7,7 @@ server starts without torch, and says "starting" before it loads it.
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import logging
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..bridge import settings as settings_module
 from ..bridge.errors import UserError
 from ..bridge.settings import SceneSettings
+from ..bridge.whole_file import FULL_DISK
 
 if TYPE_CHECKING:
     from .folder import Job, Text
@@ -166,6 +168,10 @@ def work(job: Job, report: Any) -> dict[str, str]:
     report = _logged(report)
     try:
         return _work(job, report)
+    except UserError as error:  # of a picture or a table, say, that knows nothing of the job
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENOSPC:
+            raise UserError(error.message, FULL_DISK) from error.__cause__
+        raise
     except OSError as error:
         if job.folder.is_dir():
             raise

@@ -37,7 +37,7 @@ from ..bridge.protocol import (
     encode,
     shortened,
 )
-from ..bridge.whole_file import append_text, refuse_links
+from ..bridge.whole_file import FULL_DISK, append_text, refuse_links
 from ..models.machine import likely_device
 
 log = logging.getLogger(__name__)
@@ -53,8 +53,7 @@ JOB_MODULES = {  # each has run_job(folder, report, settings)
 # a job that does not notice its cancellation for so long is left behind when the engine leaves
 LEAVE_S = 0.4
 _DISK_ERRORS = {
-    errno.ENOSPC: "Free some disk space and start the job again; it goes on from its last finished "
-    "segment.",
+    errno.ENOSPC: FULL_DISK,
     errno.EROFS: "Choose a folder that can be written.",
     errno.EACCES: "Choose a folder that can be written.",
 }

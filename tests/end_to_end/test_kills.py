@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -97,6 +98,30 @@ def test_a_finished_job_is_not_made_twice_but_a_lost_result_is(finished, capsys)
     scene.unlink()
     assert _generate("--out", finished / "out", "--resume") == 0
     assert scene.read_bytes() == bits and f"scene: {scene}" in capsys.readouterr().out
+
+
+def test_a_full_disk_says_what_to_do_and_costs_no_finished_segment(
+    tmp_path, monkeypatch, capsys, finished
+):
+    """The disk is full at the first map of the second segment, and has room again afterwards."""
+    save, wanted = Image.Image.save, Path("segments/.001.partial/maps")
+
+    def full(image: Image.Image, file: object, *rest: object, **named: object) -> None:
+        if Path(str(file)).parent.parts[-3:] == wanted.parts:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+        save(image, file, *rest, **named)
+
+    more = ["--move-frames", "5", "--out", tmp_path / "out"]
+    given = ["--image", finished / "a.png", "--path", "truck:1.0", *TINY, *more]
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", full)
+        assert _generate(*given) == 2
+    said = capsys.readouterr().err
+    assert "No space left" in said and "goes on from its last finished segment" in said
+    first = tmp_path / "out" / "segments" / "000" / "stats.json"
+    before = first.stat().st_mtime_ns
+    assert _generate("--out", tmp_path / "out", "--resume") == 0
+    assert first.stat().st_mtime_ns == before
 
 
 @pytest.mark.slow
