@@ -11,7 +11,7 @@ from ..bridge.variants import FOLDER, folders
 from ..bridge.whole_file import whole_file
 from . import newest, redo, variants
 from .folder import Job
-from .report import PAGE, STYLE, figure
+from .report import HEAD, PAGE, STYLE, figure
 
 INDEX = "index.html"  # in the folder of the variants
 _MOST_MASKED = 3  # frames that are shown because a mask belongs to them
@@ -62,8 +62,7 @@ def write_index(job: Path) -> Path | None:
         return None
     with whole_file(home / INDEX) as temporary:
         temporary.write_text(
-            '<!doctype html><html lang="en"><meta charset="utf-8">'
-            f"<title>Scene Splatter variants</title><style>{STYLE}</style>"
+            f"{HEAD}<title>Scene Splatter variants</title><style>{STYLE}</style>"
             f"<h1>{html.escape(job.resolve().name)}</h1>{shown}</html>\n",
             encoding="utf-8",
         )

@@ -307,7 +307,14 @@ iframe{width:100%;height:70vh;border:0;background:#000}
 figcaption{font-size:13px;color:#555}
 .bad{background:#fdecea}
 .good{background:#edf7ed}
-.verdict{font-size:18px;padding:.6em 1em;border-left:4px solid #888;background:#f6f6f6}"""
+.verdict{font-size:18px;padding:.6em 1em;border-left:4px solid #888;background:#f6f6f6}
+p,td,th{overflow-wrap:anywhere}
+@media(max-width:600px){.row{flex-wrap:wrap}.row figure{flex:1 1 100%}}"""
+# of every page: a phone shows it at its own width and not at a desk's, made small
+HEAD = (
+    '<!doctype html><html lang="en"><meta charset="utf-8">'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">'
+)
 _MAPS = {
     "render": "render of the Gaussians",
     "consistent": "clip with latent momentum",
@@ -346,7 +353,7 @@ def _page(data: dict[str, Any], viewer: str = "", variants: str = "") -> str:
     pair = figure("input.png", "input picture at working size") + figure(
         "input_render.png", f"the scene from the same camera, {data['input_psnr']:.1f} dB"
     )
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8">
+    return f"""{HEAD}
 <title>Scene Splatter report</title><style>{STYLE}</style>
 <h1>Scene Splatter report</h1><p class="verdict">{e(data["verdict"])}</p>
 {viewer}

@@ -69,13 +69,16 @@ class Page:
         return done["result"].get("value")
 
     def arrive(self, there: str = "true") -> None:
-        """Wait for a page on its way, where `there` holds, until its scene is ready."""
-        loaded = f"{there} && document.readyState === 'complete' && 'viewer' in globalThis"
+        """Wait for a page on its way, where `there` holds, until its scene is ready; a report has
+        none of its own.
+        """
+        page = "('viewer' in globalThis || document.querySelector('h1') !== null)"
+        loaded = f"{there} && document.readyState === 'complete' && {page}"
         deadline = time.monotonic() + PATIENCE_S
         while not self._run_if_it_stays(loaded):
             assert time.monotonic() < deadline, self._browser.complaints()
             time.sleep(0.05)
-        self.run("viewer.ready")
+        self.run("globalThis.viewer?.ready")
 
     def _run_if_it_stays(self, expression: str) -> Any:
         """`run`; None where the page left while it was asked."""
@@ -185,8 +188,8 @@ class Browser:
         message, _, self._rest = self._rest.partition(b"\0")
         return json.loads(message)
 
-    def open(self, url: str, width: int, height: int) -> Page:
-        """A page of this size, loaded, with its scene ready."""
+    def open(self, url: str, width: int, height: int, *, phone: bool = False) -> Page:
+        """A page of this size, loaded, with its scene ready if it is a viewer's."""
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = Page(self, session)
@@ -194,7 +197,7 @@ class Browser:
             page.send(f"{domain}.enable")
         still = [{"name": "prefers-reduced-motion", "value": "reduce"}]
         page.send("Emulation.setEmulatedMedia", features=still)
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": phone}
         page.send("Emulation.setDeviceMetricsOverride", **size)
         page.send("Page.navigate", url=url)
         page.arrive()
