@@ -6,6 +6,11 @@ import os
 import sys
 from pathlib import Path
 
+# Windows' longest path, unless it is told to take longer ones, and the longest of the engine's
+# files below site-packages: a licence within PyTorch, 167 characters, 173 with the name of a build.
+MOST_PATH, LONGEST_FILE = 259, 173
+_SITE = "\\Lib\\site-packages\\"
+
 
 def system_cache() -> Path:
     """The folder of ours among the user's caches, by the system's own rule. Nothing is made."""
@@ -16,3 +21,8 @@ def system_cache() -> Path:
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return base / "scene_splatter"
+
+
+def longest_path(environment: str) -> int:
+    """Characters of the longest path in the engine's environment in a folder, on Windows."""
+    return len(environment) + len(_SITE) + LONGEST_FILE

@@ -206,31 +206,27 @@ def _cuda_device(torch: Any) -> Check:
     text = f"cuda: {name} ({major}.{minor}), {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
     data = {"device": "cuda", "name": name, "free_bytes": free, "total_bytes": total}
     built = torch.cuda.get_arch_list()
-    if built and not any(_runs_on(arch, major, minor) for arch in built):
-        here = nvidia.Nvidia((nvidia.Card(name, (major, minor)),), cuda=nvidia.found().cuda)
+    if not torch_build.has_kernels(built, (major, minor)):
+        found = nvidia.found()
+        here = nvidia.Nvidia((nvidia.Card(name, (major, minor)),), cuda=found.cuda)
         fits = torch_build.choose(platform.system(), platform.machine(), here)
-        remedy = (
-            f"Run install_deps.py --cuda auto: it installs {fits.build}, which has them."
-            if fits.build != "cpu"
-            else f"{fits.remedy} Until then: generate with --device cpu."
-        )
-        words = f"{text}; this PyTorch has no kernels for it ({', '.join(built)})"
-        return Check("device", WARN, words, remedy, data)
+        others = [
+            (number, card)
+            for number, card in enumerate(found.cards)
+            if card.capability is not None and torch_build.has_kernels(built, card.capability)
+        ]
+        if others:  # the installer takes the build of the best card, and that is there
+            remedy = (
+                f"Set {nvidia.HIDING}={others[0][0]} in the environment: jobs take "
+                f"{others[0][1].text()} then."
+            )
+        elif fits.build != "cpu":
+            remedy = f"Run install_deps.py --cuda auto: it installs {fits.build}, which has them."
+        else:
+            remedy = fits.remedy
+        words = f"{text}; this PyTorch has no kernels for it ({', '.join(built)}): the CPU computes"
+        return Check("device", WARN, words, remedy, {**data, "device": "cpu"})
     return Check("device", OK, text, data=data)
-
-
-def _runs_on(arch: str, major: int, minor: int) -> bool:
-    """Binary code (sm_) of one generation runs on its later revisions; intermediate code (compute_)
-    on all later ones.
-    """
-    kind, _, number = arch.partition("_")
-    digits = "".join(c for c in number if c.isdigit())
-    if not digits:
-        return False
-    built_major, built_minor = int(digits[:-1]), int(digits[-1])
-    if kind == "compute":
-        return (built_major, built_minor) <= (major, minor)
-    return built_major == major and built_minor <= minor
 
 
 def _processor() -> Iterator[Check]:
@@ -325,13 +321,12 @@ def _gpu_rasteriser() -> Iterator[Check]:
     }
     there = ", ".join(f"{name} {version}" for name, version in installed.items()) or "none"
     try:
-        import torch
-
+        from ..models.device import card as device_card
         from ..rasterize import gpu_backend
     except (ImportError, OSError):  # told above
         return
-    if not torch.cuda.is_available():
-        text = f"the CPU draws, as there is no CUDA device (installed for one: {there})"
+    if device_card() is None:
+        text = f"the CPU draws, as there is no CUDA device to use (installed for one: {there})"
         yield Check("GPU rasteriser", OK, text, data={"draws": "cpu"})
         return
     name, reasons = gpu_backend()

@@ -194,12 +194,10 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _recommend(args: argparse.Namespace) -> int:
-    import torch
-
     from ..models import choice, memory
-    from ..models.device import tera
+    from ..models.device import card, tera
 
-    cuda = "cuda" if torch.cuda.is_available() else "cpu"
+    cuda = "cuda" if card() is not None else "cpu"
     free = memory.free_bytes("cuda") if cuda == "cuda" else None
     wish = choice.Wish(args.priority, args.commercial, tera=tera(cuda))
     fitting = choice.suitable(free, wish)

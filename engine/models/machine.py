@@ -20,7 +20,9 @@ def likely_device() -> str:
     """
     build = torch_build.here()
     here = nvidia.found() if build and build.cuda else nvidia.Nvidia()
-    if here.cards and here.starts:
+    known = torch_build.BUILDS.get(build.build) if build else None
+    usable = here.cards[:1] if known is None else known.runs_on(here, platform.machine())
+    if here.starts and here.cards[:1] and here.cards[0] in usable:
         return f"cuda ({here.cards[0].name}, {nvidia.dotted(here.cards[0].capability)})"
     return f"cpu ({cpu_count()} cores)"
 

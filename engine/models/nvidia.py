@@ -1,8 +1,8 @@
 """NVIDIA's cards and driver, asked without torch: standard library only.
 
 Asked in turn, until one answers: the CUDA driver itself, NVML (the driver's library of
-management), the program nvidia-smi, and the registry of Windows. The later ones answer where CUDA
-does not start, so that a person can be told why.
+management), the program nvidia-smi, and the registry of Windows or the bus of Linux. The later ones
+answer where CUDA does not start, so that a person can be told why.
 """
 
 from __future__ import annotations
@@ -14,11 +14,24 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 _MAJOR, _MINOR = 75, 76  # CUdevice_attribute: compute capability
 _NO_DEVICE = 100  # CUresult: CUDA works, and there is no card, or CUDA_VISIBLE_DEVICES hides it
 _SMI_S = 10.0
+# Where the driver puts it, if it is not on the PATH.
+_SMI_PLACES = (
+    r"C:\Windows\System32\nvidia-smi.exe",
+    r"C:\Program Files\NVIDIA Corporation\NVSMI\nvidia-smi.exe",
+    "/usr/lib/wsl/lib/nvidia-smi",
+    "/usr/bin/nvidia-smi",
+    "/opt/bin/nvidia-smi",
+)
+_WSL = "/usr/lib/wsl/lib"  # and its libraries there
+HIDING = "CUDA_VISIBLE_DEVICES"
+_VENDOR, _DISPLAY = "0x10de", ("0x0300", "0x0302")  # NVIDIA's; classes of PCI devices
+_UNNAMED = "an NVIDIA card"
 _DISPLAYS = r"SYSTEM\CurrentControlSet\Control\Class\{4d36e968-e325-11ce-bfc1-08002be10318}"
 # The newest CUDA of each branch of drivers, from NVIDIA's release notes of CUDA.
 _BRANCHES = {
@@ -59,6 +72,7 @@ class Nvidia(NamedTuple):
     driver: str = ""  # its release, e.g. "580.88"; empty: unknown
     cuda: tuple[int, int] | None = None  # the newest CUDA that the driver speaks
     starts: bool = True  # the CUDA driver answers; false: only others know of the cards
+    hidden: str = ""  # what CUDA_VISIBLE_DEVICES says, where CUDA works and shows no card
 
     @property
     def best(self) -> Card | None:
@@ -67,6 +81,8 @@ class Nvidia(NamedTuple):
 
     def text(self) -> str:
         """One line for a person."""
+        if not self.cards and self.hidden:
+            return f"no NVIDIA card is shown: {HIDING} is {self.hidden}"
         if not self.cards:
             return "no NVIDIA card was found"
         driver = f"driver {self.driver}" if self.driver else "a driver of unknown release"
@@ -82,9 +98,11 @@ def dotted(version: tuple[int, int] | None) -> str:
 def found() -> Nvidia:
     """Cards and driver of this machine."""
     cuda = from_cuda()
+    if cuda is not None and cuda.hidden and not (from_nvml() or from_smi()):
+        return Nvidia()  # nothing is there to hide
     if cuda is not None:
         return cuda if cuda.driver or not cuda.cards else cuda._replace(driver=_release())
-    for source in (from_nvml, from_smi, from_registry):
+    for source in (from_nvml, from_smi, from_registry, from_bus):
         answer = source()
         if answer is not None and answer.cards:
             return answer
@@ -106,9 +124,13 @@ def from_cuda() -> Nvidia | None:
     version, count = ctypes.c_int(0), ctypes.c_int(0)
     if driver is None:
         return None
-    code = driver.cuInit(0)
+    try:
+        code = driver.cuInit(0)
+    except AttributeError:  # something else of this name
+        return None
     if code == _NO_DEVICE:
-        return Nvidia()
+        hiding = os.environ.get(HIDING)
+        return Nvidia() if hiding is None else Nvidia(hidden=hiding or "empty")
     if code != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return None
     driver.cuDriverGetVersion(ctypes.byref(version))
@@ -130,7 +152,10 @@ def from_cuda() -> Nvidia | None:
 def from_nvml() -> Nvidia | None:
     """What NVML knows; None where it is absent or does not start."""
     nvml = _library("nvml.dll", "libnvidia-ml.so.1", "libnvidia-ml.so")
-    if nvml is None or nvml.nvmlInit_v2() != 0:
+    try:
+        if nvml is None or nvml.nvmlInit_v2() != 0:
+            return None
+    except AttributeError:
         return None
     try:
         count, version = ctypes.c_uint(0), ctypes.c_int(0)
@@ -161,39 +186,62 @@ def from_nvml() -> Nvidia | None:
 
 
 def from_smi() -> Nvidia | None:
-    """What the program nvidia-smi tells; None where it is absent or fails."""
-    program = shutil.which("nvidia-smi")
+    """What the program nvidia-smi tells; None where it is absent or fails. One that does not
+    answer speaks of a card whose driver does not.
+    """
+    places = (place for place in _SMI_PLACES if os.path.isfile(place))
+    program = shutil.which("nvidia-smi") or next(places, None)
     if program is None:
         return None
-    try:
-        told = subprocess.run(
-            [
-                program,
-                "--query-gpu=name,compute_cap,driver_version",
-                "--format=csv,noheader",
-            ],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=_SMI_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return parse_smi(told.stdout) if told.returncode == 0 else None
+    for fields in ("name,compute_cap,driver_version", "name,driver_version"):  # as old ones know
+        try:
+            told = subprocess.run(
+                [program, f"--query-gpu={fields}", "--format=csv,noheader"],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=_SMI_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return Nvidia((Card(_UNNAMED, None),), starts=False)
+        except OSError:
+            return None
+        if told.returncode == 0:
+            return parse_smi(told.stdout, fields.count(",") + 1)
+    return None
 
 
-def parse_smi(text: str) -> Nvidia | None:
-    """nvidia-smi's lines "name, capability, driver"; None where there is none of them."""
+def parse_smi(text: str, fields: int = 3) -> Nvidia | None:
+    """nvidia-smi's lines "name, capability, driver", of 2 `fields` "name, driver"; None where there
+    is none of them.
+    """
     cards, release = [], ""
     for row in csv.reader(text.splitlines(), skipinitialspace=True):
-        if len(row) != 3:
+        if len(row) != fields or not row[0].strip():
             continue
-        numbers = re.fullmatch(r"(\d+)\.(\d+)", row[1].strip())
+        numbers = re.fullmatch(r"(\d+)\.(\d+)", row[1].strip()) if fields == 3 else None
         cards.append(Card(row[0].strip(), (int(numbers[1]), int(numbers[2])) if numbers else None))
-        release = row[2].strip()
+        release = row[-1].strip()
     return Nvidia(tuple(cards), release, cuda_of(release), starts=False) if cards else None
+
+
+def from_bus(devices: Path = Path("/sys/bus/pci/devices")) -> Nvidia | None:
+    """NVIDIA's cards on Linux's PCI bus, which are there without any driver too; not those that are
+    lent to a virtual machine. None if there are none.
+    """
+    cards = []
+    for device in sorted(devices.glob("*")):
+        try:
+            vendor = (device / "vendor").read_text(encoding="ascii").strip()
+            kind = (device / "class").read_text(encoding="ascii").strip()
+            lent = os.path.basename(os.path.realpath(device / "driver")) == "vfio-pci"
+        except (OSError, ValueError):
+            continue
+        if vendor == _VENDOR and kind.startswith(_DISPLAY) and not lent:
+            cards.append(Card(_UNNAMED, None))
+    return Nvidia(tuple(cards), starts=False) if cards else None
 
 
 def from_registry() -> Nvidia | None:
@@ -251,7 +299,7 @@ def _version(number: int) -> tuple[int, int] | None:
 
 def _library(windows: str, *others: str) -> Any:
     """A library of the driver, None where there is none."""
-    for name in (windows,) if os.name == "nt" else others:
+    for name in (windows,) if os.name == "nt" else (*others, f"{_WSL}/{others[0]}"):
         try:
             return ctypes.CDLL(name)
         except OSError:

@@ -15,12 +15,12 @@ import importlib.util
 import json
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ..bridge.errors import UserError
-from .nvidia import Card, Nvidia, dotted
+from .nvidia import HIDING, Card, Nvidia, dotted
 
 KINDS = ("auto", "cpu", "cuda", "cu126", "cu130")  # what a person may ask for
 _ASK_S = 180.0  # a cold disk and a virus scanner
@@ -129,9 +129,11 @@ def choose(system: str, processor: str, here: Nvidia, wanted: str = "auto") -> C
             best = max(cards, key=lambda card: card.capability or (0, 0))
             driver = f"driver {here.driver}" if here.driver else "the driver"
             why = f"for CUDA {dotted(build.cuda)}: {best.text()}, {driver}"
-            return Choice(build.name, build.name, why, _outlook(build, best))
+            words = _outlook(build, best), left_out(build, here, processor)
+            return Choice(build.name, build.name, why, " ".join(filter(None, words)))
     why, remedy = why_none(here, processor)
-    return _refused(cpu, wanted, why, remedy if here.cards or wanted == "cuda" else "")
+    said = here.cards or here.hidden or wanted == "cuda"
+    return _refused(cpu, wanted, why, remedy if said else "")
 
 
 def _refused(cpu: Choice, wanted: str, why: str, remedy: str) -> Choice:
@@ -150,9 +152,31 @@ def _outlook(build: Build, card: Card) -> str:
     )
 
 
+def left_out(build: Build, here: Nvidia, processor: str = "") -> str:
+    """Which cards a build cannot use while it uses another, and what to do; empty for none."""
+    used = build.runs_on(here, processor)
+    others = [card for card in here.cards if card not in used]
+    if not others or not used:
+        return ""
+    names, place = ", ".join(card.text() for card in others), here.cards.index(used[0])
+    newer = next(
+        (b for b in BUILDS.values() if all(b.covers(c, processor) for c in here.cards)), None
+    )
+    words = f"{names} cannot be used with it"
+    if newer is not None and newer is not build:
+        words += f"; with the NVIDIA driver {newer.release} or newer all of them could"
+    return f"{words}. If a job takes that card, set {HIDING}={place} in the environment."
+
+
 def why_none(here: Nvidia, processor: str = "") -> tuple[str, str]:
     """Why no build for CUDA runs on a machine, and the remedy. In the words of a sentence's end."""
     card = here.best
+    if card is None and here.hidden:
+        return (
+            f"{HIDING} is {here.hidden}, which hides every card",
+            f"Remove it from the environment, or name a card in it, such as {HIDING}=0, then run "
+            "install_deps.py again.",
+        )
     if card is None:
         return (
             "no NVIDIA card with a driver was found",
@@ -164,7 +188,7 @@ def why_none(here: Nvidia, processor: str = "") -> tuple[str, str]:
     if card.capability is None:
         return (
             f"{card.name} is listed, but its {driver} does not answer",
-            f"Restart, or install the driver from nvidia.com/drivers anew, {again}",
+            f"Restart, or install the NVIDIA driver (nvidia.com/drivers) anew, {again}",
         )
     fitting = [build for build in BUILDS.values() if build.covers(card, processor)]
     if fitting:
@@ -223,6 +247,25 @@ def why_not_used(torch: Torch, here: Nvidia, processor: str = "") -> tuple[str, 
             f"{MOVE} Or update the NVIDIA driver to {known.release} or newer.",
         )
     return f"this PyTorch, built for CUDA {torch.cuda}, has no kernels for {name}", MOVE
+
+
+def has_kernels(arches: Sequence[str], capability: tuple[int, int]) -> bool:
+    """Whether a torch built for these (torch.cuda.get_arch_list) runs on a card: binary code (sm_)
+    of one generation runs on its later revisions, intermediate code (compute_) on all later ones.
+    Without any it is not known, and taken to be so.
+    """
+    return not arches or any(_runs_on(arch, *capability) for arch in arches)
+
+
+def _runs_on(arch: str, major: int, minor: int) -> bool:
+    kind, _, number = arch.partition("_")
+    digits = "".join(c for c in number if c.isdigit())
+    if not digits:
+        return False
+    built_major, built_minor = int(digits[:-1]), int(digits[-1])
+    if kind == "compute":
+        return (built_major, built_minor) <= (major, minor)
+    return built_major == major and built_minor <= minor
 
 
 MOVE = "Run install_deps.py --cuda auto: it installs the build that fits."

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from engine.commands import doctor
-
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -112,16 +110,3 @@ def test_an_engine_without_torch_fails_with_the_remedy():
     torch = next(c for c in report["checks"] if c["name"] == "torch")
     assert torch["state"] == "fail" and "install_deps.py" in torch["remedy"]
     assert "install_deps.py" in report["text"]
-
-
-def test_binary_kernels_run_on_later_revisions_and_intermediate_code_on_later_generations():
-    runs = {
-        ("sm_80", 8, 6): True,
-        ("sm_86", 8, 0): False,
-        ("sm_80", 9, 0): False,
-        ("sm_90a", 9, 0): True,
-        ("compute_80", 12, 0): True,
-        ("compute_120", 9, 0): False,
-        ("sm_120", 12, 1): True,
-    }
-    assert {case: doctor._runs_on(*case) for case in runs} == runs

@@ -105,6 +105,22 @@ def test_a_build_without_kernels_for_the_card_names_the_build_that_has_them(
     assert remedy in device.remedy
 
 
+def test_of_two_cards_jobs_are_led_to_the_one_that_this_torch_knows(pretend, monkeypatch):
+    """The installer has nothing better: it has the build of the newer card already."""
+    pretend("cu130", "580.88", "GTX 1080", (6, 1), sees=True)
+    both = Nvidia((Card("GTX 1080", (6, 1)), Card("RTX 4070", (8, 9))), "580.88", (13, 0))
+    monkeypatch.setattr(nvidia, "found", lambda: both)
+    checks = {check.name: check for check in doctor._torch()}
+    assert "no kernels for it" in checks["device"].text and checks["device"].state == "warn"
+    assert "CUDA_VISIBLE_DEVICES=1" in checks["device"].remedy
+    assert "RTX 4070" in checks["device"].remedy and checks["device"].data["device"] == "cpu"
+
+
+def test_where_torch_has_no_kernels_nothing_is_said_to_draw_on_the_card(pretend):
+    drawing = pretend("cu126", "580.88", "RTX 5090", (12, 0), sees=True, draws="warp")
+    assert drawing["GPU rasteriser"].data["draws"] == "cpu"
+
+
 def test_a_driver_that_does_not_start_is_told_with_the_card(pretend, monkeypatch):
     listed = Nvidia((Card("RTX 3060", None),), "580.88", (13, 0), starts=False)
     pretend("cpu")

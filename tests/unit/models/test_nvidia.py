@@ -68,7 +68,6 @@ def test_displays_of_windows():
         ("echo 'NVIDIA-SMI has failed because it could not talk to the driver'; exit 9", 0),
         ("exit 0", 0),
         ("printf '\\377\\376, 8.9\\n'", 0),
-        ("sleep 30", 0),
     ],
 )
 def test_the_program_nvidia_smi_on_the_path(tmp_path, monkeypatch, script, cards):
@@ -79,10 +78,74 @@ def test_the_program_nvidia_smi_on_the_path(tmp_path, monkeypatch, script, cards
     monkeypatch.setattr(nvidia, "_SMI_S", 0.5)
     monkeypatch.setattr(nvidia, "from_cuda", lambda: None)
     monkeypatch.setattr(nvidia, "from_nvml", lambda: None)
+    monkeypatch.setattr(nvidia, "from_bus", lambda: None)
     told = nvidia.found()
     assert len(told.cards) == cards
     if cards:
         assert (told.driver, told.cuda, told.starts) == ("550.54.15", (12, 4), False)
+
+
+@pytest.fixture
+def smi(tmp_path, monkeypatch):
+    """smi(script): the program nvidia-smi, the only one that answers, somewhere; its path."""
+    monkeypatch.setattr(nvidia, "from_cuda", lambda: None)
+    monkeypatch.setattr(nvidia, "from_nvml", lambda: None)
+    monkeypatch.setattr(nvidia, "from_bus", lambda: None)
+    if os.name == "nt":
+        pytest.skip("the stand-in is a shell script")
+
+    def make(script: str):
+        program = tmp_path / "nvidia-smi"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+        return program
+
+    return make
+
+
+def test_a_program_that_does_not_answer_speaks_of_a_card(smi, monkeypatch):
+    smi("sleep 30")
+    monkeypatch.setattr(nvidia, "_SMI_S", 0.3)
+    told = nvidia.found()
+    assert told.cards == (Card("an NVIDIA card", None),) and not told.starts
+
+
+def test_an_old_program_that_knows_no_capabilities_tells_name_and_release(smi):
+    smi(
+        'case "$*" in *compute_cap*) echo "Field \\"compute_cap\\" is not valid"; exit 2;; esac\n'
+        "echo 'Tesla K80, 450.80.02'"
+    )
+    told = nvidia.found()
+    assert told.cards == (Card("Tesla K80", None),)
+    assert (told.driver, told.cuda) == ("450.80.02", (11, 0))
+
+
+def test_the_program_is_found_where_the_driver_puts_it_without_the_path(smi, monkeypatch):
+    program = smi("echo 'NVIDIA L4, 8.9, 550.54.15'")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(nvidia, "_SMI_PLACES", ("/nowhere/nvidia-smi", str(program)))
+    program.write_text(program.read_text().replace("#!/bin/sh", "#!/bin/sh\nPATH=/bin"))
+    assert nvidia.found().cards == (Card("NVIDIA L4", (8, 9)),)
+
+
+def test_a_card_on_the_bus_without_a_driver_is_a_card(tmp_path):
+    for name, vendor, kind, driver in (
+        ("0000:00:02.0", "0x8086", "0x030000", "i915"),
+        ("0000:01:00.0", "0x10de", "0x030000", "nouveau"),
+        ("0000:01:00.1", "0x10de", "0x040300", "snd_hda_intel"),
+        ("0000:02:00.0", "0x10de", "0x030200", "vfio-pci"),
+    ):
+        device = tmp_path / name
+        device.mkdir()
+        (device / "vendor").write_text(f"{vendor}\n")
+        (device / "class").write_text(f"{kind}\n")
+        (tmp_path / "drivers" / driver).mkdir(parents=True, exist_ok=True)
+        (device / "driver").symlink_to(tmp_path / "drivers" / driver)
+    (tmp_path / "broken").mkdir()
+    told = nvidia.from_bus(tmp_path)
+    assert told.cards == (Card("an NVIDIA card", None),) and not told.starts
+    assert nvidia.from_bus(tmp_path / "none") is None
 
 
 class Library:
@@ -164,12 +227,30 @@ def test_a_cuda_that_does_not_start_leaves_the_cards_to_nvml(monkeypatch):
 def test_cards_that_are_hidden_on_purpose_stay_hidden(monkeypatch):
     """CUDA_VISIBLE_DEVICES="": cuInit answers 100."""
     libraries(monkeypatch, Library(start=100), Library())
-    assert nvidia.found().cards == ()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    told = nvidia.found()
+    assert told.cards == () and told.hidden == "empty"
+    assert told.text() == "no NVIDIA card is shown: CUDA_VISIBLE_DEVICES is empty"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert "is -1" in nvidia.found().text()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert nvidia.found() == nvidia.Nvidia()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    libraries(monkeypatch, Library(start=100), None)
+    assert nvidia.found() == nvidia.Nvidia(), "nothing is there to hide"
+
+
+def test_a_library_of_the_drivers_name_that_is_none_is_passed_over(monkeypatch):
+    libraries(monkeypatch, object(), object())
+    monkeypatch.setattr(nvidia, "from_registry", lambda: None)
+    monkeypatch.setattr(nvidia, "from_bus", lambda: None)
+    assert nvidia.found() == nvidia.Nvidia()
 
 
 def test_no_driver_is_no_card(monkeypatch):
     libraries(monkeypatch, None, None)
     monkeypatch.setattr(nvidia, "from_registry", lambda: None)
+    monkeypatch.setattr(nvidia, "from_bus", lambda: None)
     assert nvidia.found() == nvidia.Nvidia()
     assert nvidia.found().text() == "no NVIDIA card was found"
 

@@ -181,3 +181,44 @@ def test_the_builds_are_those_of_the_pinned_torch():
     root = Path(__file__).resolve().parents[3]
     assert '"torch==2.13.0"' in (root / "pyproject.toml").read_text(encoding="utf-8")
     assert "(2.13:" in torch_build.__doc__
+
+
+def test_of_two_cards_the_one_that_is_left_out_is_named_with_what_to_do():
+    two = machine("572.16", "GeForce RTX 5090", "GeForce RTX 3060")
+    choice = choose("Windows", "AMD64", two)
+    assert choice.build == "cu126" and "GeForce RTX 3060" in choice.why
+    assert "GeForce RTX 5090 (12.0) cannot be used with it" in choice.remedy
+    assert "driver 580 or newer all of them could" in choice.remedy
+    assert "CUDA_VISIBLE_DEVICES=1 " in choice.remedy
+    old = choose("Linux", "x86_64", machine("580.88", "GeForce GTX 1080", "GeForce RTX 4070"))
+    assert old.build == "cu130" and "GeForce GTX 1080 (6.1) cannot be used" in old.remedy
+    both = choose("Linux", "x86_64", machine("580.88", "GeForce RTX 2080", "GeForce RTX 4070"))
+    assert both.remedy == ""
+
+
+def test_cards_that_are_hidden_are_not_said_to_lack_a_driver():
+    choice = choose("Linux", "x86_64", Nvidia(hidden="empty"))
+    assert choice.build == "cpu" and "CUDA_VISIBLE_DEVICES is empty" in choice.why
+    assert "Remove it from the environment" in choice.remedy
+    with pytest.raises(UserError, match="hides every card"):
+        choose("Linux", "x86_64", Nvidia(hidden="-1"), "cuda")
+
+
+@pytest.mark.parametrize(
+    ("arches", "capability", "runs"),
+    [
+        (["sm_75", "sm_80"], (7, 5), True),
+        (["sm_75", "sm_80"], (8, 9), True),
+        (["sm_75", "sm_80"], (7, 0), False),
+        (["sm_80", "sm_90a"], (9, 0), True),
+        (["sm_80"], (12, 0), False),
+        (["sm_80", "compute_80"], (12, 0), True),
+        (["sm_100", "sm_120"], (12, 1), True),
+        (["gfx1100"], (8, 9), False),
+        ([], (8, 9), True),
+    ],
+)
+def test_binary_code_runs_within_its_generation_and_intermediate_code_on_all_later(
+    arches, capability, runs
+):
+    assert torch_build.has_kernels(arches, capability) == runs
