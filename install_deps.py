@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import errno
 import json
 import os
 import platform
@@ -45,6 +46,7 @@ sys.path.insert(0, str(ROOT))  # Blender starts this file with -I, which leaves 
 
 from engine.bridge.client import child_environment  # noqa: E402
 from engine.bridge.errors import UserError  # noqa: E402
+from engine.bridge.user_folders import MOST_PATH, longest_path  # noqa: E402
 from engine.models import machine, nvidia, torch_build  # noqa: E402
 from engine.models.torch_build import Choice, Torch  # noqa: E402
 
@@ -79,6 +81,13 @@ while True:
 print(*sorted(set(needs) - keep))
 """  # in the environment: the names of packages of these beginnings that no other package asks for
 LIBRARIES = (".so", ".pyd", ".dll", ".dylib")
+PIP_ELSEWHERE = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_DRY_RUN", "PIP_PYTHON")
+IS_64_BIT = sys.maxsize > 2**32
+LONG_PATHS = (
+    "Allow long paths (as administrator: reg add HKLM\\SYSTEM\\CurrentControlSet\\Control"
+    "\\FileSystem /v LongPathsEnabled /t REG_DWORD /d 1 /f, then restart), or name a shorter "
+    "folder with --env."
+)
 AGAIN = "Run the same command again; what was downloaded is kept."
 OFFLINE = (
     "Without a network: fill a folder on a computer with the same system and Python "
@@ -154,27 +163,39 @@ def damage(environment: Path) -> str:
     """
     if not python_in(environment).is_file():
         return "its interpreter is missing"
+    sealed = (environment / STAMP).is_file()
     for site in sites(environment):
         for leftover in site.glob("~*"):
-            return f"{leftover.name} is left from an interrupted installation"
+            # what pip puts aside, Windows keeps where a program has it open: no harm after the end
+            if not sealed:
+                return f"{leftover.name} is left from an interrupted installation"
         for info in site.glob("*.dist-info"):
-            try:
-                rows = list(csv.reader((info / "RECORD").read_text(encoding="utf-8").splitlines()))
-            except OSError:
-                return f"{info.name} is not complete"
-            for name, _, size in (row for row in rows if len(row) == 3 and row[2]):
-                try:
-                    found = os.stat(site / name).st_size
-                except OSError:
-                    return f"{name} is missing"
-                if found != int(size) and name.endswith(
-                    LIBRARIES
-                ):  # other files may be changed on purpose, as certificates are
-                    return f"{name} has {found} bytes instead of {size}"
+            if harm := _harm(site, info):
+                return harm
     if subprocess.run(
         [python_in(environment), "-I", "-c", "import sys"], capture_output=True, check=False
     ).returncode:
         return "its interpreter does not start"
+    return ""
+
+
+def _harm(site: Path, info: Path) -> str:
+    """What is broken in a package, by its own list of files; empty if nothing is."""
+    try:
+        rows = list(csv.reader((info / "RECORD").read_text(encoding="utf-8").splitlines()))
+        sizes = {row[0]: int(row[2]) for row in rows if len(row) == 3 and row[2]}
+    except (OSError, ValueError, csv.Error):
+        return f"{info.name} is not complete"
+    if not any(len(row) == 3 for row in rows):  # nothing, or the zeros of a failed power
+        return f"{info.name} is not complete"
+    for name, size in sizes.items():
+        try:
+            found = os.stat(site / name).st_size
+        except OSError:
+            return f"{name} is missing"
+        # other files may be changed on purpose, as certificates are, but not emptied
+        if found != size and (name.endswith(LIBRARIES) or found == 0):
+            return f"{name} has {found} bytes instead of {size}"
     return ""
 
 
@@ -338,6 +359,9 @@ class Environment:
         self._pip([*lists, *source.arguments])
         for name in no_deps:
             self._pip(["--no-deps", name])
+        for site in sites(self.folder):  # of a program that was still running, under Windows
+            for leftover in site.glob("~*"):
+                shutil.rmtree(leftover, ignore_errors=True)
 
     def write_lists(self, folder: Path, source: Source) -> list[str]:
         """Write what is wanted, and return pip's arguments that name it. Torch is asked for by its
@@ -437,10 +461,32 @@ class Environment:
         (self.folder / MARKER).unlink(missing_ok=True)
 
 
+def explain_system_failure(error: OSError, environment: Path) -> UserError:
+    """Plain words for what the system refused."""
+    place = error.filename or environment
+    if error.errno == errno.ENOSPC:
+        return UserError(f"The disk of {place} is full.", f"Free some space. {AGAIN}")
+    if isinstance(error, PermissionError):
+        return UserError(
+            f"{place} cannot be changed: {error.strerror}.",
+            "Close the programs that use it (Blender, too), see to it that the folder can be "
+            f"written, or name another with --env, then: {AGAIN}",
+        )
+    return UserError(
+        f"{place}: {error.strerror or error}.", f"Name another folder with --env, or: {AGAIN}"
+    )
+
+
 def explain_pip_failure(output: str, *, offline: bool = False) -> UserError:
     """Plain words for what pip said; `offline`: it looked into a folder of wheels alone."""
     if re.search(r"No space left|Errno 28|not enough space", output, re.IGNORECASE):
-        return UserError("The disk is full.", f"Free some space. {AGAIN}")
+        return UserError(
+            "The disk is full.",
+            f"Free some space, on the disk of the temporary folder ({tempfile.gettempdir()}) "
+            f"too. {AGAIN}",
+        )
+    if re.search(r"Long Path support|File name too long|WinError 206", output, re.IGNORECASE):
+        return UserError("A path would be longer than this system allows.", LONG_PATHS)
     if re.search(
         r"name resolution|getaddrinfo|NewConnectionError|Connection "
         r"(?:refused|aborted|reset)|timed out|ProxyError",
@@ -466,9 +512,7 @@ def explain_pip_failure(output: str, *, offline: bool = False) -> UserError:
             f"There is no ready-made {match[1]} for Python {platform.python_version()} on "
             f"{machine.system()}."
         )
-        return UserError(
-            text, "Use another Python (3.11 to 3.13 are the safest); nothing is compiled here."
-        )
+        return UserError(text, other_python(platform.system(), platform.machine(), IS_64_BIT))
     if re.search(r"Permission denied|Access is denied|Errno 13|WinError 5", output):
         return UserError(
             "A file of the environment cannot be written.",
@@ -477,9 +521,28 @@ def explain_pip_failure(output: str, *, offline: bool = False) -> UserError:
     return UserError("pip could not install the packages.", f"Its last lines stand above. {AGAIN}")
 
 
+def other_python(system: str, processor: str, is_64_bit: bool) -> str:
+    """What to do where there is no wheel of a package for this Python, on this `system` and
+    `processor` as module platform names them.
+    """
+    if not is_64_bit:
+        return "This Python has 32 bits: use one with 64 bits, from python.org."
+    if system == "Darwin" and processor == "x86_64":
+        return (
+            "On a Mac with Apple's processor use a Python for it (from python.org, and not under "
+            "Rosetta); for Intel's nobody publishes this PyTorch any more."
+        )
+    if system == "Windows" and processor.lower() in ("arm64", "aarch64"):
+        return "Use a Python for x64 (python.org, Windows installer 64-bit): it runs here too."
+    return "Use another Python (3.11 to 3.13 are the safest); nothing is compiled here."
+
+
 def pip_environment() -> dict[str, str]:
-    """pip's own settings stay (mirrors, proxies); what steers another Python does not."""
-    return child_environment(dict(os.environ), {"PIP_REQUIRE_VIRTUALENV": "0"})
+    """pip's own settings stay (mirrors, proxies); what steers another Python, or leads packages
+    elsewhere, does not.
+    """
+    base = {name: value for name, value in os.environ.items() if name not in PIP_ELSEWHERE}
+    return child_environment(base, {"PIP_REQUIRE_VIRTUALENV": "0", "PIP_USER": "0"})
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
@@ -519,6 +582,33 @@ def reachable(url: str) -> bool:
     return False
 
 
+def check_length(folder: Path, long_paths: bool) -> None:
+    """Raises UserError if files of an environment in `folder` would have longer paths than
+    Windows takes; `long_paths`: it takes them.
+    """
+    longest = longest_path(str(folder))
+    if longest > MOST_PATH and not long_paths:
+        raise UserError(
+            f"{folder} is too long a path: files in it would have {longest} characters, and "
+            f"Windows takes {MOST_PATH}.",
+            f"{LONG_PATHS} It may have {len(str(folder)) - longest + MOST_PATH} characters.",
+        )
+
+
+def takes_long_paths() -> bool:
+    """Whether this system takes paths of any length: all but Windows, unless it is told to."""
+    if sys.platform != "win32":
+        return True
+    import winreg
+
+    try:
+        place = r"SYSTEM\CurrentControlSet\Control\FileSystem"
+        with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, place) as key:
+            return bool(winreg.QueryValueEx(key, "LongPathsEnabled")[0])
+    except OSError:
+        return False
+
+
 def check_space(folder: Path, needed_gb: float) -> None:
     """Raises UserError if the disk that `folder` will be on is too full."""
     existing = next(p for p in (folder, *folder.parents) if p.exists())
@@ -540,6 +630,14 @@ def size_gb(folder: Path) -> float:
         )
         / 1e9
     )
+
+
+def pip_reaches(index: str, pin: str) -> bool:
+    """Whether pip finds a release of a package in an index, by its own proxy and certificates."""
+    name, _, release = pin.partition("==")
+    command = [sys.executable, "-m", "pip", "index", "versions", name, "--index-url", index]
+    told = run([*command, "--no-input", "--retries=1", f"--timeout={PROBES_S[-1]:g}"])
+    return told.returncode == 0 and release in re.split(r"[\s,()]+", told.stdout)
 
 
 class Plan(NamedTuple):
@@ -627,7 +725,10 @@ def install_engine(args: argparse.Namespace, pins: Pins, told: Told) -> None:
     if tried and target.complete(any_torch=True):
         told(f"Nothing was changed: {args.env} is complete but for that.", "done", 1, 1)
         return
-    check_space(args.env, plan.sizes_gb[1])
+    check_length(args.env, takes_long_paths())
+    # of the default index it is not known which build it has: the larger, maybe
+    unknown = plan.moves and bool(choice.folder) and not source.arguments
+    check_space(args.env, SIZES_GB["cuda"][1] if unknown else plan.sizes_gb[1])
     before = target.torch()
     target.prepare()
     target.install(source)
@@ -672,10 +773,24 @@ def folder_of_wheels(wheels: Path, plan: Plan, needs_torch: bool) -> Source:
     """A folder as the only source. Raises UserError if it is none."""
     if not wheels.is_dir():
         raise UserError(f"{wheels} is no folder.", "Name the folder that holds the wheels.")
-    named = f"{plan.target.torch_pin.replace('==', '-')}+{plan.choice.build}-"
-    names = (urllib.parse.unquote(wheel.name) for wheel in wheels.glob("*.whl"))
+    release = plan.target.torch_pin.replace("==", "-")
+    named = f"{release}+{plan.choice.build}-"
+    names = [urllib.parse.unquote(wheel.name) for wheel in wheels.glob("*.whl")]
     exact = needs_torch and any(name.startswith(named) for name in names)
+    torches = sorted(name for name in names if name.startswith("torch-"))
+    if needs_torch and torches and not any(n.startswith((named, f"{release}-")) for n in torches):
+        raise UserError(
+            f"{wheels} holds {', '.join(torches)}, and not PyTorch "
+            f"{plan.target.torch_pin.partition('==')[2]} {plan.choice.why} ({plan.choice.build}).",
+            f"Fetch it: install_deps.py --cuda {plan.choice.build} --download FOLDER. For what is "
+            f"there say so: --cuda {_build_named(torches[0])} --wheels FOLDER.",
+        )
     return Source(("--no-index", "--find-links", str(wheels)), exact)
+
+
+def _build_named(wheel: str) -> str:
+    build = wheel.split("-")[1].partition("+")[2]
+    return build if build in torch_build.KINDS else "cpu"
 
 
 def find_index(plan: Plan, system: str, torch_index: str, told: Told) -> Source:
@@ -688,7 +803,7 @@ def find_index(plan: Plan, system: str, torch_index: str, told: Told) -> Source:
     if not choice.folder:
         return DEFAULT_INDEX
     index = f"{torch_index.rstrip('/')}/{choice.folder}/"
-    if reachable(f"{index}torch/"):
+    if reachable(f"{index}torch/") or pip_reaches(index, f"{plan.target.torch_pin}+{choice.build}"):
         return Source(("--extra-index-url", index), True)
     lost = f"PyTorch's index {index} cannot be reached"
     remedy = f"Check the network and its proxy, then: {AGAIN} {OFFLINE}"
@@ -919,6 +1034,9 @@ def main(arguments: list[str]) -> int:
         ask_doctor(python_in(args.env), told)
     except UserError as error:
         told(f"error: {error}", "error", ok=False)
+        return 1
+    except OSError as error:
+        told(f"error: {explain_system_failure(error, args.env)}", "error", ok=False)
         return 1
     except KeyboardInterrupt:
         told(f"Interrupted. {AGAIN}", "error", ok=False)

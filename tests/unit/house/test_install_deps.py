@@ -195,8 +195,16 @@ def harm_it(target, how: str) -> None:
         (site / "tiny.py").unlink()
     elif how == "library cut":
         (site / "tiny_data" / "kernel.so").write_bytes(b"not")
-    elif how == "left over":
+    elif how == "left over":  # as an interruption leaves it: without the seal
         (site / "~iny").mkdir()
+        (target.folder / install_deps.STAMP).unlink()
+    elif how == "list of zeros":  # as a failed power leaves files
+        record = site / "tiny-1.0.dist-info" / "RECORD"
+        record.write_bytes(bytes(record.stat().st_size))
+    elif how == "list of nonsense":
+        (site / "tiny-1.0.dist-info" / "RECORD").write_text("tiny.py,sha256=x,many\n")
+    elif how == "file emptied":
+        (site / "tiny.py").write_bytes(b"")
     elif how == "no interpreter":
         target.python.unlink()
     elif how == "dead interpreter":
@@ -206,13 +214,108 @@ def harm_it(target, how: str) -> None:
 
 @pytest.mark.parametrize(
     "how",
-    ["no RECORD", "file missing", "library cut", "left over", "no interpreter", "dead interpreter"],
+    [
+        "no RECORD",
+        "list of zeros",
+        "list of nonsense",
+        "file missing",
+        "file emptied",
+        "library cut",
+        "left over",
+        "no interpreter",
+        "dead interpreter",
+    ],
 )
 def test_harm_is_noticed(made, how):
     assert install_deps.damage(made.folder) == ""
     harm_it(made, how)
     assert install_deps.damage(made.folder)
     assert not made.complete()
+
+
+def test_what_a_running_program_held_open_is_no_harm_and_goes_with_the_next_installation(made):
+    """Windows: pip puts the old package aside and cannot delete the libraries in use."""
+    (site_of(made) / "~iny").mkdir()
+    (made.folder / "keep").touch()
+    assert made.complete()
+    make(made)
+    assert made.complete() and (made.folder / "keep").exists()
+    assert not (site_of(made) / "~iny").exists()
+
+
+@pytest.mark.parametrize("name", ["PIP_USER", "PIP_TARGET", "PIP_PREFIX"])
+def test_pips_settings_that_lead_elsewhere_do_not_count(made, monkeypatch, tmp_path, name):
+    monkeypatch.setenv(name, "1" if name == "PIP_USER" else str(tmp_path / "elsewhere"))
+    wheel(tmp_path / "wheels", version="2.0")
+    made.requirements = ["tiny==2.0"]
+    make(made)
+    assert value_in(made) == "2.0" and not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            PermissionError(13, "Permission denied", "/x/.venv/lib"),
+            "/x/.venv/lib cannot be changed",
+        ),
+        (OSError(28, "No space left on device", "/x/y"), "disk of /x/y is full"),
+        (NotADirectoryError(20, "Not a directory", "/x/.venv"), "/x/.venv: Not a directory"),
+    ],
+)
+def test_what_the_system_refuses_is_a_sentence_and_no_traceback(
+    tmp_path, monkeypatch, capsys, error, words
+):
+    def refuse(*_):
+        raise error
+
+    monkeypatch.setattr(install_deps, "install_engine", refuse)
+    assert install_deps.main(["--env", str(tmp_path / "e"), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["ok"] is False and words in told["text"] and "again" in told["text"]
+
+
+def test_an_environment_that_is_a_file_is_said_so(tmp_path, monkeypatch, capsys):
+    (tmp_path / "e").write_text("a file")
+    only_these_wheels(monkeypatch, tmp_path)
+    monkeypatch.setattr(install_deps, "check_space", lambda folder, needed_gb: None)
+    monkeypatch.setattr(install_deps, "find_index", lambda *_: install_deps.DEFAULT_INDEX)
+    assert install_deps.main(["--env", str(tmp_path / "e"), "--cuda", "cpu"]) == 1
+    assert "Name another folder with --env" in capsys.readouterr().out
+    assert (tmp_path / "e").read_text() == "a file"
+
+
+def test_windows_paths_that_would_be_too_long_are_said_before_anything_is_made():
+    """PyTorch's wheel for Windows has a licence 167 characters below site-packages, 173 with the
+    name of a build.
+    """
+    blender = (
+        r"C:\Users\Jane\AppData\Roaming\Blender Foundation\Blender\5.2\extensions\.user"
+        r"\user_default\scene_splatter\engine"
+    )
+    with pytest.raises(UserError, match="too long a path") as refusal:
+        install_deps.check_length(Path(blender), False)
+    most = int(refusal.value.hint.split()[-2])
+    assert "LongPathsEnabled" in refusal.value.hint and "--env" in refusal.value.hint
+    install_deps.check_length(Path("C:" + "x" * (most - 2)), False)
+    with pytest.raises(UserError):
+        install_deps.check_length(Path("C:" + "x" * (most - 1)), False)
+    install_deps.check_length(Path(blender), True)
+    if sys.platform != "win32":
+        assert install_deps.takes_long_paths()
+
+
+@pytest.mark.parametrize(
+    ("system", "processor", "is_64_bit", "words"),
+    [
+        ("Windows", "AMD64", False, "32 bits"),
+        ("Darwin", "x86_64", True, "Rosetta"),
+        ("Windows", "ARM64", True, "x64"),
+        ("Linux", "x86_64", True, "3.11 to 3.13"),
+    ],
+)
+def test_where_there_is_no_wheel_the_right_python_is_named(system, processor, is_64_bit, words):
+    assert words in install_deps.other_python(system, processor, is_64_bit)
 
 
 def test_a_changed_certificate_file_is_no_harm(made):
@@ -310,6 +413,12 @@ def test_a_package_that_is_not_there_is_named(made, requirement, words):
             "ERROR: Could not install packages due to an OSError: [Errno 13] Permission denied: "
             "'x'",
             "cannot be written",
+        ),
+        (
+            "ERROR: Could not install packages due to an OSError: [Errno 2] No such file or "
+            "directory: 'C:\\x'\nHINT: This error might have occurred since this system does not "
+            "have Windows Long Path support enabled.",
+            "longer than this system allows",
         ),
         ("ERROR: something new", "could not install"),
     ],

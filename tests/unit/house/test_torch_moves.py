@@ -4,13 +4,17 @@ network. The cards are those that a small program called nvidia-smi tells of.
 
 from __future__ import annotations
 
+import functools
+import http.server
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import urllib.parse
 from pathlib import Path
 
 import pytest
@@ -300,6 +304,47 @@ def test_offline_a_folder_of_wheels_serves_and_a_folder_that_lacks_one_says_whic
     assert bench.really() == "2.13.0+cu130 13.0"
     with pytest.raises(UserError, match="is no folder"):
         bench.install("--cuda", "cpu", "--wheels", str(bag / "none"))
+
+
+def test_a_folder_of_wheels_for_another_build_is_refused_before_anything_is_made(bench):
+    """Filled on a computer without a card, brought to one that has one."""
+    bag = bench.folder / "bag"
+    bench.install("--download", str(bag))
+    bench.card(ADA)
+    with pytest.raises(UserError, match=r"holds torch-2\.13\.0\+cpu") as refusal:
+        bench.install("--wheels", str(bag))
+    assert "--cuda cu130 --download" in refusal.value.hint
+    assert "--cuda cpu --wheels" in refusal.value.hint
+    assert "torch" not in bench.packages(), "nothing was touched"
+    bench.install("--wheels", str(bag), "--cuda", "cpu")  # the way out that it names
+    assert bench.really() == "2.13.0+cpu None"
+
+
+def test_an_index_behind_the_proxy_that_pip_is_told_of_is_reached(bench):
+    """pip has the proxy from its own settings, which no other program reads."""
+    bench.card(ADA)
+    pages = functools.partial(Proxy, directory=str(bench.folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), pages) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        settings = bench.folder / "pip.conf"
+        settings.write_text(f"[global]\nproxy = http://127.0.0.1:{server.server_port}\n")
+        bench.patch.setenv("PIP_CONFIG_FILE", str(settings))
+        bench.patch.setenv("PIP_TRUSTED_HOST", "pytorch.invalid")
+        bench.index = "http://pytorch.invalid/whl"
+        bench.install()
+        server.shutdown()
+    assert bench.really() == "2.13.0+cu130 13.0"
+
+
+class Proxy(http.server.SimpleHTTPRequestHandler):
+    """Answers for any host out of a folder, whose indexes name files by their addresses there."""
+
+    def do_GET(self):
+        self.path = urllib.parse.urlsplit(self.path).path
+        super().do_GET()
+
+    def log_message(self, *_):
+        pass
 
 
 def test_an_index_that_is_gone_altogether_is_an_error_with_what_to_do(bench):
