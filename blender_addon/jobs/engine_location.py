@@ -8,6 +8,7 @@ from pathlib import Path
 import bpy
 
 from ...engine.bridge.errors import UserError
+from ...engine.bridge.user_folders import system_cache
 from . import installer
 from .session import EngineCommand
 
@@ -27,20 +28,27 @@ def user_folder(name: str) -> Path:
     )  # run from a checkout
 
 
+def engine_folder() -> Path:
+    """The environment that Install makes, a folder for each Blender."""
+    version = ".".join(map(str, bpy.app.version[:2]))
+    other = system_cache() / version / "engine"
+    return installer.engine_folder(user_folder("engine"), other, windows=os.name == "nt")
+
+
 def own_python() -> Path:
     """The interpreter in the environment that Install makes."""
-    return installer.python_in(user_folder("engine"))
+    return installer.python_in(engine_folder())
 
 
 def why_own_engine_incomplete() -> str:
     """Why the environment that Install makes is not there as it should be, or an empty text."""
-    return installer.why_incomplete(user_folder("engine"), PACKAGE / "pyproject.toml")
+    return installer.why_incomplete(engine_folder(), PACKAGE / "pyproject.toml")
 
 
 def own_engine_changed() -> int:
     """When the environment that Install makes was last completed, in nanoseconds; 0 without one."""
     try:
-        return (user_folder("engine") / installer.STAMP).stat().st_mtime_ns
+        return (engine_folder() / installer.STAMP).stat().st_mtime_ns
     except OSError:
         return 0
 

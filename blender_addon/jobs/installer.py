@@ -21,6 +21,7 @@ from typing import Any
 
 from ...engine.bridge.client import child_environment
 from ...engine.bridge.errors import UserError
+from ...engine.bridge.user_folders import MOST_PATH, longest_path
 
 _WINDOWS = os.name == "nt"
 LOG_LINES = 2000
@@ -31,6 +32,15 @@ STAMP = "scene_splatter.json"
 def python_in(environment: Path) -> Path:
     """The interpreter of a virtual environment."""
     return environment / ("Scripts/python.exe" if _WINDOWS else "bin/python")
+
+
+def engine_folder(usual: Path, other: Path, *, windows: bool) -> Path:
+    """Where the engine's environment goes: into the `usual` folder, but on Windows into the `other`
+    one where paths in the usual one would be too long and no engine is there yet.
+    """
+    if not windows or (usual / STAMP).is_file() or longest_path(str(usual)) <= MOST_PATH:
+        return usual
+    return other
 
 
 def why_incomplete(environment: Path, pyproject: Path) -> str:
@@ -121,14 +131,9 @@ class Task:
         self.text, self.factor = "", 0.0
         self.findings.clear()
         self.log.clear()
-        threading.Thread(target=self._read, name=self.title, daemon=True).start()
-
-    def _read(self) -> None:
-        assert self._process and self._process.stdout
-        for line in self._process.stdout:
-            self._lines.put(line.rstrip("\n"))
-        self._process.wait()
-        self._lines.put(None)
+        self._lines = queue.Queue()  # what the process before it still says is nobody's
+        reading = (self._process, self._lines)
+        threading.Thread(target=_read, args=reading, name=self.title, daemon=True).start()
 
     def pump(self) -> bool:
         """Take what the process said since the last call. Whether anything changed."""
@@ -170,3 +175,11 @@ class Task:
             )
         else:
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def _read(process: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:
+    assert process.stdout
+    for line in process.stdout:
+        lines.put(line.rstrip("\n"))
+    process.wait()
+    lines.put(None)

@@ -294,6 +294,15 @@ class Session:
             return 0.0
         return PUMP_S if self.status.busy else (1.0 if self._client else None)
 
+    def release(self) -> None:
+        """End an engine that waits for the next job, so that nobody has its files open. Raises
+        UserError while a job runs.
+        """
+        self.refuse_if_busy()
+        if self._client is not None:
+            self._client.close()
+        self._drop_engine()
+
     def close(self) -> None:
         """End the engine. What a job had finished stays in its folder, to be resumed."""
         if self._steps is not None:

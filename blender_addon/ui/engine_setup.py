@@ -12,6 +12,7 @@ import bpy
 from ...engine.bridge.errors import UserError
 from ..jobs import delivery, engine_location
 from ..jobs.installer import Task, installing_python
+from ..jobs.side_job_operator import side_job
 from . import properties
 from .grey_with_reason import GreyWithReason
 from .layout import draw_wrapped
@@ -65,6 +66,13 @@ def why_busy() -> str:
     return next((f"{task.title} is running" for task in tasks.values() if task.running), "")
 
 
+def why_in_use() -> str:
+    """Why the engine's files cannot be changed now, or an empty text."""
+    if delivery.session.status.busy:
+        return "The engine is at work: wait for the job or cancel it"
+    return f"The engine is at work: {side_job.title}" if side_job.running else ""
+
+
 def why_offline() -> str:
     """Why nothing may be fetched, or an empty text."""
     if bpy.app.online_access:
@@ -80,7 +88,7 @@ def why_offline() -> str:
 def install_command(torch_build: str) -> list[str]:
     """The command line that makes the extension's own environment, or mends it."""
     script = str(engine_location.PACKAGE / "install_deps.py")
-    environment = str(engine_location.user_folder("engine"))
+    environment = str(engine_location.engine_folder())
     return [
         installing_python(),
         "-I",
@@ -140,7 +148,7 @@ def draw_plan(layout: bpy.types.UILayout, build: str) -> None:
         draw_wrapped(layout, told["text"], 90, icon="INFO")
         if not told["complete"]:
             sizes = f"{told['download_gb']:g} GB to download, {told['disk_gb']:g} GB on disk"
-            draw_wrapped(layout, f"About {sizes}, in {engine_location.user_folder('engine')}.", 90)
+            draw_wrapped(layout, f"About {sizes}, in {engine_location.engine_folder()}.", 90)
         if told["remedy"]:
             draw_wrapped(layout, told["remedy"], 90, icon="FORWARD")
 
@@ -155,8 +163,8 @@ class SCENESPLATTER_OT_install_engine(GreyWithReason, bpy.types.Operator):
 
     @classmethod
     def why_not(cls, context: bpy.types.Context) -> str:
-        """Not while it runs, and only where Blender may go online."""
-        return why_busy() or why_offline()
+        """Not while it or a job runs, and only where Blender may go online."""
+        return why_busy() or why_in_use() or why_offline()
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         """Say build, size and licences first."""
@@ -173,6 +181,7 @@ class SCENESPLATTER_OT_install_engine(GreyWithReason, bpy.types.Operator):
         """Start install_deps.py and return at once."""
         plan.cancel()
         try:
+            delivery.session.release()  # Windows changes no library that a program has open
             tasks["install"].start(install_command(wanted_build(context)), engine_location.PACKAGE)
         except UserError as error:
             self.report({"ERROR"}, str(error))

@@ -57,6 +57,22 @@ def test_nothing_is_fetched_while_blender_may_not_go_online(engine: Any) -> None
         assert "not allowed to go online" in why_grey(operator)
 
 
+def test_nothing_is_installed_under_an_engine_at_work(
+    engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_setup, "why_offline", lambda: "")
+    install = engine_setup.SCENESPLATTER_OT_install_engine
+    assert install.why_not(bpy.context) == ""
+    monkeypatch.setattr(engine_setup.side_job, "running", True)
+    monkeypatch.setattr(engine_setup.side_job, "title", "Export Scene")
+    assert "at work: Export Scene" in install.why_not(bpy.context)
+    monkeypatch.setattr(engine_setup.side_job, "running", False)
+    busy = type(engine_setup.delivery.session.status)()
+    busy.phase = engine_setup.delivery.Phase.RUNNING
+    monkeypatch.setattr(engine_setup.delivery.session, "status", busy)
+    assert "wait for the job or cancel it" in install.why_not(bpy.context)
+
+
 def test_the_check_names_what_is_wrong_and_the_priors_that_are_there(engine: Any) -> None:
     bpy.ops.scene_splatter.check_engine()
     assert not bpy.ops.scene_splatter.check_engine.poll()  # one at a time

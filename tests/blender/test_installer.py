@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scene_splatter.blender_addon.jobs.installer import Task, python_in, why_incomplete
+from scene_splatter.blender_addon.jobs.installer import (
+    Task,
+    engine_folder,
+    python_in,
+    why_incomplete,
+)
 from scene_splatter.engine.bridge.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,9 +97,42 @@ time.sleep(60)
     assert (task.code, task.cancelled, list(task.log)) == (0, False, ["again"])
 
 
+def test_what_a_process_still_said_is_not_taken_for_its_successors(tmp_path: Path) -> None:
+    """The plan for another build, asked for before the first was told."""
+    task = Task("Plan")
+    say = 'import time; print(\'{"text": "%s"}\', flush=True); time.sleep(%s)'
+    task.start([sys.executable, "-c", say % ("old", 60)], tmp_path)
+    end = time.monotonic() + WAIT_S
+    while task._lines.empty() and time.monotonic() < end:  # it has said it, and nobody took it
+        time.sleep(0.01)
+    task.cancel()
+    task.start([sys.executable, "-c", say % ("new", 0)], tmp_path)
+    finish(task)
+    assert [finding["text"] for finding in task.findings] == ["new"] and task.code == 0
+
+
 def test_an_interpreter_that_is_missing_is_a_plain_message(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"could not be started.*Choose another Python"):
         Task("Check").start([str(tmp_path / "python")], tmp_path)
+
+
+def test_under_windows_the_engine_goes_where_its_paths_are_short_enough(tmp_path: Path) -> None:
+    users = r"C:\Users\Jane\AppData"
+    usual = Path(
+        users + r"\Roaming\Blender Foundation\Blender\5.2\extensions\.user\user_default"
+        r"\scene_splatter\engine"
+    )
+    other = Path(users + r"\Local\scene_splatter\5.2\engine")
+    assert engine_folder(usual, other, windows=True) == other
+    assert engine_folder(usual, other, windows=False) == usual
+    short = Path(r"D:\Blender\scene_splatter\engine")
+    assert engine_folder(short, other, windows=True) == short
+    deps = install_deps()
+    deps.check_length(other, False)  # the installer takes it
+    there = tmp_path / ("x" * 120)
+    there.mkdir()
+    (there / deps.STAMP).touch()
+    assert engine_folder(there, other, windows=True) == there, "an engine that works stays"
 
 
 def test_only_a_whole_installation_of_this_version_counts(tmp_path: Path) -> None:

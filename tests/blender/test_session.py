@@ -335,6 +335,21 @@ def test_closing_ends_the_engine_and_leaves_the_job_to_resume(desk: Desk) -> Non
     assert left is not None and not left.finished and left.ticket == TICKET
 
 
+def test_an_engine_that_waits_is_released_and_one_at_work_is_not(desk: Desk) -> None:
+    desk.session.release()  # none runs
+    desk.start()
+    with pytest.raises(UserError, match="running already"):
+        desk.session.release()
+    desk.finish()
+    pid, outcome = desk.session.engine_pid, desk.session.status.outcome
+    desk.session.release()
+    assert pid is not None and not _is_alive(pid)
+    assert desk.session.status.outcome == outcome, "what became of the job is still told"
+    desk.start()
+    desk.finish()
+    assert len(desk.delivered) == 2
+
+
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
