@@ -28,6 +28,7 @@ class Forecast(NamedTuple):
     card: str  # the name of the card that computes; empty: the CPU
     estimate: estimate.Estimate | None  # None: nobody knows
     made: int = 0  # segments that are there already
+    free_gb: float = 0.0  # of the memory that the estimate speaks of, now; 0: not known
 
     def text(self) -> str:
         """One line for a person."""
@@ -38,7 +39,8 @@ class Forecast(NamedTuple):
         if self.estimate is None:
             return f"{frames}; how long it takes is known after the first job of this kind here"
         memory = "GPU" if self.card else "main"
-        return f"{frames}, {self.estimate.text()}; the memory is {memory} memory"
+        free = f", of which {self.free_gb:.1f} GB are free now" if self.free_gb else ""
+        return f"{frames}, {self.estimate.text()}; the memory is {memory} memory{free}"
 
 
 def of_job(
@@ -63,7 +65,14 @@ def of_job(
     card = leave_for_panel() if device == "cuda" or gone else ""
     known = made if known is None else known
     expected = estimate.predict(work, speeds.speeds_for(work), made, known)
-    return Forecast(work, card, expected, min(made, len(work.frames)))
+    return Forecast(work, card, expected, min(made, len(work.frames)), _free_gb(card))
+
+
+def _free_gb(card: str) -> float:
+    from ..models import machine, memory
+
+    free = memory.free_bytes("cuda") if card else machine.memory_bytes()[1]
+    return (free or 0) / 1e9
 
 
 def leave_for_panel() -> str:

@@ -165,7 +165,7 @@ def left_out(build: Build, here: Nvidia, processor: str = "") -> str:
     words = f"{names} cannot be used with it"
     if newer is not None and newer is not build:
         words += f"; with the NVIDIA driver {newer.release} or newer all of them could"
-    return f"{words}. If a job takes that card, set {HIDING}={place} in the environment."
+    return f"{words}. If jobs stay on the CPU, set {HIDING}={place} in the environment."
 
 
 def why_none(here: Nvidia, processor: str = "") -> tuple[str, str]:
@@ -185,6 +185,13 @@ def why_none(here: Nvidia, processor: str = "") -> tuple[str, str]:
         )
     driver = f"driver {here.driver}" if here.driver else "driver"
     again = "then run install_deps.py again."
+    least = BUILDS["cu126"]
+    if card.capability is None and here.driver and (here.cuda or (0, 0)) < least.driver:
+        return (
+            f"the {driver} of {card.name} is too old for PyTorch, which needs CUDA "
+            f"{dotted(least.driver)}",
+            f"Update the NVIDIA driver to {least.release} or newer (nvidia.com/drivers), {again}",
+        )
     if card.capability is None:
         return (
             f"{card.name} is listed, but its {driver} does not answer",

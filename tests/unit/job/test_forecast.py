@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,8 @@ def test_a_dry_run_tells_models_frames_minutes_and_memory(here, capsys) -> None:
     told = dry(here, "--width", "512", capsys=capsys)
     assert "automatic prior: patch, because" in told and "automatic depth" in told
     assert "40 frames in 2 segments, about" in told and "GB, a guess before the first job" in told
-    assert "the memory is main memory" in told and told.rstrip().endswith("Nothing was made.")
+    assert re.search(r"the memory is main memory, of which [\d.]+ GB are free now\n", told)
+    assert told.rstrip().endswith("Nothing was made.")
 
 
 def test_twice_the_frames_take_about_twice_the_minutes(here) -> None:
@@ -155,3 +157,11 @@ def test_a_card_that_is_gone_is_priced_no_longer(here) -> None:
     assert told.work.device == "cpu" and speeds.machine().card == ""
     panel = estimate.work_of(settings.make(), 40, 100 / 150)
     assert estimate.predict(panel, speeds.speeds_for(panel)).text() == told.estimate.text()
+
+
+def test_a_card_says_how_much_of_its_memory_is_free(here) -> None:
+    work = estimate.work_of(settings.make(), 40, 9 / 16)
+    known = estimate.Estimate(90.0, 31.0, False, "reckoned", "")
+    told = forecast.Forecast(work, "NVIDIA GeForce GTX 1080", known, 0, 7.5).text()
+    assert "31 GB, reckoned; the memory is GPU memory, of which 7.5 GB are free now" in told
+    assert "free" not in forecast.Forecast(work, "", known).text()

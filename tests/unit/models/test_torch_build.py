@@ -222,3 +222,12 @@ def test_binary_code_runs_within_its_generation_and_intermediate_code_on_all_lat
     arches, capability, runs
 ):
     assert torch_build.has_kernels(arches, capability) == runs
+
+
+@pytest.mark.parametrize("driver", ["450.80.02", "391.35"])
+def test_a_card_that_only_an_old_driver_lists_needs_a_newer_one(driver):
+    """Its capability is not known, as of cards in Windows' registry, but the release is."""
+    listed = Nvidia((Card("Tesla T4", None),), driver, cuda_of(driver), starts=False)
+    choice = choose("Windows", "AMD64", listed)
+    assert choice.build == "cpu" and f"driver {driver} of Tesla T4 is too old" in choice.why
+    assert "driver to 525 (on Windows 528) or newer" in choice.remedy
