@@ -54,7 +54,7 @@ def _floats(s: Splats) -> list[str]:
 
 def _spz(s: Splats) -> list[str]:
     bits, _, moved = spz.placed(s)
-    clamped = int(((s.scales_log < -10) | (s.scales_log > spz.SCALE_LOG_MOST)).any(axis=1).sum())
+    clamped = spz.clamped(s)
     colours = int((np.abs(s.sh_dc) > 0.5 / spz.COLOUR_GAIN).any(axis=1).sum())
     return [
         f"positions in steps of {2.0**-bits:.2g} units",

@@ -45,7 +45,7 @@ LOSSY = (
 )
 _MAGIC = 0x5053474E  # "NGSP"
 COLOUR_GAIN = 0.15
-SCALE_LOG_MOST = 255 / 16 - 10
+SCALE_LOG_LEAST, SCALE_LOG_MOST = -10.0, 255 / 16 - 10
 _SH_BITS = 6
 _ANTIALIASED, _EXTENSIONS = 1, 2
 _ADOBE_AXES = 0xADBE0003
@@ -322,15 +322,18 @@ def placed(splats: Splats) -> tuple[int, Splats, list[str]]:
     return bits, splats, []
 
 
+def clamped(splats: Splats) -> int:
+    """How many splats have a scale that SPZ cannot hold."""
+    scales = splats.scales_log
+    return int(((scales < SCALE_LOG_LEAST) | (scales > SCALE_LOG_MOST)).any(axis=1).sum())
+
+
 def _streams_of(splats: Splats, version: int) -> tuple[int, list[bytes]]:
     bits, splats, moved = placed(splats)
     for sentence in moved:
         log.warning("%s", sentence)
     fixed = np.rint(splats.means.astype(np.float64) * (1 << bits)).astype("<i4")
-    outside = int(
-        ((splats.scales_log < -10) | (splats.scales_log > SCALE_LOG_MOST)).any(axis=1).sum()
-    )
-    if outside:
+    if outside := clamped(splats):
         log.warning(
             "SPZ holds scales from e^-10 to e^5.94: those of %d splats are clamped", outside
         )
@@ -338,7 +341,7 @@ def _streams_of(splats: Splats, version: int) -> tuple[int, list[bytes]]:
         np.ascontiguousarray(fixed.view(np.uint8).reshape(-1, 3, 4)[:, :, :3]),
         np.rint(sigmoid(splats.opacities_logit) * 255).astype(np.uint8),
         np.clip(np.rint(splats.sh_dc * (COLOUR_GAIN * 255) + 127.5), 0, 255).astype(np.uint8),
-        np.clip(np.rint((splats.scales_log + 10) * 16), 0, 255).astype(np.uint8),
+        np.clip(np.rint((splats.scales_log - SCALE_LOG_LEAST) * 16), 0, 255).astype(np.uint8),
         _pack_first_three(splats.quats) if version == 2 else _pack_smallest_three(splats.quats),
         _pack_sh(splats.sh_rest),
     ]

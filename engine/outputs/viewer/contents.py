@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import io
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,7 @@ _FOV_DEG = 60.0
 _AHEAD = 0.6  # share of splats before the origin that makes the origin the first camera
 _SIDEWAYS = 0.5  # cosine: cameras that stand farther from upright than this have an up of their own
 # A position is rounded to this share of the splat's own size: half a percent of what is drawn.
+_UNSEEN = 1e-4  # of the distance: a tenth of a pixel
 _POSITION_STEP = 1 / 16
 _SPZ_BITS = 16  # of a metre, the finest step of SPZ
 
@@ -106,15 +108,16 @@ def contents(
     if count is not None:
         gaussians = at_most(gaussians, count)
     first, size = _first_view(gaussians.means.numpy(), cameras)
+    focus_m = _focus_m(gaussians.means.numpy(), first)
     shown = Contents(
         title=title,
-        spz=_as_spz(gaussians, scene.metadata.antialiased),
+        spz=_as_spz(gaussians, scene.metadata.antialiased, focus_m),
         count=gaussians.count,
         antialiased=scene.metadata.antialiased,
         first=first,
         size=size,
         up=_up(cameras),
-        focus_m=_focus_m(gaussians.means.numpy(), first),
+        focus_m=focus_m,
         cameras=cameras,
         picture=None if picture is None else _jpeg(picture),
     )
@@ -125,10 +128,14 @@ def contents(
     return replace(shown, segments=segments, labels=gzip.compress(where.tobytes(), 9, mtime=0))
 
 
-def _as_spz(gaussians: Gaussians, antialiased: bool) -> bytes:
+def _as_spz(gaussians: Gaussians, antialiased: bool, focus_m: float) -> bytes:
     """SPZ version 3, with positions no finer than their splat's size asks for: the rest is noise,
-    and packs badly.
+    and packs badly. Scales below SPZ's least become that without a word where it is no pixel at
+    `focus_m`.
     """
+    if math.exp(spz.SCALE_LOG_LEAST) < _UNSEEN * focus_m:
+        seen = gaussians.scales_log.clamp_min(spz.SCALE_LOG_LEAST)
+        gaussians = gaussians._replace(scales_log=seen)
     size = torch.exp(gaussians.scales_log.median(dim=1).values).double()
     step = torch.exp2(torch.floor(torch.log2(size * _POSITION_STEP)).clamp(-_SPZ_BITS, 0))
     means = (gaussians.means.double() / step[:, None]).round() * step[:, None]

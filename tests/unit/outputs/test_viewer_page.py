@@ -67,6 +67,16 @@ def test_the_packed_splats_are_those_of_the_scene():
     assert len(gzip.decompress(shown.labels)) == shown.count == 500
 
 
+@pytest.mark.parametrize(("nearer", "words"), [(1.0, 0), (1e-3, 1)])
+def test_needles_too_thin_to_be_seen_are_made_spz_size_without_a_word(nearer, words, caplog):
+    """As a job leaves them; in a scene of millimetres they are seen, and that is said."""
+    cloud = _splats([(x * nearer, 0.0, 3.0 * nearer) for x in (-1.0, 0.0, 1.0)])
+    cloud.scales_log[1, 0] = -14.0
+    packed, _ = decode(contents(SplatScene(cloud), "needle", cameras=_sideways(1)).spz)
+    assert packed.scales_log.min() == -10.0
+    assert len([r for r in caplog.records if "clamped" in r.message]) == words
+
+
 def test_a_page_too_large_says_its_size_and_the_count_that_fits(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     splats = _splats([tuple(p) for p in rng.normal(0, 3, (30_000, 3))])
