@@ -163,7 +163,7 @@ def _number(text: str, term: str) -> float:
     if not math.isfinite(value):
         raise UserError(
             f"{text!r} in the camera move {term!r} is not a number.",
-            "Write e.g. dolly:1.0 or orbit:20@3.",
+            "Write e.g. dolly:1.0 or orbit:20@3, and several with + between them.",
         )
     return value
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
-from ..bridge import camera_file
+from ..bridge import camera_file, moves
 from ..bridge.camera_file import CameraPath
 from ..bridge.errors import UserError
 from ..bridge.kinds import refuse_foreign
@@ -112,7 +112,7 @@ def _missing(path: Path) -> UserError:
         )
     return UserError(
         f"The camera path {path} does not exist.",
-        "Give a file, or a move such as dolly:1.0 or orbit:20.",
+        f"Give a file, or a move (of {', '.join(moves.DEFAULTS)}), e.g. dolly:1.0+orbit:20.",
     )
 
 

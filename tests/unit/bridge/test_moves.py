@@ -147,3 +147,9 @@ def test_words_say_how_a_move_goes() -> None:
 )
 def test_moves_are_told_from_files(text: str, yes: bool) -> None:
     assert is_move(text) is yes
+
+
+def test_moves_joined_by_a_comma_are_told_the_plus():
+    with pytest.raises(UserError, match="not a number") as caught:
+        move("dolly:1.0,truck:0.5", K=K, width=640, height=360)
+    assert "with + between" in caught.value.hint

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.bridge import camera_file
+from engine.bridge import camera_file, moves
 from engine.bridge.camera_file import CameraPath
 from engine.bridge.errors import UserError
 from engine.bridge.segments import plan_segments
@@ -361,8 +361,9 @@ def test_files_that_are_no_path_are_user_errors(tmp_path: Path, content: bytes) 
 
 
 def test_missing_files_and_folders_are_user_errors(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="does not exist"):
-        trajectory.load(tmp_path / "no.json")
+    with pytest.raises(UserError, match="does not exist") as caught:
+        trajectory.load(tmp_path / "crane:1")
+    assert all(name in caught.value.hint for name in moves.DEFAULTS)
     with pytest.raises(UserError, match="no COLMAP model"):
         trajectory.load(tmp_path)
     as_transforms(example(), tmp_path)
