@@ -11,7 +11,7 @@ measured here, and no GPU is needed.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import full_size  # noqa: E402
+from engine.bridge.errors import UserError  # noqa: E402
 from engine.models import choice, memory, registry  # noqa: E402
 from engine.models.memory import GIB, Demand, Rung  # noqa: E402
 
@@ -94,6 +95,7 @@ def main() -> None:
             f"| `{name}` | {clip} | "
             f"{' | '.join(f'{value / GIB:.1f}' if value else '' for value in cells)} |"
         )
+    print("\n" + "\n".join(by_card(rows)))
     print("\nFigures that `auto` weighs (docs/video_priors.md):\n" + "\n".join(figures()))
     print("\nregistry.py: least_gib (idle networks away, tiles) and fixed_gib (of that, weights)")
     for name, clip, demand in rows:
@@ -102,15 +104,38 @@ def main() -> None:
         print(f"{name}, {clip}: {least:.1f}, {fixed:.1f}; now {row.least_gib}, {row.fixed_gib}")
 
 
+CARDS_GIB = (6, 8, 12, 16, 24)
+LEFT = 0.9  # of a card, by a desktop and Blender
+
+
+def by_card(rows: Iterable[tuple[str, str, Demand]]) -> list[str]:
+    """The arrangement that each card gets: branches at a time, and what is done besides."""
+    lines = [f"| prior | clip | {' | '.join(f'{gib} GB' for gib in CARDS_GIB)} |"]
+    lines.append("|---" * (2 + len(CARDS_GIB)) + "|")
+    for name, clip, demand in rows:
+        cells = [_short(int(LEFT * gib * GIB), demand) for gib in CARDS_GIB]
+        lines.append(f"| `{name}` | {clip} | {' | '.join(cells)} |")
+    return lines
+
+
+def _short(free: int, demand: Demand) -> str:
+    try:
+        rung = memory.plan(free, demand)
+    except UserError:
+        return "no"
+    words = [str(rung.branches), {"none": "", "parts": "away", "layers": "streamed"}[rung.offload]]
+    words += ["8 bits"] if rung.store_8bit else ["tiles"] if rung.tiling else []
+    return ", ".join(word for word in words if word)
+
+
 H100 = 989.0  # 1e12 operations a second, by NVIDIA
 FAKE = "fake-measured"  # on a pretended device: tests/pretended_cuda
-MEMORY = {  # whose full-size networks ran there; the decoders of ltx and cogvideox are estimates
+MEMORY = {  # whose full-size networks ran there
     "viewcrafter_25": "measured",
     "wan_vace_1.3b": "measured",
     "svd": "measured",
     **dict.fromkeys(("viewcrafter_25_512", "wan_fun_inp_1.3b", "wan_vace_14b"), FAKE),
-    **dict.fromkeys(("fixanything",), FAKE),
-    **dict.fromkeys(("ltx", "cogvideox_i2v"), f"{FAKE}, decoder estimated"),
+    **dict.fromkeys(("fixanything", "ltx", "cogvideox_i2v"), FAKE),
 }
 
 

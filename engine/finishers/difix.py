@@ -229,6 +229,7 @@ def demand(unet: nn.Module, vae: nn.Module, height: int, width: int, views: int)
     code = max(_DECODER_BYTES, _ENCODER_BYTES * views) * pixels
     return Demand(
         denoiser=model_folder.in_16_bits(unet),
+        layer=model_folder.largest_layer(unet),
         companions=2 * model_folder.in_16_bits(vae),
         branch=(_HELD_BYTES + _UNET_BYTES * views) * pixels,
         code=code,

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from ..bridge.errors import UserError
+from . import machine
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -30,7 +31,7 @@ GIB = 2**30
 MARGIN = 1.15  # of what torch's tensors take at most: what its allocator cannot use again
 CONTEXT = int(0.6 * GIB)  # workspaces of the libraries, what the driver rounds up
 OTHERS = 0.04  # share of the free memory left to Blender and the desktop
-_STREAMED = 0.15  # share of the weights on the device while layers are streamed
+_LAYERS_AT_ONCE = 3  # while they are streamed: one at work, one on its way, one not yet given back
 HELD_BYTES = 60  # a pixel of a frame: the segment's renders, masks and depth, and Gaussians for it
 STEPS_DOWN = 2  # of a job
 
@@ -46,6 +47,7 @@ class Demand:
     branch: int  # working memory of one branch: one run on one side of the guidance
     code: int  # working memory of encoders and decoder, whichever is more, untiled
     code_tiled: int  # the same in tiles
+    layer: int  # weights of the denoiser's largest layer in 16 bits
     held: int = 0  # what the segment keeps on the device beside the prior
     branches: int = 4  # branches of one step: two runs, guided
     can_tile: bool = True  # encoder or decoder know tiles
@@ -95,7 +97,7 @@ def estimate(rung: Rung, demand: Demand) -> int:
     """Peak bytes on the device, margins included."""
     weights = demand.denoiser / 2 if rung.store_8bit else demand.denoiser
     if rung.offload == "layers":
-        weights *= _STREAMED
+        weights = min(weights, _LAYERS_AT_ONCE * demand.layer)
     denoising = rung.branches * demand.branch
     coding = demand.code_tiled if rung.tiling else demand.code
     if rung.offload == "none":
@@ -132,7 +134,7 @@ def ladder(demand: Demand) -> list[Rung]:
     ]
     if demand.can_store_8bit:
         rungs.append(Rung(1, "parts", tile, True))
-    rungs.append(Rung(1, "layers", tile))
+    rungs += [Rung(n, "layers", tile) for n in counts]
     result: list[Rung] = []
     for rung in rungs:
         rung = replace(rung, estimate=estimate(rung, demand))
@@ -304,8 +306,22 @@ class Residence:
             torch.device("cpu"),
             offload_type="leaf_level",
             use_stream=cuda,
+            low_cpu_mem_usage=cuda and not can_be_pinned(self._denoiser, machine.memory_bytes()[0]),
         )
         self._streamed = True
+
+
+def can_be_pinned(network: nn.Module, main_memory: int) -> bool:
+    """Whether all weights of a network may stay in pinned memory, from which they are copied to the
+    device fastest, on a machine with this many bytes of main memory (0: unknown). Others are pinned
+    one after another, each time they are copied.
+
+    torch rounds each tensor up to a power of two there, and Windows pins half of the main memory
+    at most.
+    """
+    tensors = (*network.parameters(), *network.buffers())
+    pinned = sum(1 << max(t.numel() * t.element_size() - 1, 0).bit_length() for t in tensors)
+    return 2 * pinned <= main_memory
 
 
 def _out_of_memory(shortage: str) -> UserError:

@@ -191,3 +191,9 @@ def _key(folder: Path, sentences: list[str], length: int, masked: bool) -> str:
 def in_16_bits(*modules: nn.Module) -> int:
     """Bytes of the weights of networks in 16 bits."""
     return 2 * sum(p.numel() for module in modules for p in module.parameters())
+
+
+def largest_layer(network: nn.Module) -> int:
+    """Bytes of the weights of the largest layer in 16 bits: a module's own parameters."""
+    own = (sum(p.numel() for p in m.parameters(recurse=False)) for m in network.modules())
+    return 2 * max(own, default=0)

@@ -34,8 +34,8 @@ _TRAIN_STEPS = 1000
 # the decoder takes latents in pairs behind the first: 8 k + 1 frames, though 4 share a latent
 _FRAMES_APART = 8
 _TOKEN_BYTES = 42  # of one branch, per token and channel of the network
-_PIXEL_BYTES = 25_000  # of encoder and decoder per pixel of a frame
-_TILED_BYTES = 256 * 256 * _PIXEL_BYTES  # of one tile
+_PIXEL_BYTES = 46_500  # of the decoder per pixel of a frame; the encoder takes less than half
+_TILED_BYTES = 240 * 360 * _PIXEL_BYTES  # of one tile
 _CLIP_BYTES = 36  # of what is coded per pixel of the clip: three clips of frames
 
 

@@ -39,8 +39,8 @@ _TEXT_TOKENS = 256
 _FRAMES_PER_S = 25.0
 _DECODE_TIME, _DECODE_NOISE = 0.05, 0.025  # the decoder does the last step itself
 _TOKEN_BYTES = 60  # of one branch, per token and channel of the network: estimate
-_PIXEL_BYTES = 12_000  # of encoder and decoder per pixel of a frame
-_TILED_BYTES = 256 * 256 * _PIXEL_BYTES  # of one tile
+_PIXEL_BYTES = 102  # of encoder and decoder per pixel of every frame: they take a clip at once
+_TILE_PIXELS = 512 * 512
 _CLIP_BYTES = 36  # of what is coded per pixel of the clip: three clips of frames
 
 
@@ -195,7 +195,14 @@ def demand(
         network,
         companions,
         token_bytes=_TOKEN_BYTES * transformer.channels(network) * tokens,
-        coding=clip_bytes(frames, height, width, _CLIP_BYTES, _PIXEL_BYTES, _TILED_BYTES),
+        coding=clip_bytes(
+            frames,
+            height,
+            width,
+            _CLIP_BYTES,
+            _PIXEL_BYTES * frames,
+            _TILE_PIXELS * _PIXEL_BYTES * frames,
+        ),
         width=width,
     )
 

@@ -174,6 +174,7 @@ def demand(
     """Memory at a working size."""
     return Demand(
         denoiser=model_folder.in_16_bits(unet),
+        layer=model_folder.largest_layer(unet),
         companions=2 * model_folder.in_16_bits(vae) + model_folder.in_16_bits(vision),
         branch=_CELL_BYTES * frames * (height // 8) * (width // 8),
         **clip_bytes(

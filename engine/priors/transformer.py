@@ -54,6 +54,7 @@ def demand(
     """
     return Demand(
         denoiser=model_folder.in_16_bits(network),
+        layer=model_folder.largest_layer(network),
         companions=companions,
         branch=token_bytes,
         **coding,

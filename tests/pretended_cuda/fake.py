@@ -1,6 +1,6 @@
 """Whole stages of full-size networks on tensors without values that say they are on CUDA.
 
-    python -m tests.pretended_cuda.fake svd:25x576x1024:4,none ...
+    python -m tests.pretended_cuda.fake svd:25x576x1024:4,none ltx:25x512x704:1,layers,tiles
 
 Prints one line of JSON a case: peak bytes a stage, copies, mixed kinds. torch's FakeTensorMode
 raises where tensors of different devices meet; kinds of numbers are looked at here. Memory is
@@ -145,6 +145,36 @@ class _Generator(torch.Generator):
     device = torch.device("cuda", 0)
 
 
+def _streamed() -> None:
+    """Let streamed layers, which are moved by `.data`, say where they are: such a tensor keeps
+    what it said when it was made.
+    """
+    from diffusers.hooks.group_offloading import ModuleGroup
+
+    def saying(name: str, device: torch.device) -> None:
+        move = getattr(ModuleGroup, name)
+
+        def moved(self, *args, **kwargs) -> None:
+            move(self, *args, **kwargs)
+            own = [t for m in self.modules for t in (*m.parameters(), *m.buffers())]
+            for tensor in (*own, *self.parameters, *self.buffers):
+                tensor.fake_device = device
+                tensor.constant = None  # a value of the CPU, by which results are foretold
+
+        setattr(ModuleGroup, name, moved)
+
+    saying("_process_tensors_from_modules", torch.device("cuda", 0))
+    saying("_offload_to_memory", torch.device("cpu"))
+
+
+class _Stream:
+    """What streamed layers ask of a stream: here everything happens in the order of the program."""
+
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_) -> None: ...
+    def synchronize(self) -> None: ...
+
+
 def pretend() -> None:
     """Replace what needs a real device."""
     import diffusers.models.modeling_utils
@@ -167,19 +197,25 @@ def pretend() -> None:
     torch.cuda.memory_reserved = lambda *_: 0
     torch.cuda.set_per_process_memory_fraction = lambda *_: None
     torch.cuda.empty_cache = lambda: None
+    _streamed()
+    torch.cuda.Stream = _Stream
+    torch.cuda.stream = lambda stream: stream
+    torch.cuda.current_stream = lambda *_: _Stream()
+    Tensor.pin_memory = lambda self, *_: self
+    Tensor.is_pinned = lambda self, *_: True
     F.scaled_dot_product_attention = attention
     torch._C._nn.scaled_dot_product_attention = attention
 
 
 def case(text: str) -> dict:
-    """`prior:FxHxW:branches,offload[,tiles]` -> its peaks."""
+    """`prior:FxHxW:branches,offload[,tiles][,8bit]` -> its peaks."""
     from benchmarks import full_size
     from engine.models import memory
 
     name, sizes, how = text.split(":")
     frames, height, width = map(int, sizes.split("x"))
     branches, offload, *rest = how.split(",")
-    rung = memory.Rung(int(branches), offload, bool(rest))
+    rung = memory.Rung(int(branches), offload, "tiles" in rest, "8bit" in rest)
     result: dict = {"case": text, "peaks": {}, "where": {}}
     with FakeTensorMode(allow_non_fake_inputs=True), Watch() as watch:
         prior = full_size.make(name, frames, height, width, rung=rung)

@@ -18,23 +18,32 @@ from tests.pretended_cuda import guard
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.pretended_cuda
 
-# prior : frames x height x width : branches at a time, offload, tiles
+# prior : frames x height x width : branches at a time, offload, tiles, 8bit
 CASES = (
     "viewcrafter_25:25x576x1024:4,none",
     "viewcrafter_25:25x576x1024:1,parts,tiles",
+    "viewcrafter_25:25x576x1024:1,layers,tiles",
     "viewcrafter_25_512:25x320x512:1,parts,tiles",
     "wan_vace_1.3b:25x480x832:4,none",
     "wan_vace_1.3b:25x480x832:1,parts,tiles",
+    "wan_vace_1.3b:25x480x832:1,parts,tiles,8bit",
     "wan_vace_1.3b:81x480x832:1,parts,tiles",
+    "wan_vace_1.3b:81x480x832:1,layers,tiles",
     "wan_fun_inp_1.3b:25x480x832:1,parts,tiles",
     "wan_vace_14b:25x480x832:1,parts,tiles",
+    "wan_vace_14b:25x720x1280:1,layers,tiles",
     "fixanything:29x480x832:1,parts,tiles",
     "fixanything:65x480x832:1,parts,tiles",
+    "fixanything:65x480x832:1,layers,tiles",
     "svd:25x576x1024:4,none",
     "svd:25x576x1024:1,parts,tiles",
+    "svd:25x576x1024:1,layers,tiles",
     "ltx:25x512x704:1,parts,tiles",
+    "ltx:97x512x704:4,none",
     "ltx_13b_fast:25x480x832:1,parts,tiles",
     "cogvideox_i2v:25x480x720:1,parts,tiles",
+    "cogvideox_i2v:25x480x720:4,layers",
+    "cogvideox_i2v:49x480x720:1,layers,tiles",
     "cogvideox_i2v:49x480x720:1,parts,tiles",
 )
 FINISHERS = ("difix:576x1024:none", "difix_ref:576x1024:parts", "difix_ref:288x512:none")

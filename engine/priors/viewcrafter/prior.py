@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...bridge.errors import UserError
 from ...bridge.whole_file import replacing_path
-from ...models import registry
+from ...models import model_folder, registry
 from ...models.memory import Demand, Residence, Rung, clip_bytes
 from ...models.weights import KEPT_TEXT
 from .. import notation
@@ -259,13 +259,10 @@ def _spec(name: str, variant: Variant, config: ModelConfig) -> PriorSpec:
 
 def demand(parts: Parts, frames: int, height: int, width: int) -> Demand:
     """Memory at a working size."""
-
-    def in_16_bits(*modules: nn.Module) -> int:
-        return 2 * sum(p.numel() for module in modules for p in module.parameters())
-
     return Demand(
-        denoiser=in_16_bits(parts.unet),
-        companions=in_16_bits(parts.vae, parts.vision, parts.resampler),
+        denoiser=model_folder.in_16_bits(parts.unet),
+        layer=model_folder.largest_layer(parts.unet),
+        companions=model_folder.in_16_bits(parts.vae, parts.vision, parts.resampler),
         branch=_BRANCH_BYTES + _CELL_BYTES * frames * (height // 8) * (width // 8),
         **clip_bytes(frames, height, width, _CLIP_BYTES, _PIXEL_BYTES, _TILED_BYTES),
         width=width,

@@ -40,8 +40,9 @@ NEGATIVE = (
 )
 _TEXT_TOKENS = 512
 KNOWN = 0.5  # coverage from which a pixel is kept
-_TOKEN_BYTES = 24  # of one branch, per token and channel of the network
-_INNER_BYTES = 7.5  # the same per channel inside its feed-forward layers
+_TOKEN_BYTES = 12  # of one branch, per token and channel of the network
+_INNER_BYTES = 4.2  # the same per channel inside its feed-forward layers
+_HINT_BYTES = 2  # the same per channel and layer that follows the render: its words wait for theirs
 _PIXEL_BYTES = 20_000  # of encoder and decoder per pixel of a frame
 _TILED_BYTES = 256 * 256 * _PIXEL_BYTES  # of one tile
 _CLIP_BYTES = 48  # of what is coded per pixel of the clip: three clips of frames
@@ -244,8 +245,12 @@ def demand(
     *others: nn.Module,
 ) -> Demand:
     """Memory at a working size; `others` are networks at work with the autoencoder."""
-    tokens = ((frames - 1) // 4 + 2) * (height // 16) * (width // 16)
-    each = _TOKEN_BYTES * transformer.channels(network) + _INNER_BYTES * network.config.ffn_dim  # type: ignore[union-attr, operator]
+    config: Any = network.config
+    hints = len(config.get("vace_layers") or ())
+    # the picture is a frame of its own in front of the clip that VACE sees
+    tokens = ((frames - 1) // 4 + 1 + (hints > 0)) * (height // 16) * (width // 16)
+    each = transformer.channels(network) * (_TOKEN_BYTES + _HINT_BYTES * (hints + (hints > 0)))
+    each += _INNER_BYTES * config.ffn_dim
     return transformer.demand(
         network,
         2 * model_folder.in_16_bits(vae) + model_folder.in_16_bits(*others),  # the VAE in 32

@@ -35,7 +35,7 @@ def test_every_row_is_there_once_and_names_rows_with_files():
     [
         (None, False, "patch"),
         (4, False, "patch"),
-        (5.9, False, "viewcrafter_25_512"),
+        (5.9, False, "wan_fun_inp_1.3b"),
         (7, False, "viewcrafter_16"),
         (8, True, "viewcrafter_25"),
         (80, False, "viewcrafter_25"),

@@ -23,6 +23,7 @@ VIEWCRAFTER = Demand(
     1_530_000_000,
     12_000 * 25 * 72 * 128,
     **memory.clip_bytes(25, 576, 1024, 36, 2000, 512 * 512 * 2000),
+    layer=58_982_400,  # a convolution from 2560 to 1280 channels
     width=1024,
     multiple=64,
 )
@@ -30,6 +31,7 @@ VIEWCRAFTER = Demand(
 demands = st.builds(
     Demand,
     denoiser=st.integers(1, 40 * GIB),
+    layer=st.integers(1, GIB),
     companions=st.integers(0, 12 * GIB),
     branch=st.integers(1, 30 * GIB),
     code=st.integers(10 * GIB, 20 * GIB),
@@ -68,8 +70,9 @@ def test_the_plan_fits_and_nothing_faster_would(demand, free):
 def test_no_rung_promises_less_than_its_tensors_with_their_margin(demand, free):
     """Whatever lies on the device together in some stage, 15 % and 0.6 GiB are added to it."""
     for rung in memory.ladder(demand):
-        weights = demand.denoiser * (0.15 if rung.offload == "layers" else 1.0)
-        weights /= 2 if rung.store_8bit else 1
+        weights = demand.denoiser / (2 if rung.store_8bit else 1)
+        if rung.offload == "layers":
+            weights = min(weights, 3 * demand.layer)
         predicting = weights + rung.branches * demand.branch
         coding = demand.companions + (demand.code_tiled if rung.tiling else demand.code)
         if rung.offload == "none":
@@ -187,6 +190,26 @@ def test_between_its_turns_a_prior_gives_back_what_its_rung_lets_go():
             module.to = lambda place, seen=seen: seen.append(str(place))
         memory.rest(type("Prior", (), {"residence": home})())
         assert seen == moved
+
+
+def test_streamed_layers_take_more_branches_where_there_is_room() -> None:
+    """A call streams all weights once, however many branches it has."""
+    large = dataclasses.replace(VIEWCRAFTER, denoiser=33 * GIB)
+    streamed = [r for r in memory.ladder(large) if r.offload == "layers"]
+    assert [r.branches for r in streamed] == [4, 2, 1]
+    assert memory.plan(24 * GIB, large).branches == 4
+    assert memory.plan(6 * GIB, large).branches == 1
+
+
+def test_weights_are_pinned_only_where_main_memory_has_room_for_them() -> None:
+    """torch gives a tensor of 5 MiB a pinned block of 8; half of the main memory may be pinned."""
+    mib = 2**20
+    network = torch.nn.Linear(1, 5 * mib // 4, bias=False)
+    assert memory.can_be_pinned(network, 16 * mib)
+    assert not memory.can_be_pinned(network, 16 * mib - 1)
+    assert not memory.can_be_pinned(network, 0)
+    whole = torch.nn.Linear(1, 2 * mib, bias=False)  # a power of two is not rounded
+    assert memory.can_be_pinned(whole, 16 * mib) and not memory.can_be_pinned(whole, 16 * mib - 1)
 
 
 def test_streamed_layers_give_the_same_result():

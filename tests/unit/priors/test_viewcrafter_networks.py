@@ -105,7 +105,7 @@ def make_prior(
 ) -> viewcrafter.ViewCrafter:
     scale = torch.cat([torch.linspace(1.0, 0.3, 400), torch.full((1000,), 0.3)])
     parts = loader.Parts(unet, torch.nn.Identity(), torch.nn.Identity(), torch.nn.Identity(), scale)
-    residence = Residence("cpu", Demand(1, 1, 1, 1, 1), unet, [], rung)
+    residence = Residence("cpu", Demand(1, 1, 1, 1, 1, 1), unet, [], rung)
     spec = viewcrafter._spec(
         "viewcrafter_25", viewcrafter.variant_of("viewcrafter_25"), tiny.VIEWCRAFTER
     )
