@@ -274,6 +274,7 @@ def _plot_losses(path: Path, segments: list[dict[str, Any]]) -> None:
 
 def _plot_line(path: Path, values: list[float], x: str, y: str) -> None:
     figure, axes = plot_axes(x, y)
+    axes.xaxis.get_major_locator().set_params(integer=True)  # there is no frame 0.5
     axes.plot(values, marker=".")
     figure.savefig(path)
 
@@ -308,7 +309,7 @@ figcaption{font-size:13px;color:#555}
 .bad{background:#fdecea}
 .good{background:#edf7ed}
 .verdict{font-size:18px;padding:.6em 1em;border-left:4px solid #888;background:#f6f6f6}
-p,td,th{overflow-wrap:anywhere}
+p,td:last-child{overflow-wrap:anywhere}
 @media(max-width:600px){.row{flex-wrap:wrap}.row figure{flex:1 1 100%}}"""
 # of every page: a phone shows it at its own width and not at a desk's, made small
 HEAD = (
