@@ -175,6 +175,19 @@ def _corrected(reckoned: Speeds, prior: str, last: Record | None, here: Machine 
     return reckoned._replace(seconds=seconds, source=source)
 
 
+def segment_seconds(
+    prior: str, card: str, frames_mp: float, steps: int, folder: Path | None = None
+) -> float | None:
+    """Seconds that a prior would take for `frames_mp` frames x megapixels in `steps` steps, by the
+    last job with it on this card; None where none ran.
+    """
+    for record in reversed(history(folder)[0]):
+        alike = (record.device, record.card, record.prior) == ("cuda", card, prior)
+        if alike and "generate" in record.speeds.seconds:
+            return record.speeds.seconds["generate"] * frames_mp * steps
+    return None
+
+
 def keep(work: Work, speeds: Speeds, card: str = "", folder: Path | None = None) -> None:
     """Remember how fast a job went; `work` is of settled settings, on "cpu" or "cuda". Jobs below
     `SMALLEST_MP` are not remembered. Raises OSError.

@@ -11,6 +11,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from ..bridge import speeds
 from ..bridge.errors import UserError
 from ..bridge.estimate import duration
 from ..bridge.settings import CHOICE_TEXT
@@ -197,7 +198,8 @@ def _recommend(args: argparse.Namespace) -> int:
     from ..models import choice, memory
     from ..models.device import card, tera
 
-    cuda = "cuda" if card() is not None else "cpu"
+    device = card()
+    cuda, name = ("cpu", "") if device is None else ("cuda", device.name)
     free = memory.free_bytes("cuda") if cuda == "cuda" else None
     wish = choice.Wish(args.priority, args.commercial, tera=tera(cuda))
     fitting = choice.suitable(free, wish)
@@ -221,7 +223,7 @@ def _recommend(args: argparse.Namespace) -> int:
                     "depth": depth,
                     "best_depth": best_depth,
                     "priority": args.priority,
-                    "fitting": [_weighed(row, wish) for row in fitting],
+                    "fitting": [_weighed(row, wish, name) for row in fitting],
                 }
             )
         )
@@ -238,30 +240,35 @@ def _recommend(args: argparse.Namespace) -> int:
     if len(fitting) > 1:
         print(f"\nAll that fit, by {args.priority}; a segment of at most 25 frames as trained:")
     for row in fitting if len(fitting) > 1 else []:
-        data = _weighed(row, wish)
+        data = _weighed(row, wish, name)
         time = "" if data["seconds"] is None else duration(data["seconds"])
-        source = "measured on an H100" if row.measured else "reckoned"
+        source = f"from figures {'measured on an H100' if row.measured else 'reckoned'}"
+        source = "as the last job with it took here" if data["took_here"] else source
         lacking = data["download_gb"]
         print(
             f"  {row.name:24} {time:>10} {data['gib']:5.1f} GiB  "
             f"{f'{lacking:.3g} GB to fetch' if lacking else 'here':18} "
             f"commercial use: {'yes' if data['commercial_use'] else 'NO, or with conditions'}"
-            f"{f'; time from figures {source}' if time else ''}"
+            f"{f'; time {source}' if time else ''}"
         )
     return 0
 
 
-def _weighed(row: registry.Model, wish: choice.Wish) -> dict[str, Any]:
-    """What is weighed of a prior; seconds only where the card is known and something is
-    reckoned.
+def _weighed(row: registry.Model, wish: choice.Wish, card: str) -> dict[str, Any]:
+    """What is weighed of a prior; seconds only where the card is known and something is reckoned,
+    and as the last job with it took on the `card` of this name, if one did.
     """
     from ..models import choice
 
     lacking = [name for name in row.weights if weights.missing(name)]
     known = wish.tera is not None and row.operations > 0
+    height, width = row.trained
+    frames_mp = min(25, row.most_frames) * width * height / 1e6
+    took = speeds.segment_seconds(row.name, card, frames_mp, row.steps) if known else None
     return {
         "name": row.name,
-        "seconds": choice.seconds(row, wish) if known else None,
+        "seconds": took or (choice.seconds(row, wish) if known else None),
+        "took_here": took is not None,
         "measured": row.measured,
         "gib": registry.needed_gib(row, wish.size),
         "download_gb": round(sum(weights.known(name).size_gb for name in lacking), 3),

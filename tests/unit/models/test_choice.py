@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from engine.__main__ import main
-from engine.bridge import settings
+from engine.bridge import estimate, settings, speeds
 from engine.bridge.errors import UserError
 from engine.geometry import make_depth_source
 from engine.geometry.learned import LEARNED
@@ -335,6 +335,40 @@ def test_the_command_lists_what_fits_with_what_is_weighed(capsys, monkeypatch, h
         all(word in line for word in ("wan_vace_1.3b ", "min", "GiB", "here", "yes", "measured"))
         for line in told.splitlines()
     )
+
+
+def test_what_a_prior_took_here_is_told_in_place_of_what_is_reckoned(
+    capsys, monkeypatch, here, tmp_path
+):
+    card = "NVIDIA GeForce RTX 4090"
+    monkeypatch.setenv(speeds.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: card)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 9))
+    monkeypatch.setattr(memory, "free_bytes", lambda *_: 22 * GIB)
+
+    def told() -> dict:
+        assert main(["weights", "--json", "recommend"]) == 0
+        return {row["name"]: row for row in json.loads(capsys.readouterr().out)["fitting"]}
+
+    before = told()
+    assert not any(row["took_here"] for row in before.values())
+    asked = settings.make(prior="viewcrafter_25", device="cuda", width=1024)
+    work = estimate.work_of(asked, 25, 9 / 16)
+    ran = estimate.Speeds({"generate": 0.2}, 50, True)
+    speeds.keep(work, ran, "Tesla T4")  # another card's
+    assert told() == before
+    speeds.keep(work, ran, card)
+    after = told()
+    assert after["viewcrafter_25"]["seconds"] == pytest.approx(0.2 * 25 * 0.589824 * 50)
+    assert [name for name, row in after.items() if row["took_here"]] == ["viewcrafter_25"]
+    assert main(["weights", "recommend"]) == 0
+    assert "2 min" in (line := _line(capsys.readouterr().out, "viewcrafter_25 "))
+    assert "time as the last job with it took here" in line
+
+
+def _line(text: str, words: str) -> str:
+    return next(line for line in text.splitlines() if line.strip().startswith(words))
 
 
 def test_the_figures_in_the_documents_are_those_that_are_weighed():
