@@ -259,7 +259,8 @@ def describe_failure(error: BaseException) -> tuple[str, str]:
         )
         return f"The machine ran out of {place}.", remedy
     if isinstance(error, OSError) and error.errno is not None and error.errno in _DISK_ERRORS:
-        return f"{error.strerror}: {error.filename or 'the job folder'}.", _DISK_ERRORS[error.errno]
+        place = error.filename2 or error.filename or "the job folder"  # of a copy, where it goes
+        return f"{error.strerror}: {place}.", _DISK_ERRORS[error.errno]
     return shortened(f"{type(error).__name__}: {error}".rstrip(": "), 1000), ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import subprocess
@@ -64,6 +65,11 @@ def test_a_wrong_command_exits_with_2():
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (Cancelled("Stopped; go on with --resume."), 130, "Stopped; go on with --resume.\n"),
         (MemoryError(), 1, "error: The machine ran out of memory. Lower width"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "mine.jpg", None, "job/image.jpg"),
+            1,
+            "error: No space left on device: job/image.jpg. Free some disk space",
+        ),
         (RuntimeError("a bug"), 1, "error: RuntimeError: a bug The full report is in "),
     ],
 )
