@@ -513,6 +513,13 @@ def explain_pip_failure(output: str, *, offline: bool = False) -> UserError:
             f"{machine.system()}."
         )
         return UserError(text, other_python(platform.system(), platform.machine(), IS_64_BIT))
+    if match := re.search(r"Cannot install (.+?) because these package versions", output):
+        return UserError(
+            f"pip may not install {match[1]}: a constraint of this computer's forbids it, or there "
+            "is no ready-made one.",
+            "Look at pip's settings (pip config list, PIP_CONSTRAINT) and leave the constraint "
+            f"out. {other_python(platform.system(), platform.machine(), IS_64_BIT)} {AGAIN}",
+        )
     if re.search(r"Permission denied|Access is denied|Errno 13|WinError 5", output):
         return UserError(
             "A file of the environment cannot be written.",
@@ -531,6 +538,11 @@ def other_python(system: str, processor: str, is_64_bit: bool) -> str:
         return (
             "On a Mac with Apple's processor use a Python for it (from python.org, and not under "
             "Rosetta); for Intel's nobody publishes this PyTorch any more."
+        )
+    if system == "Darwin":
+        return (
+            "This PyTorch needs macOS 14 or newer; there, use another Python (3.11 to 3.13 are the "
+            "safest)."
         )
     if system == "Windows" and processor.lower() in ("arm64", "aarch64"):
         return "Use a Python for x64 (python.org, Windows installer 64-bit): it runs here too."

@@ -311,6 +311,7 @@ def test_windows_paths_that_would_be_too_long_are_said_before_anything_is_made()
         ("Windows", "AMD64", False, "32 bits"),
         ("Darwin", "x86_64", True, "Rosetta"),
         ("Windows", "ARM64", True, "x64"),
+        ("Darwin", "arm64", True, "macOS 14"),
         ("Linux", "x86_64", True, "3.11 to 3.13"),
     ],
 )
@@ -419,6 +420,11 @@ def test_a_package_that_is_not_there_is_named(made, requirement, words):
             "directory: 'C:\\x'\nHINT: This error might have occurred since this system does not "
             "have Windows Long Path support enabled.",
             "longer than this system allows",
+        ),
+        (
+            "ERROR: Cannot install torch==2.13.0 because these package versions have conflicting "
+            "dependencies.\n    The user requested (constraint) torch<=2.14.1",
+            "may not install torch==2.13.0: a constraint",
         ),
         ("ERROR: something new", "could not install"),
     ],
