@@ -137,6 +137,19 @@ def _read(path: Path) -> Source:
     )
 
 
+def read_cameras(path: Path) -> CameraPath:
+    """Read a camera path file; the cameras of a job's result come where `add` puts its Gaussians.
+    Raises UserError.
+    """
+    found = camera_file.read(path)
+    if path.name != "cameras.json" or not (path.parent / "settings.json").is_file():
+        return found
+    asked = _job_path(path.parent / "input" / "path.json")
+    if asked is None:
+        return found
+    return found._replace(world_from_camera=asked.world_from_camera[0] @ found.world_from_camera)
+
+
 def _job_path(path: Path) -> CameraPath | None:
     try:
         return camera_file.read(path)

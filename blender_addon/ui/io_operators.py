@@ -9,7 +9,6 @@ import bpy
 from bpy.props import BoolProperty, EnumProperty, IntProperty, StringProperty
 from bpy_extras.io_utils import ExportHelper
 
-from ...engine.bridge import camera_file
 from ...engine.bridge.errors import UserError
 from ..cameras import conversion
 from ..jobs import results
@@ -211,7 +210,7 @@ class SCENESPLATTER_OT_import_camera_path(bpy.types.Operator, TakesDrops):
         """Read the file, make the camera; it becomes the scene's if there is none."""
         scene, path = context.scene, Path(bpy.path.abspath(self.filepath))
         try:
-            camera_path = camera_file.read(path)
+            camera_path = results.read_cameras(path)
         except UserError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}

@@ -247,6 +247,25 @@ def test_a_job_of_the_command_line_brings_its_camera(tmp_path: Path, scene) -> N
     ) and np.allclose(again.K, expected.K, atol=1e-3)
 
 
+def test_the_cameras_of_a_result_stand_where_its_gaussians_do(tmp_path: Path, scene) -> None:
+    """cameras.json has the axes of the first camera, as scene.ply has; both come in by hand."""
+    folder = job_folder(tmp_path, scene, ticket=False)
+    asked = camera_file.read(folder / "input" / "path.json")
+    first = np.linalg.inv(asked.world_from_camera[0])
+    camera_file.write(
+        folder / "cameras.json", asked._replace(world_from_camera=first @ asked.world_from_camera)
+    )
+    bpy.data.objects.remove(scene.camera)
+    ob = run_import(folder / "scene_linear.ply")
+    assert bpy.ops.scene_splatter.import_camera_path(filepath=str(folder / "cameras.json")) == {
+        "FINISHED"
+    }
+    again = conversion.export(scene, scene.camera, [1, 2, 3])
+    assert np.allclose(again.world_from_camera, asked.world_from_camera, atol=1e-5)
+    ahead = ob.matrix_world @ Vector((0, 0, 1))
+    assert np.allclose(ahead, scene.camera.matrix_world @ Vector((0, 0, -1)), atol=1e-5)
+
+
 def test_a_camera_path_file_becomes_the_scenes_camera(tmp_path: Path, scene) -> None:
     path = job_folder(tmp_path, scene, ticket=False) / "input" / "path.json"
     expected = camera_file.read(path)
