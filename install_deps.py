@@ -1030,6 +1030,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return args
 
 
+def first_command(env: Path) -> str:
+    """What to type next, for who reads this in a terminal."""
+    python = python_in(env.absolute())
+    own = env.absolute().is_relative_to(ROOT)
+    words = str(python.relative_to(ROOT) if own else python)
+    words = f'"{words}"' if " " in words else words
+    where = "" if Path.cwd() == ROOT else f" in {ROOT}"
+    return f"Make the demo{where}: {words} -m engine generate"
+
+
 def main(arguments: list[str]) -> int:
     """0: complete; 1: it did not work, and why was said; 2: wrong usage; 130: interrupted."""
     for stream in (sys.stdout, sys.stderr):
@@ -1053,7 +1063,8 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         told(f"Interrupted. {AGAIN}", "error", ok=False)
         return 130
-    told("All is ready.", "done", 1, 1, ok=True)
+    ready = "All is ready."
+    told(ready if args.json else f"{ready} {first_command(args.env)}", "done", 1, 1, ok=True)
     return 0
 
 

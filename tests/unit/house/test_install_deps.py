@@ -493,3 +493,14 @@ def test_check_changes_nothing_and_says_what_is_missing(tmp_path):
         and "not complete" in lines[-1]["text"]
     )
     assert not (tmp_path / "none").exists()
+
+
+def test_the_last_line_says_what_to_type_next(tmp_path, monkeypatch):
+    own, other = install_deps.ROOT / ".venv", tmp_path / "an env"
+    monkeypatch.chdir(install_deps.ROOT)
+    said = install_deps.first_command(own)
+    python = install_deps.python_in(Path(".venv"))
+    assert said == f"Make the demo: {python} -m engine generate"
+    monkeypatch.chdir(tmp_path)
+    said = install_deps.first_command(other)
+    assert f" in {install_deps.ROOT}: " in said and f'"{install_deps.python_in(other)}" -m' in said
