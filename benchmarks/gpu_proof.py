@@ -52,7 +52,7 @@ FULL = (
     ("cogvideox_i2v", 25, 480, 720, 1, "parts", 1),
 )
 _PATIENCE = 8  # times the limits of the parts, where a CPU does the work
-CARDS_GB = (8, 12, 16, 24)
+CARDS_GIB = (8, 12, 16, 24)
 
 
 def parts(rehearse: bool) -> list[Part]:
@@ -269,6 +269,7 @@ def ladder(place: Place, name: str) -> Lines:
     import torch
 
     from benchmarks import full_size
+    from benchmarks.prior_memory import LEFT
     from engine.bridge.errors import UserError
     from engine.models import memory, registry
 
@@ -285,8 +286,8 @@ def ladder(place: Place, name: str) -> Lines:
         prior: Any = full_size.make(name, 25, height, width, **first)
     demand = prior.residence.demand
     rungs, tried = memory.ladder(demand), set()
-    for gb in CARDS_GB:
-        given = int(gb * 1e9 * 0.92)  # a desktop and Blender have some of it
+    for gb in CARDS_GIB:
+        given = int(LEFT * gb * GIB)
         try:
             planned = rungs.index(memory.plan(given, demand))
         except UserError as error:

@@ -224,6 +224,31 @@ def test_streamed_layers_give_the_same_result():
     assert torch.allclose(network(x), expected)
 
 
+def test_streamed_layers_step_down_from_the_middle_of_a_call() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.SiLU(), torch.nn.Linear(8, 8))
+    x = torch.randn(4, 8)
+    expected = network(x)
+    home = Residence("cpu", VIEWCRAFTER, network, [], Rung(4, "layers"))
+    home._rungs = [Rung(n, "layers", estimate=n) for n in (4, 2, 1)]
+    home.rung = home._rungs[0]
+    seen = []
+
+    def full(*_) -> None:
+        seen.append(home.rung.branches)
+        if home.rung.branches > 1:
+            raise torch.OutOfMemoryError("no room")
+
+    network[1].register_forward_hook(full)
+
+    def work(rung: Rung) -> torch.Tensor:
+        home.denoiser()
+        return torch.cat([network(part) for part in x.split(rung.branches)])
+
+    assert torch.allclose(home.run(work), expected)
+    assert seen[:3] == [4, 2, 1]
+
+
 def test_the_report_tells_the_arrangement_on_a_gpu_alone():
     home = residence()
     prior = type("Prior", (), {"residence": home})()
