@@ -62,7 +62,7 @@ def parts(rehearse: bool) -> list[Part]:
     cases = FULL[:1] + FULL[2:3] if rehearse else FULL
     full = [Part("full", 45, tuple(map(str, case))) for case in cases]
     chosen = [
-        Part("machine", 30),
+        Part("machine", 60),
         Part("tests", 90),
         Part("rasterisers", 90),
         Part("tiny", 100),

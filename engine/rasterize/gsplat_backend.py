@@ -23,6 +23,7 @@ from torch import Tensor
 from ..bridge.errors import UserError
 from ..scene.colour import srgb_to_linear
 from ..scene.harmonics import evaluate_sh
+from . import probe
 from .constants import BLUR_PX2
 
 VERSION = "1.5.3"
@@ -49,7 +50,8 @@ def why_unusable() -> str:
         return (
             f"{missing}; {CONSENT}=1 allows compiling them (some minutes, needs the CUDA toolkit)"
         )
-    return _try_one_gaussian()
+    wrong = probe.why_wrong(drawn, "cuda")
+    return wrong and f"gsplat {VERSION} is installed but {wrong}"
 
 
 def why_no_kernels() -> str:
@@ -98,32 +100,6 @@ def _load_wheel_kernels(file: Path) -> None:
         sys.modules[name] = module
 
 
-def _try_one_gaussian() -> str:
-    """Draw one Gaussian; what the toolkit, driver or loader says is passed on."""
-    one = torch.tensor([[0.0, 0.0, 1.0]], device="cuda")
-    try:
-        from gsplat import fully_fused_projection
-
-        fully_fused_projection(
-            one,
-            None,
-            one.new_tensor([[1.0, 0, 0, 0]]),
-            one.new_full((1, 3), 0.1),
-            torch.eye(4, device="cuda")[None],
-            torch.tensor([[[8.0, 0, 4], [0, 8, 4], [0, 0, 1]]], device="cuda"),
-            8,
-            8,
-        )
-    except (
-        ImportError,
-        OSError,
-        RuntimeError,
-        AttributeError,
-    ) as error:  # AttributeError: gsplat found no kernels
-        return f"gsplat {VERSION} is installed but does not run: {error}"
-    return ""
-
-
 def draw(
     gaussians,
     K: Tensor,
@@ -144,6 +120,18 @@ def draw(
             f"gsplat cannot draw: {reason}.",
             "Choose the CPU as device, or install gsplat as the README says.",
         )
+    return drawn(gaussians, K, camera_from_world, extra, offsets_px, options)
+
+
+def drawn(
+    gaussians,
+    K: Tensor,
+    camera_from_world: Tensor,
+    extra: Tensor | None,
+    offsets_px: Tensor | None,
+    options: tuple,
+):
+    """`draw`, without asking whether gsplat can."""
     from gsplat import fully_fused_projection, isect_offset_encode, isect_tiles, rasterize_to_pixels
 
     width, height, sh_degree, near, antialiased, linear, depth = options

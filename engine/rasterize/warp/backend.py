@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ...bridge.errors import UserError
+from .. import probe
 from ..constants import BLUR_PX2, FRUSTUM_MARGIN
 
 VERSION = "1.17.0"
@@ -38,7 +39,8 @@ def why_unusable() -> str:
         _warp().get_device("cuda:0")
     except (RuntimeError, ValueError, OSError) as error:
         return f"warp-lang {VERSION} is installed but does not run: {error}"
-    return ""
+    wrong = probe.why_wrong(drawn, "cuda")
+    return wrong and f"warp-lang {VERSION} is installed but {wrong}"
 
 
 @functools.cache
@@ -94,6 +96,18 @@ def draw(
             f"Warp cannot draw: {why_unusable()}.",
             "Run install_deps.py --extra gpu, or choose the CPU as device.",
         )
+    return drawn(gaussians, K, camera_from_world, extra, offsets_px, options)
+
+
+def drawn(
+    gaussians,
+    K: Tensor,
+    camera_from_world: Tensor,
+    extra: Tensor | None,
+    offsets_px: Tensor | None,
+    options: tuple,
+):
+    """`draw`, without asking whether Warp can."""
     means = gaussians.means
     extra = means.new_empty(means.shape[0], 0) if extra is None else extra
     offsets_px = means.new_empty(0, means.shape[0], 2) if offsets_px is None else offsets_px

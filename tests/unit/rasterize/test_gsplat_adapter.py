@@ -14,7 +14,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from engine.rasterize import gsplat_backend
+from engine.rasterize import gsplat_backend, probe
 from tests.gpu.test_rasterisers import draw
 
 if importlib.util.find_spec("gsplat") is None:
@@ -140,3 +140,7 @@ def test_the_adapter_draws_what_the_reference_draws(degree: int, options: dict) 
         assert not image.numel() or float((image - target).abs().max()) <= tolerance
     for grad, target in zip(grads, expected_grads, strict=True):
         assert float((grad - target).norm()) <= 1e-5 * float(target.norm()) + 1e-9
+
+
+def test_the_adapter_is_tried_before_it_is_trusted() -> None:
+    assert probe.why_wrong(gsplat_backend.drawn, "cpu") == ""

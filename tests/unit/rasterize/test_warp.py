@@ -128,3 +128,40 @@ def test_kernels_compile_for_every_card_and_spill_nothing(arch, tmp_path) -> Non
     blend = [f for name, f in figures.items() if "blending" in name]
     assert len(blend) == 2
     assert all(f.registers <= 128 for f in blend), blend  # two blocks of 256 a multiprocessor
+
+
+def test_a_backend_is_tried_before_it_is_trusted() -> None:
+    from engine.rasterize import probe
+    from engine.rasterize.warp.backend import drawn
+
+    class Halved(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, rgb):
+            return rgb.clone()
+
+        @staticmethod
+        def backward(ctx, g):
+            return g / 2
+
+    def shifted(*args):
+        rgb, *others = drawn(*args)
+        return rgb.roll(1, dims=-1), *others
+
+    def with_wrong_gradients(*args):
+        rgb, *others = drawn(*args)
+        return Halved.apply(rgb), *others
+
+    def without_numbers(*args):
+        rgb, *others = drawn(*args)
+        return rgb * float("nan"), *others
+
+    def refused(*args):
+        raise Exception("CUDA kernel build failed with error code 5\nand more")
+
+    with torch.no_grad():
+        assert probe.why_wrong(drawn, "cpu") == ""
+    for wrong in (shifted, with_wrong_gradients, without_numbers):
+        assert probe.why_wrong(wrong, "cpu") == "draws another picture than the CPU"
+    assert probe.why_wrong(refused, "cpu") == (
+        "does not run: CUDA kernel build failed with error code 5"
+    )
