@@ -410,6 +410,7 @@ def _job_folder(folder: Path) -> list[Reader]:
     from engine.bridge import estimate, settings, speeds
     from engine.job import folder as job
     from engine.job.report import read_stats
+    from engine.models import choice
     from engine.service import batch
     from tests.unit.cameras import test_trajectory as known
 
@@ -452,7 +453,7 @@ def _job_folder(folder: Path) -> list[Reader]:
     speeds.keep(work, estimate.Speeds({"refine": 0.1}, 8, True), "", learned)
     reckoned = {"patch": speeds.Reckoned(0.5, 50, 4.0, 0.4)}
     speeds.keep_machine(
-        speeds.Machine("card", {"balanced": "patch"}, {"refine": 0.03}, reckoned), learned
+        speeds.Machine("card", 8.0, 30.0, choice.known(), {"refine": 0.03}, reckoned), learned
     )
     told = _made(learned, "speeds.json")
     outcome = {"name": "a", "status": "done", "outputs": {"scene": "x"}, "files": {"x": "0"}}
@@ -465,7 +466,7 @@ def _job_folder(folder: Path) -> list[Reader]:
         Reader("speeds.json", lambda f: speeds.speeds_for(work, f.parent), told),
         Reader(
             "machine.json",
-            lambda f: speeds.speeds_for(work._replace(device="cuda"), f.parent),
+            lambda f: speeds.speeds_for(work._replace(device="cuda", prior="auto"), f.parent),
             dict(reversed(told.items())),
         ),
         Reader(
