@@ -91,36 +91,21 @@ def as_text(checks: list[Check]) -> str:
 
 
 def examine() -> list[Check]:
-    """All checks, in the order in which they are told. Without PyTorch, mostly in another Python
-    than the engine's, what needs packages is not examined: each check would blame the same.
-    """
-    sections: list[tuple[Callable[[], Iterator[Check]], bool]] = [
-        (_python, False),
-        (_packages, False),
-        (_card, False),
-        (_torch, True),
-        (_processor, False),
-        (_drawing, True),
-        (_ffmpeg, True),
-        (_gpu_rasteriser, True),
-        (_disk, False),
-        (_models, True),
-        (_blender, False),
+    """All checks, in the order in which they are told."""
+    sections: list[Callable[[], Iterator[Check]]] = [
+        _python,
+        _packages,
+        _card,
+        _torch,
+        _processor,
+        _drawing,
+        _ffmpeg,
+        _gpu_rasteriser,
+        _disk,
+        _models,
+        _blender,
     ]
-    there = bool(_version("torch"))
-    told = [check for section, needs in sections if there or not needs for check in section()]
-    if not there:
-        names = "PyTorch, the rasterisers, films and models"
-        told.append(Check("the rest", WARN, f"{names}: not examined without the packages."))
-    return told
-
-
-def _version(package: str) -> str:
-    """The version of a package that is installed, "" for none."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+    return [check for section in sections for check in section()]
 
 
 def _python() -> Iterator[Check]:
@@ -141,10 +126,12 @@ def _packages() -> Iterator[Check]:
     missing, other = [], []
     for pin in pins:
         name, _, wanted = pin.split(";")[0].strip().partition("==")
-        found = _version(name)
-        if not found:
+        try:
+            found = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
             missing.append(name)
-        elif found.split("+")[0] != wanted:
+            continue
+        if found.split("+")[0] != wanted:
             other.append(f"{name} is {found}, tested with {wanted}")
     if missing:
         remedy = remedy_of_absent_packages()

@@ -108,21 +108,6 @@ def test_a_python_without_the_packages_names_the_one_that_has_them(tmp_path):
     assert "install_deps.py" in remedy_of_absent_packages(tmp_path)
 
 
-def test_doctor_in_a_python_without_the_packages_blames_them_once(tmp_path):
-    base = Path(sys.base_prefix, "python.exe" if os.name == "nt" else "bin/python3")
-    told = subprocess.run(
-        [base, "-S", "-m", "engine", "doctor"],
-        cwd=ROOT,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=60,
-        check=False,
-    )
-    assert told.returncode == 1 and not told.stderr
-    assert told.stdout.count(" fail ") == 1 and told.stdout.count(" -> ") == 1
-    assert told.stdout.rstrip().endswith("The engine cannot run: packages.")
-
-
 def test_an_old_python_names_the_one_that_is_needed():
     """All that comes before the check must be known to it."""
     script = (
