@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..bridge.errors import UserError
 from ..scene.gaussians import Gaussians
 from .constants import ALPHA_FLOOR
 
@@ -207,13 +208,23 @@ def _draw_cpu(gaussians, K, camera_from_world, extra, offsets_px, options):
 def _draw_gsplat(gaussians, K, camera_from_world, extra, offsets_px, options):
     from . import gsplat_backend
 
+    remedy = "Choose the CPU as device, or install gsplat as the README says."
+    _require("gsplat", gsplat_backend.why_unusable(), remedy)
     return gsplat_backend.draw(gaussians, K, camera_from_world, extra, offsets_px, options)
 
 
 def _draw_warp(gaussians, K, camera_from_world, extra, offsets_px, options):
     from .warp import backend as warp_backend
 
+    if gaussians.means.is_cuda:  # on the CPU it always draws
+        remedy = "Run install_deps.py --extra gpu, or choose the CPU as device."
+        _require("Warp", warp_backend.why_unusable(), remedy)
     return warp_backend.draw(gaussians, K, camera_from_world, extra, offsets_px, options)
+
+
+def _require(name: str, reason: str, remedy: str) -> None:
+    if reason:
+        raise UserError(f"{name} cannot draw: {reason}.", remedy)
 
 
 def _draw_reference(gaussians, K, camera_from_world, extra, offsets_px, options):

@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..bridge.errors import UserError
 from ..scene.colour import srgb_to_linear
 from ..scene.harmonics import evaluate_sh
 from . import probe
@@ -50,7 +49,7 @@ def why_unusable() -> str:
         return (
             f"{missing}; {CONSENT}=1 allows compiling them (some minutes, needs the CUDA toolkit)"
         )
-    wrong = probe.why_wrong(drawn, "cuda")
+    wrong = probe.why_wrong(draw, "cuda")
     return wrong and f"gsplat {VERSION} is installed but {wrong}"
 
 
@@ -111,27 +110,8 @@ def draw(
     """See `rasterize`: rgb [c, 3, h, w], alpha [c, 1, h, w], depth sum, extra channels, radii [c,
     n].
 
-    SH is evaluated in torch, so that colour, depth and extra channels take one pass. UserError if
-    gsplat is unusable.
+    SH is evaluated in torch, so that colour, depth and extra channels take one pass.
     """
-    reason = why_unusable()
-    if reason:
-        raise UserError(
-            f"gsplat cannot draw: {reason}.",
-            "Choose the CPU as device, or install gsplat as the README says.",
-        )
-    return drawn(gaussians, K, camera_from_world, extra, offsets_px, options)
-
-
-def drawn(
-    gaussians,
-    K: Tensor,
-    camera_from_world: Tensor,
-    extra: Tensor | None,
-    offsets_px: Tensor | None,
-    options: tuple,
-):
-    """`draw`, without asking whether gsplat can."""
     from gsplat import fully_fused_projection, isect_offset_encode, isect_tiles, rasterize_to_pixels
 
     width, height, sh_degree, near, antialiased, linear, depth = options

@@ -247,9 +247,9 @@ def demand(
     """Memory at a working size; `others` are networks at work with the autoencoder."""
     config: Any = network.config
     hints = len(config.get("vace_layers") or ())
-    # the picture is a frame of its own in front of the clip that VACE sees
-    tokens = ((frames - 1) // 4 + 1 + (hints > 0)) * (height // 16) * (width // 16)
-    each = transformer.channels(network) * (_TOKEN_BYTES + _HINT_BYTES * (hints + (hints > 0)))
+    picture = int(hints > 0)  # a frame of its own in front of the clip that VACE sees
+    tokens = ((frames - 1) // 4 + 1 + picture) * (height // 16) * (width // 16)
+    each = transformer.channels(network) * (_TOKEN_BYTES + _HINT_BYTES * (hints + picture))
     each += _INNER_BYTES * config.ffn_dim
     return transformer.demand(
         network,

@@ -39,7 +39,7 @@ def why_unusable() -> str:
         _warp().get_device("cuda:0")
     except (RuntimeError, ValueError, OSError) as error:
         return f"warp-lang {VERSION} is installed but does not run: {error}"
-    wrong = probe.why_wrong(drawn, "cuda")
+    wrong = probe.why_wrong(draw, "cuda")
     return wrong and f"warp-lang {VERSION} is installed but {wrong}"
 
 
@@ -86,28 +86,10 @@ def draw(
     """See `rasterize`: rgb [c, 3, h, w], alpha [c, 1, h, w], depth sum, extra channels, radii [c,
     n].
 
-    Takes float32 tensors, on CUDA or on the CPU. Raises UserError where Warp cannot draw on the
-    GPU.
+    Takes float32 tensors, on CUDA or on the CPU.
     """
     if any(t.dtype != torch.float32 for t in gaussians):
         raise ValueError("the warp backend takes float32 tensors")
-    if gaussians.means.is_cuda and why_unusable():
-        raise UserError(
-            f"Warp cannot draw: {why_unusable()}.",
-            "Run install_deps.py --extra gpu, or choose the CPU as device.",
-        )
-    return drawn(gaussians, K, camera_from_world, extra, offsets_px, options)
-
-
-def drawn(
-    gaussians,
-    K: Tensor,
-    camera_from_world: Tensor,
-    extra: Tensor | None,
-    offsets_px: Tensor | None,
-    options: tuple,
-):
-    """`draw`, without asking whether Warp can."""
     means = gaussians.means
     extra = means.new_empty(means.shape[0], 0) if extra is None else extra
     offsets_px = means.new_empty(0, means.shape[0], 2) if offsets_px is None else offsets_px

@@ -90,17 +90,21 @@ def test_what_a_command_raises_becomes_a_line_and_an_exit_code(
         report.unlink()
 
 
-def test_a_python_without_the_packages_names_the_one_that_has_them(tmp_path):
-    """As somebody does who types python instead of .venv/bin/python."""
-    base = Path(sys.base_prefix, "python.exe" if os.name == "nt" else "bin/python3")
-    told = subprocess.run(
-        [base, "-S", "-m", "engine", "generate", "--dry-run"],
+def _told_by(*command: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        list(map(str, command)),
         cwd=ROOT,
         capture_output=True,
         encoding="utf-8",
         timeout=60,
         check=False,
     )
+
+
+def test_a_python_without_the_packages_names_the_one_that_has_them(tmp_path):
+    """As somebody does who types python instead of .venv/bin/python."""
+    base = Path(sys.base_prefix, "python.exe" if os.name == "nt" else "bin/python3")
+    told = _told_by(base, "-S", "-m", "engine", "generate", "--dry-run")
     assert told.returncode == 1 and told.stderr.count("\n") == 1, told.stderr
     assert "lacks the package" in told.stderr
     own = ROOT / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -114,14 +118,7 @@ def test_an_old_python_names_the_one_that_is_needed():
         "import runpy, sys; sys.version_info = (3, 9, 1, 'final', 0); sys.argv[1:] = ['doctor'];"
         "runpy.run_module('engine', run_name='__main__')"
     )
-    told = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=ROOT,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=60,
-        check=False,
-    )
+    told = _told_by(sys.executable, "-c", script)
     assert told.returncode == 1 and told.stderr.count("\n") == 1, told.stderr
     assert "this is Python 3.9;" in told.stderr and "3.11" in told.stderr
 

@@ -143,4 +143,4 @@ def test_the_adapter_draws_what_the_reference_draws(degree: int, options: dict) 
 
 
 def test_the_adapter_is_tried_before_it_is_trusted() -> None:
-    assert probe.why_wrong(gsplat_backend.drawn, "cpu") == ""
+    assert probe.why_wrong(gsplat_backend.draw, "cpu") == ""

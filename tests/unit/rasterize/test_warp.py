@@ -132,7 +132,7 @@ def test_kernels_compile_for_every_card_and_spill_nothing(arch, tmp_path) -> Non
 
 def test_a_backend_is_tried_before_it_is_trusted() -> None:
     from engine.rasterize import probe
-    from engine.rasterize.warp.backend import drawn
+    from engine.rasterize.warp.backend import draw
 
     class Halved(torch.autograd.Function):
         @staticmethod
@@ -144,22 +144,22 @@ def test_a_backend_is_tried_before_it_is_trusted() -> None:
             return g / 2
 
     def shifted(*args):
-        rgb, *others = drawn(*args)
+        rgb, *others = draw(*args)
         return rgb.roll(1, dims=-1), *others
 
     def with_wrong_gradients(*args):
-        rgb, *others = drawn(*args)
+        rgb, *others = draw(*args)
         return Halved.apply(rgb), *others
 
     def without_numbers(*args):
-        rgb, *others = drawn(*args)
+        rgb, *others = draw(*args)
         return rgb * float("nan"), *others
 
     def refused(*args):
         raise Exception("CUDA kernel build failed with error code 5\nand more")
 
     with torch.no_grad():
-        assert probe.why_wrong(drawn, "cpu") == ""
+        assert probe.why_wrong(draw, "cpu") == ""
     for wrong in (shifted, with_wrong_gradients, without_numbers):
         assert probe.why_wrong(wrong, "cpu") == "draws another picture than the CPU"
     assert probe.why_wrong(refused, "cpu") == (
